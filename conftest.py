@@ -1,0 +1,43 @@
+"""Settings of every test run: `--benchmark`, the `gpu` marker, and Hypothesis."""
+
+import importlib.util
+
+import pytest
+from hypothesis import settings
+
+# The first example may compile a kernel, which no per-example deadline should judge.
+settings.register_profile("sparsecore", deadline=None)
+settings.load_profile("sparsecore")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--benchmark", action="store_true", help="run and time the benchmarks in bench/, and nothing else")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose between timing the benchmarks and, in an ordinary run, running each once untimed so that none rots."""
+    option = config.option
+    if option.benchmark:
+        option.benchmark_only = True
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args = [str(config.rootpath / "bench")]
+    elif not any(
+        getattr(option, f"benchmark_{flag}") for flag in ("only", "enable", "autosave", "save", "compare", "json")
+    ):
+        option.benchmark_disable = True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and (reason := _why_no_gpu()):
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu() -> str | None:
+    if importlib.util.find_spec("cupy") is None:
+        return "needs CuPy: pip install 'sparsecore[cuda]'"
+    import cupy
+
+    return None if cupy.cuda.is_available() else "needs an NVIDIA GPU and its driver"

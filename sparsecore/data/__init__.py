@@ -1,0 +1,1 @@
+"""Data sets: load, fetch, verify, pack."""

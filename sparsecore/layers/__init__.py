@@ -1,0 +1,1 @@
+"""Layers: forward beside backward."""
