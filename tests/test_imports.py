@@ -1,0 +1,169 @@
+"""Imports go one way, kernels <- sparsecore <- models <- the command lines, and importing does no work."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models": "sparsecore.models", "bench": "bench"}
+
+RUNTIME = {"numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "PIL", "rich"}  # llvmlite: by way of numba
+FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
+COMMAND_LINES = {"sparsecore.train", "sparsecore.evaluate"}
+# Where an optional package may be imported at module level; elsewhere only inside the function that needs it.
+ROOMS = {
+    "cupy": ("sparsecore.kernels.cuda",),
+    "torch": ("sparsecore.interop.torch", "bench.peers"),
+    "sklearn": ("sparsecore.interop.sklearn",),
+    "matplotlib": (),
+    "pytest": ("bench",),
+    "threadpoolctl": ("bench",),
+}
+
+
+class Import(NamedTuple):
+    target: str
+    source: str  # x in `from x import y`, whose target is x.y: a module, or a name in the module x
+    line: int
+    at_import: bool  # runs when the module is imported
+
+
+def sources() -> dict[str, Path]:
+    """Every module of the repository but tests, by the name it imports as."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(module: str, text: str, is_package: bool = False) -> Iterator[Import]:
+    """All imports of a module, relative ones resolved, those inside functions included."""
+
+    def visit(node: ast.AST, at_import: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, alias.name, node.lineno, at_import)
+        elif isinstance(node, ast.ImportFrom):
+            base = [] if node.level == 0 else module.split(".")[: module.count(".") + 1 + is_package - node.level]
+            source = ".".join(base + ([node.module] if node.module else []))
+            for alias in node.names:
+                yield Import(f"{source}.{alias.name}", source, node.lineno, at_import)
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_import and not lazy and not typing_only)
+
+    return visit(ast.parse(text), True)
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def rank(module: str) -> int:
+    """Position in kernels (0) <- sparsecore (1) <- models (2) <- the command lines (3)."""
+    if within(module, *COMMAND_LINES, "bench") or ".__main__" in module:
+        return 3
+    return 0 if within(module, "sparsecore.kernels") else 2 if within(module, "sparsecore.models") else 1
+
+
+def faults(module: str, text: str, is_package: bool = False) -> list[str]:
+    """Every import of the module that breaks a rule, with its line."""
+    found = []
+    for target, source, line, at_import in imports(module, text, is_package):
+        package = target.split(".")[0]
+        what = f"{module}:{line} imports {target}"
+        if package in ("sparsecore", "bench"):
+            if max(rank(source), rank(target)) > rank(module):
+                found.append(f"{what}, against kernels <- sparsecore <- models <- command lines")
+        elif package in sys.stdlib_module_names:
+            continue
+        elif within(module, "sparsecore.kernels") and not within(target, *FOR_KERNELS):
+            found.append(f"{what}: kernels may use only {', '.join(sorted(FOR_KERNELS))}")
+        elif at_import and package not in RUNTIME and not within(module, *ROOMS.get(package, ())):
+            found.append(f"{what} at module level, where it is optional or undeclared")
+    return found
+
+
+@pytest.mark.parametrize("module", sources())
+def test_rules_hold(module: str) -> None:
+    path = sources()[module]
+    assert not faults(module, path.read_text(encoding="utf-8"), path.name == "__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("sparsecore.kernels.cpu.x", "import sparsecore"),
+        ("sparsecore.kernels.cpu.x", "from sparsecore import models"),
+        ("sparsecore.kernels.cpu.x", "from ... import models"),
+        ("sparsecore.kernels.cpu.x", "def f():\n    from sparsecore.layers import Linear"),
+        ("sparsecore.kernels.x", "import scipy.linalg"),
+        ("sparsecore.kernels.x", "import kernels.cpu"),
+        ("sparsecore.kernels.x", "import rich"),
+        ("sparsecore.x", "from . import models"),
+        ("sparsecore.x", "import sparsecore.models.lenet300"),
+        ("sparsecore.x", "from sparsecore.train import main"),
+        ("sparsecore.x", "import cupy"),
+        ("sparsecore.x", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+        ("sparsecore.x", "class A:\n    import matplotlib.pyplot"),
+        ("sparsecore.x", "import requests"),
+        ("sparsecore.models.x", "from sparsecore.prune.__main__ import main"),
+        ("sparsecore.models.x", "import bench"),
+    ],
+)
+def test_rules_can_fail(module: str, source: str) -> None:
+    assert faults(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("sparsecore.kernels.cpu.x", "import math\nfrom ..reference import spmm\nfrom scipy.sparse import csr_array"),
+        ("sparsecore.kernels.cuda.x", "import cupy"),
+        ("sparsecore.x", "from . import kernels\nfrom sparsecore.kernels import cpu"),
+        ("sparsecore.x", "def f():\n    import matplotlib.pyplot"),
+        ("sparsecore.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("sparsecore.models.x", "from sparsecore import layers"),
+        ("sparsecore.train", "from sparsecore.models import lenet300"),
+        ("sparsecore.prune.__main__", "from sparsecore.train import main"),
+    ],
+)
+def test_rules_allow(module: str, source: str) -> None:
+    assert not faults(module, source)
+
+
+def test_runtime_imports_are_the_declared_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[^a-z0-9-]", requirement)[0] for requirement in project["dependencies"]}
+    distributions = packages_distributions()
+    assert declared == {distributions[name][0].lower() for name in RUNTIME - {"llvmlite"}}
+
+
+def test_importing_does_no_work() -> None:
+    """No module brings in an optional package or compiles a kernel while it is imported."""
+    rooms = {room for names in ROOMS.values() for room in names}
+    modules = [m for m in sources() if not within(m, "bench", *rooms) and not m.endswith("__main__")]
+    code = f"""
+import sys
+from numba.core import event
+class Compilations(event.Listener):
+    def on_start(self, event): print("compiled at import:", event.data["dispatcher"])
+    def on_end(self, event): pass
+event.register("numba:compile", Compilations())
+for module in {modules}: __import__(module)
+for name in {sorted(ROOMS)}:
+    if name in sys.modules: print("imported:", name)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
