@@ -55,7 +55,7 @@ class SparsityPattern:
     indices: Array
 
     def __init__(self, shape: Shape, indptr: npt.ArrayLike, indices: npt.ArrayLike) -> None:
-        shape = _checked_shape(shape)
+        shape = checked_shape(shape)
         given_indptr = _integers("indptr", indptr)
         given_indices = _integers("indices", indices)
         _check_csr(shape, given_indptr, given_indices)
@@ -119,7 +119,7 @@ class SparsityPattern:
     @classmethod
     def full(cls, shape: Shape) -> SparsityPattern:
         """Every connection of a layer of this `(out_features, in_features)` shape: a dense layer."""
-        out_features, in_features = shape = _checked_shape(shape)
+        out_features, in_features = shape = checked_shape(shape)
         connections = out_features * in_features
         if connections > sys.maxsize:
             raise ValueError(f"a full pattern of shape {shape} has {connections:,} connections, too many to store")
@@ -146,7 +146,7 @@ class SparsityPattern:
         ValueError
             If the lengths differ, an index is out of range or a connection is given twice.
         """
-        shape = _checked_shape(shape)
+        shape = checked_shape(shape)
         given_rows, given_columns = _integers("rows", rows), _integers("columns", columns)
         if given_rows.size != given_columns.size:
             raise ValueError(
@@ -310,7 +310,7 @@ def _frozen(array: Array) -> Array:
     return array
 
 
-def _checked_shape(shape: Shape) -> Shape:
+def checked_shape(shape: Shape) -> Shape:
     try:
         out_features, in_features = shape
     except (TypeError, ValueError):
