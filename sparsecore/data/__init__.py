@@ -1,1 +1,7 @@
-"""Data sets: load, fetch, verify, pack."""
+"""Data sets: loaded by name or from a file, fetched, verified, kept compact until a batch is packed."""
+
+from sparsecore.data.catalogue import NAMES
+from sparsecore.data.dataset import DataError, Dataset, Split
+from sparsecore.data.loading import load
+
+__all__ = ["NAMES", "DataError", "Dataset", "Split", "load"]

@@ -1,0 +1,155 @@
+"""What a run trains on: two splits of labelled samples, kept compact until a batch is packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """Data that cannot be used or had; one line that names it, says what was expected and what was got."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled samples, one a row.
+
+    Attributes
+    ----------
+    x : ndarray of uint8 or float32, shape (n, features)
+        Contiguous. Images are flattened channel by channel, row by row.
+    y : ndarray of int32, shape (n,)
+        Classes, from 0.
+
+    Raises
+    ------
+    DataError
+        Where the arrays are not of these dtypes and shapes.
+    """
+
+    x: NDArray[np.uint8] | NDArray[np.float32]
+    y: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        x, y = self.x, self.y
+        if x.ndim != 2 or x.dtype not in (np.uint8, np.float32) or not x.flags.c_contiguous:
+            raise DataError(f"x must be contiguous uint8 or float32 of shape (n, features), got {x.dtype} {x.shape}")
+        if y.shape != x.shape[:1] or y.dtype != np.int32:
+            raise DataError(f"y must be int32 of shape ({len(x)},), one label a row of x, got {y.dtype} {y.shape}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: NDArray[np.intp]) -> Split:
+        """The samples at `rows`, copied, in that order."""
+        return Split(self.x[rows], self.y[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split, and what is known of both.
+
+    Attributes
+    ----------
+    name : str
+        What `load` was asked for.
+    source : str
+        A sentence for a run's first line: which data these are and where they came from.
+    train, test : Split
+    shape : tuple of int
+        Of one sample: (channels, height, width) or (features,).
+    classes : int
+    mean, std : tuple of float
+        One a channel (one in all for (features,)), of x/255 where x is uint8 and of x itself where it is float32:
+        a network's input is (x/255 − mean)/std, or (x − mean)/std.
+    """
+
+    name: str
+    source: str
+    train: Split
+    test: Split
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for split, part in (("train", self.train), ("test", self.test)):
+            if not len(part):
+                raise DataError(f"{self.name}: the {split} split is empty")
+            if part.x.shape[1] != prod(self.shape):
+                raise DataError(f"{self.name}: {split} x must have {prod(self.shape)} features for shape "
+                                f"{self.shape}, got {part.x.shape[1]}")
+            if part.y.min() < 0 or part.y.max() >= self.classes:
+                raise DataError(f"{self.name}: {split} labels must be 0 to {self.classes - 1}, "
+                                f"got {part.y.min()} to {part.y.max()}")
+
+    def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
+        """Set a validation split aside; the test split plays no part.
+
+        Parameters
+        ----------
+        fraction : float
+            Of the training samples, in (0, 1), the same of every class up to rounding.
+        seed : int
+            At least 0. The same seed draws the same samples, on any machine.
+
+        Returns
+        -------
+        train, validation : Split
+            Disjoint, together the training split; each keeps its order.
+
+        Raises
+        ------
+        DataError
+            Where the fraction is out of range, or leaves nothing to validate on.
+        """
+        if not 0 < fraction < 1:
+            raise DataError(f"{self.name}: the validation fraction must be between 0 and 1, e.g. 0.1, got {fraction}")
+        held = stratified(self.train.y, round(fraction * len(self.train)), seed)
+        if not len(held):
+            raise DataError(f"{self.name}: a fraction of {fraction} of {len(self.train)} training samples leaves none "
+                            "to validate on (each class keeps at least one for training); ask for more")
+        return self.train.take(rest(held, len(self.train))), self.train.take(held)
+
+
+def stratified(y: NDArray[np.integer], count: int, seed: int) -> NDArray[np.intp]:
+    """Draw `count` samples, of each class in proportion, so that every class also has samples left.
+
+    Shares are rounded by largest remainder. Within a class, samples are ranked by Philox's raw words, the part of
+    NumPy's random numbers that never changes between versions.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n,)
+        Classes.
+    count : int
+        At most n. Where classes are too small to give their share and keep one sample, fewer are drawn.
+    seed : int
+        At least 0.
+
+    Returns
+    -------
+    ndarray of intp
+        Positions in `y`, ascending.
+    """
+    sizes = np.bincount(y)
+    spare = np.maximum(sizes - 1, 0)
+    quota, remainder = np.divmod(sizes * count, len(y))
+    quota = np.minimum(quota, spare)
+    by_remainder = np.argsort(-remainder, kind="stable")
+    able = by_remainder[(quota < spare)[by_remainder]]
+    quota[able[: count - quota.sum()]] += 1
+    order = np.lexsort((np.random.Philox(key=seed).random_raw(len(y)), y))
+    rank = np.arange(len(y)) - (np.cumsum(sizes) - sizes)[y[order]]
+    return np.sort(order[rank < quota[y[order]]])
+
+
+def rest(drawn: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """The positions below `n` that are not in `drawn`, ascending."""
+    left = np.ones(n, dtype=bool)
+    left[drawn] = False
+    return np.flatnonzero(left)

