@@ -45,7 +45,9 @@ def initial_values(
         raise TypeError(f"rng must be a numpy.random.Generator such as np.random.default_rng(seed), got {rng!r}")
     if not 0 < gain < math.inf:
         raise ValueError(f"gain must be positive and finite, got {gain}")
-    values = rng.standard_normal(pattern.nnz, dtype=np.float32 if dtype == np.float32 else np.float64)
+    values: np.ndarray[Any, np.dtype[Any]] = rng.standard_normal(
+        pattern.nnz, dtype=np.float32 if dtype == np.float32 else np.float64
+    )
     deviations = gain / np.sqrt(np.maximum(pattern.fan_in, 1))
     values *= np.repeat(deviations.astype(dtype), pattern.fan_in)
     return values

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sparsecore.pattern import SparsityPattern, index_dtype
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Radices = tuple[tuple[int, ...], ...]
 
 
@@ -161,8 +163,9 @@ def _mixed_radix(radix: int, place_value: int, n: int, out_features: int, in_fea
     """
     copies = -(-in_features // n)
     dtype = index_dtype(out_features + n * (copies + 1))
-    outputs = np.arange(out_features, dtype=dtype)[:, np.newaxis] + (in_features - out_features) % n
-    in_first_copy = np.sort((outputs + np.arange(radix, dtype=dtype) * place_value % n) % n, axis=1)
+    outputs: Array = np.arange(out_features, dtype=dtype)[:, np.newaxis] + (in_features - out_features) % n
+    offsets: Array = np.arange(0, radix * place_value, place_value, dtype=dtype)
+    in_first_copy = np.sort((outputs + offsets) % n, axis=1)
     columns = (in_first_copy[:, np.newaxis, :] + np.arange(copies, dtype=dtype)[:, np.newaxis] * n).reshape(
         out_features, copies * radix
     )
@@ -180,7 +183,7 @@ def _checked_radices(radices: Sequence[Sequence[int]]) -> Radices:
         raise ValueError("at least one list of radices is needed, such as [[10, 10]]; got none")
     for number, each in enumerate(lists, start=1):
         if not each:
-            raise ValueError(f"radix list {number} of {_spell(lists)} is empty: a list needs at least one radix")
+            raise ValueError(f"radix list {number} is empty: a list needs at least one radix")
     nodes = math.prod(lists[0])
     for number, each in enumerate(lists, start=1):
         product = math.prod(each)
@@ -199,9 +202,9 @@ def _checked_radices(radices: Sequence[Sequence[int]]) -> Radices:
 def _checked_integers(name: str, values: Sequence[int], at_least: int) -> tuple[int, ...]:
     array = np.asarray(values, dtype=None if len(values) else np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {values!r}")
+        raise TypeError(f"{name} must hold integers, got {values!r}")
     if array.size and array.min() < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {array.min()} in {_join(values)}")
+        raise ValueError(f"{name} must hold integers of at least {at_least}, got {array.min()} in {_spell([values])}")
     return tuple(array.tolist())
 
 
@@ -224,13 +227,22 @@ def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
 
 
 def _suggest(sizes: tuple[int, ...], lengths: Sequence[int]) -> str:
-    """The end of an error: radices in lists of these lengths that fit, cropping no neuron if that can be."""
+    """The end of an error: radices that fit, in lists of these lengths or, if none do, in lists short enough."""
+    longest = max(1, min(sizes).bit_length() - 1)
+    layers = sum(lengths)
+    short_enough = [min(longest, layers - begin) for begin in range(0, layers, longest)]
+    found = _fitting_radices(sizes, lengths) or _fitting_radices(sizes, short_enough)
+    return f": try {_spell(found)}" if found else ""
+
+
+def _fitting_radices(sizes: tuple[int, ...], lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Radices in lists of these lengths, with the most nodes that drop no neuron, or else the most that fit."""
     by_fit = sorted(range(2, min(sizes) + 1), key=lambda nodes: (any(size % nodes for size in sizes[1:]), -nodes))
     for nodes in by_fit:
         found = [min(_factorings(nodes, length), key=max, default=()) for length in lengths]
         if all(found):
-            return f": try {_spell(found)}"
-    return ""
+            return found
+    return []
 
 
 def _factorings(product: int, length: int, smallest: int = 2) -> Iterator[tuple[int, ...]]:
@@ -254,4 +266,7 @@ def _fitting_note(nodes: int, widths: tuple[int, ...], sizes: Sequence[int]) -> 
         if whole > size
     ]
     made = f"N' = {nodes} nodes and widths {_spell([widths])} make {_join(full)}"
-    return f"{made}; dropped {' and '.join(dropped)}" if dropped else f"{made}; nothing dropped"
+    if not dropped:
+        return f"{made}; nothing dropped"
+    uneven = ", so paths are not equally many" if full[1:-1] != list(sizes[1:-1]) else ""
+    return f"{made}; dropped {', '.join(dropped)}{uneven}"
