@@ -200,10 +200,12 @@ def _checked_radices(radices: Sequence[Sequence[int]]) -> Radices:
 
 
 def _checked_integers(name: str, values: Sequence[int], at_least: int) -> tuple[int, ...]:
-    array = np.asarray(values, dtype=None if len(values) else np.int64)
+    array = np.asarray(values)
+    if array.ndim == 1 and not array.size:
+        return ()
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got {values!r}")
-    if array.size and array.min() < at_least:
+    if array.min() < at_least:
         raise ValueError(f"{name} must hold integers of at least {at_least}, got {array.min()} in {_spell([values])}")
     return tuple(array.tolist())
 

@@ -164,7 +164,7 @@ def _avoiding(order: Array, taken: Array, needed: int) -> Array:
 
 
 def _moebius_orders(nodes: int) -> Callable[[int], Array]:
-    prime = nodes + 1
+    prime = max(nodes + 1, 3)
     while any(prime % divisor == 0 for divisor in range(2, math.isqrt(prime) + 1)):
         prime += 1
     inverses, square = np.ones(prime, dtype=np.int64), np.arange(prime, dtype=np.int64)
