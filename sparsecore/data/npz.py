@@ -104,9 +104,7 @@ def _check_member(path: Path, name: str, archive: zipfile.ZipFile, member: zipfi
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(member) as stream:
-        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-        stream.read(1)  # only at the end does zipfile compare the checksum
-    return array
+        return npy.read_array(stream, allow_pickle=False)
 
 
 def _inputs(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint8] | NDArray[np.float32]:
