@@ -163,7 +163,7 @@ def _mixed_radix(radix: int, place_value: int, n: int, out_features: int, in_fea
     """
     copies = -(-in_features // n)
     dtype = index_dtype(out_features + n * (copies + 1))
-    outputs: Array = np.arange(out_features, dtype=dtype)[:, np.newaxis] + (in_features - out_features) % n
+    outputs: Array = np.arange(out_features, dtype=dtype)[:, np.newaxis] + (in_features - out_features)
     offsets: Array = np.arange(0, radix * place_value, place_value, dtype=dtype)
     in_first_copy = np.sort((outputs + offsets) % n, axis=1)
     columns = (in_first_copy[:, np.newaxis, :] + np.arange(copies, dtype=dtype)[:, np.newaxis] * n).reshape(

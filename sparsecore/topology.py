@@ -58,11 +58,12 @@ def expander(
     - ``"fixed"``: random with the same fan-in in every row, round((1 - sparsity)·in_features) but at least 1, and
       fan-outs that differ by at most 1.
     - ``"bernoulli"``: each connection kept independently with probability 1 - sparsity.
-    - ``"explicit"``: the degrees of ``"fixed"`` and no chance. The larger side is cut into blocks, one a node of the
-      smaller side, in one order after another, as the rows of Gallager's codes are; order t lists t-th Möbius images
-      (t + 1)/x - t² of x = 0, 1, 2, … in the field of a prime order just above the number of nodes. Such maps
-      generate the known expanders on that field. No bound is proved for this arrangement: `spectral_gap` measures
-      it, and it comes out near (√(fan_in - 1) + √(fan_out - 1)) / √(fan_in·fan_out), as for a random regular graph.
+    - ``"explicit"``: the degrees of ``"fixed"``, by construction and without chance. As in Gallager's codes, the
+      larger side's nodes are listed in one order after another, and each node of the smaller side takes the next
+      block. Listing t holds the Möbius images (t + 1)/x - t² of x = 0, 1, 2, … modulo the first prime above the
+      number of nodes; maps of this kind generate known explicit expanders. No bound is proved for this arrangement:
+      `spectral_gap` measures it, and its ratio comes out near that of a large random regular graph,
+      (√(fan_in - 1) + √(fan_out - 1)) / √(fan_in·fan_out).
 
     Parameters
     ----------
