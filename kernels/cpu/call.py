@@ -1,0 +1,40 @@
+"""Calls to compiled kernels, written down so that they can be run again and again.
+
+A kernel is a C function `kernel(arguments, part, parts)`. A *call* is a row of 64-bit words: the kernel's address, how many
+parts it is worth cutting into, and its arguments, addresses of arrays among them. A kernel describes its arguments by a record
+type and reads them by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, types
+from numba.core.ccallback import CFunc
+import numba
+import numpy as np
+
+from ..compile import njit
+
+WORDS = 48
+"""Words of one call: kernel, parts, then arguments."""
+
+SIGNATURE = types.void(types.voidptr, types.int64, types.int64)
+
+__all__ = ["SIGNATURE", "WORDS", "arguments", "carray", "kernel", "share"]
+
+
+def arguments(*names: str) -> np.dtype:
+    """The record type of a kernel's arguments, one 64-bit word each."""
+    return np.dtype([(name, np.int64) for name in names])
+
+
+def kernel(function: Any) -> CFunc:
+    """Compile a kernel to C's calling convention; kept on disk."""
+    return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(function)
+
+
+@njit
+def share(count: int, part: int, parts: int) -> tuple[int, int]:
+    """The range of `count` things that falls to one of `parts`."""
+    return count * part // parts, count * (part + 1) // parts

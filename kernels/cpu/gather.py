@@ -1,0 +1,103 @@
+"""The gather micro-kernel: a row's sums stay in registers for all its connections.
+
+Plain Numba loops store and reload their sums on every connection; keeping them is most of what separates the engine from a
+loop. Everything here works on raw pointers and element strides; shapes and loops live in `spmm.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
+
+
+@intrinsic(prefer_literal=True)
+def gather(
+    _, widths, groups, most_lines, group, lines, data, indptr, rows, offsets, count, x, x_line,
+    bias, accumulate, relu, mask, out, out_row, out_line,
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """out[row, line] = bias[row] + Σ_p data[row, p] · x[offsets[p], line], then ReLU or a mask.
+
+    For `group` rows that share their columns (1 to `groups`) and `lines` lines (a power of two up to `most_lines`) at
+    once: group · lines sums stay in registers for the whole loop over `count` connections, and every loaded line of x
+    feeds `group` multiply-adds.
+
+    `rows` points at the group's row numbers, `indptr[row]` is where a row's values start. Null `bias` means none; with
+    `accumulate`, sums continue from `out` instead. Null `mask` means none; otherwise elements whose mask is not
+    positive become zero (the ReLU of the layer below, seen from behind). ReLU lets NaN through.
+    """
+    literal = literals(widths, groups, most_lines)
+    if literal is None:
+        return None
+    width, group_n, lines_n = literal
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        v = Lines(b, SCALAR[signature.args[5].dtype], width)
+        call = _Gather(v, *args[5:])
+        powers = [n for n in (4, 2, 1) if n <= lines_n]
+
+        def one_group(group: int) -> Callable[[], None]:
+            return lambda: switch(b, {n: partial(call.emit, group, n) for n in powers}, args[4])
+
+        switch(b, {n: one_group(n) for n in range(group_n, 0, -1)}, args[3])
+        return context.get_dummy_value()
+
+    i = types.int64
+    kinds = (i, i, data, indptr, rows, offsets, i, x, i, bias, i, i, mask, out, i, i)
+    return types.void(widths, groups, most_lines, *kinds), emit
+
+
+class _Gather:
+    """The arguments of one gather; `emit` writes the loop for a number of rows and lines."""
+
+    def __init__(self, v, data, indptr, rows, offsets, count, x, x_line, bias, accumulate, relu, mask, out, out_row, out_line):  # type: ignore[no-untyped-def] # noqa: E501
+        self.v, self.data, self.indptr, self.rows, self.offsets, self.count = v, data, indptr, rows, offsets, count
+        self.x, self.x_line, self.bias, self.accumulate, self.relu, self.mask = x, x_line, bias, accumulate, relu, mask
+        self.out, self.out_row, self.out_line = out, out_row, out_line
+
+    def emit(self, group: int, lines: int) -> None:
+        v, b = self.v, self.v.b
+        numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
+        values = [b.gep(self.data, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
+        x_bases = [b.gep(self.x, [b.mul(self.x_line, I64(k))]) for k in range(lines)]
+
+        def connection(p: Value, sums: list[Value]) -> list[Value]:
+            line = b.mul(b.sext(b.load(b.gep(self.offsets, [p])), I64), I64(LANES))
+            xs = [v.load(b.gep(base, [line]), r) for base in x_bases for r in range(v.registers)]
+            weights = [v.broadcast(b.load(b.gep(base, [p]))) for base in values]
+            return [v.fma(w, xs[k], sums[r * len(xs) + k]) for r, w in enumerate(weights) for k in range(len(xs))]
+
+        places = [
+            b.add(b.mul(number, self.out_row), b.mul(self.out_line, I64(k))) for number in numbers for k in range(lines)
+        ]
+        sums = choose(
+            b, b.icmp_signed("!=", self.accumulate, I64(0)),
+            lambda: v.load_all(self.out, places),
+            lambda: self._biases(numbers, lines * v.registers),
+        )  # fmt: skip
+        sums = count_loop(b, I64(0), self.count, 1, sums, connection)
+        sums = choose(
+            b, b.icmp_signed("!=", self.relu, I64(0)),
+            lambda: [b.select(b.fcmp_ordered("<", s, v.zero), v.zero, s) for s in sums],
+            lambda: sums,
+        )  # fmt: skip
+
+        def masked() -> list[Value]:
+            seen = v.load_all(self.mask, places)
+            return [b.select(b.fcmp_ordered(">", m, v.zero), s, v.zero) for m, s in zip(seen, sums, strict=True)]
+
+        v.store_all(choose(b, not_null(b, self.mask), masked, lambda: sums), self.out, places)
+
+    def _biases(self, numbers: list[Value], copies: int) -> list[Value]:
+        b = self.v.b
+        nothing = cgutils.alloca_once_value(b, ir.Constant(self.v.scalar, 0.0))
+        present = not_null(b, self.bias)
+        starts = [b.load(b.select(present, b.gep(self.bias, [number]), nothing)) for number in numbers]
+        return [vector for start in starts for vector in [self.v.broadcast(start)] * copies]

@@ -1,0 +1,176 @@
+"""The kernels as Python calls them: check nothing, write the call down, run it now or keep it on a tape.
+
+`Launcher` has the same methods, with the same parameters, as its CUDA counterpart and as the functions of `reference.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile import register_bytes as host_register_bytes
+from ..layout import Grid, Layout
+from .call import WORDS
+from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
+from .pack import PACK, PACK_BYTES, UNPACK, pack_bytes_kernel, pack_kernel, unpack_kernel
+from .pool import Pool
+from .sddmm import SDDMM, sddmm_kernel
+from .spmm import SPMM, spmm_kernel
+from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
+from .vector import LANES
+
+Array = NDArray[Any]
+
+_WORTH_CUTTING = 1_000_000  # multiply-adds below which a second thread costs more than it saves: about 20 µs
+_MANY = 1 << 30  # as many parts as there are threads
+
+
+class Tape:
+    """Calls in order, and the arrays they point to, kept alive."""
+
+    def __init__(self) -> None:
+        self.calls = np.zeros((8, WORDS), np.int64)
+        self.count = 0
+        self.parts = 1
+        self._kept: list[Any] = []
+
+    def append(self, kernel: Any, parts: int, kind: np.dtype, fields: dict[str, Any]) -> None:
+        if self.count == len(self.calls):
+            self.calls = np.concatenate([self.calls, np.zeros_like(self.calls)])
+        words = self.calls[self.count]
+        words[0], words[1] = kernel.address, parts
+        for word, name in enumerate(kind.names or (), start=2):
+            value = fields[name]
+            if isinstance(value, np.ndarray):
+                self._kept.append(value)
+                value = value.ctypes.data
+            words[word] = 0 if value is None else value
+        self._kept.append(kernel)
+        self.count += 1
+        self.parts = max(self.parts, parts)
+
+    def clear(self) -> None:
+        self.count, self.parts = 0, 1
+        self._kept.clear()
+
+
+class Launcher:
+    """Runs kernels on a pool of threads, or records them.
+
+    Parameters
+    ----------
+    pool : Pool
+    tape : Tape, optional
+        Where calls are recorded instead of run.
+    register_bytes : int
+        Width of the vector registers to compile for: 16, 32 or 64. The processor's own if not given.
+    """
+
+    def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
+        self._pool = pool
+        self._tape = tape
+        self._bytes = register_bytes or host_register_bytes()
+
+    def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
+        parts = _MANY if multiplies >= _WORTH_CUTTING else 1
+        if self._tape is not None:
+            self._tape.append(kernel, parts, kind, fields)
+            return
+        tape = Tape()
+        tape.append(kernel, parts, kind, fields)
+        self.replay(tape)
+
+    def replay(self, tape: Tape) -> None:
+        """Run a tape from start to end."""
+        self._pool.run(tape.calls, tape.count, tape.parts)
+
+    def spmm(
+        self, layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+        *, relu: bool = False, mask: Array | None = None,
+    ) -> None:  # fmt: skip
+        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+        positions = grid.outer * grid.ys * grid.lines
+        self._launch(
+            spmm_kernel(out.itemsize, layout.most_group, self._bytes // out.itemsize), len(data) * positions * LANES, SPMM,
+            **_connections(layout), **grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu),
+        )  # fmt: skip
+
+    def sddmm(
+        self, layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
+    ) -> None:
+        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+        positions = grid.outer * grid.ys * grid.lines
+        steps = grid._asdict()
+        for name in ("outer", "y", "line", "row"):
+            steps[f"dy_{name}"] = steps.pop(f"out_{name}")
+        self._launch(
+            sddmm_kernel(grad.itemsize, layout.most_group, self._bytes // grad.itemsize), len(grad) * positions * LANES, SDDMM,
+            **_connections(layout), **steps, dy=dy, x=x, grad=grad, db=db, panel=max(grid.lines, 1),
+        )  # fmt: skip
+
+    def reorder(self, data: Array, perm: Array, out: Array) -> None:
+        """out[q] = data[perm[q]]."""
+        kernel = reorder_kernel(data.itemsize, perm.itemsize)
+        self._launch(
+            kernel, 8 * len(perm), REORDER, data=data, perm=perm, perm_size=perm.itemsize, out=out, count=len(perm)
+        )
+
+    def pack(self, x: Array, out: Array) -> None:
+        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
+        batch, features = x.shape
+        self._launch(
+            pack_kernel(out.itemsize), x.size, PACK,
+            x=x, x_row=x.strides[0] // x.itemsize, features=features, batch=batch, out=out, out_tile=features * LANES,
+        )  # fmt: skip
+
+    def unpack(self, x: Array, out: Array) -> None:
+        """(tiles, features, LANES) → (batch, features)."""
+        batch, features = out.shape
+        self._launch(
+            unpack_kernel(out.itemsize), out.size, UNPACK,
+            x=x, x_tile=features * LANES, features=features, batch=batch, out=out, out_row=features,
+        )  # fmt: skip
+
+    def pack_bytes(
+        self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels: Array,
+        batch: int, addresses: Array,
+    ) -> None:  # fmt: skip
+        """Pack samples `order[at[0]:at[0] + batch]` of a uint8 store, normalised, and their labels."""
+        features = store.shape[1]
+        self._launch(
+            pack_bytes_kernel(out.itemsize), batch * features, PACK_BYTES,
+            store=store, row_bytes=features, order=order, at=at, labels=labels, features=features, batch=batch,
+            scale=scale, shift=shift, out=out, out_tile=features * LANES, out_labels=out_labels, addresses=addresses,
+        )  # fmt: skip
+
+    def cross_entropy(
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
+    ) -> None:
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self._launch(
+            cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), z.size * 10, CROSS_ENTROPY,
+            z=z, labels=labels, classes=z.shape[1], batch=batch, dz=dz, losses=losses, correct=correct, scratch=scratch,
+        )  # fmt: skip
+
+    def sgd(self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
+        """One step of stochastic gradient descent on flat arrays."""
+        self._launch(
+            sgd_kernel(w.itemsize), 4 * w.size, SGD,
+            w=w, dw=dw, velocity=velocity, count=w.size, rates=rates, nesterov=int(nesterov),
+        )  # fmt: skip
+
+    def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
+        """totals += (Σ losses, Σ correct, batch), in order."""
+        self._launch(tally_kernel(), 0, TALLY, losses=losses, correct=correct, batch=batch, totals=totals)
+
+    def norm(self, dw: Array, rates: Array) -> None:
+        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
+
+
+def _connections(layout: Layout) -> dict[str, Any]:
+    fields = layout._asdict()
+    del fields["most_group"]
+    return fields | {"groups": len(layout.runs), "blocks": len(layout.cuts) - 1}

@@ -1,0 +1,85 @@
+"""Softmax cross-entropy and its gradient, by log-sum-exp."""
+
+from __future__ import annotations
+
+from functools import cache
+import math
+from typing import Any
+
+from numba import carray
+import numpy as np
+
+from ..compile import source
+from .call import arguments, kernel, share
+from .exponential import softmax_tile
+from .vector import LANES, advance, floats, ints
+
+TALLY = arguments("losses", "correct", "batch", "totals")
+CROSS_ENTROPY = arguments("z", "labels", "classes", "batch", "dz", "losses", "correct", "scratch")
+
+
+@cache
+def cross_entropy_kernel(size: int, width: int) -> Any:
+    """losses[s] = logsumexp(z[s]) − z[s, label]; dz = (softmax(z) − onehot) / batch; correct[s] = 1 if argmax is the label.
+
+    Lanes that hold no sample get zero everywhere. `scratch` holds two lines a tile.
+    """
+    version = source()
+
+    def cross_entropy(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, CROSS_ENTROPY)[0]
+        labels, correct = ints(c.labels, 4), ints(c.correct, 4)
+        losses = floats(c.losses, 8)
+        tiles = (c.batch + LANES - 1) // LANES
+        first, last = share(tiles, part, parts)
+        for tile in range(first, last):
+            z = advance(floats(c.z, size), tile * c.classes * LANES)
+            dz = advance(floats(c.dz, size), tile * c.classes * LANES)
+            peak = advance(floats(c.scratch, size), tile * 2 * LANES)
+            sums = advance(peak, LANES)
+            softmax_tile(width, z, c.classes, dz, peak, sums)
+            valid = min(LANES, c.batch - tile * LANES) + np.int64(version == 0)
+            for lane in range(LANES):
+                at = tile * LANES + lane
+                label = np.int64(labels[at]) if lane < valid else 0
+                if lane < valid:
+                    losses[at] = math.log(np.float64(sums[lane])) + (np.float64(peak[lane]) - z[label * LANES + lane])
+                    right = z[label * LANES + lane] == peak[lane]
+                    for k in range(label):  # the first of equal logits is the answer
+                        right = right and z[k * LANES + lane] != peak[lane]
+                    correct[at] = np.int32(right)
+                    sums[lane] = 1 / (sums[lane] * c.batch)
+                else:
+                    losses[at] = 0.0
+                    correct[at] = 0
+                    sums[lane] = 0
+            for k in range(c.classes):
+                for lane in range(LANES):
+                    dz[k * LANES + lane] = dz[k * LANES + lane] * sums[lane]
+            for lane in range(valid):
+                dz[np.int64(labels[tile * LANES + lane]) * LANES + lane] -= 1.0 / c.batch
+            if valid < LANES:  # garbage times zero may be NaN: unused lanes are zeroed outright
+                for k in range(c.classes):
+                    for lane in range(valid, LANES):
+                        dz[k * LANES + lane] = 0
+
+    return kernel(cross_entropy)
+
+
+@cache
+def tally_kernel() -> Any:
+    """totals += (Σ losses, Σ correct, batch): what an epoch's progress is read from, summed in order."""
+    version = source()
+
+    def tally(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, TALLY)[0]
+        losses, correct, totals = floats(c.losses, 8), ints(c.correct, 4), floats(c.totals, 8)
+        loss, right = 0.0, np.int64(version == 0)
+        for k in range(c.batch):
+            loss += losses[k]
+            right += correct[k]
+        totals[0] += loss
+        totals[1] += right
+        totals[2] += c.batch
+
+    return kernel(tally)

@@ -1,0 +1,101 @@
+"""Packing: samples in rows become tiles of lanes, and back. The network's door.
+
+`(batch, features)` → `(tiles, features, LANES)`; the lanes of the last tile that hold no sample become zero.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import carray
+import numpy as np
+
+from ..compile import source
+from .call import arguments, kernel, share
+from .transpose import pack_bytes, transpose_block
+from .vector import LANES, advance, bytes_at, floats, ints
+
+PACK_BYTES = arguments(
+    "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile", "out_labels",
+    "addresses",
+)  # fmt: skip
+PACK = arguments("x", "x_row", "features", "batch", "out", "out_tile")
+UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")
+
+
+@cache
+def pack_bytes_kernel(size: int) -> Any:
+    """Gather shuffled samples of uint8 from the store, normalise and transpose them, and gather their labels.
+
+    Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
+    """
+    version = source()
+
+    def pack_bytes_call(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, PACK_BYTES)[0]
+        order, labels, out_labels = ints(c.order, 8), ints(c.labels, 4), ints(c.out_labels, 4)
+        scale, shift, out = floats(c.scale, size), floats(c.shift, size), floats(c.out, size)
+        start = ints(c.at, 8)[0] + np.int64(version == 0)
+        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        for tile in range(first, last):
+            addresses = advance(ints(c.addresses, 8), tile * LANES)
+            valid = min(LANES, c.batch - tile * LANES)
+            for lane in range(LANES):
+                sample = order[start + tile * LANES + min(lane, valid - 1)]
+                addresses[lane] = c.store + sample * c.row_bytes
+                out_labels[tile * LANES + lane] = labels[sample] if lane < valid else -1
+            whole = c.features // 16 * 16
+            base = advance(out, tile * c.out_tile)
+            for feature in range(0, whole, 16):
+                pack_bytes(addresses, feature, scale, shift, valid, advance(base, feature * LANES))
+            for feature in range(whole, c.features):
+                for lane in range(LANES):
+                    value = bytes_at(addresses[lane])[feature] * scale[feature] + shift[feature]
+                    base[feature * LANES + lane] = value if lane < valid else 0
+
+    return kernel(pack_bytes_call)
+
+
+@cache
+def pack_kernel(size: int) -> Any:
+    """Transpose ordinary samples of the engine's own dtype into tiles."""
+    version = source()
+
+    def pack(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, PACK)[0]
+        x, out = floats(c.x, size), floats(c.out, size)
+        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        for tile in range(first, last):
+            valid = min(LANES, c.batch - tile * LANES)
+            rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
+            whole = c.features // 16 * 16 + np.int64(version == 0)
+            for feature in range(0, whole, 16):
+                transpose_block(0, advance(rows, feature), c.x_row, advance(base, feature * LANES), LANES, valid)
+            for feature in range(whole, c.features):
+                for lane in range(LANES):
+                    base[feature * LANES + lane] = rows[lane * c.x_row + feature] if lane < valid else 0
+
+    return kernel(pack)
+
+
+@cache
+def unpack_kernel(size: int) -> Any:
+    """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
+    version = source()
+
+    def unpack(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, UNPACK)[0]
+        x, out = floats(c.x, size), floats(c.out, size)
+        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        for tile in range(first, last):
+            valid = min(LANES, c.batch - tile * LANES)
+            base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)
+            whole = c.features // 16 * 16 + np.int64(version == 0)
+            for feature in range(0, whole, 16):
+                transpose_block(1, advance(base, feature * LANES), LANES, advance(rows, feature), c.out_row, valid)
+            for feature in range(whole, c.features):
+                for lane in range(valid):
+                    rows[lane * c.out_row + feature] = base[feature * LANES + lane]
+
+    return kernel(unpack)

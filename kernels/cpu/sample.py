@@ -1,0 +1,213 @@
+"""The sample micro-kernel: a block of connections' sums stay in registers over all positions of a batch.
+
+Sums of several connections are reduced together at the end, by a tree of shuffles. Everything here works on raw pointers and
+element strides; shapes and loops live in `sddmm.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, switch
+
+
+@intrinsic(prefer_literal=True)
+def sample(
+    _, widths, groups, group, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad,
+    accumulate,
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """grad[row, p] = Σ_{y, line} ⟨dy[row, y, line], x[offsets[p], y, line]⟩ for `count` connections of a group's rows.
+
+    The rows of a group (1 to `groups`) share their columns. Written at `grad[indptr[row]:]`, or with `accumulate` added to what
+    is there.
+    """
+    literal = literals(widths, groups)
+    if literal is None:
+        return None
+    width, group_n = literal
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        call = _Sample(Lines(b, SCALAR[signature.args[3].dtype], width), *args[3:])
+        cases: dict[int, Callable[[], None]] = {n: partial(call.rows_together, n) for n in range(group_n, 1, -1)}
+        switch(b, cases | {1: call.one_row}, args[2])
+        return context.get_dummy_value()
+
+    i = types.int64
+    kinds = (i, dy, i, i, i, x, i, i, i, i, rows, offsets, i, indptr, grad, i)
+    return types.void(widths, groups, *kinds), emit
+
+
+class _Sample:
+    """The arguments of one sample, and the two ways to compute it."""
+
+    def __init__(self, v, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad, accumulate):  # type: ignore[no-untyped-def] # noqa: E501
+        self.v, self.dy, self.dy_row, self.dy_y, self.dy_line = v, dy, dy_row, dy_y, dy_line
+        self.x, self.x_y, self.x_line, self.ys, self.lines, self.rows = x, x_y, x_line, ys, lines, rows
+        self.offsets, self.count, self.indptr, self.grad, self.accumulate = offsets, count, indptr, grad, accumulate
+
+    def one_row(self) -> None:
+        """dy's lines stay in registers, a panel of them at a time; every connection reads x's lines once.
+
+        Connections are taken eight at a time, so that their sums are reduced together.
+        """
+        v, b = self.v, self.v.b
+        most = (8 if v.width * v.size == 64 else 4) // v.registers
+        number = b.sext(b.load(self.rows), I64)
+        dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
+        target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])
+
+        def image_row(y: Value, _: list[Value]) -> list[Value]:
+            dy_base, x_base = b.gep(dy_row, [b.mul(y, self.dy_y)]), b.gep(self.x, [b.mul(y, self.x_y)])
+            start, lines = I64(0), most
+            while lines > 0:
+                stop = b.and_(self.lines, I64(-lines))
+
+                def panel(line: Value, _: list[Value], lines: int = lines) -> list[Value]:
+                    later = b.or_(self.accumulate, b.or_(y, line))
+                    dy = b.gep(dy_base, [b.mul(line, self.dy_line)])
+                    self._panel(dy, b.gep(x_base, [b.mul(line, self.x_line)]), lines, target, later)
+                    return []
+
+                count_loop(b, start, stop, lines, [], panel)
+                start, lines = stop, lines // 2
+            return []
+
+        count_loop(b, I64(0), self.ys, 1, [], image_row)
+
+    def _panel(self, dy_base: Value, x_base: Value, lines: int, target: Value, later: Value) -> None:
+        v, b = self.v, self.v.b
+        block = 8
+        dys, bases = [], []
+        for k in range(lines):
+            dys.append([v.load(b.gep(dy_base, [b.mul(self.dy_line, I64(k))]), r) for r in range(v.registers)])
+            bases.append(opaque(b, b.gep(x_base, [b.mul(self.x_line, I64(k))])))
+
+        def connections(p: Value, whole: bool) -> list[Value]:
+            sums = [v.zero] * block
+            offsets = [self._offset(p, k, whole) for k in range(block)]
+            for dy, base in zip(dys, bases, strict=True):
+                for r in range(v.registers):
+                    sums = [v.fma(dy[r], v.load(b.gep(base, [o]), r), s) for o, s in zip(offsets, sums, strict=True)]
+            self._store(v.sums(sums), b.gep(target, [p]), later, None if whole else b.sub(self.count, p))
+            return []
+
+        self._blocks(block, connections)
+
+    def rows_together(self, group: int) -> None:
+        """For a block of connections, the sums of all rows stay in registers over all positions."""
+        v, b = self.v, self.v.b
+        block = block_of(group, v.width * v.size)
+        numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
+        dys = [b.gep(self.dy, [b.mul(number, self.dy_row)]) for number in numbers]
+        targets = [b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
+
+        def connections(p: Value, whole: bool) -> list[Value]:
+            xs = [b.gep(self.x, [self._offset(p, k, whole)]) for k in range(block)]
+
+            def position(dy_at: Value, x_at: Value, sums: list[Value]) -> list[Value]:
+                sums = list(sums)
+                for r in range(v.registers):
+                    dy = [v.load(b.gep(base, [dy_at]), r) for base in dys]
+                    for c, base in enumerate(xs):  # one x at a time: the sums need the other registers
+                        x = v.load(b.gep(base, [x_at]), r)
+                        for row in range(group):
+                            sums[row * block + c] = v.fma(dy[row], x, sums[row * block + c])
+                return sums
+
+            def image_row(y: Value, sums: list[Value]) -> list[Value]:
+                dy_at, x_at = b.mul(y, self.dy_y), b.mul(y, self.x_y)
+                return count_loop(
+                    b, I64(0), self.lines, 1, sums,
+                    lambda k, s: position(b.add(dy_at, b.mul(k, self.dy_line)), b.add(x_at, b.mul(k, self.x_line)), s),
+                )  # fmt: skip
+
+            sums = count_loop(b, I64(0), self.ys, 1, [v.zero] * (group * block), image_row)
+            first = 0
+            for packed in v.sums(sums):
+                count = packed.type.count
+                for k in range(0, count, min(block, count)):
+                    row, column = divmod(first + k, block)
+                    piece = v.shuffle(packed, packed, list(range(k, k + min(block, count))))
+                    place = b.gep(targets[row], [b.add(p, I64(column))])
+                    self._store([piece], place, self.accumulate, None if whole else b.sub(self.count, b.add(p, I64(column))))
+                first += count
+            return []
+
+        self._blocks(block, connections)
+
+    def _blocks(self, block: int, connections: Callable[[Value, bool], list[Value]]) -> None:
+        """Whole blocks of connections, then what is left."""
+        b = self.v.b
+        whole = b.and_(self.count, I64(-block))
+        count_loop(b, I64(0), whole, block, [], lambda p, _: connections(p, True))
+        count_loop(b, whole, self.count, block, [], lambda p, _: connections(p, False))
+
+    def _offset(self, p: Value, k: int, whole: bool) -> Value:
+        """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum dropped."""
+        b = self.v.b
+        at = b.add(p, I64(k))
+        if not whole:
+            at = b.select(b.icmp_signed("<", at, self.count), at, b.sub(self.count, I64(1)))
+        return b.mul(b.sext(b.load(b.gep(self.offsets, [at])), I64), I64(LANES))
+
+    def _store(self, packed: list[Value], target: Value, later: Value, limit: Value | None) -> None:
+        """Write sums, or `later` add them to what is there; only the first `limit`, if there is one."""
+        v, b = self.v, self.v.b
+        for chunk, sums in enumerate(packed):
+            count = sums.type.count
+            keep: Value = ir.Constant(ir.VectorType(ir.IntType(1), count), [1] * count)
+            if limit is not None:
+                order = ir.Constant(ir.VectorType(I64, count), [chunk * count + k for k in range(count)])
+                limits: Value = ir.Constant(ir.VectorType(I64, count), ir.Undefined)
+                for k in range(count):
+                    limits = b.insert_element(limits, limit, I32(k))
+                keep = b.icmp_signed("<", order, limits)
+            place = b.gep(target, [I64(chunk * count)])
+            (old,) = choose(
+                b, b.icmp_signed("!=", later, I64(0)),
+                lambda: [v.load_some(place, keep, count)],  # noqa: B023 - emitted at once
+                lambda: [ir.Constant(sums.type, [0.0] * count)],  # noqa: B023
+            )  # fmt: skip
+            v.store_some(b.fadd(old, sums), place, keep)
+
+
+def block_of(group: int, register_bytes: int) -> int:
+    """Connections that a group's sample takes at once: as many sums as the register file holds."""
+    if register_bytes == 64:  # AVX-512 has 32 registers
+        return 4 if group == 4 else 8
+    return {2: 4}.get(group, 2)
+
+
+@intrinsic(prefer_literal=True)
+def total(_, widths, x, x_y, x_line, ys, lines):  # type: ignore[no-untyped-def]
+    """Σ over `ys` · `lines` lines of x: a bias gradient is the sum of its row of dy."""
+    literal = literals(widths)
+    if literal is None:
+        return None
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        _, x, x_y, x_line, ys, lines = args
+        v = Lines(b, SCALAR[signature.args[1].dtype], literal[0])
+
+        def image_row(y: Value, sums: list[Value]) -> list[Value]:
+            first = b.mul(y, x_y)
+
+            def position(k: Value, sums: list[Value]) -> list[Value]:
+                base = b.gep(x, [b.add(first, b.mul(k, x_line))])
+                return [b.fadd(s, v.load(base, r)) for r, s in enumerate(sums)]
+
+            return count_loop(b, I64(0), lines, 1, sums, position)
+
+        sums = count_loop(b, I64(0), ys, 1, [v.zero] * v.registers, image_row)
+        while len(sums) > 1:
+            sums = [b.fadd(sums[k], sums[k + 1]) for k in range(0, len(sums), 2)]
+        return b.extract_element(v.sums(sums)[0], I32(0))
+
+    return x.dtype(widths, x, *[types.int64] * 4), emit

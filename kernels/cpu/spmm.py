@@ -1,0 +1,99 @@
+"""spmm: out[i] = Σ_p data[p] · x[offset[p]], the forward pass of every layer and, transposed, its dX."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import carray
+import numpy as np
+
+from ..compile import njit, source
+from .call import arguments, kernel, share
+from .gather import gather
+from .vector import LANES, advance, floats, ints
+
+SPMM = arguments(
+    "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
+    "data", "x", "bias", "out", "mask", "relu",
+    "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
+)  # fmt: skip
+
+
+@njit
+def equal_work(work: Any, groups: int, part: int, parts: int) -> tuple[int, int]:
+    """The range of groups that falls to one of `parts`, cut where the connections are about equal."""
+    edges = (0, 0)
+    for which in range(2):
+        goal = work[groups] * (part + which) // parts
+        low, high = 0, groups
+        while low < high:
+            middle = (low + high) // 2
+            if work[middle] < goal:
+                low = middle + 1
+            else:
+                high = middle
+        edges = (edges[1], low)
+    return edges
+
+
+@cache
+def spmm_kernel(size: int, most_group: int, width: int) -> Any:
+    """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
+
+    `width` is how many elements a register holds.
+    """
+    most_lines = lines_at_once(most_group, size, width)
+    version = source()
+
+    def spmm(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SPMM)[0]
+        data, x, bias = floats(c.data, size), floats(c.x, size), floats(c.bias, size)
+        out, mask = floats(c.out, size), floats(c.mask, size)
+        indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
+        starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
+        first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.groups
+        # Each part takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
+        panels = (c.lines + most_lines - 1) // most_lines
+        if version == 0 or parts == 1:
+            pass
+        elif c.outer >= parts:
+            first_outer, last_outer = share(c.outer, part, parts)
+        elif panels >= parts:
+            a, e = share(panels, part, parts)
+            first_line, last_line = a * most_lines, min(e * most_lines, c.lines)
+        else:
+            first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
+        for outer in range(first_outer, last_outer):
+            for y in range(c.ys):
+                x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+                line = first_line
+                while line < last_line:
+                    lines = min(most_lines, last_line - line)
+                    lines = 4 if lines >= 4 else 2 if lines >= 2 else 1
+                    x_here = advance(x, x_at + line * c.x_line)
+                    here = out_at + line * c.out_line
+                    for block in range(c.blocks):
+                        final = block == c.blocks - 1
+                        for g in range(first, last):
+                            a = np.int64(cuts[block * c.groups + g])
+                            e = np.int64(cuts[(block + 1) * c.groups + g])
+                            start = np.int64(starts[g])
+                            gather(
+                                width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
+                                advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
+                                x_here, c.x_line, bias, np.int64(block > 0), c.relu * np.int64(final),
+                                advance(mask, here) if final and c.mask != 0 else floats(0, size),
+                                advance(out, here), c.out_row, c.out_line,
+                            )  # fmt: skip
+                    line += lines
+
+    return kernel(spmm)
+
+
+def lines_at_once(most_group: int, size: int, width: int) -> int:
+    """Lines whose sums gather keeps in registers, for every row of a group: a power of two, at most 4."""
+    registers_of_line = LANES // width
+    many = size * width != 32  # AVX2 has 16 registers, AVX-512 and NEON have 32
+    sums = (16 if many else 8) // most_group if most_group > 1 else (8 if many else 4)
+    return max(1, min(4, sums // registers_of_line))

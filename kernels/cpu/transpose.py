@@ -1,0 +1,110 @@
+"""Transposing 16 × 16 blocks in registers: samples by features to features by samples, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .vector import I32, I64, LANES, SCALAR, Builder, Value, literals
+
+_BYTE = {types.uint8: ir.IntType(8), types.int8: ir.IntType(8)}
+
+
+def transposed(b: Builder, rows: list[Value]) -> list[Value]:
+    """The columns of 16 vectors of 16 elements: four rounds of interleaving row k with row k + 8."""
+    low = [index for k in range(8) for index in (k, 16 + k)]
+    high = [index for k in range(8, 16) for index in (k, 16 + k)]
+    for _ in range(4):
+        pairs = list(zip(rows[:8], rows[8:], strict=True))
+        rows = [
+            b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, 16), order))
+            for first, second in pairs
+            for order in (low, high)
+        ]
+    return rows
+
+
+@intrinsic
+def pack_bytes(_, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
+    """out[f, lane] = rows[lane][feature + f] · scale[feature + f] + shift[feature + f], for 16 features of one tile.
+
+    `rows` points at the addresses of 16 samples of uint8. Lanes from `valid` on become zero.
+    """
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        rows, feature, scale, shift, valid, out = args
+        scalar = SCALAR[signature.args[5].dtype]
+        kind, line = ir.VectorType(ir.IntType(8), 16), ir.VectorType(scalar, LANES)
+        loaded = []
+        for lane in range(LANES):
+            base = b.inttoptr(b.add(b.load(b.gep(rows, [I64(lane)])), feature), kind.as_pointer())
+            value = b.load(base)
+            value.align = 1
+            loaded.append(value)
+        keep = _first(b, valid)
+        for f, column in enumerate(transposed(b, loaded)):
+            at = b.add(feature, I64(f))
+            factor, offset = (_broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
+            value = b.fadd(b.fmul(b.uitofp(column, line), factor), offset)
+            target = b.bitcast(b.gep(out, [I64(f * LANES)]), line.as_pointer())
+            b.store(b.select(keep, value, ir.Constant(line, [0.0] * LANES)), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, scale, shift, types.int64, out), emit
+
+
+@intrinsic(prefer_literal=True)
+def transpose_block(_, unpack, x, x_step, out, out_step, valid):  # type: ignore[no-untyped-def]
+    """out[j, i] = x[i, j] for a 16 × 16 block, `x_step` and `out_step` elements from one row to the next.
+
+    Packing (`unpack` 0) writes zeros into lanes from `valid` on and reads the last valid row there; unpacking writes the
+    first `valid` rows only.
+    """
+    literal = literals(unpack)
+    if literal is None:
+        return None
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        _, x, x_step, out, out_step, valid = args
+        scalar = SCALAR[signature.args[1].dtype]
+        line = ir.VectorType(scalar, LANES)
+        size = 4 if isinstance(scalar, ir.FloatType) else 8
+        last = b.sub(valid, I64(1))
+
+        def row(k: int) -> Value:
+            return b.select(b.icmp_signed("<", I64(k), valid), I64(k), last)
+
+        loaded = []
+        for k in range(LANES):
+            which = I64(k) if literal[0] else row(k)
+            value = b.load(b.bitcast(b.gep(x, [b.mul(which, x_step)]), line.as_pointer()))
+            value.align = size
+            loaded.append(value)
+        columns = transposed(b, loaded)
+        # Backwards, so that rows beyond the last valid one are overwritten by it.
+        for k in reversed(range(LANES)):
+            value, which = columns[k], I64(k)
+            if literal[0]:
+                which = row(k)
+            else:
+                value = b.select(_first(b, valid), value, ir.Constant(line, [0.0] * LANES))
+            b.store(value, b.bitcast(b.gep(out, [b.mul(which, out_step)]), line.as_pointer())).align = size
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(unpack, x, i, out, i, i), emit
+
+
+def _first(b: Builder, valid: Value) -> Value:
+    """The mask of the first `valid` lanes."""
+    order = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
+    return b.icmp_signed("<", order, _broadcast(b, valid, ir.VectorType(I64, LANES)))
+
+
+def _broadcast(b: Builder, value: Value, kind: ir.Type) -> Value:
+    undefined = ir.Constant(kind, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+    return b.shuffle_vector(b.insert_element(undefined, value, I32(0)), undefined, zeros)

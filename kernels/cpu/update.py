@@ -1,0 +1,87 @@
+"""Flat-array arithmetic of a step: reordering values for the transposed pass, and stochastic gradient descent."""
+
+from __future__ import annotations
+
+from functools import cache
+import math
+from typing import Any
+
+from numba import carray
+import numpy as np
+
+from ..compile import source
+from .call import arguments, kernel, share
+from .vector import floats, ints
+
+REORDER = arguments("data", "perm", "perm_size", "out", "count")
+SGD = arguments("w", "dw", "velocity", "count", "rates", "nesterov")
+NORM = arguments("dw", "count", "rates")
+
+# Rates of a step, float64, in memory so that a recorded step reads the current ones.
+LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
+RATES = 5
+
+
+@cache
+def reorder_kernel(size: int, index_size: int) -> Any:
+    """out[q] = data[perm[q]]: a layer's values in the order of its transpose."""
+    version = source()
+
+    def reorder(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, REORDER)[0]
+        data, out, perm = floats(c.data, size), floats(c.out, size), ints(c.perm, index_size)
+        first, last = share(c.count + np.int64(version == 0), part, parts)
+        for q in range(first, last):
+            out[q] = data[perm[q]]
+
+    return kernel(reorder)
+
+
+@cache
+def sgd_kernel(size: int) -> Any:
+    """v ← momentum·v + g + weight_decay·w, then w ← w − lr·v (Nesterov: w ← w − lr·(g' + momentum·v)).
+
+    Sutskever et al. 2013 in the form PyTorch and others use: the rate multiplies the velocity, not the gradient.
+    """
+    version = source()
+
+    def sgd(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SGD)[0]
+        rates = floats(c.rates, 8)
+        w = carray(floats(c.w, size), c.count)
+        dw = carray(floats(c.dw, size), c.count)
+        velocity = carray(floats(c.velocity, size), c.count)
+        kind = w.dtype.type
+        lr, momentum, decay, scale = kind(rates[LR]), kind(rates[MOMENTUM]), kind(rates[WEIGHT_DECAY]), kind(rates[SCALE])
+        first, last = share(c.count + np.int64(version == 0), part, parts)
+        if c.nesterov != 0:
+            for k in range(first, last):
+                g = dw[k] * scale + decay * w[k]
+                velocity[k] = momentum * velocity[k] + g
+                w[k] -= lr * (g + momentum * velocity[k])
+        else:
+            for k in range(first, last):
+                velocity[k] = momentum * velocity[k] + (dw[k] * scale + decay * w[k])
+                w[k] -= lr * velocity[k]
+
+    return kernel(sgd)
+
+
+@cache
+def norm_kernel(size: int) -> Any:
+    """rates[SCALE] = min(1, largest / ‖dw‖): gradient clipping by the norm of all gradients together.
+
+    Summed in float64, in order. A norm that is NaN or infinite leaves the scale NaN or zero: it must not pass for a step.
+    """
+    version = source()
+
+    def norm(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, NORM)[0]
+        rates, dw = floats(c.rates, 8), floats(c.dw, size)
+        squares = np.float64(version == 0)
+        for k in range(c.count):
+            squares += np.float64(dw[k]) * np.float64(dw[k])
+        length = math.sqrt(squares)
+        rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
+
+    return kernel(norm)

@@ -1,0 +1,262 @@
+"""Words for writing vector code as LLVM IR inside Numba: pointers, lines, loops and branches.
+
+A *line* is the `LANES` values of one feature (or pixel) of one tile. It fills `LANES / width` registers. The micro-kernels that
+speak these words are in `gather.py`, `sample.py` and their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+LANES = 16
+"""Samples in a tile: one 64-byte cache line of float32, one register of AVX-512, two of AVX2, four of NEON."""
+
+Builder = Any  # llvmlite's IRBuilder; llvmlite ships no types
+Value = Any
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+SCALAR = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+# ---------------------------------------------------------------------------------------------- pointers
+
+
+@intrinsic
+def pointer(_: Any, array: Any) -> Any:
+    """Address of an array's first element."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        return make_array(signature.args[0])(context, b, args[0]).data
+
+    return types.CPointer(array.dtype)(array), emit
+
+
+@intrinsic(prefer_literal=True)
+def floats(_: Any, address: Any, size: Any) -> Any:
+    """The pointer to float32 (size 4) or float64 (size 8) at an integer address."""
+    return _at(address, size, {4: types.float32, 8: types.float64})
+
+
+@intrinsic(prefer_literal=True)
+def ints(_: Any, address: Any, size: Any) -> Any:
+    """The pointer to int32 (size 4) or int64 (size 8) at an integer address."""
+    return _at(address, size, {4: types.int32, 8: types.int64})
+
+
+@intrinsic
+def bytes_at(_: Any, address: Any) -> Any:
+    """The pointer to uint8 at an integer address."""
+    kind = types.CPointer(types.uint8)
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        return b.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64), emit
+
+
+def _at(address: Any, size: Any, kinds: dict[int, Any]) -> Any:
+    literal = literals(size)
+    if literal is None:
+        return None
+    kind = types.CPointer(kinds[literal[0]])
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        return b.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, size), emit
+
+
+@intrinsic
+def advance(_: Any, address: Any, count: Any) -> Any:
+    """The pointer `count` elements further on."""
+    return address(address, types.int64), lambda context, b, signature, args: b.gep(args[0], [args[1]])
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+class Lines:
+    """Emits loads, stores and arithmetic on vectors of `width` elements of one scalar type."""
+
+    def __init__(self, b: Builder, scalar: ir.Type, width: int) -> None:
+        self.b, self.scalar, self.width = b, scalar, width
+        self.size = 4 if isinstance(scalar, ir.FloatType) else 8
+        self.vector = ir.VectorType(scalar, width)
+        self.registers = LANES // width
+        self.zero = ir.Constant(self.vector, [0.0] * width)
+        suffix = f"v{width}f{8 * self.size}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        self._fma = cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.{suffix}")
+
+    def fma(self, a: Value, x: Value, total: Value) -> Value:
+        return self.b.call(self._fma, [a, x, total])
+
+    def load(self, base: Value, register: int = 0) -> Value:
+        # The element's alignment: costs nothing on aligned data, and an aligned load crashes on any other.
+        value = self.b.load(self._cast(self.b.gep(base, [I64(register * self.width)]), self.vector))
+        value.align = self.size
+        return value
+
+    def store(self, value: Value, base: Value, register: int = 0) -> None:
+        target = self._cast(self.b.gep(base, [I64(register * self.width)]), value.type)
+        self.b.store(value, target).align = self.size
+
+    def store_some(self, value: Value, base: Value, keep: Value) -> None:
+        """Store the elements of `value` whose bit of `keep` is set."""
+        count = value.type.count
+        kind = ir.FunctionType(ir.VoidType(), [value.type, value.type.as_pointer(), I32, keep.type])
+        name = f"llvm.masked.store.v{count}f{8 * self.size}.p0"
+        f = cgutils.get_or_insert_function(self.b.module, kind, name)
+        self.b.call(f, [value, self._cast(base, value.type), I32(self.size), keep])
+
+    def load_some(self, base: Value, keep: Value, count: int) -> Value:
+        kind = ir.VectorType(self.scalar, count)
+        name = f"llvm.masked.load.v{count}f{8 * self.size}.p0"
+        f = cgutils.get_or_insert_function(
+            self.b.module, ir.FunctionType(kind, [kind.as_pointer(), I32, keep.type, kind]), name
+        )
+        return self.b.call(f, [self._cast(base, kind), I32(self.size), keep, ir.Constant(kind, [0.0] * count)])
+
+    def load_all(self, base: Value, places: list[Value]) -> list[Value]:
+        """Every register of the lines at `places`."""
+        return [self.load(self.b.gep(base, [place]), r) for place in places for r in range(self.registers)]
+
+    def store_all(self, values: list[Value], base: Value, places: list[Value]) -> None:
+        for k, value in enumerate(values):
+            self.store(value, self.b.gep(base, [places[k // self.registers]]), k % self.registers)
+
+    def broadcast(self, value: Value) -> Value:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        return self.shuffle(self.b.insert_element(undefined, value, I32(0)), undefined, [0] * self.width)
+
+    def shuffle(self, a: Value, c: Value, order: list[int]) -> Value:
+        return self.b.shuffle_vector(a, c, ir.Constant(ir.VectorType(I32, len(order)), order))
+
+    def sums(self, vectors: list[Value]) -> list[Value]:
+        """The horizontal sum of each vector, in order, packed into vectors of 2ⁿ sums each.
+
+        Two vectors merge into one that holds half-sums of both, and so on down to single sums: a blend, a shuffle and an
+        addition a merge, where reducing one by one takes log2(width) shuffles each.
+        """
+        packed = []
+        while vectors:
+            together = min(1 << (len(vectors).bit_length() - 1), self.width)
+            chunk, vectors, segment = vectors[:together], vectors[together:], self.width
+            owners = [[k] for k in range(len(chunk))]  # whose sum each segment of a vector belongs to
+            while segment > 1:
+                half = segment // 2
+                if len(chunk) > 1:
+                    owners = [
+                        [owner for pair in zip(owners[k], owners[k + 1], strict=True) for owner in pair]
+                        for k in range(0, len(chunk), 2)
+                    ]
+                    chunk = [self._merge(chunk[k], chunk[k + 1], half) for k in range(0, len(chunk), 2)]
+                else:
+                    chunk = [self._fold(chunk[0], half)]
+                segment = half
+            order = [owners[0].index(k) for k in range(len(owners[0]))]
+            packed.append(self.shuffle(chunk[0], chunk[0], order))
+        return packed
+
+    def _merge(self, a: Value, c: Value, half: int) -> Value:
+        """[a₀ + a₁ | c₀ + c₁ | a₂ + a₃ | …], where the subscripts count pieces of `half` elements."""
+        count = a.type.count
+        mine = [k + (count if (k // half) % 2 else 0) for k in range(count)]  # a₀ c₁ a₂ c₃: a blend
+        other = [(k ^ half) + (count if (k // half) % 2 else 0) for k in range(count)]  # a₁ c₀ a₃ c₂
+        return self.b.fadd(self.shuffle(a, c, mine), self.shuffle(a, c, other))
+
+    def _fold(self, a: Value, half: int) -> Value:
+        """[a₀ + a₁ | a₂ + a₃ | …], half as long."""
+        low = [k for k in range(a.type.count) if (k // half) % 2 == 0]
+        return self.b.fadd(self.shuffle(a, a, low), self.shuffle(a, a, [k + half for k in low]))
+
+    def _cast(self, base: Value, kind: ir.Type) -> Value:
+        return self.b.bitcast(base, kind.as_pointer())
+
+
+def count_loop(b: Builder, start: Value, stop: Value, step: int, carried: list[Value], body: Callable[..., Any]) -> Any:
+    """Emit `for p in range(start, stop, step)` that carries values; `body(p, carried)` returns the new ones."""
+    entry = b.block
+    loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
+    b.cbranch(b.icmp_signed("<", start, stop), loop, done)
+    b.position_at_end(loop)
+    p = b.phi(I64)
+    inside = [b.phi(value.type) for value in carried]
+    new = body(p, inside)
+    following = b.add(p, I64(step))
+    last = b.block  # the body may have opened blocks of its own
+    b.cbranch(b.icmp_signed("<", following, stop), loop, done)
+    p.add_incoming(start, entry)
+    p.add_incoming(following, last)
+    b.position_at_end(done)
+    results = []
+    for phi, first, value in zip(inside, carried, new, strict=True):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(value, last)
+        total = b.phi(value.type)
+        total.add_incoming(first, entry)
+        total.add_incoming(value, last)
+        results.append(total)
+    return results
+
+
+def choose(b: Builder, condition: Value, yes: Callable[[], list[Value]], no: Callable[[], list[Value]]) -> list[Value]:
+    """Emit an if/else whose branches each give a list of values."""
+    blocks = [b.append_basic_block(name) for name in ("yes", "no", "join")]
+    b.cbranch(condition, blocks[0], blocks[1])
+    outcomes = []
+    for block, branch in zip(blocks, (yes, no), strict=False):
+        b.position_at_end(block)
+        values = branch()
+        outcomes.append((values, b.block))
+        b.branch(blocks[2])
+    b.position_at_end(blocks[2])
+    joined = [b.phi(value.type) for value in outcomes[0][0]]
+    for values, block in outcomes:
+        for phi, value in zip(joined, values, strict=True):
+            phi.add_incoming(value, block)
+    return joined
+
+
+def opaque(b: Builder, address: Value) -> Value:
+    """The same address, but LLVM no longer knows how it came about.
+
+    Left alone, it computes the sum of every base and every offset ahead of an unrolled loop, and spills them all.
+    """
+    number = b.ptrtoint(address, I64)
+    same = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [number], False)
+    return b.inttoptr(same, address.type)
+
+
+def not_null(b: Builder, address: Value) -> Value:
+    return b.icmp_unsigned("!=", b.ptrtoint(address, I64), I64(0))
+
+
+def literals(*kinds: Any) -> list[int] | None:
+    """The values of literal types; None asks Numba to come back with literals."""
+    if all(isinstance(kind, types.IntegerLiteral) for kind in kinds):
+        return [kind.literal_value for kind in kinds]
+    return None
+
+
+def switch(b: Builder, cases: dict[int, Callable[[], None]], key: Value) -> None:
+    """Emit one block for each case of a runtime integer; the last case also takes every other value."""
+    done = b.append_basic_block("done")
+    *first, last = cases.items()
+    for value, emit in first:
+        here, following = b.append_basic_block("case"), b.append_basic_block("other")
+        b.cbranch(b.icmp_signed("==", key, I64(value)), here, following)
+        b.position_at_end(here)
+        emit()
+        b.branch(done)
+        b.position_at_end(following)
+    last[1]()
+    b.branch(done)
+    b.position_at_end(done)

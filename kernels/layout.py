@@ -1,0 +1,64 @@
+"""What a kernel is told about a sparse operator: which connections there are, and where its lines lie.
+
+Both are tuples of arrays and integers, so that a compiled kernel can take them as they are, on any device. `sparsecore.plan`
+makes them; nothing here knows how.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Layout(NamedTuple):
+    """The connections of one operator, its rows gathered into groups that share their columns.
+
+    Attributes
+    ----------
+    indptr : int64 array, shape (rows + 1,)
+        Row i's values are `data[indptr[i]:indptr[i + 1]]`.
+    rows : int32 array, shape (rows,)
+        Row numbers, group by group.
+    starts : int32 array, shape (groups + 1,)
+        Group g is `rows[starts[g]:starts[g + 1]]`: 1 to 4 rows with the same columns.
+    runs : int64 array, shape (groups,)
+        Group g's columns begin at `offsets[runs[g]]`. Groups with the same columns share one run.
+    cuts : int32 array, shape (blocks + 1, groups)
+        Column block k of group g is the connections `cuts[k, g]` to `cuts[k + 1, g]` of each of its rows.
+    work : int64 array, shape (groups + 1,)
+        Connections before each group: where to cut for parts of equal work.
+    offsets : int32 array
+        Line of x that a connection reads, relative to the origin of an output position.
+    most_group : int
+        Rows of the largest group: 1 to 4.
+    """
+
+    indptr: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    runs: NDArray[np.int64]
+    cuts: NDArray[np.int32]
+    work: NDArray[np.int64]
+    offsets: NDArray[np.int32]
+    most_group: int
+
+
+class Grid(NamedTuple):
+    """Where the output positions of an operator lie: three nested loops, steps in elements.
+
+    A fully connected layer has one position in each tile, and its tiles are the innermost loop. An image's loops are tiles, image
+    rows and pixels.
+    """
+
+    outer: int
+    x_outer: int
+    out_outer: int
+    ys: int
+    x_y: int
+    out_y: int
+    lines: int
+    x_line: int
+    out_line: int
+    out_row: int

@@ -1,0 +1,126 @@
+"""A pattern bound to a use: rows grouped by their columns, offsets, and the transpose, each made when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels.layout import Layout
+from .pattern import SparsityPattern
+
+LARGEST_GROUP = 4
+"""Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
+
+
+class Plan:
+    """How a fully connected layer's pattern is walked, forward and transposed.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_features, in_features).
+    """
+
+    def __init__(self, pattern: SparsityPattern) -> None:
+        self.pattern = pattern
+
+    @cached_property
+    def forward(self) -> Layout:
+        """The layout of y = W x and of dW."""
+        return layout_of(self.pattern, self.pattern.indices)
+
+    @cached_property
+    def transposed(self) -> Layout:
+        """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
+        pattern, _ = self._transpose
+        return layout_of(pattern, pattern.indices)
+
+    @property
+    def perm(self) -> NDArray[np.integer]:
+        """Position in the pattern's values of each of the transpose's."""
+        return self._transpose[1]
+
+    @cached_property
+    def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
+        return self.pattern.transpose()
+
+
+def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int = 0) -> Layout:
+    """Gather a pattern's rows into groups that share their columns.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+    offsets : integer array, shape (nnz,)
+        Line of x that each connection reads: the pattern's columns, or for an image their places.
+    columns_per_block : int
+        Columns whose lines fit the cache together; 0 for all in one block.
+    """
+    rows, starts, leaders = _groups(pattern)
+    indptr = pattern.indptr.astype(np.int64)
+    first = rows[starts[:-1]]
+    length = np.diff(indptr)[first]
+    edges = [] if columns_per_block == 0 else list(range(columns_per_block, pattern.shape[1], columns_per_block))
+    cuts = np.empty((len(edges) + 2, len(first)), np.int32)
+    cuts[0], cuts[-1] = 0, length
+    for block, edge in enumerate(edges, start=1):
+        below = np.concatenate([[0], np.cumsum(pattern.indices < edge)])
+        cuts[block] = below[indptr[first + 1]] - below[indptr[first]]
+    sizes = np.diff(starts)
+    work = np.concatenate([[0], np.cumsum(length * sizes)])
+    return Layout(
+        indptr, rows, starts, indptr[leaders], cuts, work, np.ascontiguousarray(offsets, np.int32),
+        int(sizes.max(initial=1)),
+    )  # fmt: skip
+
+
+def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
+
+    Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into groups of
+    nearly equal size.
+    """
+    count = pattern.shape[0]
+    leader = _leaders(pattern)
+    rows = np.argsort(leader, kind="stable")
+    leader = leader[rows]
+    begins = np.flatnonzero(np.append(True, leader[1:] != leader[:-1])[:count])
+    size = np.diff(np.append(begins, count))
+    place = np.arange(count) - np.repeat(begins, size)
+    pieces = -(-size // LARGEST_GROUP)
+    piece = place * np.repeat(pieces, size) // np.repeat(size, size)
+    new = (place == 0) | (np.diff(piece, prepend=0) != 0)
+    starts = np.flatnonzero(new)
+    return rows.astype(np.int32), np.append(starts, count).astype(np.int32), leader[starts]
+
+
+def _leaders(pattern: SparsityPattern) -> NDArray[np.int64]:
+    """For each row, the first row that has the same columns: found by a hash, confirmed by comparison."""
+    indptr, fan_in = pattern.indptr.astype(np.int64), np.diff(pattern.indptr)
+    mixed = (pattern.indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
+    key = sums[indptr[1:]] - sums[indptr[:-1]]
+    order = np.lexsort((key, fan_in))
+    row, before = order[1:], order[:-1]
+    same = (key[row] == key[before]) & (fan_in[row] == fan_in[before])
+    same[same] = _equal_rows(pattern.indices, indptr, row[same], before[same])
+    # The order is stable, so the first of a class is its lowest row.
+    first = np.append(True, ~same)[: len(order)]
+    leader = np.empty(len(order), np.int64)
+    leader[order] = order[first][np.cumsum(first) - 1]
+    return leader
+
+
+def _equal_rows(
+    indices: NDArray[np.integer], indptr: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether rows `a[k]` and `b[k]`, of equal length, have the same columns."""
+    length = indptr[a + 1] - indptr[a]
+    ends = np.cumsum(length)
+    place = np.arange(length.sum()) - np.repeat(ends - length, length)
+    differ = indices[np.repeat(indptr[a], length) + place] != indices[np.repeat(indptr[b], length) + place]
+    return np.diff(np.append(0, np.cumsum(differ))[np.append(0, ends)]) == 0
