@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.layout import Layout
+from .kernels.layout import Grid, Layout
 from .pattern import SparsityPattern
+from .tiles import LANES
 
 LARGEST_GROUP = 4
 """Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
@@ -21,10 +22,23 @@ class Plan:
     ----------
     pattern : SparsityPattern
         Shape (out_features, in_features).
+    format : {"csr", "coo"}
+        Row by row, or in segments of equally many connections.
     """
 
-    def __init__(self, pattern: SparsityPattern) -> None:
+    def __init__(self, pattern: SparsityPattern, format: str = "csr") -> None:
+        if format not in ("csr", "coo"):
+            raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         self.pattern = pattern
+        self.format = format
+
+    def grid(self, tiles: int) -> Grid:
+        """Where y = W x finds x's lines and puts y's."""
+        return linear_grid(tiles, self.pattern.shape[1], self.pattern.shape[0])
+
+    def grid_t(self, tiles: int) -> Grid:
+        """Where dx = Wᵀ dy finds dy's lines and puts dx's."""
+        return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
 
     @cached_property
     def forward(self) -> Layout:
@@ -45,6 +59,11 @@ class Plan:
     @cached_property
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
+
+
+def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
+    """The positions of a fully connected layer: one a tile."""
+    return Grid(1, 0, 0, 1, 0, 0, tiles, in_features * LANES, out_features * LANES, LANES)
 
 
 def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int = 0) -> Layout:

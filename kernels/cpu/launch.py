@@ -14,10 +14,11 @@ from ..compile import register_bytes as host_register_bytes
 from ..layout import Grid, Layout
 from .call import WORDS
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
-from .pack import PACK, PACK_BYTES, UNPACK, pack_bytes_kernel, pack_kernel, unpack_kernel
+from .pack import PACK, PACK_SAMPLES, UNPACK, pack_samples_kernel, pack_kernel, unpack_kernel
 from .pool import Pool
 from .sddmm import SDDMM, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
+from .relu import MASK, RELU, mask_kernel, relu_kernel
 from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
 from .vector import LANES
 
@@ -117,6 +118,14 @@ class Launcher:
             kernel, 8 * len(perm), REORDER, data=data, perm=perm, perm_size=perm.itemsize, out=out, count=len(perm)
         )
 
+    def relu(self, x: Array, out: Array) -> None:
+        """out = max(x, 0); NaN stays NaN."""
+        self._launch(relu_kernel(x.itemsize), x.size, RELU, x=x, out=out, count=x.size)
+
+    def mask(self, dy: Array, y: Array, out: Array) -> None:
+        """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
+        self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
+
     def pack(self, x: Array, out: Array) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
         batch, features = x.shape
@@ -133,15 +142,15 @@ class Launcher:
             x=x, x_tile=features * LANES, features=features, batch=batch, out=out, out_row=features,
         )  # fmt: skip
 
-    def pack_bytes(
+    def pack_samples(
         self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels: Array,
         batch: int, addresses: Array,
     ) -> None:  # fmt: skip
-        """Pack samples `order[at[0]:at[0] + batch]` of a uint8 store, normalised, and their labels."""
+        """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
         features = store.shape[1]
         self._launch(
-            pack_bytes_kernel(out.itemsize), batch * features, PACK_BYTES,
-            store=store, row_bytes=features, order=order, at=at, labels=labels, features=features, batch=batch,
+            pack_samples_kernel(out.itemsize, store.itemsize), batch * features, PACK_SAMPLES,
+            store=store, row_bytes=store.strides[0], order=order, at=at, labels=labels, features=features, batch=batch,
             scale=scale, shift=shift, out=out, out_tile=features * LANES, out_labels=out_labels, addresses=addresses,
         )  # fmt: skip
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..compile import source
 from .call import arguments, kernel, share
-from .transpose import pack_bytes, transpose_block
-from .vector import LANES, advance, bytes_at, floats, ints
+from .transpose import gather_block, transpose_block
+from .vector import LANES, advance, stored, floats, ints
 
-PACK_BYTES = arguments(
+PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile", "out_labels",
     "addresses",
 )  # fmt: skip
@@ -25,15 +25,15 @@ UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")
 
 
 @cache
-def pack_bytes_kernel(size: int) -> Any:
-    """Gather shuffled samples of uint8 from the store, normalise and transpose them, and gather their labels.
+def pack_samples_kernel(size: int, store_size: int) -> Any:
+    """Gather shuffled samples from a store of uint8 or float32, normalise and transpose them, and gather their labels.
 
     Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
     """
     version = source()
 
-    def pack_bytes_call(call, part, parts):  # type: ignore[no-untyped-def]
-        c = carray(call, 1, PACK_BYTES)[0]
+    def pack_samples(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, PACK_SAMPLES)[0]
         order, labels, out_labels = ints(c.order, 8), ints(c.labels, 4), ints(c.out_labels, 4)
         scale, shift, out = floats(c.scale, size), floats(c.shift, size), floats(c.out, size)
         start = ints(c.at, 8)[0] + np.int64(version == 0)
@@ -48,13 +48,13 @@ def pack_bytes_kernel(size: int) -> Any:
             whole = c.features // 16 * 16
             base = advance(out, tile * c.out_tile)
             for feature in range(0, whole, 16):
-                pack_bytes(addresses, feature, scale, shift, valid, advance(base, feature * LANES))
+                gather_block(store_size, addresses, feature, scale, shift, valid, advance(base, feature * LANES))
             for feature in range(whole, c.features):
                 for lane in range(LANES):
-                    value = bytes_at(addresses[lane])[feature] * scale[feature] + shift[feature]
+                    value = stored(addresses[lane], store_size)[feature] * scale[feature] + shift[feature]
                     base[feature * LANES + lane] = value if lane < valid else 0
 
-    return kernel(pack_bytes_call)
+    return kernel(pack_samples)
 
 
 @cache

@@ -208,6 +208,15 @@ class Pool:
         finally:
             self._busy.release()
 
+    def resize(self, threads: int) -> None:
+        """Go on with another number of threads; what is running ends first."""
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.close()
+        with self._busy:
+            self.threads = threads
+            self._words = np.zeros(SLEEPER + 8 * threads, np.int64)
+
     def _start(self) -> None:
         self._wake = [threading.Semaphore(0) for _ in range(self.threads - 1)]
         for worker, wake in enumerate(self._wake, start=1):

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from .vector import I32, I64, LANES, SCALAR, Builder, Value, literals
 
-_BYTE = {types.uint8: ir.IntType(8), types.int8: ir.IntType(8)}
+_STORED = {1: ir.IntType(8), 4: ir.FloatType()}
 
 
 def transposed(b: Builder, rows: list[Value]) -> list[Value]:
@@ -27,33 +27,43 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
     return rows
 
 
-@intrinsic
-def pack_bytes(_, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
+@intrinsic(prefer_literal=True)
+def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
     """out[f, lane] = rows[lane][feature + f] · scale[feature + f] + shift[feature + f], for 16 features of one tile.
 
-    `rows` points at the addresses of 16 samples of uint8. Lanes from `valid` on become zero.
+    `rows` points at the addresses of 16 samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid` on become zero.
     """
+    literal = literals(store_size)
+    if literal is None:
+        return None
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        rows, feature, scale, shift, valid, out = args
-        scalar = SCALAR[signature.args[5].dtype]
-        kind, line = ir.VectorType(ir.IntType(8), 16), ir.VectorType(scalar, LANES)
+        _, rows, feature, scale, shift, valid, out = args
+        scalar = SCALAR[signature.args[6].dtype]
+        element, line = _STORED[literal[0]], ir.VectorType(scalar, LANES)
+        kind = ir.VectorType(element, 16)
         loaded = []
         for lane in range(LANES):
-            base = b.inttoptr(b.add(b.load(b.gep(rows, [I64(lane)])), feature), kind.as_pointer())
-            value = b.load(base)
-            value.align = 1
+            base = b.add(b.load(b.gep(rows, [I64(lane)])), b.mul(feature, I64(literal[0])))
+            value = b.load(b.inttoptr(base, kind.as_pointer()))
+            value.align = literal[0]
             loaded.append(value)
         keep = _first(b, valid)
         for f, column in enumerate(transposed(b, loaded)):
             at = b.add(feature, I64(f))
             factor, offset = (_broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
-            value = b.fadd(b.fmul(b.uitofp(column, line), factor), offset)
+            value = b.fadd(b.fmul(_converted(b, column, element, line), factor), offset)
             target = b.bitcast(b.gep(out, [I64(f * LANES)]), line.as_pointer())
             b.store(b.select(keep, value, ir.Constant(line, [0.0] * LANES)), target).align = 4
         return context.get_dummy_value()
 
-    return types.void(rows, types.int64, scale, shift, types.int64, out), emit
+    return types.void(store_size, rows, types.int64, scale, shift, types.int64, out), emit
+
+
+def _converted(b: Builder, value: Value, element: ir.Type, line: ir.Type) -> Value:
+    if isinstance(element, ir.IntType):
+        return b.uitofp(value, line)
+    return value if element == line.element else b.fpext(value, line)
 
 
 @intrinsic(prefer_literal=True)

@@ -50,15 +50,10 @@ def ints(_: Any, address: Any, size: Any) -> Any:
     return _at(address, size, {4: types.int32, 8: types.int64})
 
 
-@intrinsic
-def bytes_at(_: Any, address: Any) -> Any:
-    """The pointer to uint8 at an integer address."""
-    kind = types.CPointer(types.uint8)
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        return b.inttoptr(args[0], context.get_value_type(kind))
-
-    return kind(types.int64), emit
+@intrinsic(prefer_literal=True)
+def stored(_: Any, address: Any, size: Any) -> Any:
+    """The pointer to a sample's values as a store keeps them: uint8 (size 1) or float32 (size 4)."""
+    return _at(address, size, {1: types.uint8, 4: types.float32})
 
 
 def _at(address: Any, size: Any, kinds: dict[int, Any]) -> Any:

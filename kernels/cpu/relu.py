@@ -1,0 +1,47 @@
+"""ReLU as a layer of its own; sparse layers apply theirs while the sums are still in registers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import carray
+import numpy as np
+
+from ..compile import source
+from .call import arguments, kernel, share
+from .vector import floats
+
+RELU = arguments("x", "out", "count")
+MASK = arguments("dy", "y", "out", "count")
+
+
+@cache
+def relu_kernel(size: int) -> Any:
+    """out = max(x, 0); NaN stays NaN."""
+    version = source()
+
+    def relu(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, RELU)[0]
+        x, out = carray(floats(c.x, size), c.count), carray(floats(c.out, size), c.count)
+        first, last = share(c.count + np.int64(version == 0), part, parts)
+        for k in range(first, last):
+            out[k] = 0 if x[k] < 0 else x[k]
+
+    return kernel(relu)
+
+
+@cache
+def mask_kernel(size: int) -> Any:
+    """out = dy where y > 0, and 0 elsewhere."""
+    version = source()
+
+    def mask(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, MASK)[0]
+        dy, y, out = (carray(floats(c.dy, size), c.count), carray(floats(c.y, size), c.count),
+                      carray(floats(c.out, size), c.count))  # fmt: skip
+        first, last = share(c.count + np.int64(version == 0), part, parts)
+        for k in range(first, last):
+            out[k] = dy[k] if y[k] > 0 else 0
+
+    return kernel(mask)

@@ -1,0 +1,136 @@
+"""The sparse fully connected layer: y = W x + b with W in compressed storage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+
+from ..initial import initial_values
+from ..pattern import SparsityPattern
+from ..plan import Plan
+from ..tiles import LANES, Tiles
+from ..workspace import Workspace
+from .layer import Layer, Params
+
+Format = Literal["csr", "coo"]
+
+
+class SparseLinear(Layer):
+    """y = W x + b, then ReLU if asked. Only W's stored connections cost memory, arithmetic or gradients.
+
+    A dense layer is the same thing with a full pattern.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_features, in_features).
+    weight : array of shape (nnz,), optional
+        Values in CSR order; drawn by `initial_values` if not given.
+    bias : array of shape (out_features,), optional
+        Zeros if not given.
+    relu : bool
+        Apply max(y, 0) on the way out.
+    format : {"csr", "coo"}
+        How the connections are walked. CSR suits nearly every layer; COO balances hypersparse ones.
+    rng : numpy.random.Generator, optional
+        Draws the initial values.
+    dtype : float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If weight or bias has another shape, or the format is not one of these.
+    """
+
+    def __init__(
+        self, pattern: SparsityPattern, weight: Any = None, bias: Any = None, *, relu: bool = False, format: Format = "csr",
+        rng: np.random.Generator | None = None, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        if weight is None:
+            weight = initial_values(pattern, rng if rng is not None else np.random.default_rng(), dtype)
+        if bias is None:
+            bias = np.zeros(pattern.shape[0], dtype)
+        self.relu, self.format = relu, format
+        self.out_features, self.in_features = pattern.shape
+        self.in_shape, self.out_shape = (self.in_features,), (self.out_features,)
+        self._set(pattern, weight, bias, dtype)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, bias: Any = None, *, relu: bool = False, format: Format = "csr") -> SparseLinear:
+        """The layer of any `scipy.sparse` matrix of shape (out_features, in_features)."""
+        pattern, data = SparsityPattern.from_scipy(matrix)
+        dtype = np.float64 if data.dtype == np.float64 else np.float32
+        return cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The weights as a CSR array that shares this layer's values."""
+        return self.pattern.to_scipy(self.params["weight"])
+
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        """y = W x + b."""
+        self._check(x, self.in_features, "x")
+        y = workspace.array("y", (len(x.data), self.out_features, LANES), self.dtype)
+        grid = self.plan.grid(len(x.data))
+        workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
+        return Tiles(y, x.batch, rectified=self.relu), (x, y)
+
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        """dW[p] = ⟨dy[row p], x[column p]⟩ for stored connections p only; db = Σ dy; dx = Wᵀ dy."""
+        self._check(dy, self.out_features, "dy")
+        x, y = cache
+        kernels, tiles = workspace.kernels, len(x.data)
+        if self.relu and not dy.masked:
+            masked = workspace.array("masked dy", y.shape, self.dtype)
+            kernels.mask(dy.data, y, masked)
+            dy = Tiles(masked, dy.batch, masked=True)
+        dw = workspace.array("weight", self.weight.shape, self.dtype)
+        db = workspace.array("bias", self.bias.shape, self.dtype)
+        kernels.sddmm(self.plan.forward, self.plan.grid(tiles), dy.data, x.data, dw, db)
+        grads = {"weight": dw, "bias": db}
+        if not need_dx:
+            return None, grads
+        # The transpose has the same values in another order: bring them into it once, not once a tile.
+        weight_t = workspace.array("weight_t", dw.shape, self.dtype)
+        kernels.reorder(self.weight, self.plan.perm, weight_t)
+        dx = workspace.array("dx", x.data.shape, self.dtype)
+        mask = x.data if x.rectified else None
+        kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
+        return Tiles(dx, dy.batch, masked=x.rectified), grads
+
+    @property
+    def weight(self) -> Any:
+        """Values of the stored connections, in CSR order."""
+        return self.params["weight"]
+
+    @property
+    def bias(self) -> Any:
+        return self.params["bias"]
+
+    def config(self) -> dict[str, Any]:
+        """What, with the pattern and the parameters, makes this layer again."""
+        return {"relu": self.relu, "format": self.format}
+
+    def __repr__(self) -> str:
+        return f"SparseLinear({self.in_features}→{self.out_features})"
+
+    def _set(self, pattern: SparsityPattern, weight: Any, bias: Any, dtype: Any) -> None:
+        """Take a pattern and the parameters that go with it."""
+        kind = np.dtype(dtype)
+        if kind not in (np.float32, np.float64):
+            raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
+        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
+            if np.shape(array) != (count,):
+                raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        self.plan = Plan(pattern, self.format)
+        self.pattern = pattern
+        self.params = {"weight": np.ascontiguousarray(weight, kind), "bias": np.ascontiguousarray(bias, kind)}
+
+    def _check(self, x: Tiles, features: int, name: str) -> None:
+        if x.features != features or x.data.dtype != self.dtype:
+            raise ValueError(
+                f"{self!r}: {name} must have {features} features of {self.dtype}, got {x.features} of {x.data.dtype}"
+            )

@@ -1,0 +1,154 @@
+"""A network: layers in a row, their parameters in one flat array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .layers.layer import Layer
+from .tiles import LANES, Tiles, tiles_of
+from .workspace import Workspace
+
+
+class LayerSummary(NamedTuple):
+    """One line of a network's table."""
+
+    name: str
+    connections: int
+    biases: int
+    sparsity: float
+
+
+class Network:
+    """Layers applied one after another.
+
+    All parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass over it.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+        Each takes what the one before gives. A layer may appear only once.
+
+    Raises
+    ------
+    ValueError
+        If there are no layers, one appears twice, shapes do not meet or dtypes differ.
+    """
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.layers = list(layers)
+        if not self.layers:
+            raise ValueError("a network needs at least one layer")
+        if len({id(layer) for layer in self.layers}) != len(self.layers):
+            raise ValueError("a layer may appear only once in a network: make a second one with the same pattern")
+        for before, after in zip(self.layers, self.layers[1:], strict=False):
+            if int(np.prod(before.out_shape)) != int(np.prod(after.in_shape)):
+                raise ValueError(f"{after!r} takes {after.in_shape}, but {before!r} before it gives {before.out_shape}")
+        kinds = {array.dtype for layer in self.layers for array in layer.params.values()}
+        if len(kinds) > 1:
+            raise ValueError(f"all layers must have one dtype, got {', '.join(sorted(str(kind) for kind in kinds))}")
+        self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
+        self.version = 0
+        self.flatten()
+
+    def flatten(self) -> None:
+        """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
+        size = sum(array.size for _, _, array in self._named())
+        self.params = np.empty(size, self.dtype)
+        for layer, name, piece, array in self._pieces(self.params):
+            piece[...] = array
+            layer.params[name] = piece
+        self.version += 1
+
+    def views(self, flat: Any) -> list[dict[str, Any]]:
+        """For each layer, the pieces of a flat array that belong to its parameters."""
+        pieces: list[dict[str, Any]] = [{} for _ in self.layers]
+        index = {id(layer): k for k, layer in enumerate(self.layers)}
+        for layer, name, piece, _ in self._pieces(flat):
+            pieces[index[id(layer)]][name] = piece
+        return pieces
+
+    def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
+        """y, caches = forward(x)."""
+        caches = []
+        for k, layer in enumerate(self.layers):
+            x, cache = layer.forward_tiles(x, workspace.child(k))
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy: Tiles, caches: list[Any], workspace: Workspace) -> None:
+        """Gradients of all parameters, written into the workspace's arrays of the layers' names.
+
+        The gradient with respect to the network's input is not computed.
+        """
+        for k in range(len(self.layers) - 1, -1, -1):
+            dx, _ = self.layers[k].backward_tiles(dy, caches[k], workspace.child(k), need_dx=k > 0)
+            if dx is not None:
+                dy = dx
+
+    def logits(self, x: Any, batch_size: int = 1024) -> Any:
+        """The network's output for ordinary arrays.
+
+        Parameters
+        ----------
+        x : array of shape (batch, features) or (batch, *in_shape)
+            Normalised as in training.
+        batch_size : int
+            Samples computed at once.
+
+        Returns
+        -------
+        array of shape (batch, *out_shape)
+        """
+        x = np.asarray(x)
+        first, last = self.layers[0], self.layers[-1]
+        if x.ndim < 2 or int(np.prod(x.shape[1:])) != int(np.prod(first.in_shape)):
+            wanted = ", ".join(str(size) for size in first.in_shape)
+            raise ValueError(f"{self!r}: x must have shape (batch, {wanted}), got {x.shape}")
+        out = np.empty((len(x), *last.out_shape), self.dtype)
+        workspace = Workspace()
+        for start in range(0, len(x), batch_size):
+            part = np.ascontiguousarray(x[start : start + batch_size].reshape(-1, int(np.prod(first.in_shape))), self.dtype)
+            tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
+            workspace.kernels.pack(part, tiles)
+            y, _ = self.forward(Tiles(tiles, len(part)), workspace)
+            flat = np.empty((len(part), y.features), self.dtype)
+            workspace.kernels.unpack(y.data, flat)
+            out[start : start + batch_size] = flat.reshape(-1, *last.out_shape)
+        return out
+
+    def predict(self, x: Any, batch_size: int = 1024) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The class of the largest logit for each sample of x, shape (batch,)."""
+        return np.argmax(self.logits(x, batch_size), axis=1)
+
+    @property
+    def connections(self) -> int:
+        """Stored weights of all layers; biases are not counted."""
+        return sum(line.connections for line in self.summary())
+
+    def summary(self) -> list[LayerSummary]:
+        """A line for each layer that has connections."""
+        lines = []
+        for layer in self.layers:
+            pattern = getattr(layer, "pattern", None)
+            if pattern is not None:
+                biases = layer.params["bias"].size
+                lines.append(LayerSummary(repr(layer), pattern.nnz, biases, pattern.sparsity))
+        return lines
+
+    def __repr__(self) -> str:
+        shapes = [self.layers[0].in_shape, *(layer.out_shape for layer in self.layers)]
+        return "Network(" + "→".join("×".join(str(size) for size in shape) for shape in shapes) + ")"
+
+    def _named(self) -> Iterator[tuple[Layer, str, Any]]:
+        for layer in self.layers:
+            for name, array in layer.params.items():
+                yield layer, name, array
+
+    def _pieces(self, flat: Any) -> Iterator[tuple[Layer, str, Any, Any]]:
+        start = 0
+        for layer, name, array in list(self._named()):
+            yield layer, name, flat[start : start + array.size], array
+            start += array.size

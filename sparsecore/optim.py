@@ -1,0 +1,72 @@
+"""Stochastic gradient descent on one flat array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .workspace import Workspace
+
+# Places in `rates`, as the kernels read them.
+LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
+
+
+class SGD:
+    """w ← w − lr·v with v ← momentum·v + dw + weight_decay·w.
+
+    With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the importance of
+    initialization and momentum in deep learning, 2013).
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate; may be changed between steps.
+    momentum : float in [0, 1)
+    weight_decay : float
+        At least 0; applied to all parameters.
+    nesterov : bool
+    clip_norm : float, optional
+        Scale all gradients down together when their norm is larger than this.
+
+    Attributes
+    ----------
+    velocity : array of the parameters' shape
+        Made at the first step.
+    """
+
+    def __init__(
+        self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, *, nesterov: bool = False,
+        clip_norm: float | None = None,
+    ) -> None:  # fmt: skip
+        for name, value, good, wanted in (
+            ("lr", lr, lr >= 0, "at least 0"),
+            ("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None"),
+        ):
+            if not good:
+                raise ValueError(f"SGD: {name} must be {wanted}, got {value}")
+        if nesterov and momentum == 0:
+            raise ValueError("SGD: nesterov needs momentum > 0, got momentum 0")
+        self.nesterov = nesterov
+        self.clip_norm = clip_norm
+        # In memory and not in the calls, so that a recorded step reads the present rates.
+        self.rates = np.array([lr, momentum, weight_decay, clip_norm or np.inf, 1.0])
+        self.velocity: Any = None
+
+    @property
+    def lr(self) -> float:
+        return float(self.rates[LR])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.rates[LR] = value
+
+    def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
+        """Change `params` in place."""
+        if self.velocity is None or self.velocity.shape != params.shape:
+            self.velocity = workspace.device.zeros(params.shape, params.dtype)
+        if self.clip_norm is not None:
+            workspace.kernels.norm(grads, self.rates)
+        workspace.kernels.sgd(params, grads, self.velocity, self.rates, nesterov=self.nesterov)

@@ -1,0 +1,92 @@
+"""A training step and an evaluation step: recorded once for a batch size, then replayed by a single call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .device import Device, cpu
+from .loss import CrossEntropy
+from .network import Network
+from .optim import SGD
+from .store import Store
+from .workspace import Workspace
+
+
+class Totals(NamedTuple):
+    """What a stretch of steps added up to."""
+
+    loss: float
+    correct: int
+    samples: int
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.samples, 1)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / max(self.samples, 1)
+
+
+class Step:
+    """Pack a batch, run it through the network and, given an optimizer, learn from it.
+
+    The first run for a batch size records every kernel call on a tape; later runs replay the tape, which takes one Python call and
+    none of the layers' code. A change of the network's structure (`network.version`) records anew.
+
+    Parameters
+    ----------
+    network : Network
+    store : Store
+    optimizer : SGD, optional
+        Without one the step only evaluates.
+    device : Device, optional
+    """
+
+    def __init__(
+        self, network: Network, store: Store, optimizer: SGD | None = None, device: Device | None = None
+    ) -> None:
+        self.network, self.store, self.optimizer = network, store, optimizer
+        self.device = device if device is not None else cpu()
+        self.loss = CrossEntropy()
+        self._kernels = self.device.launcher()
+        self._tapes: dict[int, Any] = {}
+        self._workspaces: dict[int, Workspace] = {}
+        self._version = -1
+        self._totals = self.device.zeros((3,), np.float64)
+
+    def run(self, start: int, batch: int) -> None:
+        """One step on samples `start` to `start + batch` of the store's order."""
+        if self._version != self.network.version:
+            self._tapes.clear()
+            self._workspaces.clear()
+            self._version = self.network.version
+            self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
+        self.store.seek(start)
+        if batch not in self._tapes:
+            self._tapes[batch] = self._record(batch)
+        self._kernels.replay(self._tapes[batch])
+
+    def totals(self) -> Totals:
+        """Loss, correct answers and samples since the last call."""
+        loss, correct, samples = self.device.get(self._totals)
+        self._totals.fill(0)
+        return Totals(float(loss), int(correct), int(samples))
+
+    def _record(self, batch: int) -> Any:
+        kernels, tape = self.device.recorder()
+        workspace = Workspace(self.device, kernels)
+        workspace.put("totals", self._totals)
+        for k, pieces in enumerate(self.network.views(self.grads)):
+            for name, piece in pieces.items():
+                workspace.child(k).put(name, piece)
+        x, labels = self.store.pack(batch, workspace)
+        logits, caches = self.network.forward(x, workspace)
+        gradient = self.loss(logits, labels, workspace)
+        if self.optimizer is not None:
+            self.network.backward(gradient, caches, workspace)
+            self.optimizer.step(self.network.params, self.grads, workspace)
+        self._workspaces[batch] = workspace
+        return tape

@@ -1,0 +1,48 @@
+"""Buffers and kernels for one thread of use. Layers hold none, so that one layer can be used in several places at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .device import Device, cpu
+
+
+class Workspace:
+    """Named arrays that are allocated once and reused while their shape stays the same.
+
+    Parameters
+    ----------
+    device : Device, optional
+        The CPU if not given.
+    kernels : optional
+        What to launch kernels with: the device's own launcher if not given, or a recorder.
+    """
+
+    def __init__(self, device: Device | None = None, kernels: Any = None) -> None:
+        self.device = device if device is not None else cpu()
+        self.kernels = kernels if kernels is not None else self.device.launcher()
+        self._arrays: dict[str, Any] = {}
+        self._children: dict[Any, Workspace] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """The array of this name, uninitialised when it is new or its shape or dtype has changed."""
+        found = self._arrays.get(name)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = self._arrays[name] = self.device.empty(shape, dtype)
+        return found
+
+    def put(self, name: str, array: Any) -> None:
+        """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
+        self._arrays[name] = array
+
+    def child(self, key: Any) -> Workspace:
+        """The workspace of one use of a layer."""
+        if key not in self._children:
+            self._children[key] = Workspace(self.device, self.kernels)
+        return self._children[key]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, children included."""
+        own = sum(int(array.nbytes) for array in self._arrays.values())
+        return own + sum(child.nbytes for child in self._children.values())
