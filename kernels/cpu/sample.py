@@ -58,7 +58,7 @@ class _Sample:
         Connections are taken eight at a time, so that their sums are reduced together.
         """
         v, b = self.v, self.v.b
-        most = (8 if v.width * v.size == 64 else 4) // v.registers
+        most = max(1, (8 if v.width * v.size == 64 else 4) // v.registers)
         number = b.sext(b.load(self.rows), I64)
         dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
         target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])

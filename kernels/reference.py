@@ -1,0 +1,187 @@
+"""The oracle: every kernel again, as plain loops in float64 that say what it computes and nothing of how to be fast.
+
+Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, which never
+mix, are written as vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
+from .cpu.vector import LANES
+from .layout import Grid, Layout
+
+Array = NDArray[Any]
+
+
+# ---------------------------------------------------------------------------------------------- sparse operators
+
+
+def spmm(
+    layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+    *, relu: bool = False, mask: Array | None = None,
+) -> None:  # fmt: skip
+    """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+    x, out = _memory(x), _memory(out)
+    gate = None if mask is None else _memory(mask)
+    for x_at, out_at in _positions(grid):
+        for row, connections in _rows(layout):
+            y = np.full(LANES, 0.0 if bias is None else bias[row])
+            for p, offset in connections:
+                y += float(data[p]) * _line(x, x_at + offset * LANES)
+            if relu:
+                y[y < 0] = 0
+            place = out_at + row * grid.out_row
+            if gate is not None:
+                y[~(_line(gate, place) > 0)] = 0
+            out[place : place + LANES] = y
+
+
+def sddmm(layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None) -> None:
+    """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+    x, dy = _memory(x), _memory(dy)
+    for row, connections in _rows(layout):
+        lines = [(x_at, _line(dy, dy_at + row * grid.out_row)) for x_at, dy_at in _positions(grid)]
+        for p, offset in connections:
+            grad[p] = sum(np.sum(dy_line * _line(x, x_at + offset * LANES)) for x_at, dy_line in lines)
+        if db is not None:
+            db[row] = sum(np.sum(dy_line) for _, dy_line in lines)
+
+
+def _rows(layout: Layout) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Each row, with its connections: the position of the value, and the line of x that it multiplies.
+
+    Blocks of columns only say in which order a kernel visits connections, so they are not looked at.
+    """
+    for group, run in enumerate(layout.runs):
+        for row in layout.rows[layout.starts[group] : layout.starts[group + 1]]:
+            first, stop = layout.indptr[row], layout.indptr[row + 1]
+            yield int(row), [(p, int(layout.offsets[run + p - first])) for p in range(first, stop)]
+
+
+def _positions(grid: Grid) -> Iterator[tuple[int, int]]:
+    """Where each output position begins: in x, and in out (or dy)."""
+    for outer in range(grid.outer):
+        for y in range(grid.ys):
+            for line in range(grid.lines):
+                x_at = outer * grid.x_outer + y * grid.x_y + line * grid.x_line
+                yield x_at, outer * grid.out_outer + y * grid.out_y + line * grid.out_line
+
+
+def _memory(array: Array) -> Array:
+    """The elements from an array's first to its last as they lie in memory, gaps of a view included; shared, not copied."""
+    steps = [stride // array.itemsize for stride in array.strides]
+    length = 1 + sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True)) if array.size else 0
+    return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))
+
+
+def _line(memory: Array, at: int) -> Array:
+    if not 0 <= at <= memory.size - LANES:
+        raise IndexError(f"a line at element {at} is not within the array's {memory.size} elements")
+    return memory[at : at + LANES].astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- elementwise
+
+
+def reorder(data: Array, perm: Array, out: Array) -> None:
+    """out[q] = data[perm[q]]."""
+    for q, p in enumerate(perm):
+        out[q] = data[p]
+
+
+def relu(x: Array, out: Array) -> None:
+    """out = max(x, 0); NaN stays NaN."""
+    for k in np.ndindex(x.shape):
+        out[k] = 0 if x[k] < 0 else x[k]
+
+
+def mask(dy: Array, y: Array, out: Array) -> None:
+    """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
+    for k in np.ndindex(dy.shape):
+        out[k] = dy[k] if y[k] > 0 else 0
+
+
+# ---------------------------------------------------------------------------------------------- packing
+
+
+def pack(x: Array, out: Array) -> None:
+    """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
+    out[:] = 0
+    for sample, row in enumerate(x):
+        out[sample // LANES, :, sample % LANES] = row
+
+
+def unpack(x: Array, out: Array) -> None:
+    """(tiles, features, LANES) → (batch, features)."""
+    for sample in range(len(out)):
+        out[sample] = x[sample // LANES, :, sample % LANES]
+
+
+def pack_bytes(
+    store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels: Array,
+    batch: int, addresses: Array,
+) -> None:  # fmt: skip
+    """Pack samples `order[at[0]:at[0] + batch]` of a uint8 store, normalised, and their labels.
+
+    Lanes without a sample become zero, and their labels −1. `addresses` is scratch that only the fast kernel needs.
+    """
+    out[:] = 0
+    out_labels[:] = -1
+    for k in range(batch):
+        sample = order[at[0] + k]
+        out[k // LANES, :, k % LANES] = store[sample] * scale.astype(np.float64) + shift
+        out_labels[k] = labels[sample]
+
+
+# ---------------------------------------------------------------------------------------------- loss
+
+
+def cross_entropy(
+    z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
+) -> None:
+    """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss.
+
+    The first of equal logits is the answer; where a logit is NaN there is none. Lanes without a sample become zero.
+    `scratch` is for the fast kernel only.
+    """
+    dz[:], losses[:], correct[:] = 0, 0, 0
+    for sample in range(batch):
+        tile, lane, label = sample // LANES, sample % LANES, labels[sample]
+        logits = z[tile, :, lane].astype(np.float64)
+        powers = np.exp(logits - logits.max())
+        total = powers.sum()
+        losses[sample] = np.log(total) + (logits.max() - logits[label])
+        correct[sample] = not np.isnan(logits).any() and np.argmax(logits) == label
+        slope = powers / total
+        slope[label] -= 1
+        dz[tile, :, lane] = slope / batch
+
+
+def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
+    """totals += (Σ losses, Σ correct, batch), in order."""
+    for sample in range(batch):
+        totals += losses[sample], correct[sample], 1
+
+
+# ---------------------------------------------------------------------------------------------- update
+
+
+def sgd(w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
+    """One step of stochastic gradient descent on flat arrays."""
+    for k in range(w.size):
+        slope = float(dw[k]) * rates[SCALE] + rates[WEIGHT_DECAY] * float(w[k])
+        speed = rates[MOMENTUM] * float(velocity[k]) + slope
+        velocity[k] = speed
+        w[k] -= rates[LR] * (slope + rates[MOMENTUM] * speed if nesterov else speed)
+
+
+def norm(dw: Array, rates: Array) -> None:
+    """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+    length = np.sqrt(sum(float(g) ** 2 for g in dw))
+    rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
