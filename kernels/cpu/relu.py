@@ -23,7 +23,7 @@ def relu_kernel(size: int) -> Any:
 
     def relu(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, RELU)[0]
-        x, out = carray(floats(c.x, size), c.count), carray(floats(c.out, size), c.count)
+        x, out = floats(c.x, size), floats(c.out, size)
         first, last = share(c.count + np.int64(version == 0), part, parts)
         for k in range(first, last):
             out[k] = 0 if x[k] < 0 else x[k]
@@ -38,8 +38,7 @@ def mask_kernel(size: int) -> Any:
 
     def mask(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MASK)[0]
-        dy, y, out = (carray(floats(c.dy, size), c.count), carray(floats(c.y, size), c.count),
-                      carray(floats(c.out, size), c.count))  # fmt: skip
+        dy, y, out = floats(c.dy, size), floats(c.y, size), floats(c.out, size)
         first, last = share(c.count + np.int64(version == 0), part, parts)
         for k in range(first, last):
             out[k] = dy[k] if y[k] > 0 else 0

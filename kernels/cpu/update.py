@@ -11,7 +11,7 @@ import numpy as np
 
 from ..compile import source
 from .call import arguments, kernel, share
-from .vector import floats, ints
+from .vector import element, floats, ints
 
 REORDER = arguments("data", "perm", "perm_size", "out", "count")
 SGD = arguments("w", "dw", "velocity", "count", "rates", "nesterov")
@@ -47,22 +47,22 @@ def sgd_kernel(size: int) -> Any:
 
     def sgd(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SGD)[0]
-        rates = floats(c.rates, 8)
-        w = carray(floats(c.w, size), c.count)
-        dw = carray(floats(c.dw, size), c.count)
-        velocity = carray(floats(c.velocity, size), c.count)
-        kind = w.dtype.type
-        lr, momentum, decay, scale = kind(rates[LR]), kind(rates[MOMENTUM]), kind(rates[WEIGHT_DECAY]), kind(rates[SCALE])
+        # Pointers, not arrays: an array's index may be negative, and LLVM would not vectorise the loops.
+        w, dw, velocity, rates = floats(c.w, size), floats(c.dw, size), floats(c.velocity, size), floats(c.rates, 8)
+        lr, momentum = element(w, rates[LR]), element(w, rates[MOMENTUM])
+        decay, scale = element(w, rates[WEIGHT_DECAY]), element(w, rates[SCALE])
         first, last = share(c.count + np.int64(version == 0), part, parts)
         if c.nesterov != 0:
             for k in range(first, last):
                 g = dw[k] * scale + decay * w[k]
-                velocity[k] = momentum * velocity[k] + g
-                w[k] -= lr * (g + momentum * velocity[k])
+                v = momentum * velocity[k] + g
+                velocity[k] = v
+                w[k] -= lr * (g + momentum * v)
         else:
             for k in range(first, last):
-                velocity[k] = momentum * velocity[k] + (dw[k] * scale + decay * w[k])
-                w[k] -= lr * velocity[k]
+                v = momentum * velocity[k] + (dw[k] * scale + decay * w[k])
+                velocity[k] = v
+                w[k] -= lr * v
 
     return kernel(sgd)
 

@@ -69,6 +69,17 @@ def _at(address: Any, size: Any, kinds: dict[int, Any]) -> Any:
 
 
 @intrinsic
+def element(_: Any, pointer: Any, value: Any) -> Any:
+    """A float64 as an element of what a pointer points at."""
+    kind = pointer.dtype
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        return context.cast(b, args[1], types.float64, kind)
+
+    return kind(pointer, types.float64), emit
+
+
+@intrinsic
 def advance(_: Any, address: Any, count: Any) -> Any:
     """The pointer `count` elements further on."""
     return address(address, types.int64), lambda context, b, signature, args: b.gep(args[0], [args[1]])
