@@ -4,8 +4,8 @@ Every thread walks the same list of calls and takes its part of each; between ca
 barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a fraction of a
 microsecond, and go to sleep when none has come for a while.
 
-A pool runs one list at a time. A second Python thread that comes meanwhile does all parts itself: nobody waits, and
-nothing can deadlock. After a fork the child starts without workers and makes its own when first asked.
+A pool runs one list at a time; a second Python thread that comes meanwhile does all parts itself. After a fork the child
+starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
+from queue import SimpleQueue
 from typing import Any
 
 from llvmlite import ir
@@ -26,7 +28,7 @@ from .call import WORDS
 from .vector import I64, advance, pointer
 
 # Words that threads share, each on a cache line of its own; the words of sleepers follow.
-GENERATION, CALLS, COUNT, PARTS, ARRIVED, BEFORE, SLEEPER = 0, 8, 16, 24, 32, 40, 48
+GENERATION, CALLS, COUNT, PARTS, ARRIVED, BEFORE, PENDING, SLEEPER = 0, 8, 16, 24, 32, 40, 48, 56
 
 _PATIENCE = 100_000  # looks at memory before a waiting worker sleeps: a fraction of a millisecond
 _YIELD_EVERY = 4096  # looks between two offers of the processor to whoever else wants it
@@ -112,27 +114,24 @@ def _alone(calls: NDArray[np.int64], count: int, words: NDArray[np.int64]) -> No
 
 
 @njit
-def _post(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.int64]) -> int:
-    """Hand a list to the workers and do one's own part; or, where a worker sleeps, return 1 before doing it."""
+def _post(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.int64]) -> None:
+    """Hand a list to the workers and do one's own part; or, where a worker sleeps, leave that part pending."""
     at = pointer(words)
     words[CALLS], words[COUNT], words[PARTS], words[BEFORE] = calls.ctypes.data, count, parts, words[ARRIVED]
+    words[PENDING] = 1
     _add(at, GENERATION, 1)
     for worker in range(1, parts):
         if _load(at, SLEEPER + 8 * worker) != 0:
-            return 1
+            return
     _walk(pointer(calls), count, 0, parts, at)
-    return 0
+    words[PENDING] = 0
 
 
 @njit
-def _rejoin(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.int64]) -> None:
-    _walk(pointer(calls), count, 0, parts, pointer(words))
-
-
-@njit
-def _take_sleeper(words: NDArray[np.int64], worker: int) -> bool:
-    """True for the one who finds the worker asleep and so must wake it (or need not sleep, if it is the worker)."""
-    return _swap(pointer(words), SLEEPER + 8 * worker, 0) == 1
+def _finish(words: NDArray[np.int64]) -> None:
+    """The pending part of `_post`."""
+    _walk(_as_calls(words[CALLS]), words[COUNT], 0, words[PARTS], pointer(words))
+    words[PENDING] = 0
 
 
 @intrinsic
@@ -165,6 +164,11 @@ def _generation(words: NDArray[np.int64]) -> int:
     return _load(pointer(words), GENERATION)
 
 
+@njit
+def _next_generation(words: NDArray[np.int64]) -> None:
+    _add(pointer(words), GENERATION, 1)
+
+
 class Pool:
     """Threads that run lists of calls together.
 
@@ -175,77 +179,104 @@ class Pool:
     """
 
     def __init__(self, threads: int) -> None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        self.threads = threads
-        self._reset()
-        os.register_at_fork(after_in_child=self._reset)
+        self.threads = _checked(threads)
+        self._forget()
+        _pools.add(self)
 
-    def _reset(self) -> None:
-        """Forget workers: at the start, and in a forked child, which inherits none."""
+    def _forget(self) -> None:
+        """Know of no workers: at the start, and in a forked child, which inherits none."""
         self._busy = threading.Lock()
         self._words = np.zeros(SLEEPER + 8 * self.threads, np.int64)
-        self._wake: list[threading.Semaphore] = []
+        self._wake: list[SimpleQueue[None]] = []
 
     def run(self, calls: NDArray[np.int64], count: int, parts: int) -> None:
         """Run the first `count` calls; returns when all are done.
 
         `parts` is the most that any of them is cut into: 1 is done without waking anyone.
         """
-        parts = min(parts, self.threads)
-        if parts == 1 or not self._busy.acquire(blocking=False):
+        if min(parts, self.threads) == 1 or self._busy.locked():
             _alone(calls, count, self._words)
-            return
+        else:
+            with self._busy:  # not acquire() and try: a signal could come between the two
+                self._run_together(calls, count)
+
+    def _run_together(self, calls: NDArray[np.int64], count: int) -> None:
+        if not self._wake:
+            self._start()
         try:
-            if not self._wake:
-                self._start()
             # All workers take part, or a later list could find one still on its way through this one.
-            if _post(calls, count, self.threads, self._words):
-                for worker in range(1, self.threads):
-                    if _take_sleeper(self._words, worker):
-                        self._wake[worker - 1].release()
-                _rejoin(calls, count, self.threads, self._words)
+            _post(calls, count, self.threads, self._words)
+            self._finish()
         finally:
-            self._busy.release()
+            self._finish()  # where an interrupt came before the end: workers must not be left alone at a barrier
+
+    def _finish(self) -> None:
+        if self._words[PENDING]:
+            for worker, wake in enumerate(self._wake, start=1):
+                if self._words[SLEEPER + 8 * worker]:
+                    wake.put(None)
+            _finish(self._words)
+
+    def _start(self) -> None:
+        words = np.zeros(SLEEPER + 8 * self.threads, np.int64)
+        wake: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(self.threads - 1)]
+        for worker, each in enumerate(wake, start=1):
+            threading.Thread(
+                target=_serve, args=(words, worker, each), name=f"sparsecore-{worker}", daemon=True
+            ).start()
+        self._go_home = weakref.finalize(self, _go_home, words, wake)
+        self._go_home.atexit = False  # whatever still computes at exit needs its workers
+        self._words, self._wake = words, wake  # last: an interrupt before leaves no half-made team in use
 
     def resize(self, threads: int) -> None:
         """Go on with another number of threads; what is running ends first."""
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        self.close()
+        _checked(threads)
         with self._busy:
+            self._dismiss()
             self.threads = threads
-            self._words = np.zeros(SLEEPER + 8 * threads, np.int64)
-
-    def _start(self) -> None:
-        self._wake = [threading.Semaphore(0) for _ in range(self.threads - 1)]
-        for worker, wake in enumerate(self._wake, start=1):
-            arguments = (self._words, worker, wake)
-            threading.Thread(target=_serve, args=arguments, name=f"sparsecore-{worker}", daemon=True).start()
 
     def close(self) -> None:
         """Send the workers home. A closed pool may be used again."""
         with self._busy:
-            words, wake = self._words, self._wake
-            self._words, self._wake = np.zeros_like(words), []
-            if wake:
-                words[PARTS] = -1
-                _add_generation(words)
-                for worker, semaphore in enumerate(wake, start=1):
-                    if _take_sleeper(words, worker):
-                        semaphore.release()
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        if self._wake:
+            self._wake = []
+            self._go_home()
 
 
-@njit
-def _add_generation(words: NDArray[np.int64]) -> None:
-    _add(pointer(words), GENERATION, 1)
+def _checked(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return threads
 
 
-def _serve(words: NDArray[np.int64], worker: int, wake: threading.Semaphore) -> None:
+def _serve(words: NDArray[np.int64], worker: int, wake: SimpleQueue[None]) -> None:
     """A worker's life."""
     seen = 0
     while words[PARTS] >= 0:
         seen = _work(words, worker, seen)
-        if _generation(words) != seen and _take_sleeper(words, worker):
-            continue  # work came while it lay down
-        wake.acquire()
+        # Marked asleep, it looks once more: a list that came before the mark was seen brings no one to wake it.
+        if _generation(words) == seen:
+            wake.get()
+        words[SLEEPER + 8 * worker] = 0
+
+
+def _go_home(words: NDArray[np.int64], wake: list[SimpleQueue[None]]) -> None:
+    words[PARTS] = -1
+    _next_generation(words)
+    for each in wake:
+        each.put(None)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in _pools:
+        pool._forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
