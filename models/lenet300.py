@@ -47,5 +47,6 @@ def lenet300(
             SparseLinear(first, relu=True, format=format, rng=rng, dtype=dtype),
             SparseLinear(second, relu=True, format=format, rng=rng, dtype=dtype),
             SparseLinear(dense(classes, second.shape[0]), rng=rng, dtype=dtype),
-        ]
+        ],
+        sparse=(0, 1),
     )

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .layers.layer import Layer
+from .normalisation import Normalisation
+from .pattern import SparsityPattern
 from .tiles import LANES, Tiles, tiles_of
 from .workspace import Workspace
 
@@ -30,6 +32,11 @@ class Network:
     ----------
     layers : iterable of Layer
         Each takes what the one before gives. A layer may appear only once.
+    sparse : iterable of int, optional
+        Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not full,
+        if not given.
+    normalisation : Normalisation, optional
+        How raw inputs become this network's; a trainer sets it.
 
     Raises
     ------
@@ -37,8 +44,11 @@ class Network:
         If there are no layers, one appears twice, shapes do not meet or dtypes differ.
     """
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    def __init__(
+        self, layers: Iterable[Layer], *, sparse: Iterable[int] | None = None, normalisation: Normalisation | None = None
+    ) -> None:
         self.layers = list(layers)
+        self.normalisation = normalisation
         if not self.layers:
             raise ValueError("a network needs at least one layer")
         if len({id(layer) for layer in self.layers}) != len(self.layers):
@@ -52,6 +62,10 @@ class Network:
         self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
         self.version = 0
         self.flatten()
+        patterns = dict(self._patterns())
+        self.sparse = tuple(sparse) if sparse is not None else tuple(k for k, p in patterns.items() if not p.is_full)
+        if not patterns.keys() >= set(self.sparse):
+            raise ValueError(f"sparse must name layers with connections, among {sorted(patterns)}, got {self.sparse}")
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
@@ -94,7 +108,7 @@ class Network:
         Parameters
         ----------
         x : array of shape (batch, features) or (batch, *in_shape)
-            Normalised as in training.
+            uint8 inputs are normalised as in training by `normalisation`; any others must be so already.
         batch_size : int
             Samples computed at once.
 
@@ -107,10 +121,15 @@ class Network:
         if x.ndim < 2 or int(np.prod(x.shape[1:])) != int(np.prod(first.in_shape)):
             wanted = ", ".join(str(size) for size in first.in_shape)
             raise ValueError(f"{self!r}: x must have shape (batch, {wanted}), got {x.shape}")
+        if x.dtype == np.uint8 and self.normalisation is None:
+            raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set: give x normalised")
         out = np.empty((len(x), *last.out_shape), self.dtype)
         workspace = Workspace()
         for start in range(0, len(x), batch_size):
-            part = np.ascontiguousarray(x[start : start + batch_size].reshape(-1, int(np.prod(first.in_shape))), self.dtype)
+            part = x[start : start + batch_size]
+            if x.dtype == np.uint8 and self.normalisation is not None:
+                part = self.normalisation(part, self.dtype)
+            part = np.ascontiguousarray(part.reshape(len(part), -1), self.dtype)
             tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
             workspace.kernels.pack(part, tiles)
             y, _ = self.forward(Tiles(tiles, len(part)), workspace)
@@ -128,19 +147,39 @@ class Network:
         """Stored weights of all layers; biases are not counted."""
         return sum(line.connections for line in self.summary())
 
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the possible connections of the sparse layers that is not stored; 0 if there are none."""
+        return self._sparsity(self.sparse)
+
+    @property
+    def global_sparsity(self) -> float:
+        """The same of all layers."""
+        return self._sparsity(dict(self._patterns()))
+
     def summary(self) -> list[LayerSummary]:
         """A line for each layer that has connections."""
         lines = []
-        for layer in self.layers:
-            pattern = getattr(layer, "pattern", None)
-            if pattern is not None:
-                biases = layer.params["bias"].size
-                lines.append(LayerSummary(repr(layer), pattern.nnz, biases, pattern.sparsity))
+        for k, pattern in self._patterns():
+            layer = self.layers[k]
+            lines.append(LayerSummary(repr(layer), pattern.nnz, layer.params["bias"].size, pattern.sparsity))
         return lines
 
     def __repr__(self) -> str:
         shapes = [self.layers[0].in_shape, *(layer.out_shape for layer in self.layers)]
         return "Network(" + "→".join("×".join(str(size) for size in shape) for shape in shapes) + ")"
+
+    def _patterns(self) -> Iterator[tuple[int, SparsityPattern]]:
+        for k, layer in enumerate(self.layers):
+            pattern = getattr(layer, "pattern", None)
+            if pattern is not None:
+                yield k, pattern
+
+    def _sparsity(self, layers: Iterable[int]) -> float:
+        patterns = dict(self._patterns())
+        layers = tuple(layers)
+        possible = sum(patterns[k].shape[0] * patterns[k].shape[1] for k in layers)
+        return (possible - sum(patterns[k].nnz for k in layers)) / possible if possible else 0.0
 
     def _named(self) -> Iterator[tuple[Layer, str, Any]]:
         for layer in self.layers:

@@ -57,23 +57,32 @@ class Step:
         self._version = -1
         self._totals = self.device.zeros((3,), np.float64)
 
-    def run(self, start: int, batch: int) -> None:
-        """One step on samples `start` to `start + batch` of the store's order."""
+    def prepare(self, batch: int) -> None:
+        """Compile and record what a step of this batch size runs, and run nothing."""
         if self._version != self.network.version:
             self._tapes.clear()
             self._workspaces.clear()
             self._version = self.network.version
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
-        self.store.seek(start)
         if batch not in self._tapes:
             self._tapes[batch] = self._record(batch)
+
+    def run(self, start: int, batch: int) -> None:
+        """One step on samples `start` to `start + batch` of the store's order."""
+        self.prepare(batch)
+        self.store.seek(start)
         self._kernels.replay(self._tapes[batch])
 
-    def totals(self) -> Totals:
-        """Loss, correct answers and samples since the last call."""
-        loss, correct, samples = self.device.get(self._totals)
-        self._totals.fill(0)
-        return Totals(float(loss), int(correct), int(samples))
+    def totals(self, *, reset: bool = True) -> Totals:
+        """Loss, correct answers and samples since they were last reset."""
+        loss, correct, samples = map(float, self.device.get(self._totals))
+        if reset:
+            self._totals.fill(0)
+        return Totals(loss, int(correct), int(samples))
+
+    def count_from(self, totals: Totals) -> None:
+        """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
+        self._totals[...] = self.device.put(np.array(totals, np.float64))
 
     def _record(self, batch: int) -> Any:
         kernels, tape = self.device.recorder()

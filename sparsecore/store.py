@@ -8,6 +8,7 @@ import numpy as np
 
 from .data import Split
 from .device import Device
+from .normalisation import Normalisation
 from .tiles import LANES, Tiles, tiles_of
 from .workspace import Workspace
 
@@ -31,10 +32,9 @@ class Store:
         self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32
     ) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        per_feature = [np.repeat(np.asarray(a, np.float64), split.x.shape[1] // len(a)) for a in (mean, std)]
-        unit = 255.0 if split.x.dtype == np.uint8 else 1.0
-        self._scale = device.put((1 / (unit * per_feature[1])).astype(dtype))
-        self._shift = device.put((-per_feature[0] / per_feature[1]).astype(dtype))
+        features = (len(mean), split.x.shape[1] // len(mean))
+        affine = Normalisation(features, tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
+        self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
         self._at = device.zeros((1,), np.int64)
         self.order = device.put(np.arange(len(split), dtype=np.int64))

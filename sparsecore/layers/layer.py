@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+import math
 from typing import Any
 
 import numpy as np
 
+from ..pattern import SparsityPattern
 from ..tiles import LANES, Tiles, tiles_of
 from ..workspace import Workspace
 
@@ -17,8 +19,8 @@ class Layer(ABC):
     """A function with parameters, and its gradient.
 
     `forward` takes Tiles and gives Tiles, or an ordinary NumPy array `(batch, features)` and gives one. What `backward` needs
-    travels in the cache. Layers hold no buffers: these belong to the workspace, and what a call returns is valid until the next
-    call with the same workspace.
+    travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and what a call
+    returns in Tiles is valid until the next call of the same layer with the same workspace.
 
     Attributes
     ----------
@@ -48,10 +50,13 @@ class Layer(ABC):
         Raises
         ------
         ValueError
-            If x has another shape.
+            If x has another shape, or Tiles another dtype than the layer.
+        TypeError
+            If x does not hold real numbers.
         """
-        workspace = workspace if workspace is not None else Workspace()
+        workspace = (workspace if workspace is not None else Workspace()).child(self)
         if isinstance(x, Tiles):
+            x.clear_padding()
             return self.forward_tiles(x, workspace)
         y, cache = self.forward_tiles(self._pack(x, self.in_shape, "x", workspace), workspace)
         return self._unpack(y, self.out_shape, workspace), cache
@@ -77,8 +82,9 @@ class Layer(ABC):
         grads : dict with the keys of `params`
             Overwritten, never accumulated.
         """
-        workspace = workspace if workspace is not None else Workspace()
+        workspace = (workspace if workspace is not None else Workspace()).child(self)
         if isinstance(dy, Tiles):
+            dy.clear_padding()
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
         tiles = self._pack(dy, self.out_shape, "dy", workspace)
         dx, grads = self.backward_tiles(tiles, cache, workspace, need_dx=need_dx)
@@ -94,23 +100,50 @@ class Layer(ABC):
     ) -> tuple[Tiles | None, Params]:
         """`backward` for tiles."""
 
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """What, with the pattern and the parameters, makes this layer again: JSON's kinds only."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Layer:
+        """The layer that gave this config; of foreign input it may raise KeyError, TypeError or ValueError."""
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the parameters; float32 where there are none."""
         return next((array.dtype for array in self.params.values()), np.dtype(np.float32))
 
+    def _check(self, x: Tiles, shape: tuple[int, ...], dtype: Any, name: str) -> None:
+        """Refuse tiles that a kernel would misread."""
+        features = math.prod(shape)
+        if x.features != features or x.data.dtype != dtype:
+            raise ValueError(
+                f"{self!r}: {name} must have {features} features of {dtype}, got {x.features} of {x.data.dtype}"
+            )
+        if not x.data.flags.c_contiguous:
+            raise ValueError(f"{self!r}: {name}'s tiles must be contiguous, got strides {x.data.strides}")
+
+    def _check_dy(self, dy: Tiles, y: Any, batch: int) -> None:
+        """Refuse a gradient that does not belong to the output `y` of a batch."""
+        self._check(dy, self.out_shape, y.dtype, "dy")
+        if dy.batch != batch:
+            raise ValueError(f"{self!r}: dy must be of the {batch} samples that x had, got {dy.batch}")
+
     def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
         x = np.asarray(x)
-        if x.ndim < 2 or (x.shape[1:] != shape and x.shape[1:] != (int(np.prod(shape)),)):
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"{self!r}: {name} must hold real numbers, got {x.dtype}")
+        batch, size = len(x) if x.ndim else 0, math.prod(shape)
+        if x.ndim < 2 or x.shape[1:] not in (shape, (size,)):
             wanted = ", ".join(str(size) for size in shape)
             raise ValueError(f"{self!r}: {name} must have shape (batch, {wanted}), got {x.shape}")
-        batch = len(x)
-        flat = np.ascontiguousarray(x.reshape(batch, -1), self.dtype)
-        data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), self.dtype)
-        workspace.kernels.pack(workspace.device.put(flat), data)
+        dtype = self.dtype if self.params or x.dtype != np.float64 else np.float64
+        data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), dtype)
+        workspace.kernels.pack(workspace.device.put(np.asarray(x, dtype).reshape(batch, size)), data)
         return Tiles(data, batch)
 
     def _unpack(self, y: Tiles, shape: tuple[int, ...], workspace: Workspace) -> Any:
-        out = workspace.device.empty((y.batch, y.features), self.dtype)
+        out = workspace.device.empty((y.batch, y.features), y.data.dtype)
         workspace.kernels.unpack(y.data, out)
         return workspace.device.get(out).reshape(y.batch, *shape)

@@ -27,9 +27,9 @@ class SparseLinear(Layer):
     pattern : SparsityPattern
         Shape (out_features, in_features).
     weight : array of shape (nnz,), optional
-        Values in CSR order; drawn by `initial_values` if not given.
+        Values in CSR order, copied; drawn by `initial_values` if not given.
     bias : array of shape (out_features,), optional
-        Zeros if not given.
+        Copied; zeros if not given.
     relu : bool
         Apply max(y, 0) on the way out.
     format : {"csr", "coo"}
@@ -40,14 +40,18 @@ class SparseLinear(Layer):
 
     Raises
     ------
+    TypeError
+        If pattern is not a SparsityPattern.
     ValueError
-        If weight or bias has another shape, or the format is not one of these.
+        If weight or bias has another shape, or the dtype or format is not one of these.
     """
 
     def __init__(
         self, pattern: SparsityPattern, weight: Any = None, bias: Any = None, *, relu: bool = False, format: Format = "csr",
         rng: np.random.Generator | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
+        if not isinstance(pattern, SparsityPattern):
+            raise TypeError(f"SparseLinear: pattern must be a SparsityPattern, got {type(pattern).__name__}")
         if weight is None:
             weight = initial_values(pattern, rng if rng is not None else np.random.default_rng(), dtype)
         if bias is None:
@@ -70,8 +74,10 @@ class SparseLinear(Layer):
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""
-        self._check(x, self.in_features, "x")
+        self._check(x, self.in_shape, self.dtype, "x")
         y = workspace.array("y", (len(x.data), self.out_features, LANES), self.dtype)
+        if y is x.data:
+            raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(len(x.data))
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, y)
@@ -80,8 +86,8 @@ class SparseLinear(Layer):
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], x[column p]⟩ for stored connections p only; db = Σ dy; dx = Wᵀ dy."""
-        self._check(dy, self.out_features, "dy")
         x, y = cache
+        self._check_dy(dy, y, x.batch)
         kernels, tiles = workspace.kernels, len(x.data)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, self.dtype)
@@ -114,6 +120,13 @@ class SparseLinear(Layer):
         """What, with the pattern and the parameters, makes this layer again."""
         return {"relu": self.relu, "format": self.format}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> SparseLinear:
+        if pattern is None or not isinstance(config["relu"], bool):
+            raise ValueError("SparseLinear: needs a pattern, and relu true or false")
+        weight = params["weight"]
+        return cls(pattern, weight, params["bias"], relu=config["relu"], format=config["format"], dtype=weight.dtype)
+
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"
 
@@ -127,10 +140,4 @@ class SparseLinear(Layer):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
         self.plan = Plan(pattern, self.format)
         self.pattern = pattern
-        self.params = {"weight": np.ascontiguousarray(weight, kind), "bias": np.ascontiguousarray(bias, kind)}
-
-    def _check(self, x: Tiles, features: int, name: str) -> None:
-        if x.features != features or x.data.dtype != self.dtype:
-            raise ValueError(
-                f"{self!r}: {name} must have {features} features of {self.dtype}, got {x.features} of {x.data.dtype}"
-            )
+        self.params = {"weight": np.array(weight, kind), "bias": np.array(bias, kind)}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from ..pattern import SparsityPattern
 from ..tiles import Tiles
 from ..workspace import Workspace
 from .layer import Layer, Params
@@ -23,22 +26,29 @@ class ReLU(Layer):
         self.in_shape = self.out_shape = tuple(shape)
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = workspace.array("y", x.data.shape, x.data.dtype)
         workspace.kernels.relu(x.data, y)
-        return Tiles(y, x.batch, rectified=True), y
+        return Tiles(y, x.batch, rectified=True), (y, x.batch)
 
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
+        y, batch = cache
+        self._check_dy(dy, y, batch)
         if dy.masked:
             return dy, {}
-        dx = workspace.array("dx", dy.data.shape, dy.data.dtype)
-        workspace.kernels.mask(dy.data, cache, dx)
+        dx = workspace.array("dx", y.shape, y.dtype)
+        workspace.kernels.mask(dy.data, y, dx)
         return Tiles(dx, dy.batch), {}
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""
         return {"shape": list(self.in_shape)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> ReLU:
+        return cls(tuple(config["shape"]))
 
     def __repr__(self) -> str:
         return f"ReLU({'×'.join(str(size) for size in self.in_shape)})"
