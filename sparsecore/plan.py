@@ -14,6 +14,9 @@ from .tiles import LANES
 LARGEST_GROUP = 4
 """Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
 
+_NEAR, _NEAR_CONNECTIONS = 160, 32
+_FAR, _FAR_CONNECTIONS = 2048, 64
+
 
 class Plan:
     """How a fully connected layer's pattern is walked, forward and transposed.
@@ -24,11 +27,18 @@ class Plan:
         Shape (out_features, in_features).
     format : {"csr", "coo"}
         Row by row, or in segments of equally many connections.
+
+    Raises
+    ------
+    ValueError
+        If the format is not one of these, or the pattern has too many rows or columns for 32-bit numbers.
     """
 
     def __init__(self, pattern: SparsityPattern, format: str = "csr") -> None:
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
+        if max(pattern.shape) > np.iinfo(np.int32).max:
+            raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
         self.pattern = pattern
         self.format = format
 
@@ -66,7 +76,23 @@ def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
     return Grid(1, 0, 0, 1, 0, 0, tiles, in_features * LANES, out_features * LANES, LANES)
 
 
-def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int = 0) -> Layout:
+def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
+    """Columns to walk before going on to the next row, 0 for all: where a cache holds their lines and rows still run long.
+
+    Gather reads four lines of a column at once, 256 bytes: 160 columns stay in a first-level cache of 48 KiB and 2048 in 512 KiB of a
+    second-level one. Every block loads and stores a row's sums once more, which needs enough connections to pay for it. Rows that
+    share what they read from the second level do not wait for it.
+    """
+    columns = pattern.shape[1]
+    fan_in = pattern.nnz / max(pattern.shape[0], 1)
+    near = [(_NEAR, _NEAR_CONNECTIONS)] if largest_group == 1 else []
+    for block, enough in (*near, (_FAR, _FAR_CONNECTIONS)):
+        if columns > block and fan_in * block / columns >= enough:
+            return block
+    return 0
+
+
+def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
     """Gather a pattern's rows into groups that share their columns.
 
     Parameters
@@ -74,25 +100,27 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     pattern : SparsityPattern
     offsets : integer array, shape (nnz,)
         Line of x that each connection reads: the pattern's columns, or for an image their places.
-    columns_per_block : int
-        Columns whose lines fit the cache together; 0 for all in one block.
+    columns_per_block : int, optional
+        Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
     """
     rows, starts, leaders = _groups(pattern)
     indptr = pattern.indptr.astype(np.int64)
     first = rows[starts[:-1]]
     length = np.diff(indptr)[first]
+    sizes = np.diff(starts)
+    if columns_per_block is None:
+        columns_per_block = _block_columns(pattern, int(sizes.max(initial=1)))
     edges = [] if columns_per_block == 0 else list(range(columns_per_block, pattern.shape[1], columns_per_block))
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length
     for block, edge in enumerate(edges, start=1):
         below = np.concatenate([[0], np.cumsum(pattern.indices < edge)])
         cuts[block] = below[indptr[first + 1]] - below[indptr[first]]
-    sizes = np.diff(starts)
-    work = np.concatenate([[0], np.cumsum(length * sizes)])
-    return Layout(
-        indptr, rows, starts, indptr[leaders], cuts, work, np.ascontiguousarray(offsets, np.int32),
-        int(sizes.max(initial=1)),
-    )  # fmt: skip
+    most = int(sizes.max(initial=1))
+    runs, work = indptr[leaders], np.concatenate([[0], np.cumsum(length * sizes)])
+    if most == 1:  # every row is a group: one array serves for several, since rows are many where this matters
+        rows, runs, work = starts[:-1], indptr[:-1], indptr
+    return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
 
 
 def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:

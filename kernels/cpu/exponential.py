@@ -31,8 +31,8 @@ def softmax_tile(_, widths, z, classes, out, peak, total):  # type: ignore[no-un
         def larger(c: Value, best: list[Value]) -> list[Value]:
             base = b.gep(z, [b.mul(c, I64(LANES))])
             logits = [v.load(base, r) for r in registers]
-            # Unordered: a NaN logit wins, and is seen by everything after it.
-            return [b.select(b.fcmp_unordered("<=", x, y), y, x) for x, y in zip(logits, best, strict=True)]
+            # A NaN may or may not win; its own power makes the sum NaN either way.
+            return [b.select(b.fcmp_ordered(">", x, y), x, y) for x, y in zip(logits, best, strict=True)]
 
         peaks = count_loop(b, I64(1), classes, 1, [v.load(z, r) for r in registers], larger)
 
@@ -68,16 +68,16 @@ def _exp(v: Lines, x: Value) -> Value:
         return ir.Constant(v.vector, [value] * v.width)
 
     x = b.select(b.fcmp_ordered("<", x, constant(-87.0)), constant(-87.0), x)
-    kind = ir.FunctionType(v.vector, [v.vector])
-    rint = cgutils.get_or_insert_function(b.module, kind, f"llvm.rint.v{v.width}f32")
-    n = b.call(rint, [b.fmul(x, constant(1 / math.log(2)))])
+    # A number this large has no fraction bits: adding it rounds, and leaves the integer in the lowest bits. Unlike a
+    # conversion to integer, that is defined for NaN too.
+    large = constant(1.5 * 2**23)
+    shifted = v.fma(x, constant(1 / math.log(2)), large)
+    n = b.fsub(shifted, large)
     high = 0.693359375  # log 2 in 10 bits, so that n · high is exact
     r = v.fma(n, constant(high - math.log(2)), v.fma(n, constant(-high), x))
     power = constant(1 / math.factorial(7))
     for k in range(6, -1, -1):
         power = v.fma(power, r, constant(1 / math.factorial(k)))
     whole = ir.VectorType(I32, v.width)
-    # NaN has no integer; freezing makes the conversion of one harmless, and the product below is NaN all the same.
-    exponent = b.add(b.fptosi(n, whole), ir.Constant(whole, [127] * v.width))
-    scale = b.bitcast(b.shl(exponent, ir.Constant(whole, [23] * v.width)), v.vector)
-    return b.fmul(power, scale)
+    exponent = b.shl(b.bitcast(shifted, whole), ir.Constant(whole, [23] * v.width))
+    return b.fmul(power, b.bitcast(b.add(exponent, ir.Constant(whole, [127 << 23] * v.width)), v.vector))

@@ -25,6 +25,7 @@ from .vector import LANES
 Array = NDArray[Any]
 
 _WORTH_CUTTING = 1_000_000  # multiply-adds below which a second thread costs more than it saves: about 20 µs
+_CACHE = 512 * 1024  # bytes of a second-level cache to count on
 _MANY = 1 << 30  # as many parts as there are threads
 
 
@@ -108,7 +109,7 @@ class Launcher:
             steps[f"dy_{name}"] = steps.pop(f"out_{name}")
         self._launch(
             sddmm_kernel(grad.itemsize, layout.most_group, self._bytes // grad.itemsize), len(grad) * positions * LANES, SDDMM,
-            **_connections(layout), **steps, dy=dy, x=x, grad=grad, db=db, panel=max(grid.lines, 1),
+            **_connections(layout), **steps, dy=dy, x=x, grad=grad, db=db, panel=_panel(grid),
         )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
@@ -177,6 +178,14 @@ class Launcher:
     def norm(self, dw: Array, rates: Array) -> None:
         """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
+
+
+def _panel(grid: Grid) -> int:
+    """Lines that sddmm takes before it goes over the connections again: so many that x's stay in the second-level cache."""
+    if grid.outer > 1 or grid.ys > 1:
+        return max(grid.lines, 1)  # an image is walked whole, tile by tile
+    fitting = _CACHE // max(grid.x_line * 4, 1)
+    return max(8, fitting // 8 * 8)
 
 
 def _connections(layout: Layout) -> dict[str, Any]:

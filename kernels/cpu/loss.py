@@ -22,7 +22,8 @@ CROSS_ENTROPY = arguments("z", "labels", "classes", "batch", "dz", "losses", "co
 def cross_entropy_kernel(size: int, width: int) -> Any:
     """losses[s] = logsumexp(z[s]) − z[s, label]; dz = (softmax(z) − onehot) / batch; correct[s] = 1 if argmax is the label.
 
-    Lanes that hold no sample get zero everywhere. `scratch` holds two lines a tile.
+    The first of equal logits is the answer; where one is NaN, none is. Lanes that hold no sample get zero everywhere.
+    `scratch` holds two lines a tile.
     """
     version = source()
 
@@ -44,7 +45,7 @@ def cross_entropy_kernel(size: int, width: int) -> Any:
                 label = np.int64(labels[at]) if lane < valid else 0
                 if lane < valid:
                     losses[at] = math.log(np.float64(sums[lane])) + (np.float64(peak[lane]) - z[label * LANES + lane])
-                    right = z[label * LANES + lane] == peak[lane]
+                    right = z[label * LANES + lane] == peak[lane] and not math.isnan(sums[lane])
                     for k in range(label):  # the first of equal logits is the answer
                         right = right and z[k * LANES + lane] != peak[lane]
                     correct[at] = np.int32(right)

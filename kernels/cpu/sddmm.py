@@ -55,5 +55,12 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                         s = total(width, advance(dy_here, row * c.dy_row), c.dy_y, c.dy_line, c.ys, lines)
                         db[row] = s if later == 0 else db[row] + s
                 later = 1
+        if later == 0:  # no positions: the sums of nothing
+            for k in range(np.int64(starts[first]), np.int64(starts[last])):
+                row = np.int64(rows[k])
+                for p in range(indptr[row], indptr[row + 1]):
+                    grad[p] = 0
+                if c.db != 0:
+                    db[row] = 0
 
     return kernel(sddmm)
