@@ -1,7 +1,7 @@
 """The oracle: every kernel again, as plain loops in float64 that say what it computes and nothing of how to be fast.
 
-Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, which never
-mix, are written as vectors.
+Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, and the
+features of a sample, are written as vectors.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _positions(grid: Grid) -> Iterator[tuple[int, int]]:
 
 
 def _memory(array: Array) -> Array:
-    """The elements from an array's first to its last as they lie in memory, gaps of a view included; shared, not copied."""
+    """The elements from an array's first to its last as they lie in memory: shared, and gaps of a view included."""
     steps = [stride // array.itemsize for stride in array.strides]
     length = 1 + sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True)) if array.size else 0
     return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))
@@ -123,19 +123,19 @@ def unpack(x: Array, out: Array) -> None:
         out[sample] = x[sample // LANES, :, sample % LANES]
 
 
-def pack_bytes(
+def pack_samples(
     store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels: Array,
     batch: int, addresses: Array,
 ) -> None:  # fmt: skip
-    """Pack samples `order[at[0]:at[0] + batch]` of a uint8 store, normalised, and their labels.
+    """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels.
 
-    Lanes without a sample become zero, and their labels −1. `addresses` is scratch that only the fast kernel needs.
+    Lanes without a sample become zero, and their labels −1. `addresses` is scratch for the fast kernel.
     """
-    out[:] = 0
-    out_labels[:] = -1
+    tiles = out.reshape(len(out), -1, LANES)
+    tiles[:], out_labels[:] = 0, -1
     for k in range(batch):
         sample = order[at[0] + k]
-        out[k // LANES, :, k % LANES] = store[sample] * scale.astype(np.float64) + shift
+        tiles[k // LANES, :, k % LANES] = store[sample] * scale.astype(np.float64) + shift
         out_labels[k] = labels[sample]
 
 
@@ -148,7 +148,7 @@ def cross_entropy(
     """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss.
 
     The first of equal logits is the answer; where a logit is NaN there is none. Lanes without a sample become zero.
-    `scratch` is for the fast kernel only.
+    `scratch` is for the fast kernel.
     """
     dz[:], losses[:], correct[:] = 0, 0, 0
     for sample in range(batch):

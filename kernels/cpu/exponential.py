@@ -54,7 +54,9 @@ def softmax_tile(_, widths, z, classes, out, peak, total):  # type: ignore[no-un
 
 
 def _exp(v: Lines, x: Value) -> Value:
-    """exp of a register. float64 takes the C library's; float32 is ours, within 2 units in the last place for x ≤ 0.
+    """exp of a register of numbers up to 0. float64 takes the C library's; float32 is ours.
+
+    From −87 to 0 it is within 1 unit in the last place; below, it stays exp(−87) = 1.6e-38.
 
     Cody and Waite's reduction: x = n·log 2 + r with |r| ≤ ½ log 2, exp(x) = 2ⁿ·exp(r), and exp(r) by its Taylor
     polynomial of degree 7, whose remainder is below 1e-8.
