@@ -18,6 +18,7 @@ class LayerSummary(NamedTuple):
     """One line of a network's table."""
 
     name: str
+    shape: tuple[int, int]
     connections: int
     biases: int
     sparsity: float
@@ -31,7 +32,8 @@ class Network:
     Parameters
     ----------
     layers : iterable of Layer
-        Each takes what the one before gives. A layer may appear only once.
+        Each takes what the one before gives. A layer may appear only once, and in one network, which takes over its
+        parameters.
     sparse : iterable of int, optional
         Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not full,
         if not given.
@@ -74,7 +76,15 @@ class Network:
         for layer, name, piece, array in self._pieces(self.params):
             piece[...] = array
             layer.params[name] = piece
+        self._given = [dict(layer.params) for layer in self.layers]
         self.version += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("params", "_given")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.flatten()  # a copy's layers have arrays of their own
 
     def views(self, flat: Any) -> list[dict[str, Any]]:
         """For each layer, the pieces of a flat array that belong to its parameters."""
@@ -86,6 +96,7 @@ class Network:
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
         """y, caches = forward(x)."""
+        x.clear_padding()
         caches = []
         for k, layer in enumerate(self.layers):
             x, cache = layer.forward_tiles(x, workspace.child(k))
@@ -96,7 +107,16 @@ class Network:
         """Gradients of all parameters, written into the workspace's arrays of the layers' names.
 
         The gradient with respect to the network's input is not computed.
+
+        Raises
+        ------
+        ValueError
+            If a layer's parameters are no longer views of `params`, so that changing these would not change it.
         """
+        for layer, given in zip(self.layers, self._given, strict=True):
+            if any(layer.params[name] is not array for name, array in given.items()):
+                raise ValueError(f"{layer!r} has parameters that are not {self!r}'s: call flatten() to gather them")
+        dy.clear_padding()
         for k in range(len(self.layers) - 1, -1, -1):
             dx, _ = self.layers[k].backward_tiles(dy, caches[k], workspace.child(k), need_dx=k > 0)
             if dx is not None:
@@ -117,6 +137,10 @@ class Network:
         array of shape (batch, *out_shape)
         """
         x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"{self!r}: x must hold real numbers, got {x.dtype}")
+        if batch_size < 1:
+            raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
         first, last = self.layers[0], self.layers[-1]
         if x.ndim < 2 or int(np.prod(x.shape[1:])) != int(np.prod(first.in_shape)):
             wanted = ", ".join(str(size) for size in first.in_shape)
@@ -129,13 +153,12 @@ class Network:
             part = x[start : start + batch_size]
             if x.dtype == np.uint8 and self.normalisation is not None:
                 part = self.normalisation(part, self.dtype)
-            part = np.ascontiguousarray(part.reshape(len(part), -1), self.dtype)
+            part = np.ascontiguousarray(part, self.dtype).reshape(len(part), int(np.prod(first.in_shape)))
             tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
             workspace.kernels.pack(part, tiles)
             y, _ = self.forward(Tiles(tiles, len(part)), workspace)
-            flat = np.empty((len(part), y.features), self.dtype)
+            flat = out[start : start + batch_size].reshape(len(part), y.features)
             workspace.kernels.unpack(y.data, flat)
-            out[start : start + batch_size] = flat.reshape(-1, *last.out_shape)
         return out
 
     def predict(self, x: Any, batch_size: int = 1024) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -162,7 +185,7 @@ class Network:
         lines = []
         for k, pattern in self._patterns():
             layer = self.layers[k]
-            lines.append(LayerSummary(repr(layer), pattern.nnz, layer.params["bias"].size, pattern.sparsity))
+            lines.append(LayerSummary(repr(layer), pattern.shape, pattern.nnz, layer.params["bias"].size, pattern.sparsity))
         return lines
 
     def __repr__(self) -> str:

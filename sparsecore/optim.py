@@ -32,7 +32,7 @@ class SGD:
     Attributes
     ----------
     velocity : array of the parameters' shape
-        Made at the first step.
+        Made at the first step, and anew when that shape changes.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class SGD:
         clip_norm: float | None = None,
     ) -> None:  # fmt: skip
         for name, value, good, wanted in (
-            ("lr", lr, lr >= 0, "at least 0"),
+            ("lr", lr, 0 <= lr < np.inf, "at least 0 and finite"),
             ("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite"),
             ("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None"),
         ):
             if not good:
@@ -64,8 +64,21 @@ class SGD:
         self.rates[LR] = value
 
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
-        """Change `params` in place."""
-        if self.velocity is None or self.velocity.shape != params.shape:
+        """Change `params` in place.
+
+        Raises
+        ------
+        ValueError
+            If `grads` is not of the shape and dtype of `params`, or one of them is not contiguous.
+        """
+        for array in (params, grads):
+            if (array.shape, array.dtype) != (params.shape, params.dtype) or not array.flags.c_contiguous:
+                raise ValueError(
+                    f"SGD: params and grads must be contiguous and alike, got {params.dtype} {params.shape} and "
+                    f"{grads.dtype} {grads.shape}"
+                )
+        velocity = self.velocity
+        if velocity is None or (velocity.shape, velocity.dtype) != (params.shape, params.dtype):
             self.velocity = workspace.device.zeros(params.shape, params.dtype)
         if self.clip_norm is not None:
             workspace.kernels.norm(grads, self.rates)

@@ -70,7 +70,7 @@ class Step:
     def run(self, start: int, batch: int) -> None:
         """One step on samples `start` to `start + batch` of the store's order."""
         self.prepare(batch)
-        self.store.seek(start)
+        self.store.seek(start, batch)
         self._kernels.replay(self._tapes[batch])
 
     def totals(self, *, reset: bool = True) -> Totals:
@@ -91,7 +91,8 @@ class Step:
         for k, pieces in enumerate(self.network.views(self.grads)):
             for name, piece in pieces.items():
                 workspace.child(k).put(name, piece)
-        x, labels = self.store.pack(batch, workspace)
+        self.store.seek(0, batch)
+        x, labels = self.store.pack(workspace)
         logits, caches = self.network.forward(x, workspace)
         gradient = self.loss(logits, labels, workspace)
         if self.optimizer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .data import Split
 from .device import Device
 from .normalisation import Normalisation
-from .tiles import LANES, Tiles, tiles_of
+from .tiles import LANES, Labels, Tiles, tiles_of
 from .workspace import Workspace
 
 
@@ -26,18 +27,29 @@ class Store:
     device : Device
     dtype : float32 or float64
         Of the packed tiles.
+
+    Raises
+    ------
+    ValueError
+        If the split's samples are not of this shape, a label is negative, or mean and std do not normalise.
     """
 
     def __init__(
         self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32
     ) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        features = (len(mean), split.x.shape[1] // len(mean))
-        affine = Normalisation(features, tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
+        if split.x.shape[1] != math.prod(self.shape):
+            wanted = math.prod(self.shape)
+            raise ValueError(f"samples of shape {self.shape} must have {wanted} features, got {split.x.shape[1]}")
+        if len(split) and split.y.min() < 0:
+            raise ValueError(f"labels must be at least 0, got {split.y.min()} at position {split.y.argmin()}")
+        self.classes = int(split.y.max(initial=-1)) + 1
+        affine = Normalisation(self.shape, tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
         self._at = device.zeros((1,), np.int64)
         self.order = device.put(np.arange(len(split), dtype=np.int64))
+        self.seek(0, len(split))
 
     def __len__(self) -> int:
         return len(self._y)
@@ -47,17 +59,26 @@ class Store:
         rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         self.order[...] = rng.permutation(len(self))
 
-    def seek(self, sample: int) -> None:
-        """Let the next batch begin at this place of the order."""
-        self._at[0] = sample
+    def seek(self, start: int, batch: int) -> None:
+        """Let the next batch be these `batch` places of the order.
 
-    def pack(self, batch: int, workspace: Workspace) -> tuple[Tiles, Any]:
-        """The next `batch` samples as tiles, and their labels, one a lane."""
-        tiles = tiles_of(batch)
+        Raises
+        ------
+        ValueError
+            If there are no such places.
+        """
+        if start < 0 or batch < 0 or start + batch > len(self):
+            raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
+        self._at[0] = start
+        self._batch = batch
+
+    def pack(self, workspace: Workspace) -> tuple[Tiles, Labels]:
+        """The batch that was sought, as tiles, and its labels."""
+        batch, tiles = self._batch, tiles_of(self._batch)
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
         workspace.kernels.pack_samples(
             self._x, self._y, self.order, self._at, self._scale, self._shift, x, labels, batch, addresses
         )
-        return Tiles(x, batch), labels
+        return Tiles(x, batch), Labels(labels, batch, self.classes)

@@ -24,11 +24,12 @@ class Workspace:
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """The array of this name, uninitialised when it is new or its shape or dtype has changed."""
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any, *, zero: bool = False) -> Any:
+        """The array of this name; uninitialised, or zero, when it is new or its shape or dtype has changed."""
         found = self._arrays.get(name)
         if found is None or found.shape != shape or found.dtype != dtype:
-            found = self._arrays[name] = self.device.empty(shape, dtype)
+            make = self.device.zeros if zero else self.device.empty
+            found = self._arrays[name] = make(shape, dtype)
         return found
 
     def put(self, name: str, array: Any) -> None:

@@ -54,7 +54,7 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                         row = np.int64(rows[k])
                         s = total(width, advance(dy_here, row * c.dy_row), c.dy_y, c.dy_line, c.ys, lines)
                         db[row] = s if later == 0 else db[row] + s
-                later = 1
+                later = np.int64(1)
         if later == 0:  # no positions: the sums of nothing
             for k in range(np.int64(starts[first]), np.int64(starts[last])):
                 row = np.int64(rows[k])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ class Layer(ABC):
     """A function with parameters, and its gradient.
 
     `forward` takes Tiles and gives Tiles, or an ordinary NumPy array `(batch, features)` and gives one. What `backward` needs
-    travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and what a call
-    returns in Tiles is valid until the next call of the same layer with the same workspace.
+    travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and what a
+    call returns in Tiles is valid until the next call of the same layer with the same workspace.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Layer(ABC):
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
         tiles = self._pack(dy, self.out_shape, "dy", workspace)
         dx, grads = self.backward_tiles(tiles, cache, workspace, need_dx=need_dx)
-        return (self._unpack(dx, self.in_shape, workspace) if need_dx else None), grads
+        return (None if dx is None else self._unpack(dx, self.in_shape, workspace)), grads
 
     @abstractmethod
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
@@ -116,7 +116,7 @@ class Layer(ABC):
 
     def _check(self, x: Tiles, shape: tuple[int, ...], dtype: Any, name: str) -> None:
         """Refuse tiles that a kernel would misread."""
-        features = math.prod(shape)
+        features, dtype = math.prod(shape), np.dtype(dtype)
         if x.features != features or x.data.dtype != dtype:
             raise ValueError(
                 f"{self!r}: {name} must have {features} features of {dtype}, got {x.features} of {x.data.dtype}"
