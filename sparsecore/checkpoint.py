@@ -12,7 +12,6 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -167,19 +166,18 @@ def _previous(path: Path) -> Path:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that at every moment either its old or its new content is whole."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
+    writing = path.with_name(f".{path.name}.writing")  # always this name: what a crash leaves, the next write replaces
+    try:
+        with writing.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            file.close()
-            if path.exists():
-                _keep(path)
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        if path.exists():
+            _keep(path)
+        os.replace(writing, path)
+    except BaseException:
+        writing.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 
@@ -190,12 +188,6 @@ def _keep(path: Path) -> None:
         os.link(path, previous)  # the name never goes missing
     except OSError:
         os.replace(path, previous)  # no hard links here
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

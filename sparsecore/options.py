@@ -1,0 +1,237 @@
+"""The options of a training run: read from a command line, kept in config.json, read back from there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .schedule import Schedule, constant, cosine, step_decay, warm_up
+from .topology import ExpanderKind
+from .wiring import Wiring
+
+EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
+OWN = ("threads", "device", "out", "resume", "quiet", "data_dir", "save_every", "check_every_step")
+"""Options of a command and not of a run: they change no bit of what is learned, and may differ when a run goes on."""
+
+Options = dict[str, Any]
+
+
+class UsageError(ValueError):
+    """A command line that cannot be followed; one line: what was wrong, what is allowed, an example."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError and takes no abbreviations."""
+
+    def __init__(self, *args: Any, example: str = EXAMPLE, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.example = example
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{one_line(message)}; for example: {self.example}")
+
+
+def one_line(text: object, longest: int = 400) -> str:
+    """Text without line breaks or control characters, and not without end."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return line if len(line) <= longest else f"{line[: longest // 2]} … {line[-longest // 2 :]}"
+
+
+def parser(models: Sequence[str]) -> Parser:
+    """The parser of the training command; what is not given is not in its result."""
+    made = Parser(
+        prog="python -m sparsecore.train",
+        description="Train a network in sparse storage.",
+        epilog=f"for example: {EXAMPLE}",
+        argument_default=argparse.SUPPRESS,
+    )
+    made.add_argument("model", nargs="?", default=None, type=_one_of("a model", models), metavar="MODEL", help=", ".join(models))
+    wiring = made.add_argument_group("wiring of the sparse layers (dense if not given)")
+    kind = wiring.add_mutually_exclusive_group()
+    kind.add_argument("--radix", type=_radices, metavar="LISTS", help="a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10")
+    kind.add_argument(
+        "--expander", nargs="?", const="fixed", type=_one_of("an expander", ("fixed", "bernoulli", "explicit")),
+        metavar="KIND", help="fixed (fan-in, the default), bernoulli or explicit; needs --sparsity",
+    )  # fmt: skip
+    kind.add_argument("--random", action="store_true", help="uniformly random connections; needs --sparsity")
+    kind.add_argument("--dense", action="store_true", help="all connections")
+    wiring.add_argument("--widths", type=_widths, metavar="LIST", help="a RadiX-Net's widths, one a layer of neurons: 8,30,1")
+    wiring.add_argument(
+        "--sparsity", type=_number("a fraction removed, at least 0 and below 1", 0.9, lambda v: 0 <= v < 1), metavar="S",
+        help="of the sparse layers: the fraction of connections removed",
+    )  # fmt: skip
+    wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
+
+    run = made.add_argument_group("run (defaults depend on the model)")
+    positive = _number("a number above 0", 0.1, lambda v: v > 0)
+    fraction = _number("a fraction of at least 0 and below 1", 0.1, lambda v: 0 <= v < 1)
+    not_negative = _number("a number of at least 0", 0.0005, lambda v: v >= 0)
+    count = _integer("a whole number from 1", 10, 1, 10**9)
+    run.add_argument("--dataset", type=_text, help="mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y")
+    run.add_argument("--data-dir", type=_text, help="folder of fetched data sets")
+    run.add_argument("--epochs", type=count)
+    run.add_argument("--batch-size", type=count)
+    run.add_argument("--lr", type=positive, help="learning rate")
+    run.add_argument("--momentum", type=fraction)
+    run.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
+    run.add_argument("--weight-decay", type=not_negative)
+    run.add_argument("--clip-norm", type=positive, help="scale the gradient down to this norm where it is larger")
+    run.add_argument("--schedule", type=_schedule_text, help="constant, cosine, or step:EPOCHS[:FACTOR]")
+    run.add_argument("--warm-up", type=not_negative, metavar="EPOCHS", help="rise to the full rate over so many epochs")
+    run.add_argument("--seed", type=_integer("a whole number from 0", 0, 0, 2**63 - 1))
+    run.add_argument("--validation", type=fraction, metavar="FRACTION", help="of the training set, held out and looked at")
+    run.add_argument("--threads", type=_integer("a whole number from 1 to 256", 2, 1, 256), help="all there are if not given")
+    run.add_argument("--device", type=_one_of("a device", ("cpu", "cuda")))
+    run.add_argument("--out", type=_text, metavar="DIR", help="folder for config.json, metrics.jsonl, model.safetensors, curves.png")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument("--save-every", type=not_negative, metavar="SECONDS", help="between checkpoints in --out (5 if not given)")
+    run.add_argument("--check-every-step", action="store_true", help="look at every step whether the loss is still a number")
+    run.add_argument("--quiet", action="store_true", help="print the result only")
+    return made
+
+
+def check(options: Mapping[str, Any], parser: Parser) -> None:
+    """What options mean together. Raises UsageError."""
+    has = options.get
+    if "radix" not in options and "widths" in options:
+        parser.error("--widths: goes with --radix only")
+    if "sparsity" in options and "radix" in options:
+        parser.error("--sparsity: not with --radix, whose radices decide how many connections there are; leave it out")
+    if "sparsity" in options and not (has("random") or "expander" in options):
+        parser.error("--sparsity: goes with --random or --expander, got neither; try --random --sparsity 0.9")
+    for name in ("random", "expander"):
+        if has(name) and "sparsity" not in options:
+            parser.error(f"--{name}: needs --sparsity, the fraction removed; try --{name} --sparsity 0.9")
+    if has("nesterov") and has("momentum") == 0:
+        parser.error("--nesterov: needs a --momentum above 0, got 0")
+
+
+def wiring_of(options: Options) -> Wiring:
+    """The wiring that options ask for."""
+    if "radix" in options:
+        widths = options.get("widths")
+        return Wiring("radix", _tuples(options["radix"]), widths=tuple(widths) if widths is not None else None)
+    if "expander" in options:
+        kind: ExpanderKind = options["expander"]
+        return Wiring("expander", expander=kind, sparsity=options["sparsity"])
+    if options.get("random"):
+        return Wiring("random", sparsity=options["sparsity"])
+    return Wiring()
+
+
+def schedule_of(options: Options, steps: int) -> Schedule:
+    """The factors of the learning rate, for epochs of this many steps. Raises UsageError."""
+    name, _, rest = options["schedule"].partition(":")
+    warm = round(options.get("warm_up", 0) * steps)
+    remaining = options["epochs"] * steps - warm
+    if remaining < 1:
+        raise UsageError(f"--warm-up: must be shorter than the {options['epochs']} epochs, got {options['warm_up']:g}")
+    if name == "step":
+        every, factor = _step_decay(rest)
+        after = step_decay(every * steps, factor)
+    else:
+        after = cosine(remaining) if name == "cosine" else constant()
+    return warm_up(warm, after) if warm else after
+
+
+def command_line(options: Mapping[str, Any]) -> list[str]:
+    """The command line that gives these options of a run: how a configuration that was kept is read and checked again."""
+    words = [str(options["model"])]
+    for name, value in options.items():
+        if name == "model" or name in OWN or value is None or value is False:
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if name == "radix":
+            words.append("/".join(",".join(map(str, each)) for each in value))
+        elif name == "widths":
+            words.append(",".join(map(str, value)))
+        elif value is not True:
+            words.append(str(value))
+    return words
+
+
+def _text(text: str) -> str:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return text
+
+
+def _one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"expected {what}, one of {', '.join(names)}, got {text!r}")
+        return text
+
+    return convert
+
+
+def _number(wanted: str, example: float, good: Callable[[float], bool]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (isfinite(value) and good(value)):
+            raise argparse.ArgumentTypeError(f"expected {wanted}, such as {example:g}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _integer(wanted: str, example: int, least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected {wanted}, such as {example}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _radices(text: str) -> list[list[int]]:
+    try:
+        lists = [[int(radix) for radix in each.split(",")] for each in text.split("/")]
+    except ValueError:
+        lists = [[0]]
+    if not all(1 < radix < 2**31 for each in lists for radix in each):
+        raise argparse.ArgumentTypeError(f"expected radices above 1, such as 10,10 or in lists as 2,5/10, got {text!r}")
+    return lists
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        widths = [int(width) for width in text.split(",")]
+    except ValueError:
+        widths = [0]
+    if not all(0 < width < 2**31 for width in widths):
+        raise argparse.ArgumentTypeError(f"expected positive whole numbers, such as 8,30,1, got {text!r}")
+    return widths
+
+
+def _schedule_text(text: str) -> str:
+    name, _, rest = text.partition(":")
+    try:
+        good = (name == "step" and bool(_step_decay(rest))) or text in ("constant", "cosine")
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"expected constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5, got {text!r}")
+    return text
+
+
+def _step_decay(text: str) -> tuple[int, float]:
+    every, _, factor = text.partition(":")
+    found = int(every), float(factor or 0.1)
+    if found[0] < 1 or not 0 < found[1] <= 1:
+        raise ValueError(text)
+    return found
+
+
+def _tuples(lists: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(each) for each in lists)
