@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 
 Schedule = Callable[[int], float]
 """Factor of the base learning rate at a step, from 0."""
