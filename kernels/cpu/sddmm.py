@@ -24,7 +24,12 @@ SDDMM = arguments(
 
 @cache
 def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
-    """The kernel for elements of `size` bytes and groups of up to `most_group` rows."""
+    """The compiled kernel; see `sddmm_body`."""
+    return kernel(sddmm_body(size, most_group, width))
+
+
+def sddmm_body(size: int, most_group: int, width: int) -> Any:
+    """The function to compile for elements of `size` bytes and groups of up to `most_group` rows."""
     version = source()
 
     def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
@@ -63,4 +68,4 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                 if c.db != 0:
                     db[row] = 0
 
-    return kernel(sddmm)
+    return sddmm

@@ -40,7 +40,12 @@ def equal_work(work: Any, groups: int, part: int, parts: int) -> tuple[int, int]
 
 @cache
 def spmm_kernel(size: int, most_group: int, width: int) -> Any:
-    """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
+    """The compiled kernel; see `spmm_body`."""
+    return kernel(spmm_body(size, most_group, width))
+
+
+def spmm_body(size: int, most_group: int, width: int) -> Any:
+    """The function to compile for elements of `size` bytes and groups of up to `most_group` rows.
 
     `width` is how many elements a register holds.
     """
@@ -89,7 +94,7 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                             )  # fmt: skip
                     line += lines
 
-    return kernel(spmm)
+    return spmm
 
 
 def lines_at_once(most_group: int, size: int, width: int) -> int:
