@@ -1,8 +1,33 @@
 """Train sparse neural networks in sparse storage: a weight that is not stored costs nothing."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointError, load, save
+    from .device import get_threads, set_threads
+    from .layers import Layer, ReLU, SparseLinear
+    from .network import Network
+    from .optim import SGD
+    from .pattern import SparsityPattern
+    from .trainer import Trainer
 
 __version__ = "0.1.0"
+__all__ = [
+    "SGD",
+    "CheckpointError",
+    "Layer",
+    "Network",
+    "ReLU",
+    "SparseLinear",
+    "SparsityPattern",
+    "Trainer",
+    "get_threads",
+    "load",
+    "save",
+    "set_threads",
+]
 
 # In a checkout `kernels/` and `models/` stand beside this folder, not inside it. An installed package has
 # both as subfolders and finds them first.
@@ -10,3 +35,30 @@ _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "kernels" / "__init__.py").is_file():
     __path__.append(str(_root))
 del _root, Path
+
+_MODULES = {
+    "SGD": "optim",
+    "CheckpointError": "checkpoint",
+    "Layer": "layers",
+    "Network": "network",
+    "ReLU": "layers",
+    "SparseLinear": "layers",
+    "SparsityPattern": "pattern",
+    "Trainer": "trainer",
+    "get_threads": "device",
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "set_threads": "device",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, each imported when it is first asked for: `import sparsecore` itself costs nothing."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

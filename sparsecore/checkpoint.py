@@ -1,8 +1,8 @@
-"""Networks, and runs that are under way, in safetensors files: written whole or not at all, believed only after every check.
+"""Networks, and runs under way, in safetensors files: written whole or not at all, believed only after every check.
 
-A file holds, for layer k, its parameters `k.NAME` and its pattern `k.indptr` and `k.indices`, and perhaps an optimizer's
-`velocity`. The metadata say the format and its version, the layers' kinds, configurations and shapes, and what state a
-run is in; `sha256` is that of the tensors and of the other metadata.
+A file holds, for layer k, its parameters `k.NAME` and its pattern `k.indptr` and `k.indices`, and perhaps an
+optimizer's `velocity`. The metadata say the format and its version, the layers' kinds, configurations and shapes, and
+where a run stands; `sha256` is that of the tensors and of the other metadata.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Checkpoint:
 def save(network: Network, path: str | Path, *, velocity: Any = None, state: dict[str, Any] | None = None) -> None:
     """Write a checkpoint.
 
-    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. What had the name before
-    stays as `NAME.previous`.
+    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. What had the name
+    before stays as `NAME.previous`.
 
     Parameters
     ----------
@@ -261,7 +261,9 @@ def _opened(path: Path) -> tuple[Tensors, dict[str, str]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # its own, and numpy's of dtypes that it does not know
-        raise CheckpointError(f"{path}: expected a safetensors file, could not read it ({_short(str(error))})") from None
+        raise CheckpointError(
+            f"{path}: expected a safetensors file, could not read it ({_short(str(error))})"
+        ) from None
 
 
 def _checksum(tensors: Tensors, header: dict[str, str]) -> str:

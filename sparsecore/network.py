@@ -27,7 +27,8 @@ class LayerSummary(NamedTuple):
 class Network:
     """Layers applied one after another.
 
-    All parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass over it.
+    All parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass over
+    it.
 
     Parameters
     ----------
@@ -35,8 +36,8 @@ class Network:
         Each takes what the one before gives. A layer may appear only once, and in one network, which takes over its
         parameters.
     sparse : iterable of int, optional
-        Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not full,
-        if not given.
+        Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not
+        full, if not given.
     normalisation : Normalisation, optional
         How raw inputs become this network's; a trainer sets it.
 
@@ -47,8 +48,9 @@ class Network:
     """
 
     def __init__(
-        self, layers: Iterable[Layer], *, sparse: Iterable[int] | None = None, normalisation: Normalisation | None = None
-    ) -> None:
+        self, layers: Iterable[Layer], *, sparse: Iterable[int] | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> None:  # fmt: skip
         self.layers = list(layers)
         self.normalisation = normalisation
         if not self.layers:
@@ -146,7 +148,7 @@ class Network:
             wanted = ", ".join(str(size) for size in first.in_shape)
             raise ValueError(f"{self!r}: x must have shape (batch, {wanted}), got {x.shape}")
         if x.dtype == np.uint8 and self.normalisation is None:
-            raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set: give x normalised")
+            raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set; normalise x")
         out = np.empty((len(x), *last.out_shape), self.dtype)
         workspace = Workspace()
         for start in range(0, len(x), batch_size):
@@ -184,8 +186,8 @@ class Network:
         """A line for each layer that has connections."""
         lines = []
         for k, pattern in self._patterns():
-            layer = self.layers[k]
-            lines.append(LayerSummary(repr(layer), pattern.shape, pattern.nnz, layer.params["bias"].size, pattern.sparsity))
+            name, biases = repr(self.layers[k]), self.layers[k].params["bias"].size
+            lines.append(LayerSummary(name, pattern.shape, pattern.nnz, biases, pattern.sparsity))
         return lines
 
     def __repr__(self) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any, NoReturn
 
+from . import __version__
+from .data import NAMES, Dataset
 from .schedule import Schedule, constant, cosine, step_decay, warm_up
 from .topology import ExpanderKind
 from .wiring import Wiring
 
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
-OWN = ("threads", "device", "out", "resume", "quiet", "data_dir", "save_every", "check_every_step")
-"""Options of a command and not of a run: they change no bit of what is learned, and may differ when a run goes on."""
+FREE = ("threads", "device", "data_dir", "save_every", "check_every_step")
+"""Options that change no bit of what is learned on one processor, and may differ when a run goes on."""
+HERE = ("out", "resume", "quiet")
+"""Options of one command, that a run does not keep."""
 
 Options = dict[str, Any]
 
@@ -26,8 +30,11 @@ class UsageError(ValueError):
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError and takes no abbreviations."""
 
-    def __init__(self, *args: Any, example: str = EXAMPLE, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog, description=description, epilog=f"for example: {example}", argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )  # fmt: skip
         self.example = example
 
     def error(self, message: str) -> NoReturn:
@@ -42,35 +49,42 @@ def one_line(text: object, longest: int = 400) -> str:
 
 def parser(models: Sequence[str]) -> Parser:
     """The parser of the training command; what is not given is not in its result."""
-    made = Parser(
-        prog="python -m sparsecore.train",
-        description="Train a network in sparse storage.",
-        epilog=f"for example: {EXAMPLE}",
-        argument_default=argparse.SUPPRESS,
+    made = Parser("python -m sparsecore.train", "Train a network in sparse storage.", EXAMPLE)
+    made.add_argument(
+        "model", nargs="?", default=None, type=_one_of("a model", models), metavar="MODEL", help=", ".join(models)
     )
-    made.add_argument("model", nargs="?", default=None, type=_one_of("a model", models), metavar="MODEL", help=", ".join(models))
     wiring = made.add_argument_group("wiring of the sparse layers (dense if not given)")
     kind = wiring.add_mutually_exclusive_group()
-    kind.add_argument("--radix", type=_radices, metavar="LISTS", help="a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10")
+    kind.add_argument(
+        "--radix", type=_radices, metavar="LISTS", help="a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10"
+    )
     kind.add_argument(
         "--expander", nargs="?", const="fixed", type=_one_of("an expander", ("fixed", "bernoulli", "explicit")),
         metavar="KIND", help="fixed (fan-in, the default), bernoulli or explicit; needs --sparsity",
     )  # fmt: skip
     kind.add_argument("--random", action="store_true", help="uniformly random connections; needs --sparsity")
     kind.add_argument("--dense", action="store_true", help="all connections")
-    wiring.add_argument("--widths", type=_widths, metavar="LIST", help="a RadiX-Net's widths, one a layer of neurons: 8,30,1")
     wiring.add_argument(
-        "--sparsity", type=_number("a fraction removed, at least 0 and below 1", 0.9, lambda v: 0 <= v < 1), metavar="S",
+        "--widths", type=_widths, metavar="LIST", help="a RadiX-Net's widths, one a layer of neurons: 8,30,1"
+    )
+    wiring.add_argument(
+        "--sparsity",
+        type=_number("a fraction removed, at least 0 and below 1", 0.9, lambda v: 0 <= v < 1),
+        metavar="S",
         help="of the sparse layers: the fraction of connections removed",
-    )  # fmt: skip
+    )
     wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
 
     run = made.add_argument_group("run (defaults depend on the model)")
     positive = _number("a number above 0", 0.1, lambda v: v > 0)
     fraction = _number("a fraction of at least 0 and below 1", 0.1, lambda v: 0 <= v < 1)
     not_negative = _number("a number of at least 0", 0.0005, lambda v: v >= 0)
-    count = _integer("a whole number from 1", 10, 1, 10**9)
-    run.add_argument("--dataset", type=_text, help="mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y")
+    count = integer("a whole number from 1", 10, 1, 10**9)
+    run.add_argument(
+        "--dataset",
+        type=_text,
+        help="mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y",
+    )
     run.add_argument("--data-dir", type=_text, help="folder of fetched data sets")
     run.add_argument("--epochs", type=count)
     run.add_argument("--batch-size", type=count)
@@ -81,14 +95,24 @@ def parser(models: Sequence[str]) -> Parser:
     run.add_argument("--clip-norm", type=positive, help="scale the gradient down to this norm where it is larger")
     run.add_argument("--schedule", type=_schedule_text, help="constant, cosine, or step:EPOCHS[:FACTOR]")
     run.add_argument("--warm-up", type=not_negative, metavar="EPOCHS", help="rise to the full rate over so many epochs")
-    run.add_argument("--seed", type=_integer("a whole number from 0", 0, 0, 2**63 - 1))
-    run.add_argument("--validation", type=fraction, metavar="FRACTION", help="of the training set, held out and looked at")
-    run.add_argument("--threads", type=_integer("a whole number from 1 to 256", 2, 1, 256), help="all there are if not given")
+    run.add_argument("--seed", type=integer("a whole number from 0", 0, 0, 2**63 - 1))
+    run.add_argument(
+        "--validation", type=fraction, metavar="FRACTION", help="of the training set, held out and looked at"
+    )
+    run.add_argument(
+        "--threads", type=integer("a whole number from 1 to 256", 2, 1, 256), help="all there are if not given"
+    )
     run.add_argument("--device", type=_one_of("a device", ("cpu", "cuda")))
-    run.add_argument("--out", type=_text, metavar="DIR", help="folder for config.json, metrics.jsonl, model.safetensors, curves.png")
+    run.add_argument(
+        "--out", type=_text, metavar="DIR", help="folder for config.json, metrics.jsonl, model.safetensors, curves.png"
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    run.add_argument("--save-every", type=not_negative, metavar="SECONDS", help="between checkpoints in --out (5 if not given)")
-    run.add_argument("--check-every-step", action="store_true", help="look at every step whether the loss is still a number")
+    run.add_argument(
+        "--save-every", type=not_negative, metavar="SECONDS", help="between checkpoints in --out (5 if not given)"
+    )
+    run.add_argument(
+        "--check-every-step", action="store_true", help="look at every step whether the loss is still a number"
+    )
     run.add_argument("--quiet", action="store_true", help="print the result only")
     return made
 
@@ -137,20 +161,39 @@ def schedule_of(options: Options, steps: int) -> Schedule:
     return warm_up(warm, after) if warm else after
 
 
+def config_of(options: Options, dataset: Dataset) -> dict[str, Any]:
+    """What a run keeps of its options: enough to start it again, wherever from and whatever data are at hand then."""
+    used = os.path.abspath(dataset.name) if dataset.name not in NAMES else dataset.name
+    kept = {
+        name: spelled(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if name not in HERE
+    }
+    return {
+        "version": __version__,
+        "model": options["model"],
+        "asked": options["dataset"],
+        "options": kept | {"dataset": used},
+    }
+
+
 def command_line(options: Mapping[str, Any]) -> list[str]:
-    """The command line that gives these options of a run: how a configuration that was kept is read and checked again."""
+    """The command line that gives these options, which a run kept."""
     words = [str(options["model"])]
     for name, value in options.items():
-        if name == "model" or name in OWN or value is None or value is False:
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if name == "radix":
-            words.append("/".join(",".join(map(str, each)) for each in value))
-        elif name == "widths":
-            words.append(",".join(map(str, value)))
-        elif value is not True:
-            words.append(str(value))
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif name != "model" and value is not None and value is not False:
+            words.append(f"{flag}={spelled(value)}")
     return words
+
+
+def spelled(value: Any) -> str:
+    """A value as on a command line."""
+    if not isinstance(value, list):
+        return str(value)
+    return ("/" if value and isinstance(value[0], list) else ",").join(spelled(each) for each in value)
 
 
 def _text(text: str) -> str:
@@ -181,7 +224,9 @@ def _number(wanted: str, example: float, good: Callable[[float], bool]) -> Calla
     return convert
 
 
-def _integer(wanted: str, example: int, least: int, most: int) -> Callable[[str], int]:
+def integer(wanted: str, example: int, least: int, most: int) -> Callable[[str], int]:
+    """An argument's type: a whole number in a range."""
+
     def convert(text: str) -> int:
         try:
             value = int(text)
@@ -221,7 +266,9 @@ def _schedule_text(text: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise argparse.ArgumentTypeError(f"expected constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5, got {text!r}"
+        )
     return text
 
 

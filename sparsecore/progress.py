@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from .network import Network
-from .trainer import Callback, Progress, Record
+from .run_state import Record
+from .trainer import Callback, Progress
 
 
 class Quiet(Callback):
@@ -36,7 +37,10 @@ class Lines(Quiet):
         rows = [TITLES, *rows_of(network)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            cells = [cell.ljust(width) if not k else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                cell.ljust(width) if not k else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
             self.say("  ".join(cells))
 
     def recorded(self, record: Record) -> None:
@@ -53,8 +57,8 @@ class Live(Lines):
 
         self._console = Console(highlight=False)
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn(),
-            console=self._console, auto_refresh=False, transient=True,
+            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(), console=self._console, auto_refresh=False, transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=epochs, epoch=f"1/{epochs}", shown="")
 
@@ -76,9 +80,13 @@ class Live(Lines):
 
     def looked(self, progress: Progress) -> None:
         totals = progress.totals
-        shown = f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {progress.samples_per_second:,.0f} images/s"
+        shown = (
+            f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {progress.samples_per_second:,.0f} images/s"
+        )
         done = progress.epoch + progress.step / progress.steps
-        self._bar.update(self._task, completed=done, epoch=f"{progress.epoch + 1}/{progress.epochs}", shown=shown, refresh=True)
+        self._bar.update(
+            self._task, completed=done, epoch=f"{progress.epoch + 1}/{progress.epochs}", shown=shown, refresh=True
+        )
 
     def close(self) -> None:
         self._bar.stop()
@@ -109,7 +117,11 @@ def epoch_line(record: Record) -> str:
         f"epoch {record['epoch']:3}",
         f"loss {record['train_loss']:.4f}",
         f"accuracy {record['train_accuracy']:.2%}",
-        *(f"{name} {record[f'{name}_accuracy']:.2%}" for name in ("validation", "test") if f"{name}_accuracy" in record),
+        *(
+            f"{name} {record[f'{name}_accuracy']:.2%}"
+            for name in ("validation", "test")
+            if f"{name}_accuracy" in record
+        ),
         f"lr {record['lr']:.3g}",
         f"{record['seconds']:.2f} s",
     ]
@@ -119,7 +131,8 @@ def epoch_line(record: Record) -> str:
 def result_line(record: Record) -> str:
     """The result's record as a line."""
     return (
-        f"{record['model']} on {record['dataset']}: test accuracy {record['test_accuracy']:.2%} after {record['epochs']} epochs, "
-        f"{record['connections']:,} connections, sparse layers {record['sparsity']:.1%} sparse; "
-        f"trained in {record['train_seconds']:.2f} s, {record['step_ms']:.3f} ms a step, on {record['device']}"
+        f"{record['model']} on {record['dataset']}: test accuracy {record['test_accuracy']:.2%} "
+        f"after {record['epochs']} epochs; {record['connections']:,} connections, sparse layers "
+        f"{record['sparsity']:.1%} sparse; trained in {record['train_seconds']:.2f} s, "
+        f"{record['step_ms']:.3f} ms a step, on {record['device']}"
     )

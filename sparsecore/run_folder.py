@@ -45,7 +45,9 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path}: expected a folder, got a file: choose another")
             if any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous")):
-                raise RunFolderError(f"{self.path}: there is a run in it: go on with it (--resume) or choose another folder")
+                raise RunFolderError(
+                    f"{self.path}: there is a run in it: go on with it (--resume) or choose another folder"
+                )
 
     def create(self, config: Mapping[str, Any], space: int) -> None:
         """Make the folder and write the configuration, so that what cannot be written is known before training.
@@ -61,7 +63,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
             if free < space:
-                raise RunFolderError(f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder")
+                raise RunFolderError(
+                    f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
+                )
             _replace(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def config(self) -> Record | None:

@@ -33,8 +33,8 @@ class Totals(NamedTuple):
 class Step:
     """Pack a batch, run it through the network and, given an optimizer, learn from it.
 
-    The first run for a batch size records every kernel call on a tape; later runs replay the tape, which takes one Python call and
-    none of the layers' code. A change of the network's structure (`network.version`) records anew.
+    The first run for a batch size records every kernel call on a tape; later runs replay the tape, which takes one
+    Python call and none of the layers' code. A change of the network's structure (`network.version`) records anew.
 
     Parameters
     ----------

@@ -1,23 +1,26 @@
 """`python -m sparsecore.train`: train a model from the command line.
 
-Exit status: 0 when the run is finished, 1 if it failed under way, 2 for a command that cannot be followed, 130 or 143 when it
-was interrupted.
+Exit status: 0 when the run is finished, 1 if it failed under way, 2 for a command that cannot be followed, 130 or 143
+when it was interrupted.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from .interrupts import Interrupted, Interrupts
+
+if TYPE_CHECKING:  # the rest is imported while signals are already heeded
+    from .checkpoint import Checkpoint
+    from .data import Dataset
     from .device import Device
+    from .network import Network
     from .options import Options
+    from .progress import Quiet
     from .trainer import Trainer
 
 PROGRAM = "python -m sparsecore.train"
@@ -27,147 +30,136 @@ BYTES_A_CONNECTION = 40
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    interrupts = Interrupts()
-    with interrupts:
+    with Interrupts() as interrupts:
         try:
             return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
         except Interrupted:
-            return _fail("interrupted before training began; nothing was written", interrupts.status)
+            return _fail("interrupted before training began", interrupts.status)
         except BrokenPipeError:  # whoever read our lines has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
-    from .checkpoint import CheckpointError
-    from .options import one_line
-    from .run_folder import RunFolderError
-    from .trainer import Diverged
+    from .progress import reporter, result_line
+    from .run_state import RunState
 
     try:
-        options, stored = _options(arguments)
-        trainer, report = _prepare(options, stored)
+        options, checkpoint = _options(arguments)
+        report = reporter(options["epochs"], quiet=options.get("quiet", False))
+        if checkpoint is not None and (done := RunState.from_json(checkpoint.state.get("run"))).finished:
+            report.say(f"the run in {options['out']} is finished")
+            report.result(result_line(done.history[-1]))
+            return 0
+        trainer = _prepare(options, checkpoint, report)
     except ValueError as error:
-        return _fail(one_line(error), 2)
+        return _fail(error, 2)
     except MemoryError:
-        return _fail("expected a run that fits this machine's memory, got a larger one: ask for fewer connections", 2)
-    from .progress import result_line
-
-    try:
-        if trainer.finished:
-            report.say(f"{options['out']}: this run is finished")
-        interrupts.stop = trainer.stop
-        result = trainer.run()
-    except (Diverged, CheckpointError, RunFolderError) as error:
-        return _fail(one_line(error), 1)
-    finally:
-        interrupts.stop = None
-        report.close()
-    if result is None:
-        return _fail(_stopped(trainer, options), interrupts.status)
-    report.result(result_line(result))
-    if trainer.folder is not None:
-        from .curves import draw
-
-        draw(trainer.history, trainer.folder.path)
-    return 0
+        return _fail("the run does not fit into this machine's memory: ask for fewer connections", 2)
+    return _train(trainer, report, interrupts)
 
 
-def _options(arguments: list[str]) -> tuple[Options, Any]:
-    """All options, and the checkpoint to go on from if there is one."""
-    from .checkpoint import read
+def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
+    """All options, and the checkpoint to go on from if there is one. Raises ValueError."""
     from .models.catalogue import MODELS
-    from .options import OWN, UsageError, check, command_line, parser
+    from .options import check, parser
+    from .resume import resume
     from .run_folder import RunFolder
 
     parse = parser(list(MODELS))
-    given: Options = vars(parse.parse_args(arguments))
-    if given.get("model") is None:
-        del given["model"]
+    given: Options = {name: value for name, value in vars(parse.parse_args(arguments)).items() if value is not None}
     checkpoint = None
     if given.get("resume"):
-        if "out" not in given:
-            parse.error("--resume: needs --out, the folder of the run to go on with")
-        folder = RunFolder(given["out"])
-        if not folder.path.is_dir():
-            raise UsageError(f"--resume: expected a run's folder, got {given['out']!r}, which is not there; leave --resume out to start a run")
-        config = folder.config()
-        if config is not None:
-            try:
-                kept = vars(parse.parse_args(command_line(config["options"])))
-            except (UsageError, KeyError, TypeError, AttributeError) as error:
-                raise UsageError(f"{folder.path}: expected the configuration of a run, could not use it ({error})") from None
-            for name, value in given.items():
-                if name not in OWN and value != kept.get(name) and (name, value) != ("dataset", config.get("asked")):
-                    started = f"with {_spelled(kept[name])}" if name in kept else "without"
-                    flag = "MODEL" if name == "model" else "--" + name.replace("_", "-")
-                    raise UsageError(f"{flag}: the run in {folder.path} was started {started}; leave it out, or start a run elsewhere")
-            given = kept | {name: value for name, value in given.items() if name in OWN}
-        if folder.has_checkpoint():
-            checkpoint = read(folder.path)
+        given, checkpoint = resume(given, parse)
     elif "out" in given:
         RunFolder(given["out"]).check_new()
     if "model" not in given:
-        parse.error(f"a model is missing: one of {', '.join(MODELS)}")
+        parse.error(f"expected a model, one of {', '.join(MODELS)}, got none")
     check(given, parse)
-    recipe = vars(MODELS[given["model"]].recipe)
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
-    return common | recipe | given, checkpoint
+    return common | vars(MODELS[given["model"]].recipe) | given, checkpoint
 
 
-def _prepare(options: Options, checkpoint: Any) -> tuple[Trainer, Any]:
+def _prepare(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
     """Everything up to the first step, with nothing written. Raises ValueError."""
-    from . import __version__
-    from .data import load
     from .device import set_threads
-    from .models.catalogue import MODELS
     from .optim import SGD
-    from .options import OWN, schedule_of, wiring_of
-    from .progress import reporter
+    from .options import config_of, schedule_of
     from .trainer import Trainer
 
     device = _device(options["device"])
-    model, wiring = MODELS[options["model"]], wiring_of(options)
-    dataset = load(options["dataset"], data_dir=options.get("data_dir"))
-    report = reporter(options["epochs"], quiet=options.get("quiet", False))
-    report.say(dataset.source)
-    sizes = model.sizes(dataset.shape)
-    if checkpoint is None:
-        _check_memory(wiring.connections(sizes))
-        patterns, note = wiring.patterns(sizes, options["seed"])
-        network = model.build(patterns, classes=dataset.classes, format=options["format"], seed=options["seed"])
-        report.say(f"{options['model']}, {note}")
-    else:
+    dataset, network = _built(options, report)
+    if checkpoint is not None:
         network = checkpoint.network
+    report.layers(network)
     if "threads" in options:
         set_threads(options["threads"])
-    samples = len(dataset.train) - round(options["validation"] * len(dataset.train))
-    run = {name: value for name, value in options.items() if name not in OWN} | {"dataset": dataset.name}
-    config = {"version": __version__, "model": options["model"], "asked": options["dataset"], "options": run}
     optimizer = SGD(
         options["lr"], options["momentum"], options["weight_decay"], nesterov=options.get("nesterov", False),
         clip_norm=options.get("clip_norm"),
     )  # fmt: skip
     trainer = Trainer(
         network, dataset, optimizer, epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
-        validation=options["validation"], callbacks=[report], out=options.get("out"), config=config,
-        save_every=options["save_every"], check_every_step=options.get("check_every_step", False), device=device,
+        validation=options["validation"], callbacks=[report], out=options.get("out"),
+        config=config_of(options, dataset), save_every=options["save_every"],
+        check_every_step=options.get("check_every_step", False), device=device,
     )  # fmt: skip
     trainer.schedule = schedule_of(options, trainer.steps)
-    report.layers(network)
     if checkpoint is not None:
         trainer.restore(checkpoint)
-    return trainer, report
+    return trainer
+
+
+def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
+    """The data set, and the network as it starts out."""
+    from .data import load
+    from .data.catalogue import CATALOGUE, EMBEDDED, MNIST
+    from .models.catalogue import MODELS
+    from .options import wiring_of
+
+    model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
+    entry = MNIST if name == EMBEDDED else CATALOGUE.get(name)
+    dataset = None if entry else load(name, data_dir=options.get("data_dir"))
+    sizes = model.sizes(dataset.shape if dataset else entry.shape)
+    _check_memory(wiring.connections(sizes))
+    patterns, note = wiring.patterns(sizes, options["seed"])  # refused, if it is, before anybody waits for data
+    dataset = dataset or load(name, data_dir=options.get("data_dir"))
+    report.say(dataset.source)
+    report.say(f"{options['model']}, {note}")
+    network = model.build(patterns, classes=dataset.classes, format=options["format"], seed=options["seed"])
+    return dataset, network
+
+
+def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
+    from .checkpoint import CheckpointError
+    from .curves import draw
+    from .progress import result_line
+    from .run_folder import RunFolderError
+    from .trainer import Diverged
+
+    interrupts.stop = trainer.stop
+    try:
+        result = trainer.run()
+    except (Diverged, CheckpointError, RunFolderError, MemoryError) as error:
+        return _fail(error, 1)
+    finally:
+        report.close()
+    if result is None:
+        return _fail(_stopped(trainer), interrupts.status)
+    report.result(result_line(result))
+    if trainer.folder is not None:
+        draw(trainer.state.history, trainer.folder.path)
+    return 0
 
 
 def _device(name: str) -> Device:
-    from . import device
+    from .device import cpu
 
-    if name == "cpu":
-        return device.cpu()
-    if find_spec("cupy") is None:
-        raise ValueError("--device: cuda needs CuPy, which is not installed: pip install 'sparsecore[cuda]', or use --device cpu")
-    raise ValueError("--device: this version computes on cpu only, got 'cuda'")
+    if name == "cuda" and find_spec("cupy") is None:
+        raise ValueError("--device cuda needs CuPy, which is not installed: pip install 'sparsecore[cuda]'")
+    if name == "cuda":
+        raise ValueError("--device: this version computes on cpu only, got cuda")
+    return cpu()
 
 
 def _check_memory(connections: int) -> None:
@@ -176,55 +168,23 @@ def _check_memory(connections: int) -> None:
     except (AttributeError, ValueError):  # not on every system
         return
     if (needed := connections * BYTES_A_CONNECTION) > there:
-        raise ValueError(f"{connections:,} connections need about {needed:,} bytes, got {there:,} in this machine: ask for fewer")
+        raise ValueError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
+                         "ask for fewer")  # fmt: skip
 
 
-def _stopped(trainer: Trainer, options: Options) -> str:
-    where = f"stopped in epoch {trainer.epoch + 1} after step {trainer.batch} of {trainer.steps}"
+def _stopped(trainer: Trainer) -> str:
+    state = trainer.state
+    where = f"stopped in epoch {state.epoch + 1} after step {state.batch} of {trainer.steps}"
     if trainer.folder is None:
-        return f"{where}; nothing was saved, for there is no --out"
-    return f"{where}, saved; go on with: {PROGRAM} --resume --out {options['out']}"
+        return f"{where}; nothing is saved, for there was no --out"
+    return f"{where} and saved; to go on: {PROGRAM} --resume --out {trainer.folder.path}"
 
 
-def _spelled(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(",".join(map(str, each)) for each in value) if isinstance(value[0], list) else ",".join(map(str, value))
-    return str(value)
+def _fail(problem: object, status: int) -> int:
+    from .options import one_line
 
-
-def _fail(line: str, status: int) -> int:
-    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    print(f"{PROGRAM}: {one_line(problem)}", file=sys.stderr)
     return status
-
-
-class Interrupted(BaseException):
-    """A signal before there was anything to save."""
-
-
-class Interrupts:
-    """The first Ctrl-C or SIGTERM asks a run to stop where it can go on from; a second one leaves at once."""
-
-    def __init__(self) -> None:
-        self.stop: Callable[[], None] | None = None
-        self.status = 0
-
-    def __enter__(self) -> None:
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on)
-
-    def __exit__(self, *error: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _on(self, number: int, frame: FrameType | None) -> None:
-        if self.status:
-            os._exit(128 + number)
-        self.status = 128 + number
-        if self.stop is None:
-            raise Interrupted
-        self.stop()
 
 
 if __name__ == "__main__":

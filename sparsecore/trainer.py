@@ -11,29 +11,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .checkpoint import Checkpoint, CheckpointError, save
-from .data import Dataset, Split
+from .data import Dataset
 from .device import Device, cpu
+from .evaluation import Evaluation, check_fit, store_of
 from .network import Network
 from .normalisation import Normalisation
 from .optim import SGD
 from .run_folder import RunFolder
+from .run_state import Record, RunState
 from .schedule import Schedule, constant
 from .step import Step, Totals
-from .store import Store
 
 LOOK = 0.1
-"""Seconds between two looks at a running epoch: its loss, whether a checkpoint is due."""
-EVALUATION_BATCH = 1000
-
-Record = dict[str, Any]
+"""Seconds between two looks at the running totals."""
 
 
 class Diverged(FloatingPointError):
-    """The loss is no longer a number; one line that says where and what to do."""
+    """The loss or a parameter is no longer a finite number; one line that says where, and what to do."""
 
 
 class Progress(NamedTuple):
-    """A look at a running epoch."""
+    """A look at a running epoch: `step` of `steps` are done, which came to `totals` and took `seconds`."""
 
     epoch: int
     epochs: int
@@ -41,10 +39,6 @@ class Progress(NamedTuple):
     steps: int
     totals: Totals
     seconds: float
-
-    @property
-    def samples_per_second(self) -> float:
-        return self.totals.samples / self.seconds if self.seconds else 0.0
 
 
 class Callback:
@@ -54,7 +48,7 @@ class Callback:
         """Everything is compiled; the first step comes next."""
 
     def stepped(self, trainer: Trainer) -> None:
-        """After each step; may change the network's structure and the optimizer."""
+        """After each step; may change the network's structure, and the optimizer's state with it."""
 
     def looked(self, progress: Progress) -> None:
         """About ten times a second."""
@@ -66,8 +60,8 @@ class Callback:
 class Trainer:
     """Trains a network on a data set.
 
-    The same seed gives the same bits, whatever the number of threads, and also when a run is stopped and goes on from its
-    checkpoint.
+    The same seed gives the same bits, whatever the number of threads, and also when a run is stopped and goes on from
+    its checkpoint.
 
     Parameters
     ----------
@@ -87,9 +81,9 @@ class Trainer:
     out : str or Path, optional
         Folder for configuration, metrics and checkpoints. Nothing is written without it.
     config : mapping, optional
-        What the folder and the checkpoints say of the run, and the result's "model".
+        What the folder and the checkpoints say of the run; its "model" is the result's.
     save_every : float
-        Seconds of wall time between checkpoints; there is always one at the end.
+        Seconds between checkpoints; there is always one at the end.
     check_every_step : bool
         Look at the loss after every step, not ten times a second.
     device : Device, optional
@@ -101,10 +95,10 @@ class Trainer:
 
     Attributes
     ----------
-    epoch, batch : int
-        Epochs that are complete, and steps of the next.
-    history : list of dict
-        All lines of metrics.
+    state : RunState
+        Where the run stands.
+    steps : int
+        In an epoch; the last one takes the samples that are left.
     """
 
     def __init__(
@@ -113,66 +107,56 @@ class Trainer:
         out: str | Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = 5.0,
         check_every_step: bool = False, device: Device | None = None,
     ) -> None:  # fmt: skip
+        check_fit(network, dataset)
+        train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
+        for name, value, most in (("epochs", epochs, math.inf), ("batch_size", batch_size, len(train))):
+            if not 1 <= value <= most:
+                limit = f" and at most the {most:,} training samples" if most < math.inf else ""
+                raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
         self.network, self.dataset, self.optimizer = network, dataset, optimizer
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.steps = -(-len(train) // batch_size)
         self.base_lr, self.schedule = optimizer.lr, schedule if schedule is not None else constant()
         self.callbacks = list(callbacks)
         self.folder = RunFolder(out) if out is not None else None
         self.config = dict(config or {})
         self.save_every, self.check_every_step = save_every, check_every_step
         self.device = device if device is not None else cpu()
-        train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
-        self._check(len(train))
-        network.normalisation = Normalisation(dataset.shape, tuple(dataset.mean), tuple(dataset.std))
-        self.store = self._store(train)
-        self._evaluations = {"validation": held_out} if held_out is not None else {}
-        self._evaluations["test"] = dataset.test
-        self.steps = -(-len(train) // batch_size)
-        self.epoch = self.batch = 0
-        self.history: list[Record] = []
-        self._train_seconds = self._epoch_seconds = 0.0
-        self._stopping = self._resumed = False
-        self._saved_at = time.monotonic()
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.history) and self.history[-1]["event"] == "result"
+        self.state = RunState()
+        normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
+        network.normalisation = normalisation
+        self._store = store_of(network, train, normalisation, self.device)
+        splits = {"validation": held_out, "test": dataset.test}
+        self._evaluations = {
+            name: Evaluation(network, split, normalisation, self.device)
+            for name, split in splits.items()
+            if split is not None
+        }
+        self._step = Step(network, self._store, optimizer, self.device)
+        self._stopping = False
+        self._looked_at = self._saved_at = time.monotonic()
 
     def stop(self) -> None:
         """Ask a running trainer to finish its step, save and return; may be called from a signal's handler."""
         self._stopping = True
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this run, whose network this trainer was made with.
+        """Go on from a checkpoint of this run, with whose network this trainer was made.
 
         Raises
         ------
         CheckpointError
-            If it is not of such a run.
+            If it is of another run: other data, batch size, epochs or seed.
         """
         if checkpoint.network is not self.network:
             raise ValueError("restore: the trainer must be made with the checkpoint's own network")
-        try:
-            run = checkpoint.state["run"]
-            history, counts = list(run["history"]), [run["epoch"], run["batch"]]
-            loss, correct, samples = run["totals"]
-            seconds = float(run["train_seconds"]), float(run["epoch_seconds"])
-            totals = Totals(float(loss), int(correct), int(samples))
-            events = [record["event"] for record in history]
-            good = all(type(count) is int for count in counts) and (run["steps"], run["seed"]) == (self.steps, self.seed)
-            good = good and 0 <= counts[0] <= self.epochs and 0 <= counts[1] <= self.steps
-            good = good and events.count("epoch") == counts[0] and (checkpoint.velocity is not None)
-        except (KeyError, TypeError, ValueError):
-            good = False
-        if not good:
-            raise CheckpointError(
-                f"expected the state of a run of {self.epochs} epochs of {self.steps} steps with seed {self.seed}, got another"
-            )
-        self.epoch, self.batch = counts
-        self.history, self._totals = history, totals
-        self._train_seconds, self._epoch_seconds = seconds
+        state = RunState.from_json(checkpoint.state.get("run"))
+        identity, wanted = checkpoint.state.get("identity"), self._identity()
+        if identity != wanted or checkpoint.velocity is None or state.epoch > self.epochs or state.batch > self.steps:
+            raise CheckpointError(f"expected a checkpoint of this run, {wanted}, got one of {identity}")
+        self.state = state
         self.optimizer.velocity = self.device.put(checkpoint.velocity)
-        self._resumed = True
+        self._step.count_from(state.totals)
 
     def run(self) -> Record | None:
         """Train until all epochs are done, or until `stop`.
@@ -185,146 +169,126 @@ class Trainer:
         Raises
         ------
         Diverged
-            If the loss is no longer a finite number.
+            If the loss or a parameter is no longer a finite number.
         CheckpointError, RunFolderError
             If something cannot be written; the last checkpoint stays.
         """
-        if self.finished:
-            if self.folder is not None:
-                self.folder.rewrite(self.history)
-            return self.history[-1]
-        self._start()
-        while self.epoch < self.epochs:
-            if self.batch < self.steps:
-                self._train_epoch()
+        state = self.state
+        if not state.finished:
+            self._start()
+        while not state.finished:
+            self._train_epoch()
             if self._stopping:
                 self.save()
                 return None
-            self._record(self._finished_epoch())
-            self.epoch, self.batch, self._epoch_seconds = self.epoch + 1, 0, 0.0
+            self.record(self._epoch_record())
+            state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
+            if state.epoch == self.epochs:
+                self._finish()
             self._save_if_due()
-        result = self._result()
-        self.history.append(result)
-        self.save()
-        self._tell(result)
-        return result
+        return state.history[-1]
 
     def save(self) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
-        self._check_finite(self._step.totals(reset=False).mean_loss, values=True)
+        self.state.totals = self._step.totals(reset=False)
+        self._check_finite(self.state.totals, values=True)
         if self.folder is not None:
-            save(self.network, self.folder.checkpoint, velocity=self._velocity(), state=self._state())
+            state = {"config": self.config, "identity": self._identity(), "run": self.state.as_json()}
+            save(self.network, self.folder.checkpoint, velocity=self._velocity(), state=state)
         self._saved_at = time.monotonic()
 
-    def _check(self, samples: int) -> None:
-        first, last = self.network.layers[0], self.network.layers[-1]
-        features, classes = int(np.prod(self.dataset.shape)), int(np.prod(last.out_shape))
-        if features != int(np.prod(first.in_shape)):
-            raise ValueError(f"{self.dataset.name}: samples have {features} features, but {first!r} takes {first.in_shape}")
-        if classes < self.dataset.classes:
-            raise ValueError(f"{self.dataset.name}: has {self.dataset.classes} classes, but {last!r} gives {classes}")
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.batch_size > samples:
-            raise ValueError(f"batch_size must be at most the {samples:,} training samples, got {self.batch_size:,}")
-
-    def _store(self, split: Split) -> Store:
-        return Store(
-            split, self.network.layers[0].in_shape, self.dataset.mean, self.dataset.std, self.device, self.network.dtype
-        )
+    def record(self, record: Record) -> None:
+        """Add a line to the run's metrics."""
+        self.state.history.append(record)
+        self._tell(record)
 
     def _start(self) -> None:
-        """Compile and record every step, and find out whether what the run will write can be written."""
-        self._step = Step(self.network, self.store, self.optimizer, self.device)
-        self._step.prepare(self.batch_size)
-        self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
-        self._tests = {
-            name: Evaluation(self.network, self._store(split), self.device) for name, split in self._evaluations.items()
-        }
-        if self._resumed:
-            self._step.count_from(self._totals)
+        """Find out whether what the run will write can be written, then compile and record its steps."""
         if self.folder is not None:
-            size = self.network.params.nbytes + self._velocity().nbytes
-            size += sum(layer.pattern.indices.nbytes for layer in self.network.layers if hasattr(layer, "pattern"))
+            patterns = [layer.pattern for layer in self.network.layers if hasattr(layer, "pattern")]
+            size = 2 * self.network.params.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
             self.folder.create(self.config, 3 * size + (1 << 20))
-            self.folder.rewrite(self.history)
+            self.folder.rewrite(self.state.history)
+        self._step.prepare(self.batch_size)
+        self._step.prepare(len(self._store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
             callback.started(self)
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
-        step, size, samples = self._step, self.batch_size, len(self.store)
-        stepped = [c.stepped for c in self.callbacks if type(c).stepped is not Callback.stepped]
+        state, step, samples = self.state, self._step, len(self._store)
+        stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
+        pause = 0.0 if self.check_every_step else LOOK
         begin = time.perf_counter()
-        look = begin if self.check_every_step else begin + LOOK
-        self.store.shuffle(self.seed, self.epoch)
-        while self.batch < self.steps and not self._stopping:
-            start = self.batch * size
-            self.optimizer.lr = self.base_lr * self.schedule(self.epoch * self.steps + self.batch)
-            step.run(start, min(size, samples - start))
-            self.batch += 1
+        self._store.shuffle(self.seed, state.epoch)
+        while state.batch < self.steps and not self._stopping:
+            start = state.batch * self.batch_size
+            self.optimizer.lr = self.base_lr * self.schedule(state.epoch * self.steps + state.batch)
+            step.run(start, min(self.batch_size, samples - start))
+            state.batch += 1
             for call in stepped:
                 call(self)
-            now = time.perf_counter()
-            if now >= look:
-                self._clock(now - begin)
+            if time.monotonic() - self._looked_at >= pause:
+                self._clock(begin)
                 self._look()
                 begin = time.perf_counter()
-                look = begin if self.check_every_step else begin + LOOK
-        self._clock(time.perf_counter() - begin)
+        self._clock(begin)
 
-    def _clock(self, seconds: float) -> None:
-        self._train_seconds += seconds
-        self._epoch_seconds += seconds
+    def _clock(self, begin: float) -> None:
+        seconds = time.perf_counter() - begin
+        self.state.train_seconds += seconds
+        self.state.epoch_seconds += seconds
 
     def _look(self) -> None:
         totals = self._step.totals(reset=False)
-        self._check_finite(totals.mean_loss)
-        progress = Progress(self.epoch, self.epochs, self.batch, self.steps, totals, self._epoch_seconds)
+        self._check_finite(totals)
+        state = self.state
+        progress = Progress(state.epoch, self.epochs, state.batch, self.steps, totals, state.epoch_seconds)
         for callback in self.callbacks:
             callback.looked(progress)
         self._save_if_due()
+        self._looked_at = time.monotonic()
 
     def _save_if_due(self) -> None:
         if self.folder is not None and time.monotonic() - self._saved_at >= self.save_every:
             self.save()
 
-    def _finished_epoch(self) -> Record:
+    def _epoch_record(self) -> Record:
         totals = self._step.totals()
-        self._check_finite(totals.mean_loss, values=True)
+        self._check_finite(totals, values=True)
         record: Record = {
             "event": "epoch",
-            "epoch": self.epoch + 1,
+            "epoch": self.state.epoch + 1,
             "train_loss": totals.mean_loss,
             "train_accuracy": totals.accuracy,
         }
-        for name, evaluation in self._tests.items():
+        for name, evaluation in self._evaluations.items():
             found = evaluation()
             record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
-        return record | {"lr": self.optimizer.lr, "seconds": self._epoch_seconds}
+        return record | {"lr": self.optimizer.lr, "seconds": self.state.epoch_seconds}
 
-    def _result(self) -> Record:
-        last = self.history[-1]
-        measured = {name: last[name] for name in last if name.startswith(("validation_", "test_", "train_"))}
-        return {
-            "event": "result",
-            "model": self.config.get("model", repr(self.network)),
-            "dataset": self.dataset.name,
-            "device": self.device.name,
-            "seed": self.seed,
-            "epochs": self.epochs,
-            "connections": self.network.connections,
-            "sparsity": self.network.sparsity,
-            "global_sparsity": self.network.global_sparsity,
-            **measured,
-            "train_seconds": self._train_seconds,
-            "step_ms": 1000 * self._train_seconds / (self.epochs * self.steps),
-        }
-
-    def _record(self, record: Record) -> None:
-        self.history.append(record)
-        self._tell(record)
+    def _finish(self) -> None:
+        """The result is in the last checkpoint before anybody is told of it."""
+        state, network = self.state, self.network
+        last = next(record for record in reversed(state.history) if record["event"] == "epoch")
+        state.history.append(
+            {
+                "event": "result",
+                "model": self.config.get("model", repr(network)),
+                "dataset": self.dataset.name,
+                "device": self.device.name,
+                "seed": self.seed,
+                "epochs": self.epochs,
+                "connections": network.connections,
+                "sparsity": network.sparsity,
+                "global_sparsity": network.global_sparsity,
+                **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss"))},
+                "train_seconds": state.train_seconds,
+                "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
+            }
+        )
+        self.save()
+        self._tell(state.history[-1])
 
     def _tell(self, record: Record) -> None:
         if self.folder is not None:
@@ -332,18 +296,19 @@ class Trainer:
         for callback in self.callbacks:
             callback.recorded(record)
 
-    def _check_finite(self, loss: float, *, values: bool = False) -> None:
+    def _check_finite(self, totals: Totals, *, values: bool = False) -> None:
         """Raise Diverged if the loss or, where they are looked at too, the parameters are not finite."""
-        broken = self._broken_layers() if values or not math.isfinite(loss) else []
-        if math.isfinite(loss) and not broken:
+        broken = self._broken_layers() if values or not math.isfinite(totals.loss) else []
+        if math.isfinite(totals.loss) and not broken:
             return
-        where = f" (not finite: {', '.join(broken)})" if broken else ""
+        where = f"; not finite: {', '.join(broken)}" if broken else ""
         kept = ""
-        if self.folder is not None and self.folder.checkpoint.exists():
-            kept = f"; the last good checkpoint is kept: {self.folder.checkpoint}"
+        if self.folder is not None and self.folder.has_checkpoint():
+            kept = f"; the last good checkpoint is kept in {self.folder.path}"
         raise Diverged(
-            f"training diverged in epoch {self.epoch + 1}, by step {self.batch} of {self.steps}: the loss is {loss}{where}; "
-            f"lower the learning rate (--lr, now {self.base_lr:g}) or limit the gradient (--clip-norm 1){kept}"
+            f"training diverged in epoch {self.state.epoch + 1}, by step {self.state.batch} of {self.steps} "
+            f"(loss {totals.mean_loss}{where}): lower the learning rate (--lr, now {self.base_lr:g}) or limit the "
+            f"gradient (--clip-norm 1){kept}"
         )
 
     def _broken_layers(self) -> list[str]:
@@ -355,29 +320,10 @@ class Trainer:
         velocity = self.optimizer.velocity
         return np.zeros_like(self.network.params) if velocity is None else self.device.get(velocity)
 
-    def _state(self) -> dict[str, Any]:
-        run = {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "steps": self.steps,
-            "seed": self.seed,
-            "totals": self._step.totals(reset=False),
-            "train_seconds": self._train_seconds,
-            "epoch_seconds": self._epoch_seconds,
-            "history": self.history,
-        }
-        return {"config": self.config, "run": run}
-
-
-class Evaluation:
-    """A network on a split, in batches."""
-
-    def __init__(self, network: Network, store: Store, device: Device | None = None) -> None:
-        self._store, self._step = store, Step(network, store, None, device)
-
-    def __call__(self) -> Totals:
-        """Loss and accuracy as the network is now."""
-        samples = len(self._store)
-        for start in range(0, samples, EVALUATION_BATCH):
-            self._step.run(start, min(EVALUATION_BATCH, samples - start))
-        return self._step.totals()
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same where a run goes on, so that it goes on as it would have."""
+        data = self.dataset
+        return {
+            "train": len(self._store), "test": len(data.test), "mean": list(data.mean), "std": list(data.std),
+            "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed,
+        }  # fmt: skip

@@ -61,8 +61,8 @@ class Wiring:
         for pattern in made:
             if not pattern.nnz:
                 out_features, in_features = pattern.shape
-                raise ValueError(f"sparsity {self.sparsity} leaves the layer {in_features}→{out_features} no connections: "
-                                 f"ask for less")  # fmt: skip
+                raise ValueError(f"sparsity {self.sparsity} leaves the layer {in_features}→{out_features} no "
+                                 "connections: ask for less")  # fmt: skip
         names = {"expander": f"{self.expander} expander", "random": "uniform random", "dense": "dense"}
         return made, names[self.kind]
 

@@ -1,0 +1,79 @@
+"""`python -m sparsecore.evaluate`: how well a trained network does.
+
+Exit status: 0, or 2 for a command that cannot be followed or a checkpoint that cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .interrupts import Interrupted, Interrupts
+
+PROGRAM = "python -m sparsecore.evaluate"
+EXAMPLE = f"{PROGRAM} runs/radix"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    with Interrupts() as interrupts:
+        try:
+            found = _evaluated(list(sys.argv[1:] if arguments is None else arguments))
+        except Interrupted:
+            return interrupts.status
+        except ValueError as error:
+            from .options import one_line
+
+            print(f"{PROGRAM}: {one_line(error)}", file=sys.stderr)
+            return 2
+    print(found)
+    return 0
+
+
+def _evaluated(arguments: list[str]) -> str:
+    """What is to be printed. Raises ValueError."""
+    from .checkpoint import read
+    from .data import load
+    from .device import cpu, set_threads
+    from .evaluation import Evaluation, check_fit
+    from .normalisation import Normalisation
+    from .options import Parser, integer
+
+    parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
+    parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    parser.add_argument("--dataset", help="the run's own if not given")
+    parser.add_argument("--data-dir", help="folder of fetched data sets")
+    parser.add_argument("--threads", type=integer("a whole number from 1 to 256", 2, 1, 256))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+
+    checkpoint = read(options["path"])
+    network, config = checkpoint.network, checkpoint.state.get("config")
+    kept = config.get("options") if isinstance(config, dict) else None
+    name = options.get("dataset") or (kept.get("dataset") if isinstance(kept, dict) else None)
+    if not isinstance(name, str):
+        parser.error(f"{options['path']} does not say what it was trained on: say --dataset")
+    dataset = load(name, data_dir=options.get("data_dir"))
+    check_fit(network, dataset)
+    if "threads" in options:
+        set_threads(options["threads"])
+    normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+    totals = Evaluation(network, dataset.test, normalisation, cpu())()
+    record = {
+        "dataset": dataset.name,
+        "samples": totals.samples,
+        "test_accuracy": totals.accuracy,
+        "test_loss": totals.mean_loss,
+        "connections": network.connections,
+        "sparsity": network.sparsity,
+    }
+    if "json" in options:
+        return json.dumps(record)
+    return (f"{dataset.source}\ntest accuracy {totals.accuracy:.2%}, loss {totals.mean_loss:.4f}; "
+            f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
