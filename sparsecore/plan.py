@@ -145,12 +145,7 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
 
 def _leaders(pattern: SparsityPattern) -> NDArray[np.int64]:
     """For each row, the first row that has the same columns: found by a hash, confirmed by comparison."""
-    indptr, fan_in = pattern.indptr.astype(np.int64), np.diff(pattern.indptr)
-    mixed = (pattern.indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
-    key = sums[indptr[1:]] - sums[indptr[:-1]]
+    indptr, fan_in, key = pattern.indptr.astype(np.int64), np.diff(pattern.indptr), _row_hashes(pattern)
     order = np.lexsort((key, fan_in))
     row, before = order[1:], order[:-1]
     same = (key[row] == key[before]) & (fan_in[row] == fan_in[before])
@@ -160,6 +155,15 @@ def _leaders(pattern: SparsityPattern) -> NDArray[np.int64]:
     leader = np.empty(len(order), np.int64)
     leader[order] = order[first][np.cumsum(first) - 1]
     return leader
+
+
+def _row_hashes(pattern: SparsityPattern) -> NDArray[np.uint64]:
+    """A number for each row, the same for rows with the same columns."""
+    mixed = (pattern.indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
+    return sums[pattern.indptr[1:]] - sums[pattern.indptr[:-1]]
 
 
 def _equal_rows(
