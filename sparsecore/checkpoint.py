@@ -246,9 +246,15 @@ def _layer(line: dict[str, Any], part: Tensors) -> Layer:
     sizes = (*layer.in_shape, *layer.out_shape)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"{layer!r}: sizes must be positive integers, got {sizes}")
-    if layer.params.keys() != part.keys() or layer.config() != line["config"]:
-        raise ValueError(f"{layer!r}: tensors or configuration that it does not have: {sorted(part)}, {line['config']}")
+    if {name: a.dtype for name, a in layer.params.items()} != {name: a.dtype for name, a in part.items()}:
+        raise ValueError(f"{layer!r}: expected {_kinds(layer.params)}, got {_kinds(part)}")
+    if layer.config() != line["config"]:
+        raise ValueError(f"{layer!r}: expected the configuration {layer.config()}, got {line['config']}")
     return layer
+
+
+def _kinds(arrays: Tensors) -> str:
+    return ", ".join(f"{name} of {array.dtype}" for name, array in sorted(arrays.items()))
 
 
 def _opened(path: Path) -> tuple[Tensors, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -67,7 +68,8 @@ class Network:
         self.version = 0
         self.flatten()
         patterns = dict(self._patterns())
-        self.sparse = tuple(sparse) if sparse is not None else tuple(k for k, p in patterns.items() if not p.is_full)
+        given = sparse if sparse is not None else (k for k, pattern in patterns.items() if not pattern.is_full)
+        self.sparse = tuple(sorted({operator.index(k) for k in given}))
         if not patterns.keys() >= set(self.sparse):
             raise ValueError(f"sparse must name layers with connections, among {sorted(patterns)}, got {self.sparse}")
 

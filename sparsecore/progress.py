@@ -79,10 +79,8 @@ class Live(Lines):
         self._bar.start()
 
     def looked(self, progress: Progress) -> None:
-        totals = progress.totals
-        shown = (
-            f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {progress.samples_per_second:,.0f} images/s"
-        )
+        totals, rate = progress.totals, progress.totals.samples / max(progress.seconds, 1e-9)
+        shown = f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
         done = progress.epoch + progress.step / progress.steps
         self._bar.update(
             self._task, completed=done, epoch=f"{progress.epoch + 1}/{progress.epochs}", shown=shown, refresh=True

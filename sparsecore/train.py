@@ -118,9 +118,12 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
     from .options import wiring_of
 
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
-    entry = MNIST if name == EMBEDDED else CATALOGUE.get(name)
-    dataset = None if entry else load(name, data_dir=options.get("data_dir"))
-    sizes = model.sizes(dataset.shape if dataset else entry.shape)
+    shapes = {EMBEDDED: MNIST.shape} | {entry.name: entry.shape for entry in CATALOGUE.values()}
+    shape, dataset = shapes.get(name), None
+    if shape is None:
+        dataset = load(name, data_dir=options.get("data_dir"))
+        shape = dataset.shape
+    sizes = model.sizes(shape)
     _check_memory(wiring.connections(sizes))
     patterns, note = wiring.patterns(sizes, options["seed"])  # refused, if it is, before anybody waits for data
     dataset = dataset or load(name, data_dir=options.get("data_dir"))

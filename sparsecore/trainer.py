@@ -134,7 +134,7 @@ class Trainer:
         }
         self._step = Step(network, self._store, optimizer, self.device)
         self._stopping = False
-        self._looked_at = self._saved_at = time.monotonic()
+        self._looked_at = self._saved_at = -math.inf
 
     def stop(self) -> None:
         """Ask a running trainer to finish its step, save and return; may be called from a signal's handler."""
@@ -213,6 +213,7 @@ class Trainer:
         self._step.prepare(len(self._store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
             callback.started(self)
+        self._looked_at = self._saved_at = time.monotonic()
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
