@@ -165,8 +165,11 @@ def cross_entropy(
 
 def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
     """totals += (Σ losses, Σ correct, batch), in order."""
+    loss, right = 0.0, 0
     for sample in range(batch):
-        totals += losses[sample], correct[sample], 1
+        loss += losses[sample]
+        right += correct[sample]
+    totals += loss, right, batch
 
 
 # ---------------------------------------------------------------------------------------------- update
