@@ -67,7 +67,7 @@ class Network:
         self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
         self.version = 0
         self.flatten()
-        patterns = dict(self._patterns())
+        patterns = self.patterns
         given = sparse if sparse is not None else (k for k, pattern in patterns.items() if not pattern.is_full)
         self.sparse = tuple(sorted({operator.index(k) for k in given}))
         if not patterns.keys() >= set(self.sparse):
@@ -170,6 +170,12 @@ class Network:
         return np.argmax(self.logits(x, batch_size), axis=1)
 
     @property
+    def patterns(self) -> dict[int, SparsityPattern]:
+        """The patterns of the layers that have connections, by their places in `layers`."""
+        found = {k: getattr(layer, "pattern", None) for k, layer in enumerate(self.layers)}
+        return {k: pattern for k, pattern in found.items() if pattern is not None}
+
+    @property
     def connections(self) -> int:
         """Stored weights of all layers; biases are not counted."""
         return sum(line.connections for line in self.summary())
@@ -182,12 +188,12 @@ class Network:
     @property
     def global_sparsity(self) -> float:
         """The same of all layers."""
-        return self._sparsity(dict(self._patterns()))
+        return self._sparsity(self.patterns)
 
     def summary(self) -> list[LayerSummary]:
         """A line for each layer that has connections."""
         lines = []
-        for k, pattern in self._patterns():
+        for k, pattern in self.patterns.items():
             name, biases = repr(self.layers[k]), self.layers[k].params["bias"].size
             lines.append(LayerSummary(name, pattern.shape, pattern.nnz, biases, pattern.sparsity))
         return lines
@@ -196,14 +202,8 @@ class Network:
         shapes = [self.layers[0].in_shape, *(layer.out_shape for layer in self.layers)]
         return "Network(" + "→".join("×".join(str(size) for size in shape) for shape in shapes) + ")"
 
-    def _patterns(self) -> Iterator[tuple[int, SparsityPattern]]:
-        for k, layer in enumerate(self.layers):
-            pattern = getattr(layer, "pattern", None)
-            if pattern is not None:
-                yield k, pattern
-
     def _sparsity(self, layers: Iterable[int]) -> float:
-        patterns = dict(self._patterns())
+        patterns = self.patterns
         layers = tuple(layers)
         possible = sum(patterns[k].shape[0] * patterns[k].shape[1] for k in layers)
         return (possible - sum(patterns[k].nnz for k in layers)) / possible if possible else 0.0

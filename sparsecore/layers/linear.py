@@ -107,6 +107,13 @@ class SparseLinear(Layer):
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads
 
+    def prune(self, keep: Any) -> None:
+        """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.
+
+        `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
+        """
+        self._set(self.pattern.select(keep), self.weight[keep], self.bias, self.dtype)
+
     @property
     def weight(self) -> Any:
         """Values of the stored connections, in CSR order."""
