@@ -63,22 +63,30 @@ class SGD:
     def lr(self, value: float) -> None:
         self.rates[LR] = value
 
+    def keep(self, mask: Any) -> None:
+        """Let the velocity be that of the parameters where `mask`, a boolean array of their shape, is true."""
+        if self.velocity is not None:
+            self.velocity = self.velocity[mask]
+
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
         """Change `params` in place.
 
         Raises
         ------
         ValueError
-            If `grads` is not of the shape and dtype of `params`, or one of them is not contiguous.
+            If they are not contiguous arrays of one shape and of one dtype, float32 or float64.
         """
-        for array in (params, grads):
-            if (array.shape, array.dtype) != (params.shape, params.dtype) or not array.flags.c_contiguous:
-                raise ValueError(
-                    f"SGD: params and grads must be contiguous and alike, got {params.dtype} {params.shape} and "
-                    f"{grads.dtype} {grads.shape}"
-                )
-        velocity = self.velocity
-        if velocity is None or (velocity.shape, velocity.dtype) != (params.shape, params.dtype):
+        kind = params.shape, params.dtype
+        if (
+            params.dtype not in (np.float32, np.float64)
+            or (grads.shape, grads.dtype) != kind
+            or not (params.flags.c_contiguous and grads.flags.c_contiguous)
+        ):
+            raise ValueError(
+                f"SGD: params and grads must be contiguous floats and alike, got {params.dtype} {params.shape} and "
+                f"{grads.dtype} {grads.shape}"
+            )
+        if self.velocity is None or (self.velocity.shape, self.velocity.dtype) != kind:
             self.velocity = workspace.device.zeros(params.shape, params.dtype)
         if self.clip_norm is not None:
             workspace.kernels.norm(grads, self.rates)
