@@ -23,7 +23,8 @@ class Store:
     shape : tuple of int
         Of one sample.
     mean, std : sequence of float
-        One a channel, or one in all. Inputs are (x/255 − mean)/std for uint8 and (x − mean)/std for float32.
+        One a channel, or one in all; `shape` may be flat all the same. Inputs are (x/255 − mean)/std for uint8 and
+        (x − mean)/std for float32.
     device : Device
     dtype : float32 or float64
         Of the packed tiles.
@@ -44,7 +45,10 @@ class Store:
         if len(split) and split.y.min() < 0:
             raise ValueError(f"labels must be at least 0, got {split.y.min()} at position {split.y.argmin()}")
         self.classes = int(split.y.max(initial=-1)) + 1
-        affine = Normalisation(self.shape, tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
+        channels, features = len(mean), split.x.shape[1]
+        if channels < 1 or features % channels:
+            raise ValueError(f"mean must be one number or one a channel of the {features} features, got {channels}")
+        affine = Normalisation((channels, features // channels), tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
         self._at = device.zeros((1,), np.int64)

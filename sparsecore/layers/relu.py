@@ -40,7 +40,8 @@ class ReLU(Layer):
             return dy, {}
         dx = workspace.array("dx", y.shape, y.dtype)
         workspace.kernels.mask(dy.data, y, dx)
-        return Tiles(dx, dy.batch), {}
+        # Where x came out of a ReLU itself, its mask is this one.
+        return Tiles(dx, dy.batch, masked=True), {}
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""
