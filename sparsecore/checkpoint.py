@@ -112,6 +112,15 @@ def read(path: str | Path) -> Checkpoint:
         If there is no such file, it is truncated or altered, of another format or version, or its parts do not fit.
     """
     path = located(path)
+    try:
+        return _checked(path)
+    except CheckpointError as error:
+        if (previous := _previous(path)).is_file():
+            raise CheckpointError(f"{error}; the one written before it is {previous}") from None
+        raise
+
+
+def _checked(path: Path) -> Checkpoint:
     tensors, header = _opened(path)
     for key, wanted in (("format", FORMAT), ("version", VERSION)):
         if header.get(key) != wanted:
@@ -172,7 +181,7 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
+        if path.is_file():  # a folder that has the name makes the next line fail
             _keep(path)
         os.replace(writing, path)
     except BaseException:

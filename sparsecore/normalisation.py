@@ -31,8 +31,8 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.shape or min(self.shape) < 1:
-            raise ValueError(f"normalisation: shape must be of one or more positive sizes, got {self.shape}")
+        if not self.shape or not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise ValueError(f"normalisation: shape must be of one or more positive integers, got {self.shape}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.shape[0]) or not all(map(isfinite, values)):
                 raise ValueError(f"normalisation: {name} must be 1 or {self.shape[0]} finite numbers, got {values}")
