@@ -13,7 +13,9 @@ import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
+from sparsecore.kernels import cpu as embedded
 from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import Grid, Layout
@@ -406,6 +408,35 @@ def test_a_tape_replays_in_order_and_keeps_its_arrays_alive():
         last.fill(np.nan)
         Launcher(ALONE).replay(tape)
         assert np.array_equal(np.sort(last), np.sort(x))
+
+
+# ------------------------------------------------------------------------------------------ in compiled code
+
+
+@njit
+def _step(layout, grid, data, x, bias, y, mask, grad, db):
+    embedded.spmm(layout, grid, data, x, bias, y, True, mask)
+    embedded.sddmm(layout, grid, y, x, grad, db)
+
+
+@pytest.mark.parametrize(
+    "dtype, optional", [(np.float32, True), pytest.param(np.float64, False, marks=pytest.mark.slow)]
+)
+def test_a_users_compiled_function_gets_the_launchers_bits(dtype, optional):
+    for case in awkward_cases()[::3]:
+        case = placed(case, dtype, Guarded(shift=1))
+        bias, mask = (case.bias, case.mask) if optional else (None, None)
+        results = []
+        for _ in range(2):
+            y, grad = np.full_like(case.dy, np.nan), np.full_like(case.data, np.nan)
+            results.append((y, grad, np.full(case.pattern.shape[0], np.nan, dtype) if optional else None))
+        (y, grad, db), (expected_y, expected_grad, expected_db) = results
+        _step(case.layout, case.grid, case.data, case.x, bias, y, mask, grad, db)
+        Launcher(ALONE).spmm(case.layout, case.grid, case.data, case.x, bias, expected_y, relu=True, mask=mask)
+        Launcher(ALONE).sddmm(case.layout, case.grid, expected_y, case.x, expected_grad, expected_db)
+        assert np.array_equal(y, expected_y)
+        assert np.array_equal(grad, expected_grad)
+        assert db is None or np.array_equal(db, expected_db)
 
 
 # ------------------------------------------------------------------------------------------ one set of names

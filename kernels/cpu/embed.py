@@ -44,7 +44,7 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
         c.outer, c.x_outer, c.out_outer = grid.outer, grid.x_outer, grid.out_outer
         c.ys, c.x_y, c.out_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.out_line, c.out_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
-        body(pointer(calls), 0, 1)
+        _run(body, calls)
 
     return implementation
 
@@ -64,9 +64,15 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.ys, c.x_y, c.dy_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.panel = max(grid.lines, 1)
-        body(pointer(calls), 0, 1)
+        _run(body, calls)
 
     return implementation
+
+
+@njit
+def _run(body, calls):  # type: ignore[no-untyped-def]
+    """Numba frees an array after its last use, even if a pointer to it is still about: an argument lives on."""
+    body(pointer(calls), 0, 1)
 
 
 def _size(array: Any) -> int:
