@@ -1,0 +1,93 @@
+"""`python -m bench`: times this engine beside others, prints tables, and writes rows and a plot if asked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .environment import settle
+
+BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile")
+
+
+def main() -> None:
+    asked = parser().parse_args()
+    settle(asked.threads)
+    # Only now: importing NumPy loads BLAS, which reads the environment once.
+    from . import machine
+    from .engines import has_torch
+    from .options import Options
+    from .plot import plot
+
+    options = Options(asked.model, tuple(asked.batch), tuple(asked.sparsity), asked.threads, asked.quick)
+    print(f"{machine.describe()}\n")
+    rows = machine.ceiling(options)
+    sgemm = rows[0]["gflops"]
+    print(f"Ceiling: sgemm {rows[0]['model']}, {options.threads} thread(s): {sgemm:.0f} GFLOP/s\n")
+    if not has_torch():
+        print("PyTorch is not installed: its rows are left out (pip install 'sparsecore[peers]').\n")
+    for bench in asked.bench or BENCHES:
+        found, table = measured(bench, options, sgemm)
+        rows += found
+        print(table, flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if asked.plot:
+        try:
+            plot(rows, asked.plot)
+        except ImportError:
+            sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
+        except ValueError as error:
+            sys.exit(f"--plot: {error}")
+
+
+def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
+    """Rows of one benchmark, and its tables."""
+    from . import epoch, kernels, profile, scaling, steps
+
+    if bench in ("gather", "sample"):
+        rows = kernels.measure(options, bench)
+        return rows, kernels.table(rows, sgemm)
+    module: Any = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile}[bench]
+    rows = module.measure(options)
+    return rows, module.table(rows)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    found.add_argument("bench", nargs="*", type=_bench, metavar="BENCH", help=f"{', '.join(BENCHES)}; all if none")
+    found.add_argument("--model", choices=["lenet300"], default="lenet300")
+    found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
+    found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
+    found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
+    found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time against connections")
+    found.add_argument("--quick", action="store_true", help="the smallest of everything: a check, not a measurement")
+    return found
+
+
+def _bench(text: str) -> str:
+    if text not in BENCHES:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(BENCHES)}, got {text!r}")
+    return text
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The engines that are compared: one file each, with what it does in a training step and in a single kernel.
+
+Dense engines are given full patterns only. Each file says how its library is used at its best; where two ways are
+close, both are timed as variants and the faster one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+DENSE, SPARSE, BOTH = "dense", "sparse", "both"
+
+
+class Timed(Protocol):
+    """Something that can be run again and again, and shown to have done the right thing."""
+
+    def run(self) -> object:
+        """What is timed."""
+
+    def result(self) -> Any:
+        """What the last run computed: logits (batch, classes), y (out_features, batch), or dW as it is stored."""
+
+
+class Contender(NamedTuple):
+    """One way of doing something.
+
+    Attributes
+    ----------
+    engine : str
+    variant : str
+        Which of the engine's ways.
+    patterns : str
+        What it is made for: "dense", "sparse" or "both".
+    make : callable
+        Takes a Problem, or a pattern and its operands, and gives something to time.
+    """
+
+    engine: str
+    variant: str
+    patterns: str
+    make: Callable[..., Timed]
+
+    def suits(self, topology: str) -> bool:
+        return self.patterns in (BOTH, DENSE if topology == "dense" else SPARSE)
+
+
+def contenders(what: str, threads: int) -> list[Contender]:
+    """All that can do a "step", a "gather" or a "sample"; without PyTorch's where that is not installed.
+
+    Parameters
+    ----------
+    what : {"step", "gather", "sample"}
+    threads : int
+        Of sparsecore; the other libraries were told by the environment.
+    """
+    from . import numpy_hand, scipy_csr, sparsecore
+
+    ours = sparsecore.WHAT[what]
+    numpys, scipys = numpy_hand.WHAT[what], scipy_csr.WHAT[what]
+    found = [Contender("sparsecore", name, BOTH, partial(make, threads=threads)) for name, make in ours.items()]
+    found += [Contender("numpy-hand", name, DENSE, make) for name, make in numpys.items()]
+    found += [Contender("scipy", name, SPARSE, make) for name, make in scipys.items()]
+    if has_torch():
+        from . import torch_csr, torch_eager, torch_hand
+
+        for engine, module, patterns in (
+            ("torch-eager", torch_eager, DENSE), ("torch-hand", torch_hand, DENSE), ("torch-csr", torch_csr, SPARSE)
+        ):  # fmt: skip
+            found += [Contender(engine, name, patterns, make) for name, make in module.WHAT.get(what, {}).items()]
+    return found
+
+
+def has_torch() -> bool:
+    """Whether PyTorch can be imported."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True

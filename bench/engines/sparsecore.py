@@ -1,0 +1,125 @@
+"""This engine: a step is recorded once and replayed by one call. A dense network is one of full patterns."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.problem import Floats, Problem
+from sparsecore.device import CPU
+from sparsecore.layers.linear import SparseLinear
+from sparsecore.loss import CrossEntropy
+from sparsecore.network import Network
+from sparsecore.optim import SGD
+from sparsecore.pattern import SparsityPattern
+from sparsecore.plan import Plan
+from sparsecore.tiles import LANES, Labels, Tiles, tiles_of
+from sparsecore.workspace import Workspace
+
+
+class _Recorded:
+    """A device of so many threads, and a tape to record on and replay."""
+
+    def __init__(self, threads: int) -> None:
+        self.device = CPU(threads)
+        self.launcher = self.device.launcher()
+        self.kernels, self.tape = self.device.recorder()
+
+    def run(self) -> None:
+        self.launcher.replay(self.tape)
+
+    def tiles(self, x: Floats) -> Tiles:
+        """(batch, features) packed."""
+        batch, features = x.shape
+        data = self.device.zeros((tiles_of(batch), features, LANES), np.float32)
+        self.launcher.pack(np.ascontiguousarray(x), data)
+        return Tiles(data, batch)
+
+    def plain(self, tiles: Tiles) -> Floats:
+        """(batch, features) of tiles."""
+        out = np.empty((tiles.batch, tiles.features), np.float32)
+        self.launcher.unpack(tiles.data, out)
+        return out
+
+
+class Step(_Recorded):
+    """A training step."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        super().__init__(threads)
+        network = problem.network()
+        x = self.tiles(problem.x)
+        labels = self.device.zeros((len(x.data) * LANES,), np.int32)
+        labels[: len(problem.labels)] = problem.labels
+        workspace = Workspace(self.device, self.kernels)
+        grads = self.device.zeros(network.params.shape, network.dtype)
+        for k, pieces in enumerate(network.views(grads)):
+            for name, piece in pieces.items():
+                workspace.child(k).put(name, piece)
+        self.logits, caches = network.forward(x, workspace)
+        truth = Labels(labels, len(problem.labels), problem.sizes[-1])
+        network.backward(CrossEntropy()(self.logits, truth, workspace), caches, workspace)
+        self.optimizer = SGD(problem.rate)
+        self.optimizer.step(network.params, grads, workspace)
+
+    def result(self) -> Any:
+        return self.plain(self.logits)
+
+
+class Gather(_Recorded):
+    """spmm alone."""
+
+    def __init__(self, pattern: SparsityPattern, data: Any, x: Floats, threads: int, format: str) -> None:
+        super().__init__(threads)
+        tiles = self.tiles(x.T)
+        self.y = Tiles(self.device.empty((len(tiles.data), pattern.shape[0], LANES), np.float32), tiles.batch)
+        plan = Plan(pattern, format)
+        values = self.device.put(data)
+        self.kernels.spmm(plan.forward, plan.grid(len(tiles.data)), values, tiles.data, None, self.y.data)
+
+    def result(self) -> Any:
+        return self.plain(self.y).T
+
+
+class Sample(_Recorded):
+    """sddmm alone."""
+
+    def __init__(self, pattern: SparsityPattern, dy: Floats, x: Floats, threads: int, format: str) -> None:
+        super().__init__(threads)
+        tiles, dy_tiles = self.tiles(x.T), self.tiles(dy.T)
+        self.dw = self.device.empty((pattern.nnz,), np.float32)
+        plan = Plan(pattern, format)
+        self.kernels.sddmm(plan.forward, plan.grid(len(tiles.data)), dy_tiles.data, tiles.data, self.dw)
+
+    def result(self) -> Any:
+        return self.dw
+
+
+class LayerStep(_Recorded):
+    """Forward, dX, dW and update of one layer in the middle of a network, from a given dy."""
+
+    def __init__(self, pattern: SparsityPattern, batch: int, threads: int) -> None:
+        super().__init__(threads)
+        network = Network([SparseLinear(pattern, np.zeros(pattern.nnz, np.float32))])
+        (layer,) = network.layers
+        workspace = Workspace(self.device, self.kernels)
+        grads = self.device.zeros(network.params.shape, network.dtype)
+        for name, piece in network.views(grads)[0].items():
+            workspace.put(name, piece)
+        out_features, in_features = pattern.shape
+        self.y, cache = layer.forward_tiles(self.tiles(np.ones((batch, in_features), np.float32)), workspace)
+        layer.backward_tiles(self.tiles(np.ones((batch, out_features), np.float32)), cache, workspace)
+        self.optimizer = SGD(1e-3)
+        self.optimizer.step(network.params, grads, workspace)
+
+    def result(self) -> Any:
+        return self.plain(self.y).T
+
+
+def _formats(make: Any) -> dict[str, Any]:
+    return {name: partial(make, format=name) for name in ("csr", "coo")}
+
+
+WHAT = {"step": {"": Step}, "gather": _formats(Gather), "sample": _formats(Sample), "layer": {"": LayerStep}}

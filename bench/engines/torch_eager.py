@@ -1,0 +1,40 @@
+"""PyTorch as it is usually written: nn.Linear, autograd, torch.optim.SGD."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from bench.problem import Problem, as_dense
+
+
+class Step:
+    """A training step."""
+
+    def __init__(self, problem: Problem, fused: bool) -> None:
+        layers: list[torch.nn.Module] = []
+        for size, out in pairwise(problem.sizes):
+            layers += [torch.nn.Linear(size, out), torch.nn.ReLU()]
+        self.model = torch.nn.Sequential(*layers[:-1])
+        with torch.no_grad():
+            for layer, pattern, data in zip(self.model[::2], problem.patterns, problem.weights, strict=True):
+                layer.weight.copy_(torch.tensor(as_dense(pattern, data)))
+                layer.bias.zero_()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.rate, fused=fused)
+        self.loss = torch.nn.CrossEntropyLoss()
+        self.x, self.labels = torch.tensor(problem.x), torch.tensor(problem.labels, dtype=torch.int64)
+
+    def run(self) -> None:
+        self.optimizer.zero_grad()
+        self.logits = self.model(self.x)
+        self.loss(self.logits, self.labels).backward()
+        self.optimizer.step()
+
+    def result(self) -> Any:
+        return self.logits.detach().numpy()
+
+
+WHAT = {"step": {"SGD": partial(Step, fused=False), "fused SGD": partial(Step, fused=True)}}

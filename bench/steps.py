@@ -1,0 +1,70 @@
+"""Whole training steps: forward, backward and update, from a batch that already lies as its engine wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .engines import Contender, contenders
+from .options import Options
+from .problem import MODELS, RADIX, SPARSITIES, Problem, training_problem
+from .tables import fastest, markdown, number, pick, ratio, wires
+from .timing import Entry, Row, fastest_rows
+
+ENGINES = ("sparsecore", "numpy-hand", "torch-hand", "torch-eager", "torch-csr", "scipy")
+
+
+def measure(options: Options) -> list[Row]:
+    """Every engine on every network that suits it; all that have one batch size take turns."""
+    rows: list[Row] = []
+    for batch in options.batches or ((32,) if options.quick else (32, 128, 1024)):
+        entries = []
+        for topology, sparsity in networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES)):
+            problem = training_problem(MODELS[options.model], topology, sparsity, batch)
+            among = contenders("step", options.threads)
+            entries += entries_of(problem, options.model, topology, sparsity, among, options.threads)
+        rows += fastest_rows(entries, options.budget(20 if batch > 512 else 10))
+    return rows
+
+
+def networks(sparsities: tuple[float, ...]) -> list[tuple[str, float]]:
+    """Topology and sparsity of the networks to time, the dense one first."""
+    radix = [("radix", sparsity) for sparsity in sparsities if sparsity in RADIX]
+    return [("dense", 0.0), *(("random", sparsity) for sparsity in sparsities), *radix]
+
+
+def entries_of(
+    problem: Problem, model: str, topology: str, sparsity: float, among: Sequence[Contender], threads: int
+) -> list[Entry]:
+    """One entry for each contender that suits the network."""
+    fields = {
+        "bench": "step", "model": model, "topology": topology, "sparsity": sparsity, "batch": len(problem.x),
+        "threads": threads, "connections": problem.connections, "flops": problem.flops,
+    }  # fmt: skip
+    return [
+        Entry(fields | {"engine": each.engine, "variant": each.variant}, each.make(problem).run)
+        for each in among
+        if each.suits(topology)
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """One table for each batch size and number of threads."""
+    tables = []
+    for model, batch, threads in dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows):
+        some = pick(rows, model=model, batch=batch, threads=threads)
+        by_hand = fastest(pick(some, "numpy-hand", "torch-hand", topology="dense"))
+        eager = fastest(pick(some, "torch-eager"))
+        body = []
+        for topology, sparsity in dict.fromkeys((row["topology"], row["sparsity"]) for row in some):
+            these = pick(some, topology=topology, sparsity=sparsity)
+            times = [fastest(pick(these, engine)) for engine in ENGINES]
+            ours, peers = times[0], fastest(pick(these, "torch-csr", "scipy"))
+            gflops = next((row["gflops"] for row in pick(these, "sparsecore")), None)
+            ratios = [ratio(other, ours) for other in (by_hand, eager, peers)]
+            name, connections = wires(topology, sparsity), f"{these[0]['connections']:,}"
+            body.append([name, connections, *map(number, times), *ratios, number(gflops)])
+        title = f"Step of {model}, batch {batch}, {threads} thread{'s' * (threads > 1)}, ms"
+        ratios = ["over dense by hand", "over torch-eager", "over best sparse peer"]
+        head = ["network", "connections", *ENGINES, *ratios, "GFLOP/s"]
+        tables.append(markdown(title, head, body))
+    return "\n".join(tables)
