@@ -224,7 +224,7 @@ class Trainer:
         self._store.shuffle(self.seed, state.epoch)
         while state.batch < self.steps and not self._stopping:
             start = state.batch * self.batch_size
-            self.optimizer.lr = self.base_lr * self.schedule(state.epoch * self.steps + state.batch)
+            self.optimizer.lr = self._lr(state.batch)
             step.run(start, min(self.batch_size, samples - start))
             state.batch += 1
             for call in stepped:
@@ -234,6 +234,10 @@ class Trainer:
                 self._look()
                 begin = time.perf_counter()
         self._clock(begin)
+
+    def _lr(self, batch: int) -> float:
+        """The learning rate of a step of this epoch."""
+        return self.base_lr * self.schedule(self.state.epoch * self.steps + batch)
 
     def _clock(self, begin: float) -> None:
         seconds = time.perf_counter() - begin
@@ -266,7 +270,7 @@ class Trainer:
         for name, evaluation in self._evaluations.items():
             found = evaluation()
             record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
-        return record | {"lr": self.optimizer.lr, "seconds": self.state.epoch_seconds}
+        return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
 
     def _finish(self) -> None:
         """The result is in the last checkpoint before anybody is told of it."""

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_loaded_network_trains_on(saved: Path) -> None:
 def test_any_patterns(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=4))
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         kept = data.draw(st.lists(st.booleans(), min_size=inputs * outputs, max_size=inputs * outputs))
         layers.append(SparseLinear(SparsityPattern.from_dense(np.reshape(kept, (outputs, inputs)))[0]))
     network = Network(layers)
@@ -160,7 +161,7 @@ def test_failing_write_keeps_what_was(saved: Path, monkeypatch: pytest.MonkeyPat
         assert same(load(saved), small_network(seed=1))
         assert Path(f"{saved}.previous").read_bytes() == before
     else:
-        with pytest.raises(CheckpointError, match="No space left on device.*kept"):
+        with pytest.raises(CheckpointError, match=r"No space left on device.*kept"):
             save(small_network(seed=1), saved)
         assert saved.read_bytes() == before
         assert not [file for file in saved.parent.iterdir() if "writing" in file.name]
@@ -220,7 +221,7 @@ def test_unknown_layers_are_not_saved(tmp_path: Path) -> None:
     class Own(ReLU):
         pass
 
-    with pytest.raises(CheckpointError, match="only layers of SparseLinear.*got Own"):
+    with pytest.raises(CheckpointError, match=r"only layers of SparseLinear.*got Own"):
         save(Network([Own((3,))]), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
     assert issubclass(Own, Layer)
