@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .console import complain, write_anything
 from .interrupts import Interrupted, Interrupts
 
 PROGRAM = "python -m sparsecore.evaluate"
@@ -24,10 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Interrupted:
             return interrupts.status
         except ValueError as error:
-            from .options import one_line
-
-            print(f"{PROGRAM}: {one_line(error)}", file=sys.stderr)
-            return 2
+            return complain(PROGRAM, error, 2)
     print(found)
     return 0
 
@@ -76,4 +74,5 @@ def _evaluated(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    write_anything()
     sys.exit(main())

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from . import __version__
+from .console import one_line
 from .data import NAMES, Dataset
 from .schedule import Schedule, constant, cosine, step_decay, warm_up
 from .topology import ExpanderKind
@@ -17,7 +18,7 @@ from .wiring import Wiring
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
 FREE = ("threads", "device", "data_dir", "save_every", "check_every_step")
 """Options that change no bit of what is learned on one processor, and may differ when a run goes on."""
-HERE = ("out", "resume", "quiet")
+HERE = ("out", "resume", "quiet", "help")
 """Options of one command, that a run does not keep."""
 
 Options = dict[str, Any]
@@ -39,12 +40,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{one_line(message)}; for example: {self.example}")
-
-
-def one_line(text: object, longest: int = 400) -> str:
-    """Text without line breaks or control characters, and not without end."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return line if len(line) <= longest else f"{line[: longest // 2]} … {line[-longest // 2 :]}"
 
 
 def parser(models: Sequence[str]) -> Parser:
@@ -179,14 +174,13 @@ def config_of(options: Options, dataset: Dataset) -> dict[str, Any]:
 
 def command_line(options: Mapping[str, Any]) -> list[str]:
     """The command line that gives these options, which a run kept."""
-    words = [str(options["model"])]
+    words = []
     for name, value in options.items():
+        if name in (*HERE, "model") or value is None or value is False:
+            continue
         flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif name != "model" and value is not None and value is not False:
-            words.append(f"{flag}={spelled(value)}")
-    return words
+        words.append(flag if value is True else f"{flag}={spelled(value)}")
+    return [*words, "--", str(options["model"])]
 
 
 def spelled(value: Any) -> str:

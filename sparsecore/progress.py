@@ -94,7 +94,8 @@ def reporter(epochs: int, *, quiet: bool) -> Quiet:
     """What suits where the output goes."""
     if quiet:
         return Quiet()
-    return Live(epochs) if sys.stdout.isatty() else Lines()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Live(epochs) if terminal else Lines()
 
 
 TITLES = ("layer", "shape", "connections", "sparsity")

@@ -49,6 +49,6 @@ def _kept(config: Any, folder: RunFolder, parser: Parser) -> Options:
     """The options in a configuration, read again as a command line is, so that they are checked like one."""
     try:
         kept = vars(parser.parse_args(command_line(config["options"])))
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise UsageError(f"{folder.path}: expected the configuration of a run, could not use it ({error})") from None
     return {name: value for name, value in kept.items() if name not in HERE and value is not None}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .console import complain, write_anything
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
         except Interrupted:
-            return _fail("interrupted before training began", interrupts.status)
+            return complain(PROGRAM, "interrupted before training began", interrupts.status)
         except BrokenPipeError:  # whoever read our lines has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
@@ -53,9 +54,9 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
             return 0
         trainer = _prepare(options, checkpoint, report)
     except ValueError as error:
-        return _fail(error, 2)
+        return complain(PROGRAM, error, 2)
     except MemoryError:
-        return _fail("the run does not fit into this machine's memory: ask for fewer connections", 2)
+        return complain(PROGRAM, "the run does not fit into this machine's memory: ask for fewer connections", 2)
     return _train(trainer, report, interrupts)
 
 
@@ -144,14 +145,17 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     try:
         result = trainer.run()
     except (Diverged, CheckpointError, RunFolderError, MemoryError) as error:
-        return _fail(error, 1)
+        return complain(PROGRAM, error, 1)
     finally:
         report.close()
     if result is None:
-        return _fail(_stopped(trainer), interrupts.status)
+        return complain(PROGRAM, _stopped(trainer), interrupts.status)
     report.result(result_line(result))
-    if trainer.folder is not None:
-        draw(trainer.state.history, trainer.folder.path)
+    try:
+        if trainer.folder is not None:
+            draw(trainer.state.history, trainer.folder.path)
+    except OSError as error:
+        return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
 
 
@@ -183,12 +187,6 @@ def _stopped(trainer: Trainer) -> str:
     return f"{where} and saved; to go on: {PROGRAM} --resume --out {trainer.folder.path}"
 
 
-def _fail(problem: object, status: int) -> int:
-    from .options import one_line
-
-    print(f"{PROGRAM}: {one_line(problem)}", file=sys.stderr)
-    return status
-
-
 if __name__ == "__main__":
+    write_anything()
     sys.exit(main())
