@@ -56,9 +56,14 @@ def timed(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Entry], N
     return run
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Dense and sparse side by side."""
     rows = config.stash.get(_ROWS, [])
+    if rows:
+        from bench.machine import describe
+
+        terminalreporter.write_line("\n" + describe())
     for bench, model, batch in dict.fromkeys((row["bench"], row["model"], row["batch"]) for row in rows):
         some = pick(rows, bench=bench, model=model, batch=batch)
         dense = fastest(pick(some, topology="dense", threads=1))

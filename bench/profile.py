@@ -32,7 +32,8 @@ class Listing(Tape):
     def append(self, kernel: Any, parts: int, kind: np.dtype[Any], fields: dict[str, Any]) -> None:
         super().append(kernel, parts, kind, fields)
         operand = next((fields[name] for name in ("data", "grad", "w", "out", "dz") if name in fields), None)
-        self.names.append(kernel.__name__ + ("" if operand is None else f", {operand.size:,} elements"))
+        size = "" if operand is None else f", {operand.size:,} elements"
+        self.names.append(f"{self.count}. {kernel.__name__}{size}")
 
     def repeated(self, first: int, last: int) -> Tape:
         """Calls `first` to `last`, many times over."""

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.engines import Contender, contenders
-from bench.problem import Problem, as_dense, radix_pattern, training_problem
-from bench.timing import Budget, Entry, fastest_rows, interleaved
+from bench import epoch, scaling
+from bench.engines import Contender, contenders, numpy_hand, sparsecore
+from bench.environment import FORCED, THREADS, settled
+from bench.problem import Problem, as_dense, training_problem
+from bench.tables import markdown
+from bench.timing import Budget, Entry, Row, fastest_rows, interleaved
+from sparsecore.data import load
 from sparsecore.topology import dense, uniform_random
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,12 +56,17 @@ def name(contender: Contender) -> str:
     return f"{contender.engine} {contender.variant}".strip()
 
 
-@pytest.mark.parametrize("topology", ["dense", "random", "radix"])
-@pytest.mark.parametrize("contender", contenders("step", 1) + contenders("step", 2)[:1], ids=name)
+STEPS = [
+    pytest.param(contender, topology, id=f"{name(contender)}, {topology}")
+    for contender in contenders("step", 1) + contenders("step", 2)[:1]
+    for topology in ("dense", "random", "radix")
+    if contender.suits(topology)
+]
+
+
+@pytest.mark.parametrize(("contender", "topology"), STEPS)
 def test_engines_learn_the_same(contender: Contender, topology: str) -> None:
     """From the same values, on the same batch; a batch that fills its last tile only in part."""
-    if not contender.suits(topology):
-        pytest.skip(f"{contender.engine} is timed on {contender.patterns} networks")
     problem = training_problem((784, 300, 100, 10), topology, 0.9, batch=40, rate=0.1)
     expected = plainly(problem, 5)
     assert expected[-1] < 0.8 * expected[0], "a problem on which nothing is learned shows nothing"
@@ -86,3 +95,158 @@ def test_kernels_compute_the_same(what: str, topology: str) -> None:
             timed.run()
             timed.run()  # a result is overwritten, never added to
             np.testing.assert_allclose(timed.result(), expected, rtol=1e-4, atol=1e-4, err_msg=name(contender))
+
+
+def test_layer_steps_compute_the_same() -> None:
+    """From weights of zero, with ones coming in from both sides, one step takes rate · batch off every weight."""
+    pattern, batch = dense(30, 70), 20
+    for step, biases in (
+        (numpy_hand.LayerStep(pattern, batch, "C"), 0),
+        (numpy_hand.LayerStep(pattern, batch, "F"), 0),
+        (sparsecore.LayerStep(pattern, batch, 1), 1),
+    ):
+        step.run()
+        step.run()
+        np.testing.assert_allclose(step.result(), np.full((30, batch), -1e-3 * batch * (70 + biases)), rtol=1e-4)
+
+
+def test_epochs_see_the_same_numbers() -> None:
+    """NumPy's epoch normalises the bytes as the store does."""
+    data = load("mnist-subset")
+    train = data.train.take(np.arange(50))
+    peer = epoch.NumpyEpoch(data, train, training_problem((784, 20, 10, 10), "dense", 0, batch=50))
+    peer.rng = np.random.default_rng(3)
+    peer.run()
+    order = np.random.default_rng(3).permutation(50)
+    expected = (train.x[order] / 255.0 - data.mean[0]) / data.std[0]
+    np.testing.assert_allclose(peer.step.x.T, expected, atol=1e-5)
+    np.testing.assert_array_equal(peer.step.truth.argmax(0), train.y[order])
+
+
+def test_calls_take_turns() -> None:
+    seen = []
+    calls = [lambda name=name: seen.append(name) for name in "ABC"]
+    times = interleaved(calls, Budget(seconds=0, rounds=4, turn=0))
+    assert len(times) == 3
+    assert min(times) >= 0
+    assert "".join(seen) == "AABBCC" + "ABC" * 4  # two of each to warm up
+
+
+def test_a_short_call_fills_its_turn() -> None:
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+
+    interleaved([call], Budget(seconds=0, rounds=1, turn=0.001))
+    assert count > 100
+
+
+def test_the_fastest_variant_makes_the_row() -> None:
+    def busy(turns: int) -> Any:
+        return lambda: sum(range(turns))
+
+    fields = {"engine": "numpy-hand", "sparsity": 0.0, "flops": 10**6}
+    entries = [Entry(fields | {"variant": str(turns)}, busy(turns)) for turns in (200_000, 20, 100_000)]
+    entries.append(Entry(fields | {"sparsity": 0.5, "variant": "other"}, busy(50_000)))
+    rows = fastest_rows(entries, Budget(seconds=0, rounds=3, turn=0))
+    assert [row["variant"] for row in rows] == ["20", "other"]
+    assert rows[0]["gflops"] == pytest.approx(1 / rows[0]["ms"])
+
+
+def points(*times: float) -> list[Row]:
+    """Rows at 50, 75 and 87.5% of 1,000 connections."""
+    return [
+        {"sparsity": 1 - 0.5**k, "connections": 1000 * 0.5**k, "ms": ms, "engine": "sparsecore"}
+        for k, ms in enumerate(times, start=1)
+    ]
+
+
+def test_slope_and_crossover() -> None:
+    assert scaling.slope(points(8, 4, 2)) == pytest.approx(1)
+    assert scaling.slope(points(8, 8, 8)) == pytest.approx(0)
+    own: Row = {"ms": 8.0}
+    assert scaling.crossover(points(8, 4, 2), own).startswith("faster than our own dense at every sparsity from 50%")
+    assert scaling.crossover(points(16, 4, 2), own) == "as fast as our own dense at 65% sparsity"  # kept: 0.5 · 0.5^½
+    assert scaling.crossover(points(16, 12, 9), own).startswith("slower than our own dense up to 88%")
+
+
+def test_tables_are_markdown() -> None:
+    lines = markdown("Title", ["a", "b"], [["one", "1"], ["three", "1,234"]]).splitlines()
+    assert lines == ["Title", "", "| a     |     b |", "|-------|------:|", "| one   |     1 |", "| three | 1,234 |"]
+
+
+def test_the_environment_frees_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in FORCED:
+        monkeypatch.setenv(variable, "Haswell")
+    wanted = settled(2)
+    assert not set(FORCED) & set(wanted)
+    assert [wanted[variable] for variable in THREADS] == ["2", "2", "2"]
+
+
+def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Row], bytes]:
+    """Everything there is, at its smallest, where PyTorch cannot be imported and BLAS is told to be slow."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "torch.py").write_text("raise ImportError('not here')")
+    rows, plot = folder / "rows.json", folder / "plot.png"
+    done = bench(
+        "--quick", "--json", str(rows), "--plot", str(plot), PYTHONPATH=str(folder), OPENBLAS_CORETYPE="Haswell"
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(rows.read_text()), plot.read_bytes()
+
+
+def test_rows_are_as_promised(quick: tuple[str, list[Row], bytes]) -> None:
+    rows = quick[1]
+    for row in rows:
+        kinds = {"bench": str, "model": str, "sparsity": float, "batch": int, "threads": int, "ms": float}
+        assert {name: type(row[name]) for name in kinds} == kinds, row
+        assert row["topology"] in ("random", "radix", "dense")
+        assert row["engine"] in ENGINES
+        assert 0 <= row["sparsity"] < 1
+        assert (row["sparsity"] == 0) == (row["topology"] == "dense")
+        assert row["ms"] > 0
+    benches = {"ceiling", "step", "gather", "sample", "scaling", "threads", "epoch", "pack", "profile"}
+    assert {row["bench"] for row in rows} == benches
+    steps = {(row["engine"], row["topology"]) for row in rows if row["bench"] == "step"}
+    ours = {("sparsecore", topology) for topology in ("dense", "random", "radix")}
+    assert steps == ours | {("numpy-hand", "dense"), ("scipy", "random"), ("scipy", "radix")}
+    keys = [tuple(v for name, v in row.items() if name not in ("ms", "gflops", "variant")) for row in rows]
+    assert len(set(keys)) == len(keys), "a row appears twice"
+
+
+def test_what_is_printed_names_the_machine_and_what_is_missing(quick: tuple[str, list[Row], bytes]) -> None:
+    printed = quick[0]
+    assert printed.count("OPENBLAS_CORETYPE") == 1, "said once, then started again without it"
+    assert "bit registers" in printed
+    assert "Ceiling: sgemm" in printed
+    assert "PyTorch is not installed" in printed
+    assert "nan" not in printed.lower()
+
+
+def test_the_plot_is_a_picture(quick: tuple[str, list[Row], bytes]) -> None:
+    assert quick[2].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["walk"], "must be one of step, gather"),
+        (["step", "--sparsity", "90"], "must be between 0 and 1, got 90"),
+        (["step", "--batch", "0"], "must be at least 1, got 0"),
+        (["step", "--model", "vgg"], "choose from"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(arguments: list[str], words: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]

@@ -21,7 +21,7 @@ COMMAND_LINES = {"sparsecore.train", "sparsecore.evaluate"}
 # Where an optional package may be imported at module level; elsewhere only inside the function that needs it.
 ROOMS = {
     "cupy": ("sparsecore.kernels.cuda",),
-    "torch": ("sparsecore.interop.torch", "bench.peers"),
+    "torch": ("sparsecore.interop.torch", "bench.engines"),
     "sklearn": ("sparsecore.interop.sklearn",),
     "matplotlib": (),
     "pytest": ("bench",),

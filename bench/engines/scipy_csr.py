@@ -56,7 +56,7 @@ class Layer:
     def __init__(self, pattern: SparsityPattern, data: Floats, batch: int, picked: bool) -> None:
         out_features, in_features = pattern.shape
         self.full = pattern.is_full
-        self.w = as_dense(pattern, data) if self.full else pattern.to_scipy(data.copy())
+        self.w: Any = as_dense(pattern, data) if self.full else pattern.to_scipy(data.copy())
         self.w_t = self.w.T  # a view: shares the values
         self.b, self.db = np.zeros((2, out_features, 1), np.float32)
         self.dy = np.empty((out_features, batch), np.float32)
