@@ -6,13 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.layer import Layer
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.relu import ReLU
 from sparsecore.loss import CrossEntropy
-from sparsecore.models.lenet300 import lenet300
 from sparsecore.network import Network
 from sparsecore.normalisation import Normalisation
 from sparsecore.pattern import SparsityPattern

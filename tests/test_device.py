@@ -1,0 +1,95 @@
+"""The processor as a device: its arrays, its threads, and that nothing happens before it is asked for."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from sparsecore.device import cpu, default_threads, get_threads, set_threads
+
+from .small import PATTERNS, linear, numbers
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    before = get_threads()
+    yield
+    set_threads(before)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 0, 2), (7, 11, 16)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, "uint8"])
+def test_arrays_are_aligned_and_whole(shape, dtype):
+    for array in (cpu().empty(shape, dtype), cpu().zeros(shape, dtype), cpu().put(np.ones(shape, dtype))):
+        assert array.shape == shape and array.dtype == dtype
+        assert array.flags.c_contiguous and array.flags.writeable
+        assert array.ctypes.data % 64 == 0 or not array.size
+    assert not cpu().zeros(shape, dtype).any() and cpu().put(np.ones(shape, dtype)).all()
+
+
+def test_put_copies_and_get_gives_back():
+    for host in (np.arange(12.0).reshape(3, 4), np.arange(24.0).reshape(4, 6)[::2, ::-1], [[1, 2], [3, 4]], np.float32(3)):
+        there = cpu().put(host)
+        assert np.array_equal(cpu().get(there), host) and there.dtype == np.asarray(host).dtype
+        assert not np.shares_memory(there, np.asarray(host))
+
+
+def test_there_is_one_processor():
+    assert cpu() is cpu() and cpu().name == "cpu"
+
+
+def test_threads_can_be_chosen():
+    layer, x = linear(PATTERNS["random"]), numbers((33, 50))
+    wanted, _ = layer.forward(x)
+    for threads in (1, 3, 2, 1, 5):
+        set_threads(threads)
+        assert get_threads() == threads == cpu().pool.threads
+        assert np.array_equal(layer.forward(x)[0], wanted)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_than_one_thread_is_refused(threads):
+    before = get_threads()
+    with pytest.raises(ValueError, match=f"^threads must be at least 1, got {threads}$"):
+        set_threads(threads)
+    assert get_threads() == before
+
+
+@pytest.mark.parametrize(
+    "limit, wanted", [("1", 1), ("", None), ("0", None), ("-2", None), ("many", None), ("1000000", None), ("2,1", None)]
+)
+def test_omp_num_threads_is_an_upper_limit(monkeypatch, limit, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert default_threads() == (wanted or 4)
+
+
+def test_without_affinity_all_processors_count(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert default_threads() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_threads() == 1
+
+
+def test_importing_starts_no_thread_and_compiles_nothing():
+    script = (
+        "import threading, sys; import sparsecore.device, sparsecore.network, sparsecore.step; from sparsecore.device import cpu\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert not any(name.startswith('sparsecore.kernels.cpu') for name in sys.modules), 'kernels were imported'\n"
+        "assert 'numba' not in sys.modules, 'numba was imported'\n"
+        "cpu(); assert threading.active_count() == 1, 'threads start with the first work'"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_small_work_wakes_nobody():
+    set_threads(2)
+    before = threading.active_count()
+    linear(PATTERNS["random"]).forward(numbers((3, 50)))
+    assert threading.active_count() == before
