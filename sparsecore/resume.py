@@ -26,7 +26,7 @@ def resume(given: Options, parser: Parser) -> tuple[Options, Checkpoint | None]:
     if "out" not in given:
         parser.error("--resume: needs --out, the folder of the run to go on with")
     folder = RunFolder(given["out"])
-    if not folder.path.is_dir():
+    if not folder.exists():
         raise UsageError(f"--resume: expected a run's folder, got {folder.path}, where there is none; "
                          "leave --resume out to start a run there")  # fmt: skip
     checkpoint = read(folder.path) if folder.has_checkpoint() else None

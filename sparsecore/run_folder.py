@@ -36,6 +36,10 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
 
+    def exists(self) -> bool:
+        with _told(self.path):
+            return self.path.is_dir()
+
     def has_checkpoint(self) -> bool:
         return any((self.path / name).is_file() for name in (CHECKPOINT, f"{CHECKPOINT}.previous"))
 
@@ -60,12 +64,13 @@ class RunFolder:
             Bytes that the run will need.
         """
         with _told(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path).free
+            place = self.path.absolute()
+            free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
             if free < space:
                 raise RunFolderError(
                     f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
                 )
+            self.path.mkdir(parents=True, exist_ok=True)
             _replace(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def config(self) -> Record | None:

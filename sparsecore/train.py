@@ -52,7 +52,8 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
             report.say(f"the run in {options['out']} is finished")
             report.result(result_line(done.history[-1]))
             return 0
-        trainer = _prepare(options, checkpoint, report)
+        trainer = _trainer(options, checkpoint, report)
+        trainer.prepare()
     except ValueError as error:
         return complain(PROGRAM, error, 2)
     except MemoryError:
@@ -81,8 +82,8 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
     return common | vars(MODELS[given["model"]].recipe) | given, checkpoint
 
 
-def _prepare(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
-    """Everything up to the first step, with nothing written. Raises ValueError."""
+def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
+    """The run, with nothing written yet. Raises ValueError."""
     from .device import set_threads
     from .optim import SGD
     from .options import config_of, schedule_of

@@ -133,8 +133,8 @@ class Trainer:
             if split is not None
         }
         self._step = Step(network, self._store, optimizer, self.device)
-        self._stopping = False
-        self._looked_at = self._saved_at = -math.inf
+        self._stopping = self._prepared = False
+        self._looked_at = self._saved_at = 0.0
 
     def stop(self) -> None:
         """Ask a running trainer to finish its step, save and return; may be called from a signal's handler."""
@@ -175,7 +175,8 @@ class Trainer:
         """
         state = self.state
         if not state.finished:
-            self._start()
+            self.prepare()
+        self._looked_at = self._saved_at = time.monotonic()
         while not state.finished:
             self._train_epoch()
             if self._stopping:
@@ -202,8 +203,13 @@ class Trainer:
         self.state.history.append(record)
         self._tell(record)
 
-    def _start(self) -> None:
-        """Find out whether what the run will write can be written, then compile and record its steps."""
+    def prepare(self) -> None:
+        """Find out whether what the run will write can be written, then compile and record its steps.
+
+        `run` does this first; calling it before tells what is wrong with the folder from what goes wrong in training.
+        """
+        if self._prepared:
+            return
         if self.folder is not None:
             patterns = [layer.pattern for layer in self.network.layers if hasattr(layer, "pattern")]
             size = 2 * self.network.params.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
@@ -213,7 +219,7 @@ class Trainer:
         self._step.prepare(len(self._store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
             callback.started(self)
-        self._looked_at = self._saved_at = time.monotonic()
+        self._prepared = True
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
