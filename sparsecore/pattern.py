@@ -256,9 +256,8 @@ class SparsityPattern:
             raise TypeError(f"keep must be boolean, got dtype {mask.dtype}")
         if mask.shape != (self.nnz,):
             raise ValueError(f"keep must have shape ({self.nnz},), one entry a connection, got {mask.shape}")
-        kept_before = np.zeros(self.nnz + 1, dtype=self.indptr.dtype)
-        np.cumsum(mask, out=kept_before[1:])
-        return SparsityPattern._from_valid(self.shape, kept_before[self.indptr], self.indices[mask])
+        kept = np.flatnonzero(mask)
+        return SparsityPattern._from_valid(self.shape, np.searchsorted(kept, self.indptr), self.indices[kept])
 
     # -- an immutable value ----------------------------------------------------------------------------------------
 

@@ -106,24 +106,27 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     rows, starts, leaders = _groups(pattern)
     indptr = pattern.indptr.astype(np.int64)
     first = rows[starts[:-1]]
-    length = np.diff(indptr)[first]
-    sizes = np.diff(starts)
+    length = pattern.fan_in[first]
+    sizes = starts[1:] - starts[:-1]
+    most = int(sizes.max(initial=1))
     if columns_per_block is None:
-        columns_per_block = _block_columns(pattern, int(sizes.max(initial=1)))
-    edges = [] if columns_per_block == 0 else list(range(columns_per_block, pattern.shape[1], columns_per_block))
+        columns_per_block = _block_columns(pattern, most)
+    edges = np.arange(columns_per_block, pattern.shape[1], columns_per_block) if columns_per_block else np.arange(0)
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length
-    for block, edge in enumerate(edges, start=1):
-        below = np.concatenate([[0], np.cumsum(pattern.indices < edge)])
-        cuts[block] = below[indptr[first + 1]] - below[indptr[first]]
-    most = int(sizes.max(initial=1))
-    runs, work = indptr[leaders], np.concatenate([[0], np.cumsum(length * sizes)])
+    if len(edges):
+        columns = np.int64(pattern.shape[1])
+        places = pattern.rows * columns + pattern.indices  # in the whole matrix: they rise from start to end
+        cuts[1:-1] = np.searchsorted(places, first * columns + edges[:, np.newaxis]) - indptr[first]
     if most == 1:  # every row is a group: one array serves for several, since rows are many where this matters
         rows, runs, work = starts[:-1], indptr[:-1], indptr
+    else:
+        runs, work = indptr[leaders], np.zeros(len(starts), np.int64)
+        np.cumsum(length * sizes, out=work[1:])
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
 
 
-def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
     """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
 
     Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into groups of
@@ -131,6 +134,9 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
     """
     count = pattern.shape[0]
     leader = _leaders(pattern)
+    if leader is None:
+        alone = np.arange(count + 1, dtype=np.int32)
+        return alone[:-1], alone, alone[:-1]
     rows = np.argsort(leader, kind="stable")
     leader = leader[rows]
     begins = np.flatnonzero(np.append(True, leader[1:] != leader[:-1])[:count])
@@ -143,12 +149,19 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
     return rows.astype(np.int32), np.append(starts, count).astype(np.int32), leader[starts]
 
 
-def _leaders(pattern: SparsityPattern) -> NDArray[np.int64]:
-    """For each row, the first row that has the same columns: found by a hash, confirmed by comparison."""
-    indptr, fan_in, key = pattern.indptr.astype(np.int64), np.diff(pattern.indptr), _row_hashes(pattern)
+def _leaders(pattern: SparsityPattern) -> NDArray[np.int64] | None:
+    """For each row, the first row that has the same columns: found by a hash, confirmed by comparison.
+
+    None where no two rows have the same.
+    """
+    if pattern.is_full:
+        return np.zeros(pattern.shape[0], np.int64)
+    indptr, fan_in, key = pattern.indptr.astype(np.int64), pattern.fan_in, _row_hashes(pattern)
     order = np.lexsort((key, fan_in))
     row, before = order[1:], order[:-1]
     same = (key[row] == key[before]) & (fan_in[row] == fan_in[before])
+    if not same.any():
+        return None
     same[same] = _equal_rows(pattern.indices, indptr, row[same], before[same])
     # The order is stable, so the first of a class is its lowest row.
     first = np.append(True, ~same)[: len(order)]
@@ -159,11 +172,15 @@ def _leaders(pattern: SparsityPattern) -> NDArray[np.int64]:
 
 def _row_hashes(pattern: SparsityPattern) -> NDArray[np.uint64]:
     """A number for each row, the same for rows with the same columns."""
-    mixed = (pattern.indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    sums = np.append(np.uint64(0), np.cumsum(mixed, dtype=np.uint64))
-    return sums[pattern.indptr[1:]] - sums[pattern.indptr[:-1]]
+    mixed = pattern.indices.astype(np.uint32)
+    mixed += np.uint32(1)
+    mixed *= np.uint32(0x9E3779B1)
+    mixed ^= mixed >> np.uint32(15)
+    mixed *= np.uint32(0x85EBCA77)
+    hashes = np.zeros(pattern.shape[0], np.uint64)
+    stored = np.flatnonzero(pattern.fan_in)  # reduceat knows no empty sums
+    hashes[stored] = np.add.reduceat(mixed, pattern.indptr[stored], dtype=np.uint64)
+    return hashes
 
 
 def _equal_rows(
