@@ -41,7 +41,7 @@ def lenet300(
     dtype : float32 or float64
     """
     first, second = wiring if wiring is not None else (dense(300, 784), dense(100, 300))
-    rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
     return Network(
         [
             SparseLinear(first, relu=True, format=format, rng=rng, dtype=dtype),

@@ -60,7 +60,7 @@ class Store:
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Take the samples in the order that belongs to this seed and epoch, whatever came before."""
-        rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
         self.order[...] = rng.permutation(len(self))
 
     def seek(self, start: int, batch: int) -> None:

@@ -56,7 +56,7 @@ class Wiring:
         if self.kind == "radix":
             fitted = fit_radix_net(self.radices, sizes, self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"
-        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
         made = [self._layer(out_features, in_features, rng) for in_features, out_features in pairwise(sizes)]
         for pattern in made:
             if not pattern.nnz:

@@ -1,10 +1,13 @@
-"""Small patterns, layers, batches and stores that several tests share, and the dense arithmetic they are held against."""
+"""Small patterns, layers, batches and stores that several tests share, and ways to look into them."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from sparsecore.data import Split
@@ -66,14 +69,20 @@ def network(sizes: tuple[int, ...] = (20, 12, 9, 5), *, seed: int = 0, dtype: An
     """Sparse layers with fused ReLUs, then a dense head without."""
     layers = [
         linear(uniform_random(out, into, 0.5, np.random.default_rng(seed + k)), seed=seed + k, dtype=dtype, relu=True)
-        for k, (into, out) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True))
+        for k, (into, out) in enumerate(itertools.pairwise(sizes[:-1]))
     ]
     head = linear(SparsityPattern.full((sizes[-1], sizes[-2])), seed=seed + len(sizes), dtype=dtype)
     return Network([*layers, head])
 
 
 def store(
-    samples: int = 70, features: int = 20, classes: int = 5, *, kind: Any = np.uint8, dtype: Any = np.float32, seed: int = 0
+    samples: int = 70,
+    features: int = 20,
+    classes: int = 5,
+    *,
+    kind: Any = np.uint8,
+    dtype: Any = np.float32,
+    seed: int = 0,
 ) -> Store:
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (samples, features)).astype(kind)
@@ -92,6 +101,13 @@ def tiled(x: Any, padding: float = 0.0, **flags: Any) -> Tiles:
 
 def untiled(tiles: Tiles) -> Array:
     return np.array([tiles.data[sample // LANES, ..., sample % LANES] for sample in range(tiles.batch)])
+
+
+def refused(error: type[Exception], message: str, call: Callable[[], Any]) -> None:
+    """The call raises exactly this, in one line."""
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message and "\n" not in message
 
 
 class Counting:

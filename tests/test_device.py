@@ -31,7 +31,12 @@ def test_arrays_are_aligned_and_whole(shape, dtype):
 
 
 def test_put_copies_and_get_gives_back():
-    for host in (np.arange(12.0).reshape(3, 4), np.arange(24.0).reshape(4, 6)[::2, ::-1], [[1, 2], [3, 4]], np.float32(3)):
+    for host in (
+        np.arange(12.0).reshape(3, 4),
+        np.arange(24.0).reshape(4, 6)[::2, ::-1],
+        [[1, 2], [3, 4]],
+        np.float32(3),
+    ):
         there = cpu().put(host)
         assert np.array_equal(cpu().get(there), host) and there.dtype == np.asarray(host).dtype
         assert not np.shares_memory(there, np.asarray(host))
@@ -78,7 +83,7 @@ def test_without_affinity_all_processors_count(monkeypatch):
 
 def test_importing_starts_no_thread_and_compiles_nothing():
     script = (
-        "import threading, sys; import sparsecore.device, sparsecore.network, sparsecore.step; from sparsecore.device import cpu\n"
+        "import threading, sys; import sparsecore.network, sparsecore.step; from sparsecore.device import cpu\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert not any(name.startswith('sparsecore.kernels.cpu') for name in sys.modules), 'kernels were imported'\n"
         "assert 'numba' not in sys.modules, 'numba was imported'\n"

@@ -1,4 +1,4 @@
-"""Networks: layers in a row on one flat array, their gradients, their answers for ordinary arrays, and what they refuse."""
+"""Networks: layers in a row on one flat array, their gradients, their answers, and what they refuse."""
 
 import copy
 import pickle
@@ -52,7 +52,10 @@ def test_gradients_of_lenet300_are_derivatives(format, batch):
 
 @pytest.mark.parametrize("separate", [False, True], ids=["fused", "ReLU layers"])
 def test_gradients_of_a_small_network_are_derivatives(separate):
-    patterns = [uniform_random(9, 14, 0.5, np.random.default_rng(0)), uniform_random(8, 9, 0.6, np.random.default_rng(1))]
+    patterns = [
+        uniform_random(9, 14, 0.5, np.random.default_rng(0)),
+        uniform_random(8, 9, 0.6, np.random.default_rng(1)),
+    ]
     layers = []
     for k, pattern in enumerate(patterns):
         layers.append(linear(pattern, seed=k, relu=not separate))
@@ -76,7 +79,14 @@ def test_logits_for_ordinary_arrays(batch, dtype, error):
 def test_logits_take_what_can_be_converted():
     net, x = network(dtype=np.float64), np.random.default_rng(0).integers(0, 5, (9, 20))
     wanted = net.logits(x.astype(np.float64))
-    for given in (x, x.tolist(), x.astype(np.float16), np.asfortranarray(x), x.astype(np.int8), np.repeat(x, 2, 1)[:, ::2]):
+    for given in (
+        x,
+        x.tolist(),
+        x.astype(np.float16),
+        np.asfortranarray(x),
+        x.astype(np.int8),
+        np.repeat(x, 2, 1)[:, ::2],
+    ):
         assert np.array_equal(net.logits(given), wanted)
     assert net.logits(np.empty((0, 20))).shape == (0, 5) and net.predict(np.empty((0, 20))).shape == (0,)
 
@@ -160,7 +170,9 @@ def test_training_parameters_that_are_no_longer_the_networks_is_refused(take_awa
         Network(net.layers)
     else:
         net.layers[1].params["weight"] = net.layers[1].weight.copy()
-    with pytest.raises(ValueError, match=r"^SparseLinear\(.*\) has parameters that are not Network\(20→12→9→5\)'s: call flatten"):
+    with pytest.raises(
+        ValueError, match=r"^SparseLinear\(.*\) has parameters that are not Network\(20→12→9→5\)'s: call flatten"
+    ):
         net.backward(gradient, caches, workspace)
     net.flatten()
     net.backward(gradient, caches, workspace)
@@ -200,7 +212,10 @@ def test_summary_and_sparsity():
             lambda: [SparseLinear(dense(3, 4)), SparseLinear(dense(2, 5))],
             "SparseLinear(5→2) takes (5,), but SparseLinear(4→3) before it gives (3,)",
         ),
-        (lambda: [SparseLinear(dense(3, 4)), ReLU((2, 2))], "ReLU(2×2) takes (2, 2), but SparseLinear(4→3) before it gives (3,)"),
+        (
+            lambda: [SparseLinear(dense(3, 4)), ReLU((2, 2))],
+            "ReLU(2×2) takes (2, 2), but SparseLinear(4→3) before it gives (3,)",
+        ),
         (
             lambda: [linear(dense(3, 3), dtype=np.float32), linear(dense(3, 3), dtype=np.float64)],
             "all layers must have one dtype, got float32, float64",
@@ -232,7 +247,9 @@ def test_wrong_inputs_are_named():
     for size in (0, -3):
         with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}$"):
             net.predict(np.zeros((2, 20)), batch_size=size)
-    with pytest.raises(ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 21 of float32$"):
+    with pytest.raises(
+        ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 21 of float32$"
+    ):
         net.forward(tiled(np.zeros((3, 21), np.float32)), Workspace())
 
 

@@ -26,15 +26,22 @@ class ByHand:
         for k, (value, slope) in enumerate(zip(w, dw, strict=True)):
             slope = slope * scale + self.weight_decay * value
             self.velocity[k] = self.momentum * self.velocity.get(k, 0.0) + slope
-            new.append(value - self.lr * (slope + self.momentum * self.velocity[k] if self.nesterov else self.velocity[k]))
+            new.append(
+                value - self.lr * (slope + self.momentum * self.velocity[k] if self.nesterov else self.velocity[k])
+            )
         return new
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(
-    size=st.integers(0, 70), lr=st.floats(0, 1), momentum=st.sampled_from([0.0, 0.5, 0.9]), nesterov=st.booleans(),
-    weight_decay=st.sampled_from([0.0, 1e-4, 0.1]), clip_norm=st.sampled_from([None, 1e-3, 1.0, 1e6]), seed=st.integers(0, 99),
-)  # fmt: skip
+    size=st.integers(0, 70),
+    lr=st.floats(0, 1),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    nesterov=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 1e-4, 0.1]),
+    clip_norm=st.sampled_from([None, 1e-3, 1.0, 1e6]),
+    seed=st.integers(0, 99),
+)
 def test_the_rule(dtype, size, lr, momentum, nesterov, weight_decay, clip_norm, seed):
     nesterov = nesterov and momentum > 0
     sgd = SGD(lr, momentum, weight_decay, nesterov=nesterov, clip_norm=clip_norm)
@@ -152,6 +159,6 @@ def test_wrong_rates_are_refused(arguments, message):
 )
 def test_arrays_that_a_kernel_would_misread_are_refused(w, dw):
     sgd = SGD(0.1)
-    with pytest.raises(ValueError, match="^SGD: params and grads must be contiguous floats and alike"):
+    with pytest.raises(ValueError, match=r"^SGD: params and grads must be contiguous floats and alike"):
         sgd.step(w, dw, Workspace())
     assert not w.any()

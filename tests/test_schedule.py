@@ -19,7 +19,9 @@ def test_step_decay():
 
 def test_cosine():
     schedule = cosine(4)
-    assert [schedule(step) for step in range(4)] == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
+    assert [schedule(step) for step in range(4)] == pytest.approx(
+        [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
+    )
     assert schedule(0) == 1 and schedule(4) == 0 and schedule(100) == 0
     assert [cosine(2, final=0.2)(step) for step in (0, 1, 2, 3)] == pytest.approx([1, 0.6, 0.2, 0.2])
 

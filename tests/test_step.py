@@ -187,7 +187,9 @@ print(hashlib.sha256(step.network.params.tobytes()).hexdigest(), step.totals())
 
 
 def test_every_process_computes_the_same_bits():
-    outputs = {subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout for _ in "ab"}
+    outputs = {
+        subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    }
     assert len(outputs) == 1 and "Totals" in outputs.pop()
 
 
@@ -281,15 +283,21 @@ def test_an_empty_batch_changes_no_total():
 def test_labels_beyond_the_networks_classes_are_refused():
     step = Step(network(), store(classes=9), sgd())
     before = step.network.params.copy()
-    with pytest.raises(ValueError, match="^logits of 32 samples and 5 classes do not go with labels of 32 samples and 9 classes$"):
+    with pytest.raises(
+        ValueError, match=r"^logits of 32 samples and 5 classes do not go with labels of 32 samples and 9 classes$"
+    ):
         step.run(0, 32)
     assert np.array_equal(step.network.params, before)
 
 
 def test_a_store_that_does_not_fit_the_network_is_refused():
-    with pytest.raises(ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 21 of float32$"):
+    with pytest.raises(
+        ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 21 of float32$"
+    ):
         Step(network(), store(features=21), sgd()).run(0, 32)
-    with pytest.raises(ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 20 of float64$"):
+    with pytest.raises(
+        ValueError, match=r"^SparseLinear\(20→12\): x must have 20 features of float32, got 20 of float64$"
+    ):
         Step(network(), store(dtype=np.float64), sgd()).run(0, 32)
 
 
