@@ -63,10 +63,10 @@ class SGD:
     def lr(self, value: float) -> None:
         self.rates[LR] = value
 
-    def keep(self, mask: Any) -> None:
-        """Let the velocity be that of the parameters where `mask`, a boolean array of their shape, is true."""
+    def keep(self, positions: Any) -> None:
+        """Let the velocity be that of the parameters that are left, given where these stood."""
         if self.velocity is not None:
-            self.velocity = self.velocity[mask]
+            self.velocity = self.velocity[positions]
 
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
         """Change `params` in place.

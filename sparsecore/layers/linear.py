@@ -112,7 +112,7 @@ class SparseLinear(Layer):
 
         `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
         """
-        self._set(self.pattern.select(keep), self.weight[keep], self.bias, self.dtype)
+        self._set(self.pattern.select(keep), self.weight[np.flatnonzero(keep)], self.bias, self.dtype)
 
     @property
     def weight(self) -> Any:
