@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,10 @@ class Trainer:
         Where the run stands.
     steps : int
         In an epoch; the last one takes the samples that are left.
+    store : Store
+        The training samples, in the order of the running epoch.
+    evaluations : dict of str to Evaluation
+        How well the network does on each split that it does not train on: "validation", if there is one, and "test".
     """
 
     def __init__(
@@ -125,16 +130,30 @@ class Trainer:
         self.state = RunState()
         normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
         network.normalisation = normalisation
-        self._store = store_of(network, train, normalisation, self.device)
+        self.store = store_of(network, train, normalisation, self.device)
         splits = {"validation": held_out, "test": dataset.test}
-        self._evaluations = {
+        self.evaluations = {
             name: Evaluation(network, split, normalisation, self.device)
             for name, split in splits.items()
             if split is not None
         }
-        self._step = Step(network, self._store, optimizer, self.device)
+        self._step = Step(network, self.store, optimizer, self.device)
         self._stopping = self._prepared = False
         self._looked_at = self._saved_at = 0.0
+
+    @property
+    def done(self) -> int:
+        """Steps of training that are done, of all epochs."""
+        return self.state.epoch * self.steps + self.state.batch
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For callbacks: what is done inside does not count as time spent on training."""
+        begin = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - begin
+        self.state.train_seconds -= seconds
+        self.state.epoch_seconds -= seconds
 
     def stop(self) -> None:
         """Ask a running trainer to finish its step, save and return; may be called from a signal's handler."""
@@ -216,18 +235,18 @@ class Trainer:
             self.folder.create(self.config, 3 * size + (1 << 20))
             self.folder.rewrite(self.state.history)
         self._step.prepare(self.batch_size)
-        self._step.prepare(len(self._store) - (self.steps - 1) * self.batch_size)
+        self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
             callback.started(self)
         self._prepared = True
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
-        state, step, samples = self.state, self._step, len(self._store)
+        state, step, samples = self.state, self._step, len(self.store)
         stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
         pause = 0.0 if self.check_every_step else LOOK
         begin = time.perf_counter()
-        self._store.shuffle(self.seed, state.epoch)
+        self.store.shuffle(self.seed, state.epoch)
         while state.batch < self.steps and not self._stopping:
             start = state.batch * self.batch_size
             self.optimizer.lr = self._lr(state.batch)
@@ -273,7 +292,7 @@ class Trainer:
             "train_loss": totals.mean_loss,
             "train_accuracy": totals.accuracy,
         }
-        for name, evaluation in self._evaluations.items():
+        for name, evaluation in self.evaluations.items():
             found = evaluation()
             record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
@@ -335,6 +354,6 @@ class Trainer:
         """What must be the same where a run goes on, so that it goes on as it would have."""
         data = self.dataset
         return {
-            "train": len(self._store), "test": len(data.test), "mean": list(data.mean), "std": list(data.std),
+            "train": len(self.store), "test": len(data.test), "mean": list(data.mean), "std": list(data.std),
             "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed,
         }  # fmt: skip

@@ -274,7 +274,7 @@ def test_evaluation_is_numpys(digits: Dataset) -> None:
 
 def test_validation_is_held_out(digits: Dataset) -> None:
     done = trainer(digits, validation=0.25, epochs=1)
-    assert len(done._store) == 750
+    assert len(done.store) == 750
     done.run()
     train, held_out = digits.holdout(0.25, seed=5)
     record = done.state.history[0]
