@@ -50,6 +50,9 @@ class Grid(NamedTuple):
 
     A fully connected layer has one position in each tile, and its tiles are the innermost loop. An image's loops are tiles, image
     rows and pixels.
+
+    `bands`, an int32 array of shape (ys, 2), is for spmm: at image row y only column blocks `bands[y, 0]` to
+    `bands[y, 1]` are read, all of them together. Without it every row reads every block, one after another.
     """
 
     outer: int
@@ -62,3 +65,4 @@ class Grid(NamedTuple):
     x_line: int
     out_line: int
     out_row: int
+    bands: NDArray[np.int32] | None = None

@@ -29,8 +29,8 @@ def spmm(
     """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
     x, out = _memory(x), _memory(out)
     gate = None if mask is None else _memory(mask)
-    for x_at, out_at in _positions(grid):
-        for row, connections in _rows(layout):
+    for image_row, x_at, out_at in _positions(grid):
+        for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
             y = np.full(LANES, 0.0 if bias is None else bias[row])
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
@@ -46,31 +46,32 @@ def sddmm(layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Arra
     """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
     x, dy = _memory(x), _memory(dy)
     for row, connections in _rows(layout):
-        lines = [(x_at, _line(dy, dy_at + row * grid.out_row)) for x_at, dy_at in _positions(grid)]
+        lines = [(x_at, _line(dy, dy_at + row * grid.out_row)) for _, x_at, dy_at in _positions(grid)]
         for p, offset in connections:
             grad[p] = sum(np.sum(dy_line * _line(x, x_at + offset * LANES)) for x_at, dy_line in lines)
         if db is not None:
             db[row] = sum(np.sum(dy_line) for _, dy_line in lines)
 
 
-def _rows(layout: Layout) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def _rows(layout: Layout, band: Array | None = None) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Each row, with its connections: the position of the value, and the line of x that it multiplies.
 
-    Blocks of columns only say in which order a kernel visits connections, so they are not looked at.
+    Without a band, blocks of columns only say in which order a kernel visits connections, so they are not looked at.
     """
     for group, run in enumerate(layout.runs):
         for row in layout.rows[layout.starts[group] : layout.starts[group + 1]]:
             first, stop = layout.indptr[row], layout.indptr[row + 1]
-            yield int(row), [(p, int(layout.offsets[run + p - first])) for p in range(first, stop)]
+            start, end = (0, stop - first) if band is None else layout.cuts[band, group]
+            yield int(row), [(first + k, int(layout.offsets[run + k])) for k in range(start, end)]
 
 
-def _positions(grid: Grid) -> Iterator[tuple[int, int]]:
-    """Where each output position begins: in x, and in out (or dy)."""
+def _positions(grid: Grid) -> Iterator[tuple[int, int, int]]:
+    """Each output position: its image row, and where it begins in x, and in out (or dy)."""
     for outer in range(grid.outer):
         for y in range(grid.ys):
             for line in range(grid.lines):
                 x_at = outer * grid.x_outer + y * grid.x_y + line * grid.x_line
-                yield x_at, outer * grid.out_outer + y * grid.out_y + line * grid.out_line
+                yield y, x_at, outer * grid.out_outer + y * grid.out_y + line * grid.out_line
 
 
 def _memory(array: Array) -> Array:
@@ -105,6 +106,11 @@ def mask(dy: Array, y: Array, out: Array) -> None:
     """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
     for k in np.ndindex(dy.shape):
         out[k] = dy[k] if y[k] > 0 else 0
+
+
+def place(x: Array, out: Array, mask: Array | None = None) -> None:
+    """out = x, or zero where `mask` is not positive; `out` is a view of images within a border, which stays as it is."""
+    out[...] = x if mask is None else np.where(mask > 0, x, 0)
 
 
 # ---------------------------------------------------------------------------------------------- packing

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.layers.linear import Format, SparseLinear
+from sparsecore.layers.linear import SparseLinear
+from sparsecore.layers.sparse import Format
 from sparsecore.network import Network
 from sparsecore.pattern import SparsityPattern
 from sparsecore.topology import dense

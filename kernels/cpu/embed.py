@@ -44,6 +44,7 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
         c.outer, c.x_outer, c.out_outer = grid.outer, grid.x_outer, grid.out_outer
         c.ys, c.x_y, c.out_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.out_line, c.out_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
+        c.bands = _at(grid.bands)
         _run(body, calls)
 
     return implementation

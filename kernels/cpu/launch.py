@@ -15,6 +15,7 @@ from ..layout import Grid, Layout
 from .call import WORDS
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_samples_kernel, pack_kernel, unpack_kernel
+from .place import PLACE, place_kernel
 from .pool import Pool
 from .sddmm import SDDMM, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
@@ -126,6 +127,15 @@ class Launcher:
     def mask(self, dy: Array, y: Array, out: Array) -> None:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
+
+    def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
+        """out = x, or zero where `mask` is not positive; `out` is a view of images within a border, which stays as it is."""
+        tiles, channels, height, width, lanes = out.shape
+        plane, row = (stride // out.itemsize for stride in out.strides[1:3])
+        self._launch(
+            place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out,
+            planes=tiles * channels, rows=height, length=width * lanes, out_plane=plane, out_row=row,
+        )  # fmt: skip
 
     def pack(self, x: Array, out: Array) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""

@@ -17,6 +17,7 @@ SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "data", "x", "bias", "out", "mask", "relu",
     "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
+    "bands",
 )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
         data, x, bias = floats(c.data, size), floats(c.x, size), floats(c.bias, size)
         out, mask = floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
-        starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
+        starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
         first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.groups
         # Each part takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
         panels = (c.lines + most_lines - 1) // most_lines
@@ -73,25 +74,33 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
         for outer in range(first_outer, last_outer):
             for y in range(c.ys):
                 x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+                first_block, last_block, step = np.int64(0), c.blocks, np.int64(1)
+                if c.bands != 0:
+                    first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
+                    step = last_block - first_block
                 line = first_line
                 while line < last_line:
                     lines = min(most_lines, last_line - line)
                     lines = 4 if lines >= 4 else 2 if lines >= 2 else 1
                     x_here = advance(x, x_at + line * c.x_line)
                     here = out_at + line * c.out_line
-                    for block in range(c.blocks):
-                        final = block == c.blocks - 1
+                    block = first_block
+                    while True:
+                        final = block + step >= last_block
                         for g in range(first, last):
                             a = np.int64(cuts[block * c.groups + g])
-                            e = np.int64(cuts[(block + 1) * c.groups + g])
+                            e = np.int64(cuts[(block + step) * c.groups + g])
                             start = np.int64(starts[g])
                             gather(
                                 width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
                                 advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
-                                x_here, c.x_line, bias, np.int64(block > 0), c.relu * np.int64(final),
+                                x_here, c.x_line, bias, np.int64(block > first_block), c.relu * np.int64(final),
                                 advance(mask, here) if final and c.mask != 0 else floats(0, size),
                                 advance(out, here), c.out_row, c.out_line,
                             )  # fmt: skip
+                        block += step
+                        if final:
+                            break
                     line += lines
 
     return spmm

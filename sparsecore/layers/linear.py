@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import scipy.sparse
 
-from ..initial import initial_values
 from ..pattern import SparsityPattern
 from ..plan import Plan
 from ..tiles import LANES, Tiles
 from ..workspace import Workspace
-from .layer import Layer, Params
+from .layer import Params
+from .sparse import Format, SparseLayer, checked_pattern
 
-Format = Literal["csr", "coo"]
 
-
-class SparseLinear(Layer):
+class SparseLinear(SparseLayer):
     """y = W x + b, then ReLU if asked. Only W's stored connections cost memory, arithmetic or gradients.
 
     A dense layer is the same thing with a full pattern.
@@ -50,16 +47,9 @@ class SparseLinear(Layer):
         self, pattern: SparsityPattern, weight: Any = None, bias: Any = None, *, relu: bool = False, format: Format = "csr",
         rng: np.random.Generator | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
-        if not isinstance(pattern, SparsityPattern):
-            raise TypeError(f"SparseLinear: pattern must be a SparsityPattern, got {type(pattern).__name__}")
-        if weight is None:
-            weight = initial_values(pattern, rng if rng is not None else np.random.default_rng(), dtype)
-        if bias is None:
-            bias = np.zeros(pattern.shape[0], dtype)
-        self.relu, self.format = relu, format
-        self.out_features, self.in_features = pattern.shape
+        self.out_features, self.in_features = checked_pattern(pattern, "SparseLinear").shape
         self.in_shape, self.out_shape = (self.in_features,), (self.out_features,)
-        self._set(pattern, weight, bias, dtype)
+        super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
 
     @classmethod
     def from_scipy(cls, matrix: Any, bias: Any = None, *, relu: bool = False, format: Format = "csr") -> SparseLinear:
@@ -67,10 +57,6 @@ class SparseLinear(Layer):
         pattern, data = SparsityPattern.from_scipy(matrix)
         dtype = np.float64 if data.dtype == np.float64 else np.float32
         return cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
-
-    def to_scipy(self) -> scipy.sparse.csr_array:
-        """The weights as a CSR array that shares this layer's values."""
-        return self.pattern.to_scipy(self.params["weight"])
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""
@@ -107,22 +93,6 @@ class SparseLinear(Layer):
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads
 
-    def prune(self, keep: Any) -> None:
-        """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.
-
-        `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
-        """
-        self._set(self.pattern.select(keep), self.weight[np.flatnonzero(keep)], self.bias, self.dtype)
-
-    @property
-    def weight(self) -> Any:
-        """Values of the stored connections, in CSR order."""
-        return self.params["weight"]
-
-    @property
-    def bias(self) -> Any:
-        return self.params["bias"]
-
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""
         return {"relu": self.relu, "format": self.format}
@@ -137,14 +107,5 @@ class SparseLinear(Layer):
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"
 
-    def _set(self, pattern: SparsityPattern, weight: Any, bias: Any, dtype: Any) -> None:
-        """Take a pattern and the parameters that go with it."""
-        kind = np.dtype(dtype)
-        if kind not in (np.float32, np.float64):
-            raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
-        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
-            if np.shape(array) != (count,):
-                raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
-        self.plan = Plan(pattern, self.format)
-        self.pattern = pattern
-        self.params = {"weight": np.array(weight, kind), "bias": np.array(bias, kind)}
+    def _plan_of(self, pattern: SparsityPattern) -> Plan:
+        return Plan(pattern, self.format)

@@ -1,0 +1,171 @@
+"""The sparse convolution: y = W ∗ x + b with W in compressed storage."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from ..conv_plan import NO_BORDER, Border, ConvPlan, Pair, bordered
+from ..pattern import SparsityPattern
+from ..tiles import LANES, Tiles
+from ..workspace import Workspace
+from .layer import Params
+from .sparse import Format, SparseLayer, checked_pattern
+
+
+class SparseConv2d(SparseLayer):
+    """y = W ∗ x + b, then ReLU if asked, over images. Only W's stored connections cost memory, arithmetic or gradients.
+
+    y[o, v, u] = b[o] + Σ w[o, c, ky, kx] · x[c, v·stride + ky·dilation − padding, u·stride + kx·dilation − padding]
+    with x zero beyond its edges. A dense convolution is the same thing with a full pattern; `topology.filters` makes
+    patterns whose filters are stored whole or not at all.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_channels, in_channels · kernel height · kernel width). Column (c · kernel height + ky) · kernel width
+        + kx is place (ky, kx) of input channel c.
+    in_shape : (in_channels, height, width)
+        Of one image.
+    kernel_size, stride, padding, dilation : int or (int, int)
+        Vertical and horizontal.
+    weight : array of shape (nnz,), optional
+        Values in CSR order, copied; drawn by `initial_values` if not given.
+    bias : array of shape (out_channels,), optional
+        Copied; zeros if not given.
+    relu : bool
+        Apply max(y, 0) on the way out.
+    format : {"csr", "coo"}
+        How the connections are walked. CSR suits nearly every layer; COO balances hypersparse ones.
+    rng : numpy.random.Generator, optional
+        Draws the initial values.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    out_shape : (out_channels, height, width)
+        ⌊(size + 2·padding − dilation·(kernel_size − 1) − 1) / stride⌋ + 1 each way.
+
+    Raises
+    ------
+    TypeError
+        If pattern is not a SparsityPattern, or a size not an integer.
+    ValueError
+        If sizes are out of range or do not fit, weight or bias has another shape, or the format is not one of these.
+    """
+
+    def __init__(
+        self, pattern: SparsityPattern, in_shape: tuple[int, int, int], kernel_size: int | Pair,
+        stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, *,
+        weight: Any = None, bias: Any = None, relu: bool = False, format: Format = "csr",
+        rng: np.random.Generator | None = None, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        rows, columns = checked_pattern(pattern, "SparseConv2d").shape
+        channels, height, width = _sizes("in_shape", in_shape, 3)
+        self.in_shape = channels, height, width
+        self.kernel_size, self.stride = pair("kernel_size", kernel_size), pair("stride", stride)
+        self.padding, self.dilation = pair("padding", padding, least=0), pair("dilation", dilation)
+        high, wide = self.kernel_size
+        if columns != channels * high * wide:
+            raise ValueError(
+                f"SparseConv2d: pattern must have {channels}·{high}·{wide} = {channels * high * wide} columns for "
+                f"{channels} channels and filters of {high}×{wide}, got {columns}"
+            )
+        fields = zip(self.in_shape[1:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in fields]
+        if min(out) < 1:
+            raise ValueError(
+                f"SparseConv2d: filters of {high}×{wide}, dilation {self.dilation}, do not fit images of "
+                f"{height}×{width} with padding {self.padding}"
+            )
+        self.out_shape = rows, *out
+        super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
+
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        """y = W ∗ x + b."""
+        self._check(x, self.in_shape, self.dtype, "x")
+        tiles = len(x.data)
+        room = self._placed("x", x.data, self.in_shape, self.plan.x_border, None, workspace)
+        y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
+        if y is x.data:
+            raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
+        grid = self.plan.grid(tiles, y)
+        workspace.kernels.spmm(self.plan.forward, grid, self.weight, room, self.bias, y, relu=self.relu)
+        return Tiles(y, x.batch, rectified=self.relu), (x, room, y)
+
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        """dW[p] = ⟨dy[row p], x[place p]⟩ over all positions, stored connections p only; db = Σ dy; dx = Wᵀ ∗ dy."""
+        x, room, y = cache
+        self._check_dy(dy, y, x.batch)
+        kernels, tiles = workspace.kernels, len(x.data)
+        border = self.plan.dy_border if need_dx else NO_BORDER
+        mask = y if self.relu and not dy.masked else None
+        dy_room = self._placed("dy", dy.data, self.out_shape, border, mask, workspace)
+        inside = border.interior(dy_room)
+        dw = workspace.array("weight", self.weight.shape, self.dtype)
+        db = workspace.array("bias", self.bias.shape, self.dtype)
+        kernels.sddmm(self.plan.forward, self.plan.grid(tiles, inside), inside, room, dw, db)
+        grads = {"weight": dw, "bias": db}
+        if not need_dx:
+            return None, grads
+        dx = workspace.array("dx", (tiles, *self.in_shape, LANES), self.dtype)
+        seen = x.data.reshape(dx.shape) if x.rectified else None
+        for k, phase in enumerate(self.plan.phases):
+            weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
+            kernels.reorder(self.weight, phase.perm, weight_t)
+            grid = self.plan.phase_grid(phase, tiles, dx)
+            mask = None if seen is None else phase.of(seen)
+            kernels.spmm(phase.layout, grid, weight_t, dy_room, None, phase.of(dx), mask=mask)
+        return Tiles(dx.reshape(x.data.shape), dy.batch, masked=x.rectified), grads
+
+    def _placed(
+        self, name: str, data: Any, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
+    ) -> Any:
+        """Images within a border of zeros, and zero where a mask is not positive; as they are if there is neither."""
+        images = data.reshape(len(data), *shape, LANES)
+        if border == NO_BORDER and mask is None:
+            return images
+        room = workspace.array(f"placed {name}", (len(data), *bordered(shape, border), LANES), self.dtype, zero=True)
+        workspace.kernels.place(images, border.interior(room), mask)
+        return room
+
+    def config(self) -> dict[str, Any]:
+        """What, with the pattern and the parameters, makes this layer again."""
+        names = ("in_shape", "kernel_size", "stride", "padding", "dilation")
+        return {name: list(getattr(self, name)) for name in names} | {"relu": self.relu, "format": self.format}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> SparseConv2d:
+        if pattern is None or not isinstance(config["relu"], bool):
+            raise ValueError("SparseConv2d: needs a pattern, and relu true or false")
+        weight, bias = params["weight"], params["bias"]
+        return cls(pattern, **config, weight=weight, bias=bias, dtype=weight.dtype)
+
+    def __repr__(self) -> str:
+        shapes = ("×".join(str(size) for size in shape) for shape in (self.in_shape, self.out_shape))
+        return f"SparseConv2d({'→'.join(shapes)}, {self.kernel_size[0]}×{self.kernel_size[1]})"
+
+    def _plan_of(self, pattern: SparsityPattern) -> ConvPlan:
+        sizes = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        return ConvPlan(pattern, *sizes, self.format)
+
+
+def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
+    """One number for both ways, or one each."""
+    both = (value, value) if isinstance(value, int) else value
+    first, second = _sizes(name, both, 2, least)
+    return first, second
+
+
+def _sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} must hold {count} integers, got {values!r}") from None
+    if len(sizes) != count or min(sizes) < least:
+        raise ValueError(f"{name} must hold {count} integers of at least {least}, got {values!r}")
+    return sizes

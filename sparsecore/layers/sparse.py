@@ -1,0 +1,88 @@
+"""What layers with connections share: a pattern, values in its order and a bias."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+
+from ..initial import initial_values
+from ..pattern import SparsityPattern
+from .layer import Layer
+
+Format = Literal["csr", "coo"]
+
+
+class SparseLayer(Layer):
+    """A layer whose weights are the stored connections of a pattern. Only these cost memory, arithmetic or gradients.
+
+    Attributes
+    ----------
+    pattern : SparsityPattern
+    relu : bool
+    format : {"csr", "coo"}
+    """
+
+    pattern: SparsityPattern
+    plan: Any
+
+    def __init__(
+        self, pattern: SparsityPattern, weight: Any, bias: Any, *, relu: bool, format: Format,
+        rng: np.random.Generator | None, dtype: Any,
+    ) -> None:  # fmt: skip
+        if weight is None:
+            weight = initial_values(pattern, rng if rng is not None else np.random.default_rng(), dtype)
+        if bias is None:
+            bias = np.zeros(pattern.shape[0], dtype)
+        self.relu, self.format = relu, format
+        self._set(pattern, weight, bias, dtype)
+
+    @abstractmethod
+    def _plan_of(self, pattern: SparsityPattern) -> Any:
+        """How the layer walks a pattern."""
+
+    def prune(self, keep: Any) -> None:
+        """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.
+
+        `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
+        """
+        self._set(self.pattern.select(keep), self.weight[np.flatnonzero(keep)], self.bias, self.dtype)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The weights as a CSR array of the pattern's shape that shares this layer's values."""
+        return self.pattern.to_scipy(self.weight)
+
+    @property
+    def weight(self) -> Any:
+        """Values of the stored connections, in CSR order."""
+        return self.params["weight"]
+
+    @property
+    def bias(self) -> Any:
+        return self.params["bias"]
+
+    def _set(self, pattern: SparsityPattern, weight: Any, bias: Any, dtype: Any) -> None:
+        """Take a pattern and the parameters that go with it."""
+        kind = np.dtype(dtype)
+        if kind not in (np.float32, np.float64):
+            raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
+        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
+            if np.shape(array) != (count,):
+                raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        self.plan = self._plan_of(pattern)
+        self.pattern = pattern
+        self.params = {"weight": np.array(weight, kind), "bias": np.array(bias, kind)}
+
+
+def checked_pattern(pattern: Any, layer: str) -> SparsityPattern:
+    """The pattern, if it is one; `layer` is what a message calls the layer that asks.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not isinstance(pattern, SparsityPattern):
+        raise TypeError(f"{layer}: pattern must be a SparsityPattern, got {type(pattern).__name__}")
+    return pattern
