@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .console import one_line
 from .data import NAMES, Dataset
+from .prune.options import add_options, check_options
 from .schedule import Schedule, constant, cosine, step_decay, warm_up
 from .topology import ExpanderKind
 from .wiring import Wiring
@@ -70,6 +71,8 @@ def parser(models: Sequence[str]) -> Parser:
     )
     wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
 
+    add_options(made)
+
     run = made.add_argument_group("run (defaults depend on the model)")
     positive = _number("a number above 0", 0.1, lambda v: v > 0)
     fraction = _number("a fraction of at least 0 and below 1", 0.1, lambda v: 0 <= v < 1)
@@ -126,6 +129,11 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
             parser.error(f"--{name}: needs --sparsity, the fraction removed; try --{name} --sparsity 0.9")
     if has("nesterov") and has("momentum") == 0:
         parser.error("--nesterov: needs a --momentum above 0, got 0")
+    if has("from"):
+        for name in ("radix", "expander", "random", "dense", "format"):
+            if name in options:
+                parser.error(f"--{name}: not with --from, whose network is wired already; leave one out")
+    check_options(options, parser.error)
 
 
 def wiring_of(options: Options) -> Wiring:
@@ -141,13 +149,13 @@ def wiring_of(options: Options) -> Wiring:
     return Wiring()
 
 
-def schedule_of(options: Options, steps: int) -> Schedule:
-    """The factors of the learning rate, for epochs of this many steps. Raises UsageError."""
+def schedule_of(options: Options, steps: int, total: int) -> Schedule:
+    """The factors of the learning rate, for `total` steps in epochs of `steps`. Raises UsageError."""
     name, _, rest = options["schedule"].partition(":")
     warm = round(options.get("warm_up", 0) * steps)
-    remaining = options["epochs"] * steps - warm
+    remaining = total - warm
     if remaining < 1:
-        raise UsageError(f"--warm-up: must be shorter than the {options['epochs']} epochs, got {options['warm_up']:g}")
+        raise UsageError(f"--warm-up: must be shorter than the {total / steps:g} epochs, got {options['warm_up']:g}")
     if name == "step":
         every, factor = _step_decay(rest)
         after = step_decay(every * steps, factor)

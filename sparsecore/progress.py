@@ -46,6 +46,8 @@ class Lines(Quiet):
     def recorded(self, record: Record) -> None:
         if record["event"] == "epoch":
             self.say(epoch_line(record))
+        elif record["event"] == "prune":
+            self.say(prune_line(record))
 
 
 class Live(Lines):
@@ -125,6 +127,15 @@ def epoch_line(record: Record) -> str:
         f"{record['seconds']:.2f} s",
     ]
     return "  ".join(parts)
+
+
+def prune_line(record: Record) -> str:
+    """A pruning's record as a line."""
+    return (
+        f"pruned after step {record['step']:,} to {record['connections']:,} connections, sparse layers "
+        f"{record['sparsity']:.1%} sparse: {record['split']} accuracy {record['accuracy_before']:.2%} → "
+        f"{record['accuracy_after']:.2%}"
+    )
 
 
 def result_line(record: Record) -> str:

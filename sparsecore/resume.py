@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint, read
@@ -33,7 +34,7 @@ def resume(given: Options, parser: Parser) -> tuple[Options, Checkpoint | None]:
     config = checkpoint.state.get("config") if checkpoint is not None else folder.config()
     if config is None:
         return given, checkpoint
-    kept = _kept(config, folder, parser)
+    kept = kept_options(config, folder.path, parser)
     for name, value in given.items():
         if name in FREE + HERE or value == kept.get(name) or (name, value) == ("dataset", config.get("asked")):
             continue
@@ -45,10 +46,10 @@ def resume(given: Options, parser: Parser) -> tuple[Options, Checkpoint | None]:
     return kept | {name: value for name, value in given.items() if name in FREE + HERE}, checkpoint
 
 
-def _kept(config: Any, folder: RunFolder, parser: Parser) -> Options:
-    """The options in a configuration, read again as a command line is, so that they are checked like one."""
+def kept_options(config: Any, path: Path, parser: Parser) -> Options:
+    """The options in a run's configuration, read again as a command line is, so that they are checked like one."""
     try:
         kept = vars(parser.parse_args(command_line(config["options"])))
     except (KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        raise UsageError(f"{folder.path}: expected the configuration of a run, could not use it ({error})") from None
+        raise UsageError(f"{path}: expected the configuration of a run, could not use it ({error})") from None
     return {name: value for name, value in kept.items() if name not in HERE and value is not None}

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .console import complain, write_anything
@@ -20,9 +21,9 @@ if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .data import Dataset
     from .device import Device
     from .network import Network
-    from .options import Options
+    from .options import Options, Parser
     from .progress import Quiet
-    from .trainer import Trainer
+    from .trainer import Callback, Trainer
 
 PROGRAM = "python -m sparsecore.train"
 BYTES_A_CONNECTION = 40
@@ -73,8 +74,11 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
     checkpoint = None
     if given.get("resume"):
         given, checkpoint = resume(given, parse)
-    elif "out" in given:
-        RunFolder(given["out"]).check_new()
+    else:
+        if "out" in given:
+            RunFolder(given["out"]).check_new()
+        if "from" in given:
+            given = _inherited(given["from"], parse) | given
     if "model" not in given:
         parse.error(f"expected a model, one of {', '.join(MODELS)}, got none")
     check(given, parse)
@@ -86,13 +90,12 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
     """The run, with nothing written yet. Raises ValueError."""
     from .device import set_threads
     from .optim import SGD
-    from .options import config_of, schedule_of
+    from .options import config_of
     from .trainer import Trainer
 
     device = _device(options["device"])
-    dataset, network = _built(options, report)
-    if checkpoint is not None:
-        network = checkpoint.network
+    dataset, initial = _built(options, report)
+    network = initial if checkpoint is None else checkpoint.network
     report.layers(network)
     if "threads" in options:
         set_threads(options["threads"])
@@ -106,19 +109,92 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
         config=config_of(options, dataset), save_every=options["save_every"],
         check_every_step=options.get("check_every_step", False), device=device,
     )  # fmt: skip
-    trainer.schedule = schedule_of(options, trainer.steps)
+    _schedule(trainer, options, initial)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer
 
 
+def _schedule(trainer: Trainer, options: Options, initial: Network) -> None:
+    """When the learning rate changes, and when the network is pruned."""
+    from .options import schedule_of
+    from .prune.options import pruner_of, restarted
+
+    steps, total = trainer.steps, trainer.steps * trainer.epochs
+    if "prune" in options:
+        trainer.callbacks.append(pruner_of(options, initial, total, lambda step: _earlier(options, step)))
+    if "prune" in options and "rewind" in options:
+        trainer.schedule = restarted(options, total, lambda part: schedule_of(options, steps, part))
+    else:
+        trainer.schedule = schedule_of(options, steps, total)
+
+
+def _earlier(options: Options, step: int) -> Network:
+    """The network of a run as it was after so many steps, found by going there again."""
+    from .progress import Quiet
+
+    options = {name: value for name, value in options.items() if name not in ("out", "resume", "threads")}
+    if step == 0:
+        return _built(options, Quiet())[1]
+    trainer = _trainer(options, None, Quiet())
+    trainer.callbacks = [*trainer.callbacks[1:], _until(step)]
+    trainer.run()
+    return trainer.network
+
+
+def _until(step: int) -> Callback:
+    from .trainer import Callback
+
+    class Until(Callback):
+        def stepped(self, trainer: Trainer) -> None:
+            if trainer.done == step:
+                trainer.stop()
+
+    return Until()
+
+
+def _inherited(path: str, parser: Parser) -> Options:
+    """What a run takes over from the one that its network comes from, if the file tells."""
+    from .checkpoint import read
+    from .resume import kept_options
+
+    config = read(path).state.get("config")
+    if config is None:
+        return {}
+    kept = kept_options(config, Path(path), parser)
+    return {name: kept[name] for name in ("model", "dataset", "data_dir") if name in kept}
+
+
+def _origin(path: str) -> Options:
+    """The options of the run that a checkpoint comes from. Raises UsageError."""
+    from .checkpoint import read
+    from .models.catalogue import MODELS
+    from .options import UsageError, parser
+    from .resume import kept_options
+
+    config = read(path).state.get("config")
+    if config is None:
+        raise UsageError(f"--rewind: {path} does not tell how its network was trained; try --rewind fresh")
+    return kept_options(config, Path(path), parser(list(MODELS)))
+
+
 def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
     """The data set, and the network as it starts out."""
+    from .checkpoint import read
     from .data import load
     from .data.catalogue import CATALOGUE, EMBEDDED, MNIST
     from .models.catalogue import MODELS
     from .options import wiring_of
+    from .prune.options import go_back
 
+    if "from" in options:
+        network = read(options["from"]).network
+        dataset = load(options["dataset"], data_dir=options.get("data_dir"))
+        report.say(dataset.source)
+        report.say(f"{options['model']}, from {options['from']}")
+        if "rewind" in options and "prune" not in options:
+            go_back(network, options, lambda step: _earlier(_origin(options["from"]), step))
+        return dataset, network
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
     shapes = {EMBEDDED: MNIST.shape} | {entry.name: entry.shape for entry in CATALOGUE.values()}
     shape, dataset = shapes.get(name), None
@@ -139,13 +215,14 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     from .checkpoint import CheckpointError
     from .curves import draw
     from .progress import result_line
+    from .prune import PruneError
     from .run_folder import RunFolderError
     from .trainer import Diverged
 
     interrupts.stop = trainer.stop
     try:
         result = trainer.run()
-    except (Diverged, CheckpointError, RunFolderError, MemoryError) as error:
+    except (Diverged, CheckpointError, RunFolderError, PruneError, MemoryError) as error:
         return complain(PROGRAM, error, 1)
     finally:
         report.close()

@@ -211,11 +211,15 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
         self.state.totals = self._step.totals(reset=False)
-        self._check_finite(self.state.totals, values=True)
+        self.check()
         if self.folder is not None:
             state = {"config": self.config, "identity": self._identity(), "run": self.state.as_json()}
             save(self.network, self.folder.checkpoint, velocity=self._velocity(), state=state)
         self._saved_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise Diverged if the loss or a parameter is not finite."""
+        self._check_finite(self._step.totals(reset=False), values=True)
 
     def record(self, record: Record) -> None:
         """Add a line to the run's metrics."""

@@ -1,0 +1,144 @@
+"""Pruning while a run trains: what a trainer calls after each step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..network import Network
+from ..tiles import LANES, Tiles
+from ..trainer import Callback, Trainer
+from ..workspace import Workspace
+from .saliency import Saliencies, curvature, gradient
+from .schedule import PruningSchedule
+from .shrink import PrunedLayer, Targets, by_quality, by_threshold, shrink, to_sparsity
+
+Rule = Callable[[Trainer, int], list[PrunedLayer]]
+"""What is done to a trainer's network by the pruning after a number of steps."""
+
+SALIENCIES: Mapping[str, Callable[[Trainer], Saliencies | None]] = {
+    "magnitude": lambda trainer: None,
+    "gradient": lambda trainer: gradient(trainer.network, trainer.store),
+    "curvature": lambda trainer: curvature(trainer.network, trainer.store),
+}
+"""|w|; |w·dw|; Optimal Brain Damage's ½·h·w². The last two look at the first training samples of the epoch's order."""
+
+
+class Pruner(Callback):
+    """Prunes a run's network when a schedule says so, and writes a line of metrics each time.
+
+    Parameters
+    ----------
+    schedule : PruningSchedule
+    rule : Rule
+        Such as `sparsity_rule`.
+    afterwards : callable, optional
+        Called with the trainer after the last pruning, such as for rewinding.
+    """
+
+    def __init__(
+        self, schedule: PruningSchedule, rule: Rule, afterwards: Callable[[Trainer], None] | None = None
+    ) -> None:
+        self.schedule, self.rule, self.afterwards = schedule, rule, afterwards
+
+    def started(self, trainer: Trainer) -> None:
+        """Compile what a pruned network runs; prune, if the schedule begins before the first step."""
+        _compile_pruned(trainer.network)
+        pruned = any(record["event"] == "prune" for record in trainer.state.history)
+        if trainer.done == 0 and self.schedule.due(0) and not pruned:
+            self._prune(trainer)
+
+    def stepped(self, trainer: Trainer) -> None:
+        if self.schedule.due(trainer.done):
+            self._prune(trainer)
+
+    def _prune(self, trainer: Trainer) -> None:
+        step = trainer.done
+        split, evaluation = next(iter(trainer.evaluations.items()))
+        with trainer.aside():
+            trainer.check()
+            before = evaluation().accuracy
+        layers = self.rule(trainer, step)
+        if step == self.schedule.end and self.afterwards is not None:
+            self.afterwards(trainer)
+        with trainer.aside():
+            after = evaluation().accuracy
+        trainer.record(
+            {
+                "event": "prune",
+                "epoch": step / trainer.steps,
+                "step": step,
+                "connections": trainer.network.connections,
+                "sparsity": trainer.network.sparsity,
+                "global_sparsity": trainer.network.global_sparsity,
+                "split": split,
+                "accuracy_before": before,
+                "accuracy_after": after,
+                "layers": [layer._asdict() for layer in layers],
+            }
+        )
+
+
+def sparsity_rule(
+    schedule: PruningSchedule, final: Targets, *, initial: float = 0.0, by: str = "magnitude", globally: bool = False,
+    allow_empty: bool = False,
+) -> Rule:  # fmt: skip
+    """Prune to the schedule's sparsities, each layer from `initial` to its own `final`.
+
+    Parameters
+    ----------
+    schedule : PruningSchedule
+    final : float, or mapping of layer to float
+        As for `to_sparsity`.
+    initial : float
+        The sparsity that the network starts with.
+    by : {"magnitude", "gradient", "curvature"}
+        The saliency.
+    globally, allow_empty : bool
+        As for `to_sparsity`.
+    """
+    saliencies = SALIENCIES[by]
+
+    def rule(trainer: Trainer, step: int) -> list[PrunedLayer]:
+        targets: Targets
+        if isinstance(final, Mapping):
+            targets = {k: schedule.sparsity(step, end, min(initial, end)) for k, end in final.items()}
+        else:
+            targets = schedule.sparsity(step, final, min(initial, final))
+        return to_sparsity(
+            trainer.network, targets, saliencies=saliencies(trainer), globally=globally, optimizer=trainer.optimizer,
+            allow_empty=allow_empty,
+        )  # fmt: skip
+
+    return rule
+
+
+def threshold_rule(threshold: Targets, *, allow_empty: bool = False) -> Rule:
+    """At every pruning, remove the connections with |w| below `threshold`."""
+    return lambda trainer, step: by_threshold(
+        trainer.network, threshold, optimizer=trainer.optimizer, allow_empty=allow_empty
+    )
+
+
+def quality_rule(quality: Targets, *, allow_empty: bool = False) -> Rule:
+    """At every pruning, remove the connections with |w| below `quality` standard deviations of their layer's."""
+    return lambda trainer, step: by_quality(
+        trainer.network, quality, optimizer=trainer.optimizer, allow_empty=allow_empty
+    )
+
+
+def _compile_pruned(network: Network) -> None:
+    """Run a copy with half its connections forward and backward, so that no pruning waits for a compiler.
+
+    Random halves: rows that shared their columns no longer do, and take other kernels.
+    """
+    twin: Any = copy.deepcopy(network)
+    rng = np.random.default_rng(0)
+    shrink(twin, {k: rng.random(pattern.nnz) < 0.5 for k, pattern in twin.patterns.items()})
+    workspace = Workspace()
+    x = workspace.array("x", (1, *twin.layers[0].in_shape, LANES), twin.dtype, zero=True)
+    y, caches = twin.forward(Tiles(x, LANES), workspace)
+    twin.backward(y, caches, workspace)

@@ -1,0 +1,139 @@
+"""How much each connection matters: |w|, |w·dw|, or Optimal Brain Damage's ½·h·w²."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..layers.layer import Layer
+from ..loss import CrossEntropy
+from ..network import Network
+from ..store import Store
+from ..tiles import Tiles
+from ..workspace import Workspace
+
+Saliencies = Mapping[int, NDArray[np.floating[Any]]]
+"""For each layer, by its place in the network, an array of shape (nnz,), at least 0."""
+
+SAMPLES = 1024
+
+
+def magnitude(network: Network, layers: Iterable[int] | None = None) -> Saliencies:
+    """|w|, of the layers given or of all with connections."""
+    return {k: np.abs(weight) for k, weight in _weights(network, layers).items()}
+
+
+def gradient(network: Network, store: Store, samples: int = SAMPLES) -> Saliencies:
+    """|w·dw|: how much the loss changes when the connection goes, to first order.
+
+    Parameters
+    ----------
+    network : Network
+    store : Store
+        The first samples of its order are used.
+    samples : int
+        Or all, if there are fewer.
+
+    References
+    ----------
+    M. Mozer, P. Smolensky, Skeletonization, NIPS 1988; for single connections: N. Lee, T. Ajanthan, P. Torr, SNIP:
+    Single-shot network pruning based on connection sensitivity, ICLR 2019.
+    """
+    workspace, x, labels = _packed(store, samples)
+    logits, caches = network.forward(x, workspace)
+    network.backward(CrossEntropy()(logits, labels, workspace), caches, workspace)
+    return {
+        k: np.abs(weight * workspace.child(k).array("weight", weight.shape, weight.dtype))
+        for k, weight in _weights(network).items()
+    }
+
+
+def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Saliencies:
+    """½·h·w² with h = ∂²loss/∂w²: Optimal Brain Damage's saliency, the loss's rise to second order at a minimum.
+
+    h is OBD's own estimate: the Hessian's diagonal passed back from layer to layer, without its off-diagonal terms and,
+    as in Levenberg and Marquardt's method, without second derivatives of the activations, so that it is the diagonal of
+    a Gauss-Newton matrix, approximated layer by layer. h of a logit is p·(1 − p) for the softmax's p, h of a connection
+    is Σ h[row]·x[column]² over the samples, and h of an input is Σ w²·h over the connections that read it: the ordinary
+    backward pass of a layer with squared weights on squared inputs.
+
+    Parameters
+    ----------
+    network : Network
+        Layers without parameters must only pass on, drop or choose among their inputs, as ReLU and max-pooling do.
+    store : Store
+        The first samples of its order are used. Their labels play no part.
+    samples : int
+        Or all, if there are fewer.
+
+    References
+    ----------
+    Y. LeCun, J. Denker, S. Solla, Optimal Brain Damage, NIPS 1989.
+    """
+    workspace, x, _ = _packed(store, samples)
+    x.clear_padding()
+    inputs, caches = [], []
+    for k, layer in enumerate(network.layers):
+        inputs.append(x)
+        x, cache = layer.forward_tiles(x, workspace.child(k))
+        caches.append(cache)
+    h, found = _behind_relu(_logits_curvature(x, workspace), x, workspace), {}
+    for k in range(len(network.layers) - 1, -1, -1):
+        layer, child = network.layers[k], workspace.child(("squared", k))
+        if not layer.params:
+            below, _ = layer.backward_tiles(h, caches[k], child, need_dx=k > 0)
+        else:
+            below, grads = _squared_backward(layer, inputs[k], h, child, need_dx=k > 0)
+            if "weight" in grads and getattr(layer, "pattern", None) is not None:
+                found[k] = grads["weight"] * layer.params["weight"] ** 2 / 2
+        if below is not None:
+            h = _behind_relu(below, inputs[k], workspace.child(("masked", k)))
+    return found
+
+
+def _squared_backward(
+    layer: Layer, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
+) -> tuple[Tiles | None, dict[str, Any]]:
+    """The backward pass of `layer` with squared weights on squared inputs; ReLU's mask is in `h` already."""
+    squared = copy.copy(layer)
+    squared.params = {name: array**2 for name, array in layer.params.items()}
+    inputs = workspace.array("x²", x.data.shape, x.data.dtype)
+    inputs[...] = x.data**2
+    _, cache = squared.forward_tiles(Tiles(inputs, x.batch), workspace)
+    return squared.backward_tiles(Tiles(h.data, h.batch, masked=True), cache, workspace, need_dx=need_dx)
+
+
+def _behind_relu(h: Tiles, x: Tiles, workspace: Workspace) -> Tiles:
+    """Zero where the ReLU that gave x did not let it through."""
+    if not x.rectified or h.masked:
+        return h
+    masked = workspace.array("h", h.data.shape, h.data.dtype)
+    workspace.kernels.mask(h.data, x.data, masked)
+    return Tiles(masked, h.batch, masked=True)
+
+
+def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
+    """p·(1 − p)/n for the softmax's p: the diagonal of the mean loss's second derivative with respect to the logits."""
+    logits = np.empty((z.batch, z.features), z.data.dtype)
+    workspace.kernels.unpack(z.data, logits)
+    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = logits / logits.sum(axis=1, keepdims=True)
+    h = workspace.array("h of the logits", z.data.shape, z.data.dtype)
+    workspace.kernels.pack(p * (1 - p) / max(z.batch, 1), h)
+    return Tiles(h, z.batch)
+
+
+def _packed(store: Store, samples: int) -> tuple[Workspace, Tiles, Any]:
+    if samples < 1:
+        raise ValueError(f"saliency: samples must be at least 1, got {samples}")
+    workspace = Workspace()
+    store.seek(0, min(samples, len(store)))
+    return workspace, *store.pack(workspace)
+
+
+def _weights(network: Network, layers: Iterable[int] | None = None) -> dict[int, Any]:
+    return {k: network.layers[k].params["weight"] for k in (network.patterns if layers is None else layers)}
