@@ -25,7 +25,7 @@ from .vector import LANES
 
 Array = NDArray[Any]
 
-_WORTH_CUTTING = 1_000_000  # multiply-adds below which a second thread costs more than it saves: about 20 µs
+_WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
 _CACHE = 512 * 1024  # bytes of a second-level cache to count on
 _MANY = 1 << 30  # as many parts as there are threads
 
