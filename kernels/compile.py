@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
-from pathlib import Path
 import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 
-njit = partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-"""Compiled without the GIL, kept on disk, no checks that a kernel's contract already makes."""
+
+def njit(function: Callable[..., Any]) -> Any:
+    """Compile without the GIL and without the checks that a kernel's contract already makes; kept on disk."""
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(versioned(function))
+
+
+def versioned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function a name that changes with the source of any CPU kernel, for Numba to keep it under.
+
+    Numba looks only at the file that a function stands in, and not at the intrinsics of others that it is made of.
+    """
+    function.__qualname__ += f"_{source():08x}"
+    return function
 
 
 @cache
 def source() -> int:
-    """A number that changes when any CPU kernel's source does.
-
-    Numba keeps compiled code by the file a function stands in, and does not see a change in an intrinsic of another
-    file. Kernels close over this number, which makes it part of their key.
-    """
-    folder = Path(__file__).parent / "cpu"
-    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    """A number that changes when this file or any CPU kernel's does."""
+    here = Path(__file__)
+    return zlib.crc32(b"".join(path.read_bytes() for path in [here, *sorted((here.parent / "cpu").glob("*.py"))]))
 
 
 @cache

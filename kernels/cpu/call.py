@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, types
-from numba.core.ccallback import CFunc
 import numba
 import numpy as np
+from numba import carray, types
+from numba.core.ccallback import CFunc
 
-from ..compile import njit
+from ..compile import njit, versioned
 
 WORDS = 48
 """Words of one call: kernel, parts, then arguments."""
@@ -31,7 +31,7 @@ def arguments(*names: str) -> np.dtype:
 
 def kernel(function: Any) -> CFunc:
     """Compile a kernel to C's calling convention; kept on disk."""
-    return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(function)
+    return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(versioned(function))
 
 
 @njit

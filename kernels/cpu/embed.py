@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import overload
-import numpy as np
 
 from ..compile import njit, register_bytes
 from .sddmm import SDDMM, sddmm_body

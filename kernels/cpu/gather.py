@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
+from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
 
 
 @intrinsic(prefer_literal=True)

@@ -14,12 +14,12 @@ from ..compile import register_bytes as host_register_bytes
 from ..layout import Grid, Layout
 from .call import WORDS
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
-from .pack import PACK, PACK_SAMPLES, UNPACK, pack_samples_kernel, pack_kernel, unpack_kernel
+from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
 from .pool import Pool
+from .relu import MASK, RELU, mask_kernel, relu_kernel
 from .sddmm import SDDMM, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .relu import MASK, RELU, mask_kernel, relu_kernel
 from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
 from .vector import LANES
 

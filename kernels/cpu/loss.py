@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 import math
+from functools import cache
 from typing import Any
 
-from numba import carray
 import numpy as np
+from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel, share
 from .exponential import softmax_tile
 from .vector import LANES, advance, floats, ints
@@ -25,7 +24,6 @@ def cross_entropy_kernel(size: int, width: int) -> Any:
     The first of equal logits is the answer; where one is NaN, none is. Lanes that hold no sample get zero everywhere.
     `scratch` holds two lines a tile.
     """
-    version = source()
 
     def cross_entropy(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, CROSS_ENTROPY)[0]
@@ -39,7 +37,7 @@ def cross_entropy_kernel(size: int, width: int) -> Any:
             peak = advance(floats(c.scratch, size), tile * 2 * LANES)
             sums = advance(peak, LANES)
             softmax_tile(width, z, c.classes, dz, peak, sums)
-            valid = min(LANES, c.batch - tile * LANES) + np.int64(version == 0)
+            valid = min(LANES, c.batch - tile * LANES)
             for lane in range(LANES):
                 at = tile * LANES + lane
                 label = np.int64(labels[at]) if lane < valid else 0
@@ -70,12 +68,11 @@ def cross_entropy_kernel(size: int, width: int) -> Any:
 @cache
 def tally_kernel() -> Any:
     """totals += (Σ losses, Σ correct, batch): what an epoch's progress is read from, summed in order."""
-    version = source()
 
     def tally(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, TALLY)[0]
         losses, correct, totals = floats(c.losses, 8), ints(c.correct, 4), floats(c.totals, 8)
-        loss, right = 0.0, np.int64(version == 0)
+        loss, right = 0.0, np.int64(0)
         for k in range(c.batch):
             loss += losses[k]
             right += correct[k]

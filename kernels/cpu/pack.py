@@ -9,12 +9,10 @@ from functools import cache
 from typing import Any
 
 from numba import carray
-import numpy as np
 
-from ..compile import source
 from .call import arguments, kernel, share
 from .transpose import gather_block, transpose_block
-from .vector import LANES, advance, stored, floats, ints
+from .vector import LANES, advance, floats, ints, stored
 
 PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile", "out_labels",
@@ -30,13 +28,12 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 
     Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
     """
-    version = source()
 
     def pack_samples(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK_SAMPLES)[0]
         order, labels, out_labels = ints(c.order, 8), ints(c.labels, 4), ints(c.out_labels, 4)
         scale, shift, out = floats(c.scale, size), floats(c.shift, size), floats(c.out, size)
-        start = ints(c.at, 8)[0] + np.int64(version == 0)
+        start = ints(c.at, 8)[0]
         first, last = share((c.batch + LANES - 1) // LANES, part, parts)
         for tile in range(first, last):
             addresses = advance(ints(c.addresses, 8), tile * LANES)
@@ -60,7 +57,6 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 @cache
 def pack_kernel(size: int) -> Any:
     """Transpose ordinary samples of the engine's own dtype into tiles."""
-    version = source()
 
     def pack(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
@@ -69,7 +65,7 @@ def pack_kernel(size: int) -> Any:
         for tile in range(first, last):
             valid = min(LANES, c.batch - tile * LANES)
             rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
-            whole = c.features // 16 * 16 + np.int64(version == 0)
+            whole = c.features // 16 * 16
             for feature in range(0, whole, 16):
                 transpose_block(0, advance(rows, feature), c.x_row, advance(base, feature * LANES), LANES, valid)
             for feature in range(whole, c.features):
@@ -82,7 +78,6 @@ def pack_kernel(size: int) -> Any:
 @cache
 def unpack_kernel(size: int) -> Any:
     """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
-    version = source()
 
     def unpack(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, UNPACK)[0]
@@ -91,7 +86,7 @@ def unpack_kernel(size: int) -> Any:
         for tile in range(first, last):
             valid = min(LANES, c.batch - tile * LANES)
             base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)
-            whole = c.features // 16 * 16 + np.int64(version == 0)
+            whole = c.features // 16 * 16
             for feature in range(0, whole, 16):
                 transpose_block(1, advance(base, feature * LANES), LANES, advance(rows, feature), c.out_row, valid)
             for feature in range(whole, c.features):

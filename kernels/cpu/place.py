@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel, share
 from .vector import advance, floats
 
@@ -18,11 +16,10 @@ PLACE = arguments("x", "mask", "out", "planes", "rows", "length", "out_plane", "
 @cache
 def place_kernel(size: int) -> Any:
     """out = x, or zero where `mask` is not positive. Rows of `length` elements; in `out` there is room between them."""
-    version = source()
 
     def place(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]
-        first, last = share(c.planes + np.int64(version == 0), part, parts)
+        first, last = share(c.planes, part, parts)
         for plane in range(first, last):
             for row in range(c.rows):
                 at = (plane * c.rows + row) * c.length

@@ -17,10 +17,10 @@ import weakref
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import njit

@@ -6,9 +6,7 @@ from functools import cache
 from typing import Any
 
 from numba import carray
-import numpy as np
 
-from ..compile import source
 from .call import arguments, kernel, share
 from .vector import floats
 
@@ -19,12 +17,11 @@ MASK = arguments("dy", "y", "out", "count")
 @cache
 def relu_kernel(size: int) -> Any:
     """out = max(x, 0); NaN stays NaN."""
-    version = source()
 
     def relu(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, RELU)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share(c.count + np.int64(version == 0), part, parts)
+        first, last = share(c.count, part, parts)
         for k in range(first, last):
             out[k] = 0 if x[k] < 0 else x[k]
 
@@ -34,12 +31,11 @@ def relu_kernel(size: int) -> Any:
 @cache
 def mask_kernel(size: int) -> Any:
     """out = dy where y > 0, and 0 elsewhere."""
-    version = source()
 
     def mask(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MASK)[0]
         dy, y, out = floats(c.dy, size), floats(c.y, size), floats(c.out, size)
-        first, last = share(c.count + np.int64(version == 0), part, parts)
+        first, last = share(c.count, part, parts)
         for k in range(first, last):
             out[k] = dy[k] if y[k] > 0 else 0
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, switch

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import carray
 import numpy as np
+from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel
-from .spmm import equal_work
 from .sample import sample, total
+from .spmm import equal_work
 from .vector import advance, floats, ints
 
 SDDMM = arguments(
@@ -30,7 +29,6 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
 
 def sddmm_body(size: int, most_group: int, width: int) -> Any:
     """The function to compile for elements of `size` bytes and groups of up to `most_group` rows."""
-    version = source()
 
     def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
@@ -38,7 +36,7 @@ def sddmm_body(size: int, most_group: int, width: int) -> Any:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
-        later = np.int64(version == 0)  # 0: the first positions write, all others add
+        later = np.int64(0)  # 0: the first positions write, all others add
         for outer in range(c.outer):
             for line in range(0, c.lines, c.panel):
                 lines = min(c.panel, c.lines - line)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import carray
 import numpy as np
+from numba import carray
 
-from ..compile import njit, source
+from ..compile import njit
 from .call import arguments, kernel, share
 from .gather import gather
 from .vector import LANES, advance, floats, ints
@@ -51,7 +51,6 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
     `width` is how many elements a register holds.
     """
     most_lines = lines_at_once(most_group, size, width)
-    version = source()
 
     def spmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
@@ -62,7 +61,7 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
         first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.groups
         # Each part takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
         panels = (c.lines + most_lines - 1) // most_lines
-        if version == 0 or parts == 1:
+        if parts == 1:
             pass
         elif c.outer >= parts:
             first_outer, last_outer = share(c.outer, part, parts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 import math
+from functools import cache
 from typing import Any
 
-from numba import carray
 import numpy as np
+from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel, share
 from .vector import element, floats, ints
 
@@ -25,12 +24,11 @@ RATES = 5
 @cache
 def reorder_kernel(size: int, index_size: int) -> Any:
     """out[q] = data[perm[q]]: a layer's values in the order of its transpose."""
-    version = source()
 
     def reorder(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, REORDER)[0]
         data, out, perm = floats(c.data, size), floats(c.out, size), ints(c.perm, index_size)
-        first, last = share(c.count + np.int64(version == 0), part, parts)
+        first, last = share(c.count, part, parts)
         for q in range(first, last):
             out[q] = data[perm[q]]
 
@@ -43,7 +41,6 @@ def sgd_kernel(size: int) -> Any:
 
     Sutskever et al. 2013 in the form PyTorch and others use: the rate multiplies the velocity, not the gradient.
     """
-    version = source()
 
     def sgd(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SGD)[0]
@@ -51,7 +48,7 @@ def sgd_kernel(size: int) -> Any:
         w, dw, velocity, rates = floats(c.w, size), floats(c.dw, size), floats(c.velocity, size), floats(c.rates, 8)
         lr, momentum = element(w, rates[LR]), element(w, rates[MOMENTUM])
         decay, scale = element(w, rates[WEIGHT_DECAY]), element(w, rates[SCALE])
-        first, last = share(c.count + np.int64(version == 0), part, parts)
+        first, last = share(c.count, part, parts)
         if c.nesterov != 0:
             for k in range(first, last):
                 g = dw[k] * scale + decay * w[k]
@@ -73,12 +70,11 @@ def norm_kernel(size: int) -> Any:
 
     Summed in float64, in order. A norm that is NaN or infinite leaves the scale NaN or zero: it must not pass for a step.
     """
-    version = source()
 
     def norm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORM)[0]
         rates, dw = floats(c.rates, 8), floats(c.dw, size)
-        squares = np.float64(version == 0)
+        squares = np.float64(0)
         for k in range(c.count):
             squares += np.float64(dw[k]) * np.float64(dw[k])
         length = math.sqrt(squares)
