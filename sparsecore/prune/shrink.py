@@ -169,6 +169,7 @@ def _targets(
 
 
 def _checked(network: Network, saliencies: Saliencies, layers: Iterable[int]) -> Saliencies:
+    """The saliencies of these layers."""
     for k in layers:
         nnz, found = network.patterns[k].nnz, saliencies.get(k)
         if found is None or found.shape != (nnz,) or found.dtype.kind != "f":
@@ -180,7 +181,7 @@ def _checked(network: Network, saliencies: Saliencies, layers: Iterable[int]) ->
             raise PruneError(
                 f"{_name(network, k)}: saliencies must be finite and at least 0, got {found[at]} at position {at:,}"
             )
-    return saliencies
+    return {k: saliencies[k] for k in layers}
 
 
 def _count(network: Network, layers: Iterable[int], sparsity: float) -> int:
