@@ -31,7 +31,7 @@ SPARSE = [("sparsecore", "csr"), ("sparsecore", "coo")]
 DENSE = [("numpy-hand", "batch last"), ("numpy-hand", "batch first"), ("sparsecore", "csr")]
 CASES = [
     Case(what, size, batch, topology, sparsity, engine, way)
-    for size, batch in [*((size, 128) for size in SIZES), (SIZES[0], 1024), (SIZES[-1], 1024)]
+    for size, batch in SIZES
     for topology, sparsity in layer_topologies(size[::-1], SPARSITIES)
     for what in ("gather", "sample")
     for engine, way in (DENSE if topology == "dense" else SPARSE)

@@ -108,7 +108,7 @@ def table(rows: list[Row]) -> str:
                 number(1e6 * row["ms"] / row["samples"], 4), ratio(dense["ms"], row["ms"]),
             ]
         )  # fmt: skip
-    samples, threads = rows[0]["samples"], rows[0]["threads"]
+    samples, threads = rows[-1]["samples"], rows[-1]["threads"]
     title = f"Epoch of {samples:,} samples of MNIST from the uint8 store, {threads} thread(s)"
     head = ["network", "engine", "batch", "seconds", "ns a sample", "over numpy-hand"]
     packing = [f"Packing a batch of {row['batch']}: {1e3 * row['ms']:.1f} µs\n" for row in pick(rows, bench="pack")]

@@ -15,10 +15,8 @@ from .tables import fastest, markdown, number, percent, pick, ratio, wires
 from .timing import Entry, Row, fastest_rows
 
 SPARSITIES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
-SIZES = ((784, 300), (300, 100), (1024, 1024), (4096, 4096))
-BATCHES = (128, 1024)
-SLOW = 1e9
-"""Multiply-adds above which the other sparse libraries are left out: they would take minutes."""
+SIZES = (((784, 300), 128), ((300, 100), 128), ((1024, 1024), 128), ((4096, 4096), 128), ((4096, 4096), 1024))
+"""(in_features, out_features), and the batch."""
 
 
 def measure(options: Options, what: str) -> list[Row]:
@@ -26,14 +24,22 @@ def measure(options: Options, what: str) -> list[Row]:
     rows: list[Row] = []
     sparsities = options.sparsities or ((0.9,) if options.quick else SPARSITIES)
     among = contenders(what, options.threads)
-    for size in ((784, 300),) if options.quick else SIZES:
-        for batch in options.batches or ((32,) if options.quick else BATCHES):
-            entries = []
-            for topology, sparsity in layer_topologies(size[::-1], sparsities):
-                pattern = layer_pattern(size[::-1], topology, sparsity)
-                entries += entries_of(what, topology, pattern, batch, among, options.threads)
-            rows += fastest_rows(entries, options.budget(8 if size[0] > 1024 else 4))
+    for size, batch in sizes(options):
+        entries = []
+        for topology, sparsity in layer_topologies(size[::-1], sparsities):
+            pattern = layer_pattern(size[::-1], topology, sparsity)
+            entries += entries_of(what, topology, pattern, batch, among, options.threads)
+        rows += fastest_rows(entries, options.budget(8 if size[0] > 1024 else 4))
     return rows
+
+
+def sizes(options: Options) -> list[tuple[tuple[int, int], int]]:
+    """Sizes and batches to time: every size with every batch that was asked for."""
+    if options.quick:
+        return [((784, 300), 32)]
+    if options.batches:
+        return [(size, batch) for size in dict(SIZES) for batch in options.batches]
+    return list(SIZES)
 
 
 def entries_of(
@@ -51,9 +57,8 @@ def entries_of(
     }  # fmt: skip
     entries = []
     for each in among:
-        ours = each.engine == "sparsecore"
-        if each.suits(topology) and (ours or topology == "dense" or pattern.nnz * batch < SLOW):
-            way = {"format": each.variant} if ours else {"variant": each.variant}
+        if each.suits(topology, pattern.nnz * batch):
+            way = {"format" if each.engine == "sparsecore" else "variant": each.variant}
             entries.append(Entry(fields | {"engine": each.engine} | way, each.make(pattern, *operands).run))
     return entries
 

@@ -43,7 +43,7 @@ def entries_of(
     return [
         Entry(fields | {"engine": each.engine, "variant": each.variant}, each.make(problem).run)
         for each in among
-        if each.suits(topology)
+        if each.suits(topology, problem.connections * len(problem.x))
     ]
 
 

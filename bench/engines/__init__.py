@@ -6,6 +6,7 @@ close, both are timed as variants and the faster one counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -35,15 +36,18 @@ class Contender(NamedTuple):
         What it is made for: "dense", "sparse" or "both".
     make : callable
         Takes a Problem, or a pattern and its operands, and gives something to time.
+    most : float
+        Connections times batch above which it would take minutes, and has long lost.
     """
 
     engine: str
     variant: str
     patterns: str
     make: Callable[..., Timed]
+    most: float = math.inf
 
-    def suits(self, topology: str) -> bool:
-        return self.patterns in (BOTH, DENSE if topology == "dense" else SPARSE)
+    def suits(self, topology: str, multiplies: int) -> bool:
+        return self.patterns in (BOTH, DENSE if topology == "dense" else SPARSE) and multiplies <= self.most
 
 
 def contenders(what: str, threads: int) -> list[Contender]:
@@ -61,14 +65,15 @@ def contenders(what: str, threads: int) -> list[Contender]:
     numpys, scipys = numpy_hand.WHAT[what], scipy_csr.WHAT[what]
     found = [Contender("sparsecore", name, BOTH, partial(make, threads=threads)) for name, make in ours.items()]
     found += [Contender("numpy-hand", name, DENSE, make) for name, make in numpys.items()]
-    found += [Contender("scipy", name, SPARSE, make) for name, make in scipys.items()]
+    found += [Contender("scipy", name, SPARSE, make, scipy_csr.MOST.get(name, 2e9)) for name, make in scipys.items()]
     if has_torch():
         from . import torch_csr, torch_eager, torch_hand
 
         for engine, module, patterns in (
             ("torch-eager", torch_eager, DENSE), ("torch-hand", torch_hand, DENSE), ("torch-csr", torch_csr, SPARSE)
         ):  # fmt: skip
-            found += [Contender(engine, name, patterns, make) for name, make in module.WHAT.get(what, {}).items()]
+            ways = module.WHAT.get(what, {})
+            found += [Contender(engine, name, patterns, make, 2e9) for name, make in ways.items()]
     return found
 
 

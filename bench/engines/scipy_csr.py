@@ -122,4 +122,5 @@ def _both(make: Any) -> dict[str, Any]:
     return {"dW picked from dense": partial(make, picked=True), "dW of gathered rows": partial(make, picked=False)}
 
 
+MOST = {"dW of gathered rows": 2e7}  # it writes two numbers for every connection and sample, and reads them again
 WHAT = {"step": _both(Step), "gather": {"": Gather}, "sample": _both(Sample)}

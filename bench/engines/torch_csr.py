@@ -137,4 +137,4 @@ def _both(make: Any) -> dict[str, Any]:
     return {"sampled_addmm": partial(make, picked=False), "dW picked from dense": partial(make, picked=True)}
 
 
-WHAT = {"step": _both(Step), "gather": {"": Gather}, "sample": _both(Sample)}
+WHAT = {"step": _both(Step), "gather": {"": Gather}, "sample": {"sampled_addmm": partial(Sample, picked=False)}}
