@@ -12,6 +12,9 @@ Row = dict[str, Any]
 """One timing: "bench", "model", "topology", "sparsity", "batch", "threads", "engine", "ms", and what else is known."""
 
 
+_LONG = 0.05  # seconds of a call that no cache helps
+
+
 class Budget(NamedTuple):
     """How long to measure.
 
@@ -44,19 +47,19 @@ def interleaved(calls: Sequence[Callable[[], object]], budget: Budget) -> list[f
     """Median milliseconds of each call; they take turns, A B C A B C.
 
     A turn begins with a call that is not timed, which brings its data back into the caches, as they are in training.
-    Calls longer than a turn go without: their data do not fit.
+    Calls that take very long go without: their data do not fit.
     """
-    repeats = [_repeats(call, budget.turn) for call in calls]
+    plans = [_plan(call, budget.turn) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     enabled = gc.isenabled()
     gc.disable()
     try:
         began = perf_counter()
         while len(times[-1]) < budget.rounds or perf_counter() - began < budget.seconds:
-            for call, count, own in zip(calls, repeats, times, strict=True):
+            for call, (untimed, count), own in zip(calls, plans, times, strict=True):
                 if budget.pause:
                     sleep(budget.pause)
-                for _ in range(min(count, 2) if budget.pause else min(count - 1, 1)):
+                for _ in range(untimed):
                     call()
                 start = perf_counter()
                 for _ in range(count):
@@ -81,9 +84,10 @@ def fastest_rows(entries: Sequence[Entry], budget: Budget) -> list[Row]:
     return list(best.values())
 
 
-def _repeats(call: Callable[[], object], turn: float) -> int:
-    """How many calls fill a turn, after a first one that may compile and allocate."""
+def _plan(call: Callable[[], object], turn: float) -> tuple[int, int]:
+    """How many calls go before those that are timed, and how many are; after a first one that may compile and allocate."""
     call()
     start = perf_counter()
     call()
-    return max(1, round(turn / max(perf_counter() - start, 1e-7)))
+    seconds = max(perf_counter() - start, 1e-7)
+    return (0, 1) if seconds > _LONG else (1, max(2, round(turn / seconds)))
