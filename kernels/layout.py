@@ -66,3 +66,12 @@ class Grid(NamedTuple):
     out_line: int
     out_row: int
     bands: NDArray[np.int32] | None = None
+
+
+class Window(NamedTuple):
+    """Pooling windows: `high` rows of `wide` pixels, `row_step` and `column_step` pixels from one to the next."""
+
+    high: int
+    wide: int
+    row_step: int
+    column_step: int

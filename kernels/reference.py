@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
 from .cpu.vector import LANES
-from .layout import Grid, Layout
+from .layout import Grid, Layout, Window
 
 Array = NDArray[Any]
 
@@ -109,8 +109,71 @@ def mask(dy: Array, y: Array, out: Array) -> None:
 
 
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
-    """out = x, or zero where `mask` is not positive; `out` is a view of images within a border, which stays as it is."""
+    """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
+
+
+def dropout(x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
+    """out = x / (1 − rate), or 0 with probability `rate`; `clock` has the first sample, the epoch and the seed.
+
+    The random number of feature f of sample s is the (s · features + f)-th of a SplitMix64 whose state begins at a mixture
+    of seed, epoch and stream.
+    """
+    first, epoch, seed = (int(value) for value in clock)
+    key = _mix(_mix(_mix(seed + _GOLDEN) + epoch) + stream)
+    tiles = x.reshape(len(x), -1, LANES)
+    features, dropped = tiles.shape[1], out.reshape(tiles.shape)
+    for tile, feature, lane in np.ndindex(tiles.shape):
+        count = (first + tile * LANES + lane) * features + feature
+        drawn = _mix(key + count * _GOLDEN) / 2**64
+        dropped[tile, feature, lane] = tiles[tile, feature, lane] / (1 - rate) if drawn >= rate else 0
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(z: int) -> int:
+    """SplitMix64's finisher on 64-bit integers."""
+    z %= 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def max_pool(x: Array, window: Window, y: Array, index: Array) -> None:
+    """y = the largest x of each window, and which of the window's pixels that is. NaN counts as the largest."""
+    for at, pixels in _windows(x, window, y):
+        flat = pixels.reshape(-1, LANES)
+        index[at] = [int(np.argmax(flat[:, lane])) for lane in range(LANES)]  # of NaNs and of equals, the first
+        y[at] = [flat[index[at][lane], lane] for lane in range(LANES)]
+
+
+def max_unpool(dy: Array, index: Array, window: Window, dx: Array) -> None:
+    """dx = the sum of the dy of those windows that found their largest x there."""
+    dx[...] = 0
+    for at, pixels in _windows(dx, window, dy):
+        for lane in range(LANES):
+            pixels[(*divmod(int(index[at][lane]), window.wide), lane)] += dy[at][lane]
+
+
+def mean_pool(x: Array, window: Window, y: Array) -> None:
+    """y = the mean of each window's x."""
+    for at, pixels in _windows(x, window, y):
+        y[at] = pixels.astype(np.float64).mean((0, 1))
+
+
+def mean_unpool(dy: Array, window: Window, dx: Array) -> None:
+    """dx = the sum of its windows' dy, each divided by the number of its pixels."""
+    dx[...] = 0
+    for at, pixels in _windows(dx, window, dy):
+        pixels += dy[at] / (window.high * window.wide)
+
+
+def _windows(x: Array, window: Window, y: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Each element of y but for the lanes, and its window of x, shape (high, wide, LANES)."""
+    for tile, channel, row, column in np.ndindex(y.shape[:4]):
+        top, left = row * window.row_step, column * window.column_step
+        yield (tile, channel, row, column), x[tile, channel, top : top + window.high, left : left + window.wide]
 
 
 # ---------------------------------------------------------------------------------------------- packing

@@ -86,7 +86,7 @@ class Step:
 
     def _record(self, batch: int) -> Any:
         kernels, tape = self.device.recorder()
-        workspace = Workspace(self.device, kernels)
+        workspace = Workspace(self.device, kernels, clock=self.store.clock if self.optimizer is not None else None)
         workspace.put("totals", self._totals)
         for k, pieces in enumerate(self.network.views(self.grads)):
             for name, piece in pieces.items():

@@ -51,7 +51,7 @@ class Store:
         affine = Normalisation((channels, features // channels), tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
-        self._at = device.zeros((1,), np.int64)
+        self.clock = device.zeros((3,), np.int64)
         self.order = device.put(np.arange(len(split), dtype=np.int64))
         self.seek(0, len(split))
 
@@ -62,6 +62,7 @@ class Store:
         """Take the samples in the order that belongs to this seed and epoch, whatever came before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
         self.order[...] = rng.permutation(len(self))
+        self.clock[1:] = np.array([epoch, seed], np.uint64).view(np.int64)
 
     def seek(self, start: int, batch: int) -> None:
         """Let the next batch be these `batch` places of the order.
@@ -73,7 +74,7 @@ class Store:
         """
         if start < 0 or batch < 0 or start + batch > len(self):
             raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
-        self._at[0] = start
+        self.clock[0] = start
         self._batch = batch
 
     def pack(self, workspace: Workspace) -> tuple[Tiles, Labels]:
@@ -83,6 +84,6 @@ class Store:
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
         workspace.kernels.pack_samples(
-            self._x, self._y, self.order, self._at, self._scale, self._shift, x, labels, batch, addresses
+            self._x, self._y, self.order, self.clock, self._scale, self._shift, x, labels, batch, addresses
         )
         return Tiles(x, batch), Labels(labels, batch, self.classes)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import scipy.sparse.linalg
 
+from sparsecore.images import Pair, pair
 from sparsecore.pattern import SparsityPattern, checked_shape, index_dtype
 from sparsecore.radix import FittedRadixNet, fit_radix_net, radix_layer, radix_net
 
@@ -23,6 +24,7 @@ __all__ = [
     "SpectralGap",
     "dense",
     "expander",
+    "filters",
     "fit_radix_net",
     "radix_layer",
     "radix_net",
@@ -95,6 +97,30 @@ def expander(
         connections = int(generator.binomial(out_features * in_features, kept))
         return _random_subset(out_features, in_features, connections, generator)
     return _regular(out_features, in_features, fan_in, lambda turn: generator.permutation(larger))
+
+
+def filters(channels: SparsityPattern, kernel_size: int | Pair) -> SparsityPattern:
+    """The pattern of a convolution whose filters are stored whole or not at all.
+
+    Rows with the same input channels share all their columns, which kernels use.
+
+    Parameters
+    ----------
+    channels : SparsityPattern
+        Shape (out_channels, in_channels): which output channels read which input channels.
+    kernel_size : int or (int, int)
+        Height and width of a filter.
+
+    Returns
+    -------
+    SparsityPattern
+        Shape (out_channels, in_channels · height · width), as `SparseConv2d` takes it.
+    """
+    height, width = pair("kernel_size", kernel_size)
+    pixels, (out_channels, in_channels) = height * width, channels.shape
+    columns = channels.indices.astype(np.int64)[:, np.newaxis] * pixels + np.arange(pixels)
+    indptr = channels.indptr.astype(np.int64) * pixels
+    return SparsityPattern((out_channels, in_channels * pixels), indptr, columns.reshape(-1))
 
 
 def _kept(sparsity: float) -> float:

@@ -16,11 +16,19 @@ class Workspace:
         The CPU if not given.
     kernels : optional
         What to launch kernels with: the device's own launcher if not given, or a recorder.
+    clock : int64 device array, optional
+        In training: the batch's first sample, the epoch and the seed, which random numbers are made from. It is read
+        when kernels run, so that a recorded step draws anew. None outside training.
+    stream : int
+        Tells the random numbers of a network's layers apart.
     """
 
-    def __init__(self, device: Device | None = None, kernels: Any = None) -> None:
+    def __init__(
+        self, device: Device | None = None, kernels: Any = None, *, clock: Any = None, stream: int = 0
+    ) -> None:
         self.device = device if device is not None else cpu()
         self.kernels = kernels if kernels is not None else self.device.launcher()
+        self.clock, self.stream = clock, stream
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
 
@@ -37,9 +45,10 @@ class Workspace:
         self._arrays[name] = array
 
     def child(self, key: Any) -> Workspace:
-        """The workspace of one use of a layer."""
+        """The workspace of one use of a layer; a number, such as its place in a network, becomes its stream."""
         if key not in self._children:
-            self._children[key] = Workspace(self.device, self.kernels)
+            stream = key if isinstance(key, int) else self.stream
+            self._children[key] = Workspace(self.device, self.kernels, clock=self.clock, stream=stream)
         return self._children[key]
 
     @property

@@ -93,9 +93,9 @@ def store(
 def tiled(x: Any, padding: float = 0.0, **flags: Any) -> Tiles:
     """Ordinary samples as tiles, sample by sample; lanes past the batch hold `padding`."""
     x = np.asarray(x)
-    data = np.full((tiles_of(len(x)), x.shape[1], LANES), padding, x.dtype)
-    for sample, row in enumerate(x):
-        data[sample // LANES, :, sample % LANES] = row
+    data = np.full((tiles_of(len(x)), *x.shape[1:], LANES), padding, x.dtype)
+    for sample, values in enumerate(x):
+        data[sample // LANES, ..., sample % LANES] = values
     return Tiles(data, len(x), **flags)
 
 

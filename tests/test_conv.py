@@ -20,12 +20,12 @@ from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
 from sparsecore.pattern import SparsityPattern
-from sparsecore.tiles import LANES, Tiles
+from sparsecore.tiles import LANES
 from sparsecore.topology import dense, uniform_random
 from sparsecore.workspace import Workspace
 
 from .kernel_checks import POOLS, Guarded, Launcher, assert_close, assert_same_bits, machines
-from .small import FORMATS, Array, numbers, pattern_of
+from .small import FORMATS, Array, numbers, pattern_of, tiled
 
 BATCHES = (1, 7, 16, 35)
 
@@ -199,13 +199,6 @@ def test_the_same_bits_on_any_number_of_threads(format, stride):
 # ------------------------------------------------------------------------------------------------ buffers
 
 
-def images(x: Array, spare: float, **flags: Any) -> Tiles:
-    data = np.full((-(-len(x) // LANES), *x.shape[1:], LANES), spare, x.dtype)
-    for sample, image in enumerate(x):
-        data[sample // LANES, ..., sample % LANES] = image
-    return Tiles(data, len(x), **flags)
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_stands_in_spare_lanes_reaches_nothing(format):
     layer = conv(full(3, 2, (3, 3)), (2, 5, 6), 3, 1, 1, relu=True, format=format)
@@ -213,8 +206,8 @@ def test_what_stands_in_spare_lanes_reaches_nothing(format):
     wanted_y, cache = layer.forward(x)
     wanted_dx, wanted = layer.backward(dy, cache)
     workspace = Workspace()
-    y, cache = layer.forward(images(x, np.nan), workspace)
-    dx, grads = layer.backward(images(dy, np.nan), cache, workspace)
+    y, cache = layer.forward(tiled(x, np.nan), workspace)
+    dx, grads = layer.backward(tiled(dy, np.nan), cache, workspace)
     for tiles, plain in ((y, wanted_y), (dx, wanted_dx)):
         assert np.array_equal(np.moveaxis(tiles.data, -1, 1).reshape(-1, *plain.shape[1:])[:19], plain)
     assert all(np.array_equal(grads[name], wanted[name]) for name in wanted)
@@ -225,9 +218,9 @@ def test_borders_stay_zero_and_steps_allocate_nothing_new(format):
     layer = conv(full(3, 2, (3, 3)), (2, 5, 6), 3, 1, 2, relu=True, format=format)
     workspace, results = Workspace(), []
     for seed in (1, 2, 1):
-        x = images(numbers((20, 2, 5, 6), seed), 0.0)
+        x = tiled(numbers((20, 2, 5, 6), seed), 0.0)
         y, cache = layer.forward(x, workspace)
-        dx, grads = layer.backward(images(numbers((20, *layer.out_shape), seed), 0.0), cache, workspace)
+        dx, grads = layer.backward(tiled(numbers((20, *layer.out_shape), seed), 0.0), cache, workspace)
         results.append([array.copy() for array in (y.data, dx.data, *grads.values())])
         room = workspace.child(layer).array("placed x", cache[1].shape, np.float64)
         assert room is cache[1] and workspace.nbytes == sum(a.nbytes for a in workspace.child(layer)._arrays.values())
@@ -370,14 +363,14 @@ def test_wrong_inputs_are_named():
     workspace = Workspace()
     for call, message in (
         (lambda: layer.forward(np.ones((4, 2, 6, 5))), "x must have shape (batch, 2, 5, 6), got (4, 2, 6, 5)"),
-        (lambda: layer.forward(images(np.ones((4, 2, 5, 5)), 0.0)), "x must have 60 features of float64, got 50 of float64"),  # noqa: E501
+        (lambda: layer.forward(tiled(np.ones((4, 2, 5, 5)), 0.0)), "x must have 60 features of float64, got 50 of float64"),  # noqa: E501
         (lambda: layer.backward(np.ones((4, 3, 3, 3)), layer.forward(np.ones((4, 2, 5, 6)))[1]), "dy must have shape (batch, 3, 3, 4)"),  # noqa: E501
     ):  # fmt: skip
         with pytest.raises(ValueError) as caught:
             call()
         assert message in str(caught.value)
     same = conv(full(2, 2, (1, 1)), (2, 4, 4), 1)
-    y, _ = same.forward(images(np.ones((4, 2, 4, 4)), 0.0), workspace)
+    y, _ = same.forward(tiled(np.ones((4, 2, 4, 4)), 0.0), workspace)
     with pytest.raises(ValueError, match="last output in the same workspace"):
         same.forward(y, workspace)
 

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
-from ..layout import Grid, Layout
+from ..layout import Grid, Layout, Window
 from .call import WORDS
+from .dropout import DROPOUT, dropout_kernel
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
 from .pool import Pool
+from .pooling import LARGEST, MEAN, POOLING, TO_ALL, TO_LARGEST, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
 from .sddmm import SDDMM, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
@@ -129,12 +131,46 @@ class Launcher:
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` is a view of images within a border, which stays as it is."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
         tiles, channels, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
             place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out,
             planes=tiles * channels, rows=height, length=width * lanes, out_plane=plane, out_row=row,
+        )  # fmt: skip
+
+    def dropout(self, x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
+        """out = x / (1 − rate), or 0 with probability `rate`; `clock` holds the first sample, the epoch and the seed."""
+        features = x.size // (len(x) * LANES) if len(x) else 0
+        self._launch(
+            dropout_kernel(x.itemsize), 4 * x.size, DROPOUT, x=x, clock=clock, stream=stream,
+            rate=np.array([rate]), out=out, tiles=len(x), features=features,
+        )  # fmt: skip
+
+    def max_pool(self, x: Array, window: Window, y: Array, index: Array) -> None:
+        """y = the largest x of each window, and which of the window's pixels that is. NaN counts as the largest."""
+        self._pool_windows(LARGEST, x, window, y, index)
+
+    def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
+        """dx = the sum of the dy of those windows that found their largest x there."""
+        self._pool_windows(TO_LARGEST, dx, window, dy, index)
+
+    def mean_pool(self, x: Array, window: Window, y: Array) -> None:
+        """y = the mean of each window's x."""
+        self._pool_windows(MEAN, x, window, y, None)
+
+    def mean_unpool(self, dy: Array, window: Window, dx: Array) -> None:
+        """dx = the sum of its windows' dy, each divided by the number of its pixels."""
+        self._pool_windows(TO_ALL, dx, window, dy, None)
+
+    def _pool_windows(self, what: int, x: Array, window: Window, y: Array, index: Array | None) -> None:
+        tiles, channels, height, width, lanes = x.shape
+        _, _, rows, columns, _ = y.shape
+        self._launch(
+            pooling_kernel(what, x.itemsize, self._bytes // x.itemsize), y.size * window.high * window.wide, POOLING,
+            x=x, y=y, index=index, planes=tiles * channels, x_plane=height * width * lanes, x_row=width * lanes,
+            y_rows=rows, y_columns=columns, high=window.high, wide=window.wide,
+            row_step=window.row_step * width * lanes, column_step=window.column_step * lanes,
         )  # fmt: skip
 
     def pack(self, x: Array, out: Array) -> None:

@@ -1,10 +1,15 @@
 """Layers: forward beside backward."""
 
+from .conv import SparseConv2d
+from .dropout import Dropout
+from .flatten import Flatten
 from .layer import Layer
 from .linear import SparseLinear
+from .pooling import AvgPool2d, MaxPool2d
 from .relu import ReLU
 
-KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in (SparseLinear, ReLU)}
+_ALL: tuple[type[Layer], ...] = (SparseLinear, SparseConv2d, MaxPool2d, AvgPool2d, Flatten, Dropout, ReLU)
+KINDS = {kind.__name__: kind for kind in _ALL}
 """Every kind of layer by the name it has in a checkpoint."""
 
-__all__ = ["KINDS", "Layer", "ReLU", "SparseLinear"]
+__all__ = ["KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "SparseConv2d", "SparseLinear"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
-from ..conv_plan import NO_BORDER, Border, ConvPlan, Pair, bordered
+from ..conv_plan import NO_BORDER, Border, ConvPlan, bordered
+from ..images import Pair, pair, sizes, spell
 from ..pattern import SparsityPattern
 from ..tiles import LANES, Tiles
 from ..workspace import Workspace
@@ -63,7 +63,7 @@ class SparseConv2d(SparseLayer):
         rng: np.random.Generator | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         rows, columns = checked_pattern(pattern, "SparseConv2d").shape
-        channels, height, width = _sizes("in_shape", in_shape, 3)
+        channels, height, width = sizes("in_shape", in_shape, 3)
         self.in_shape = channels, height, width
         self.kernel_size, self.stride = pair("kernel_size", kernel_size), pair("stride", stride)
         self.padding, self.dilation = pair("padding", padding, least=0), pair("dilation", dilation)
@@ -146,26 +146,9 @@ class SparseConv2d(SparseLayer):
         return cls(pattern, **config, weight=weight, bias=bias, dtype=weight.dtype)
 
     def __repr__(self) -> str:
-        shapes = ("×".join(str(size) for size in shape) for shape in (self.in_shape, self.out_shape))
-        return f"SparseConv2d({'→'.join(shapes)}, {self.kernel_size[0]}×{self.kernel_size[1]})"
+        return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"
 
     def _plan_of(self, pattern: SparsityPattern) -> ConvPlan:
-        sizes = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        return ConvPlan(pattern, *sizes, self.format)
+        geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        return ConvPlan(pattern, *geometry, self.format)
 
-
-def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
-    """One number for both ways, or one each."""
-    both = (value, value) if isinstance(value, int) else value
-    first, second = _sizes(name, both, 2, least)
-    return first, second
-
-
-def _sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]:
-    try:
-        sizes = tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise TypeError(f"{name} must hold {count} integers, got {values!r}") from None
-    if len(sizes) != count or min(sizes) < least:
-        raise ValueError(f"{name} must hold {count} integers of at least {least}, got {values!r}")
-    return sizes

@@ -1,0 +1,35 @@
+"""Sizes of images as layers are given them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+Pair = tuple[int, int]
+
+
+def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
+    """One number for both ways, or one each: vertical, horizontal."""
+    first, second = sizes(name, (value, value) if isinstance(value, int) else value, 2, least)
+    return first, second
+
+
+def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]:
+    """Exactly `count` integers of at least `least`.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    try:
+        found = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} must hold {count} integers, got {values!r}") from None
+    if len(found) != count or min(found) < least:
+        raise ValueError(f"{name} must hold {count} integers of at least {least}, got {values!r}")
+    return found
+
+
+def spell(shape: tuple[int, ...]) -> str:
+    """Such as 3×32×32."""
+    return "×".join(str(size) for size in shape)

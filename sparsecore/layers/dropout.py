@@ -1,0 +1,71 @@
+"""Dropout: in training, each number is dropped with some probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..images import spell
+from ..pattern import SparsityPattern
+from ..tiles import Tiles
+from ..workspace import Workspace
+from .layer import Layer, Params
+
+
+class Dropout(Layer):
+    """y = x / (1 − rate), or 0 with probability `rate`; y = x outside training.
+
+    What is dropped follows from the seed, the epoch, the sample's place in it, the layer's place in the network and the
+    feature: the same for any number of threads, and in a run that was resumed. The workspace's `clock` says when.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one sample.
+    rate : float
+        At least 0 and less than 1.
+
+    References
+    ----------
+    N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, Dropout: A Simple Way to Prevent Neural
+    Networks from Overfitting, JMLR 15, 2014; here scaled in training, so that nothing is left to do outside it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], rate: float) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"Dropout: rate must be at least 0 and less than 1, got {rate}")
+        self.params = {}
+        self.in_shape = self.out_shape = tuple(shape)
+        self.rate = float(rate)
+
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
+        y = self._dropped(x.data, "y", workspace)
+        return Tiles(y, x.batch, rectified=x.rectified), (y, x.batch)
+
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        y, batch = cache
+        self._check_dy(dy, y, batch)
+        # What was dropped on the way there is drawn again, not kept.
+        return Tiles(self._dropped(dy.data, "dx", workspace), batch, masked=dy.masked), {}
+
+    def _dropped(self, x: Any, name: str, workspace: Workspace) -> Any:
+        if workspace.clock is None:
+            return x
+        out = workspace.array(name, x.shape, x.dtype)
+        workspace.kernels.dropout(x, workspace.clock, workspace.stream, self.rate, out)
+        return out
+
+    def config(self) -> dict[str, Any]:
+        """What makes this layer again."""
+        return {"shape": list(self.in_shape), "rate": self.rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Dropout:
+        return cls(tuple(config["shape"]), config["rate"])
+
+    def __repr__(self) -> str:
+        return f"Dropout({spell(self.in_shape)}, {self.rate})"

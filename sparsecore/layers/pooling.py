@@ -1,0 +1,120 @@
+"""Pooling layers: the largest or the mean of each window of an image."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+
+from ..images import Pair, pair, sizes, spell
+from ..kernels.layout import Window
+from ..pattern import SparsityPattern
+from ..tiles import LANES, Tiles
+from ..workspace import Workspace
+from .layer import Layer, Params
+
+
+class Pool2d(Layer):
+    """What both poolings share: windows that stay within the image. A window has at most 256 pixels.
+
+    Parameters
+    ----------
+    in_shape : (channels, height, width)
+    kernel_size : int or (int, int)
+        Of a window, vertical and horizontal.
+    stride : int or (int, int), optional
+        From one window to the next; the kernel size if not given.
+
+    Attributes
+    ----------
+    out_shape : (channels, height, width)
+        ⌊(size − kernel_size) / stride⌋ + 1 each way.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is not an integer, is out of range, or the window does not fit the image.
+    """
+
+    def __init__(
+        self, in_shape: tuple[int, int, int], kernel_size: int | Pair, stride: int | Pair | None = None
+    ) -> None:
+        self.params = {}
+        channels, height, width = sizes("in_shape", in_shape, 3)
+        self.in_shape = channels, height, width
+        self.kernel_size = high, wide = pair("kernel_size", kernel_size)
+        self.stride = down, across = pair("stride", kernel_size if stride is None else stride)
+        if high > height or wide > width or prod(self.kernel_size) > 256:
+            raise ValueError(
+                f"{type(self).__name__}: windows must fit images of {height}×{width} and have at most 256 pixels, "
+                f"got {high}×{wide}"
+            )
+        self.out_shape = channels, (height - high) // down + 1, (width - wide) // across + 1
+
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
+        y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
+        return self._forward(x, x.data.reshape(len(x.data), *self.in_shape, LANES), y, workspace)
+
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        x, y = cache[:2]
+        self._check_dy(dy, y, x.batch)
+        if not need_dx:
+            return None, {}
+        dx = workspace.array("dx", (len(y), *self.in_shape, LANES), y.dtype)
+        masked = self._backward(dy, dy.data.reshape(y.shape), cache, dx, workspace)
+        return Tiles(dx.reshape(x.data.shape), dy.batch, masked=masked), {}
+
+    @abstractmethod
+    def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
+        """Write y; the cache begins with x and y."""
+
+    @abstractmethod
+    def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
+        """Write dx; returns whether it is masked where x came out of a ReLU as zero."""
+
+    @property
+    def _window(self) -> Window:
+        return Window(*self.kernel_size, *self.stride)
+
+    def config(self) -> dict[str, Any]:
+        """What makes this layer again."""
+        return {name: list(getattr(self, name)) for name in ("in_shape", "kernel_size", "stride")}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Self:
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({spell(self.in_shape)}→{spell(self.out_shape)})"
+
+
+class MaxPool2d(Pool2d):
+    """y = the largest x of each window. Of several, the first counts, and NaN is larger than any number."""
+
+    def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
+        index = workspace.array("index", y.shape, np.uint8)
+        workspace.kernels.max_pool(images, self._window, y, index)
+        return Tiles(y, x.batch, rectified=x.rectified), (x, y, index)
+
+    def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
+        x, _, index = cache
+        workspace.kernels.max_unpool(images, index, self._window, dx)
+        # What comes back to a window's largest is masked if it was masked where y, which is that largest, is zero.
+        return dy.masked and x.rectified
+
+
+class AvgPool2d(Pool2d):
+    """y = the mean of each window of x."""
+
+    def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
+        workspace.kernels.mean_pool(images, self._window, y)
+        return Tiles(y, x.batch), (x, y)
+
+    def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
+        workspace.kernels.mean_unpool(images, self._window, dx)
+        return False
