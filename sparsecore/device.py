@@ -1,4 +1,4 @@
-"""Where arrays live and kernels run. Nothing happens at import, and nothing is global but the CPU's pool of threads."""
+"""Where arrays live and kernels run. Nothing happens at import; the CPU's pool of threads is the one there is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Device(Protocol):
         """A copy of a host array on this device."""
 
     def get(self, array: Any) -> np.ndarray[Any, Any]:
-        """A device array as a host array."""
+        """A device array as a host array; waits for what is still computing it."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether it is an array on this device."""
 
     def launcher(self) -> Any:
         """Kernels that run when called."""
@@ -63,6 +66,9 @@ class CPU:
     def get(self, array: Any) -> np.ndarray[Any, Any]:
         return np.asarray(array)
 
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
     def launcher(self) -> Any:
         from .kernels.cpu.launch import Launcher
 
@@ -73,6 +79,91 @@ class CPU:
 
         tape = Tape()
         return Launcher(self.pool, tape), tape
+
+
+class DeviceError(ValueError):
+    """A device that is not there, or that nobody knows; one line that says what to do."""
+
+
+class CUDA:
+    """An NVIDIA GPU, through CuPy.
+
+    Everything runs on CuPy's current stream, so that nothing waits until a result is asked for.
+
+    Parameters
+    ----------
+    index : int
+        Which one, from 0.
+
+    Raises
+    ------
+    DeviceError
+        If CuPy, the card, its driver or NVRTC is missing.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._cupy = _working_cupy(index)
+        from .kernels.cuda.layout import Uploads
+
+        self.name = f"cuda:{index}" if index else "cuda"
+        self._device = self._cupy.cuda.Device(index)
+        self._uploads = Uploads()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        with self._device:
+            return self._cupy.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        with self._device:
+            return self._cupy.zeros(shape, dtype)
+
+    def put(self, array: Any) -> Any:
+        with self._device:
+            return self._cupy.array(np.asarray(array), order="C")
+
+    def get(self, array: Any) -> np.ndarray[Any, Any]:
+        if not self.owns(array):
+            raise TypeError(f"expected an array on {self.name}, got a {type(array).__name__}")
+        return array.get()
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, self._cupy.ndarray) and array.device.id == self._device.id
+
+    def launcher(self) -> Any:
+        from .kernels.cuda.launch import Launcher
+
+        return Launcher(self._device, self._uploads)
+
+    def recorder(self) -> tuple[Any, Any]:
+        from .kernels.cuda.launch import Launcher, Tape
+
+        tape = Tape()
+        return Launcher(self._device, self._uploads, tape), tape
+
+
+def _working_cupy(index: int) -> Any:
+    """The module, if there is such a card for it to work on."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            f"cuda: needs CuPy, which cannot be imported ({error}): pip install 'sparsecore[cuda]', or compute on cpu"
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:
+        raise DeviceError(
+            f"cuda: needs an NVIDIA GPU and its driver, got none ({error}): install the driver, or compute on cpu"
+        ) from None
+    if index >= count:
+        raise DeviceError(f"cuda:{index}: expected the number of one of {count} GPUs, from 0, got {index}")
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (RuntimeError, ImportError, AttributeError):
+        raise DeviceError(
+            "cuda: CuPy finds no NVRTC, which compiles the kernels: pip install 'cupy-cuda13x[ctk]', or compute on cpu"
+        ) from None
+    return cupy
 
 
 def default_threads() -> int:
@@ -91,6 +182,41 @@ def cpu() -> CPU:
     return CPU(default_threads())
 
 
+@cache
+def cuda(index: int = 0) -> CUDA:
+    """A GPU, with the kernels and patterns that have been put on it.
+
+    Raises
+    ------
+    DeviceError
+        If it cannot be used.
+    """
+    return CUDA(index)
+
+
+def device(name: str | Device) -> Device:
+    """The device of a name: "cpu", "cuda", "cuda:1", or "auto" for the first GPU that works and otherwise the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If there is none of that name.
+    """
+    if not isinstance(name, str):
+        return name
+    kind, _, number = name.partition(":")
+    if name == "cpu":
+        return cpu()
+    if name == "auto":
+        try:
+            return cuda()
+        except DeviceError:
+            return cpu()
+    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
+        raise DeviceError(f"device: expected auto, cpu, cuda or cuda:1, got {name!r}")
+    return cuda(int(number or 0))
+
+
 def set_threads(threads: int) -> None:
     """Compute on this many threads from now on. Results are the same bits for any number.
 
@@ -101,8 +227,7 @@ def set_threads(threads: int) -> None:
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    device = cpu()
-    device.pool.resize(threads)
+    cpu().pool.resize(threads)
 
 
 def get_threads() -> int:

@@ -1,0 +1,1 @@
+"""The CUDA kernels, compiled by NVRTC through CuPy."""

@@ -1,0 +1,104 @@
+// What the kernels share. The launcher puts this file before each of the others and defines REAL, float or double.
+
+typedef REAL real;
+typedef long long int64;
+
+constexpr int LANES = 16;                       // samples of a line: 64 or 128 bytes
+constexpr int WIDTH = 16 / int(sizeof(real));   // numbers that a thread loads at once
+constexpr int LINE_THREADS = LANES / WIDTH;     // threads that a line takes: 4 or 8
+constexpr int WARP = 32;
+constexpr int BLOCK = 128;                      // threads of a block, where nothing else is said
+constexpr unsigned ALL = 0xffffffffu;
+
+struct alignas(16) Vector {
+  real at[WIDTH];
+};
+
+__device__ __forceinline__ Vector load(const real* p) { return *reinterpret_cast<const Vector*>(p); }
+// An ordinary store, by the function that keeps the compiler from taking it apart.
+__device__ __forceinline__ void store(float* p, const float* v) {
+  __stwb(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
+}
+__device__ __forceinline__ void store(double* p, const double* v) {
+  __stwb(reinterpret_cast<double2*>(p), make_double2(v[0], v[1]));
+}
+
+__device__ __forceinline__ void multiply_add(Vector& sum, real scale, const Vector& v) {
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) sum.at[k] += scale * v.at[k];
+}
+
+__device__ __forceinline__ real dot(const Vector& a, const Vector& b, real sum) {
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) sum += a.at[k] * b.at[k];
+  return sum;
+}
+
+// Where the output positions of an operator lie (kernels/layout.py): three nested loops, steps in elements.
+struct Grid {
+  int outer, ys, lines;
+  int64 x_outer, out_outer, x_y, out_y, x_line, out_line, out_row;
+
+  __device__ __forceinline__ int positions() const { return outer * ys * lines; }
+};
+
+#define GRID_PARAMETERS                                                                                       \
+  int outer, int64 x_outer, int64 out_outer, int ys, int64 x_y, int64 out_y, int lines, int64 x_line, int64 out_line, \
+      int64 out_row
+#define GRID \
+  Grid { outer, ys, lines, x_outer, out_outer, x_y, out_y, x_line, out_line, out_row }
+
+// Rows gathered into groups that share their columns (kernels/layout.py).
+struct Layout {
+  const int64* indptr;
+  const int *rows, *starts;
+  const int64* runs;
+  const int* offsets;
+};
+
+#define LAYOUT_PARAMETERS                                                                                     \
+  const int64 *__restrict__ indptr, const int *__restrict__ rows, const int *__restrict__ starts,             \
+      const int64 *__restrict__ runs, const int *__restrict__ offsets
+#define LAYOUT \
+  Layout { indptr, rows, starts, runs, offsets }
+
+// One output position, from which the walk goes on.
+struct Position {
+  int y, line;
+  int64 x, out;
+
+  __device__ __forceinline__ Position(const Grid& grid, int number) {
+    line = number % grid.lines;
+    y = number / grid.lines % grid.ys;
+    int outer = number / grid.lines / grid.ys;
+    x = outer * grid.x_outer + y * grid.x_y + line * grid.x_line;
+    out = outer * grid.out_outer + y * grid.out_y + line * grid.out_line;
+  }
+
+  __device__ __forceinline__ void advance(const Grid& grid, int by) {
+    line += by;
+    x += by * grid.x_line;
+    out += by * grid.out_line;
+    while (line >= grid.lines) {
+      line -= grid.lines;
+      x += grid.x_y - grid.lines * grid.x_line;
+      out += grid.out_y - grid.lines * grid.out_line;
+      if (++y == grid.ys) {
+        y = 0;
+        x += grid.x_outer - grid.ys * grid.x_y;
+        out += grid.out_outer - grid.ys * grid.out_y;
+      }
+    }
+  }
+};
+
+// The sum over a block of BLOCK threads, given to thread 0; always added in the same order.
+__device__ __forceinline__ double block_sum(double (&shared)[BLOCK], double value) {
+  const int thread = threadIdx.x;
+  shared[thread] = value;
+  for (int half = BLOCK / 2; half; half /= 2) {
+    __syncthreads();
+    if (thread < half) shared[thread] += shared[thread + half];
+  }
+  return thread == 0 ? shared[0] : 0;
+}

@@ -1,0 +1,260 @@
+"""The kernels as Python calls them, by the CPU launcher's names and parameters: on the current stream, or on a tape.
+
+Arrays are CuPy's, on the launcher's device. Layouts, and the arrays that go with a pattern, are NumPy's and never
+change: they are put on the device when they are first met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cupy
+import numpy as np
+
+from ..layout import Grid, Layout
+from .layout import SEGMENT, DeviceLayout, Uploads
+
+Array = Any
+
+LANES, WARP, BLOCK = 16, 32, 128  # as in common.cu
+_CHUNK = 64  # features of a block, as in pack.cu
+_EACH = 4  # elements of a thread of sgd, as in update.cu
+_NORM_BLOCKS = 256
+# Where connections are few and positions many, sddmm's positions are shared out among this many segments in all, which
+# fills the largest GPU. It does not depend on the card, so that a network gives the same bits on every one.
+_ENOUGH_SEGMENTS, _FEWEST_POSITIONS = 8192, 16
+
+
+@cache
+def kernel(family: str, name: str, itemsize: int) -> Any:
+    """A kernel of a family's source, for float32 (4) or float64 (8); compiled once for each card that launches it."""
+    return _module(family, itemsize).get_function(name)
+
+
+@cache
+def _module(family: str, itemsize: int) -> Any:
+    return cupy.RawModule(code=source(family), options=options(itemsize))
+
+
+def source(family: str) -> str:
+    """The text of one family's kernels, with what all share before it."""
+    paths = [Path(__file__).with_name(f"{name}.cu") for name in ("common", family)]
+    return "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
+
+
+def options(itemsize: int) -> tuple[str, ...]:
+    """What NVRTC is told, besides the architecture."""
+    return "--std=c++17", f"-DREAL={'float' if itemsize == 4 else 'double'}"
+
+
+class Tape:
+    """Launches in order, with their arguments. Run a second time they are one CUDA graph, where there can be one."""
+
+    def __init__(self) -> None:
+        self._launches: list[tuple[Any, tuple[int], tuple[int], tuple[Any, ...]]] = []
+        self._graph: Any = None
+        self._ran = False
+
+    def append(self, kernel: Any, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
+        self._launches.append((kernel, (blocks,), (threads,), arguments))
+
+    def run(self) -> None:
+        if self._graph is not None:
+            self._graph.launch()
+            return
+        self._launch()
+        if not self._ran:  # all kernels are compiled now, which cannot be done while a stream is captured
+            self._ran = True
+            with contextlib.suppress(RuntimeError):
+                self._graph = self._captured()
+
+    def _captured(self) -> Any:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._launch()
+            finally:
+                graph = stream.end_capture()
+        return graph
+
+    def _launch(self) -> None:
+        for launched, grid, block, arguments in self._launches:
+            launched(grid, block, arguments)
+
+
+class Launcher:
+    """Runs kernels on a device, or records them.
+
+    Parameters
+    ----------
+    device : cupy.cuda.Device
+    uploads : Uploads
+        Of this device.
+    tape : Tape, optional
+        Where launches are recorded instead of run.
+    """
+
+    def __init__(self, device: Any, uploads: Uploads, tape: Tape | None = None) -> None:
+        self._device, self._uploads, self._tape = device, uploads, tape
+
+    def _launch(self, launched: Any, threads: int, *arguments: Any, each: int = BLOCK, block: int = BLOCK) -> None:
+        """Launch blocks of `block` threads, one for every `each` of `threads`."""
+        for array in arguments:
+            there = isinstance(array, cupy.ndarray)
+            if not (isinstance(array, np.generic) or array is None or (there and array.device.id == self._device.id)):
+                raise TypeError(
+                    f"kernels on cuda:{self._device.id} take arrays that are there, got a "
+                    f"{type(array).__name__} on {f'cuda:{array.device.id}' if there else 'the host'}: move it with the "
+                    f"device's put, or a network with Network.to"
+                )
+        blocks = -(-threads // each)
+        if blocks == 0:
+            return
+        if self._tape is not None:
+            self._tape.append(launched, blocks, block, arguments)
+            return
+        with self._device:
+            launched((blocks,), (block,), arguments)
+
+    def replay(self, tape: Tape) -> None:
+        """Run a tape from start to end."""
+        with self._device:
+            tape.run()
+
+    def spmm(
+        self, layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+        *, relu: bool = False, mask: Array | None = None,
+    ) -> None:  # fmt: skip
+        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+        here = self._layout(layout)
+        positions = grid.outer * grid.ys * grid.lines
+        side = min(WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
+        warps = -(-here.groups // (BLOCK // WARP)) * (BLOCK // WARP) * -(-positions // side)
+        self._launch(
+            kernel("spmm", f"spmm_{here.most_group}", out.itemsize), warps * WARP,
+            np.int32(here.groups), np.int32(side), here.indptr, here.rows, here.starts, here.runs, here.offsets,
+            here.cuts, self._constant(grid.bands), np.int32(len(layout.cuts) - 1), data, x, bias, out, mask,
+            np.int32(relu), *_grid(grid),
+        )  # fmt: skip
+
+    def sddmm(self, layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None) -> None:
+        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+        here = self._layout(layout)
+        positions = grid.outer * grid.ys * grid.lines
+        slices = max(1, min(_ENOUGH_SEGMENTS // max(here.segments, 1), positions // _FEWEST_POSITIONS))
+        biases = 0 if db is None else db.size
+        sums, sums_db = grad, db
+        if slices > 1:
+            with self._device:
+                scratch = cupy.empty(slices * (grad.size + biases), grad.dtype)
+            sums, sums_db = scratch, None if db is None else scratch[grad.size :]
+        self._launch(
+            kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), here.segments * slices * SEGMENT,
+            np.int32(here.segments), np.int32(slices), np.int64(grad.size + biases), here.segment_group,
+            here.segment_first, here.indptr, here.rows, here.starts, here.runs, here.offsets, dy, x, sums, sums_db,
+            *_grid(grid),
+        )  # fmt: skip
+        if slices > 1:
+            self._launch(
+                kernel("sddmm", "join", grad.itemsize), grad.size + biases,
+                np.int32(slices), np.int64(grad.size), np.int64(biases), sums, grad, db,
+            )  # fmt: skip
+
+    def reorder(self, data: Array, perm: Array, out: Array) -> None:
+        """out[q] = data[perm[q]]."""
+        perm = self._constant(perm)
+        launched = kernel("update", f"reorder_{perm.itemsize}", data.itemsize)
+        self._launch(launched, out.size, np.int64(out.size), data, perm, out)
+
+    def relu(self, x: Array, out: Array) -> None:
+        """out = max(x, 0); NaN stays NaN."""
+        self._launch(kernel("relu", "relu", x.itemsize), x.size, np.int64(x.size), x, out)
+
+    def mask(self, dy: Array, y: Array, out: Array) -> None:
+        """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
+        self._launch(kernel("relu", "mask", dy.itemsize), dy.size, np.int64(dy.size), dy, y, out)
+
+    def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
+        """out = x, or zero where `mask` is not positive; `out` is a view of images within a border."""
+        _, _, height, width, lanes = out.shape
+        plane, row = (stride // out.itemsize for stride in out.strides[1:3])
+        self._launch(
+            kernel("pack", "place", x.itemsize), x.size,
+            np.int64(x.size), np.int32(height), np.int32(width * lanes), np.int64(plane), np.int64(row), x, mask, out,
+        )  # fmt: skip
+
+    def pack(self, x: Array, out: Array) -> None:
+        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
+        batch, features = x.shape
+        self._launch_chunks("pack", batch, features, out.itemsize, np.int64(x.strides[0] // x.itemsize), x, out)
+
+    def unpack(self, x: Array, out: Array) -> None:
+        """(tiles, features, LANES) → (batch, features)."""
+        batch, features = out.shape
+        self._launch_chunks("unpack", batch, features, out.itemsize, x, out)
+
+    def pack_samples(
+        self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array,
+        out_labels: Array, batch: int, addresses: Array,
+    ) -> None:  # fmt: skip
+        """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
+        self._launch_chunks(
+            f"pack_samples_{store.itemsize}", batch, store.shape[1], out.itemsize,
+            store, labels, order, at, scale, shift, out, out_labels,
+        )  # fmt: skip
+
+    def _launch_chunks(self, name: str, batch: int, features: int, itemsize: int, *arguments: Any) -> None:
+        chunks = -(-features // _CHUNK)
+        self._launch(
+            kernel("pack", name, itemsize), -(-batch // LANES) * chunks,
+            np.int32(chunks), np.int32(features), np.int32(batch), *arguments, each=1,
+        )  # fmt: skip
+
+    def cross_entropy(
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
+    ) -> None:
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self._launch(
+            kernel("loss", "cross_entropy", z.itemsize), len(z), np.int32(z.shape[1]), np.int32(batch), z, labels, dz,
+            losses, correct, each=1,
+        )  # fmt: skip
+
+    def sgd(self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
+        """One step of stochastic gradient descent on flat arrays."""
+        self._launch(
+            kernel("update", "sgd", w.itemsize), w.size, np.int64(w.size), w, dw, velocity, rates, np.int32(nesterov),
+            each=BLOCK * _EACH,
+        )  # fmt: skip
+
+    def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
+        """totals += (Σ losses, Σ correct, batch), in order."""
+        self._launch(kernel("loss", "tally", 8), 1, np.int32(batch), losses, correct, totals)
+
+    def norm(self, dw: Array, rates: Array) -> None:
+        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        blocks = min(_NORM_BLOCKS, max(1, -(-dw.size // BLOCK)))
+        with self._device:
+            sums = cupy.empty(blocks, np.float64)
+        self._launch(kernel("update", "norm_squares", dw.itemsize), blocks, np.int64(dw.size), dw, sums, each=1)
+        self._launch(kernel("update", "norm_limit", 8), 1, np.int32(blocks), sums, rates)
+
+    def _layout(self, layout: Layout) -> DeviceLayout:
+        with self._device:
+            return self._uploads.layout(layout)
+
+    def _constant(self, array: Array | None) -> Array | None:
+        """An array that goes with a pattern, on the device."""
+        with self._device:
+            return None if array is None else self._uploads.array(array)
+
+
+def _grid(grid: Grid) -> tuple[np.generic, ...]:
+    """A grid as the kernels take it: counts are int32, steps int64."""
+    counts = ("outer", "ys", "lines")
+    fields = grid._asdict()
+    del fields["bands"]
+    return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())

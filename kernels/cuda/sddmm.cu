@@ -1,0 +1,105 @@
+// sddmm: grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
+//
+// Eight threads take a segment: up to eight connections of a group, up to ROWS rows with the same columns, over all
+// positions or a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x; a line of x is loaded
+// once for all rows. In the end eight sums of each row are spread over eight threads, and come together by halves: seven
+// shuffles for eight connections, after which thread c holds connection c.
+
+constexpr int TEAM = 8;                        // threads of a segment, and its connections
+constexpr int STEP = TEAM * WIDTH / LANES;     // lines that they load at once: 2 or 1
+
+template <int ROWS>
+__device__ __forceinline__ void sddmm(
+    int segments, int slices, int64 results, const int* __restrict__ segment_group,
+    const int* __restrict__ segment_first, const Layout& layout, const real* __restrict__ dy, const real* __restrict__ x,
+    real* __restrict__ grad, real* __restrict__ db, const Grid& grid) {
+  const int number = (blockIdx.x * BLOCK + threadIdx.x) / TEAM, thread = threadIdx.x % TEAM;
+  if (number >= segments * slices) return;
+  const unsigned team = ((1u << TEAM) - 1) << threadIdx.x % WARP / TEAM * TEAM;
+  const int segment = number % segments, slice = number / segments;
+  const int group = segment_group[segment], first = segment_first[segment];
+  const int start = layout.starts[group], size = layout.starts[group + 1] - start;
+  int row[ROWS];
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) row[r] = layout.rows[start + min(r, size - 1)];
+  const int count = min(TEAM, int(layout.indptr[row[0] + 1] - layout.indptr[row[0]]) - first);
+
+  const int within = thread * WIDTH % LANES;
+  const int positions = grid.positions();
+  const int stop = int(int64(positions) * (slice + 1) / slices);
+  int at = int(int64(positions) * slice / slices) + thread * WIDTH / LANES;
+  int line[TEAM];
+#pragma unroll
+  for (int c = 0; c < TEAM; c++)  // a last connection that is taken again costs no memory traffic, and is not stored
+    line[c] = count > 0 ? layout.offsets[layout.runs[group] + first + min(c, count - 1)] : 0;
+
+  real sum[ROWS][TEAM] = {}, total[ROWS] = {};
+  if (at < stop) {
+    for (Position here(grid, at);; here.advance(grid, STEP)) {
+      Vector slope[ROWS];
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        slope[r] = load(dy + here.out + row[r] * grid.out_row + within);
+#pragma unroll
+        for (int k = 0; k < WIDTH; k++) total[r] += slope[r].at[k];
+      }
+      if (count > 0) {
+#pragma unroll
+        for (int c = 0; c < TEAM; c++) {
+          const Vector v = load(x + here.x + int64(line[c]) * LANES + within);
+#pragma unroll
+          for (int r = 0; r < ROWS; r++) sum[r][c] = dot(slope[r], v, sum[r][c]);
+        }
+      }
+      if ((at += STEP) >= stop) break;
+    }
+  }
+
+  // Several slices leave their sums side by side, for `join` to add up.
+  if (slices > 1) {
+    grad += slice * results;
+    if (db) db += slice * results;
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    if (r >= size) break;
+#pragma unroll
+    for (int half = TEAM / 2; half; half /= 2) {
+      const bool upper = thread & half;
+#pragma unroll
+      for (int c = 0; c < half; c++) {
+        const real keep = upper ? sum[r][c + half] : sum[r][c], give = upper ? sum[r][c] : sum[r][c + half];
+        sum[r][c] = keep + __shfl_xor_sync(team, give, half);
+      }
+    }
+    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = sum[r][0];
+    if (db && first == 0) {
+#pragma unroll
+      for (int half = TEAM / 2; half; half /= 2) total[r] += __shfl_xor_sync(team, total[r], half);
+      if (thread == 0) db[row[r]] = total[r];
+    }
+  }
+}
+
+#define SDDMM(ROWS)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_##ROWS(                                           \
+      int segments, int slices, int64 results, const int* __restrict__ segment_group,                         \
+      const int* __restrict__ segment_first, LAYOUT_PARAMETERS, const real* __restrict__ dy,                  \
+      const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \
+    sddmm<ROWS>(segments, slices, results, segment_group, segment_first, LAYOUT, dy, x, grad, db, GRID);      \
+  }
+
+SDDMM(1)
+SDDMM(2)
+SDDMM(3)
+SDDMM(4)
+
+// The sums of `slices` slices, in order: `count` gradients and then `biases` of biases in each.
+extern "C" __global__ void __launch_bounds__(BLOCK) join(
+    int slices, int64 count, int64 biases, const real* __restrict__ sums, real* __restrict__ grad, real* __restrict__ db) {
+  const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
+  if (k >= count + biases) return;
+  real sum = 0;
+  for (int slice = 0; slice < slices; slice++) sum += sums[slice * (count + biases) + k];
+  (k < count ? grad[k] : db[k - count]) = sum;
+}

@@ -1,0 +1,66 @@
+"""Devices to run a test on: the emulated one, its threads in one order or another, or a real card."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsecore import device as devices
+from sparsecore.device import CUDA
+
+from .emulator import build, stand_in
+
+CARD = pytest.param("card", marks=pytest.mark.gpu)
+
+
+@contextlib.contextmanager
+def machine(kind: str, *, checking: bool = False) -> Iterator[CUDA]:
+    """A CUDA device, until the block ends.
+
+    Parameters
+    ----------
+    kind : {"forward", "reverse", "random", "card"}
+        The emulated device with its threads in this order, or a real one.
+    checking : bool
+        Check every access; on the emulated device only.
+    """
+    if kind == "card":
+        yield devices.cuda()
+        return
+    if reason := build.why_not():
+        pytest.skip(reason)
+    with stand_in.installed(checking=checking, order=kind):
+        devices.cuda.cache_clear()
+        try:
+            yield devices.cuda()
+        finally:
+            devices.cuda.cache_clear()
+
+
+class OnDevice:
+    """A launcher for NumPy arrays: puts them on a device, calls the device's launcher, and brings every array back."""
+
+    def __init__(self, device: CUDA) -> None:
+        self._device, self._launcher = device, device.launcher()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*arguments: Any, **named: Any) -> None:
+            hosts: list[Any] = []
+            copies: list[Any] = []
+
+            def moved(value: Any) -> Any:
+                if not isinstance(value, np.ndarray):
+                    return value
+                hosts.append(value)
+                copies.append(self._device.put(value))
+                return copies[-1]
+
+            getattr(self._launcher, name)(*map(moved, arguments), **{key: moved(value) for key, value in named.items()})
+            for host, copy in zip(hosts, copies, strict=True):
+                host[...] = self._device.get(copy)
+
+        return call

@@ -1,0 +1,313 @@
+"""Every CUDA kernel against the oracle, in three orders of threads, over awkward shapes; then every access, checked."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparsecore.kernels import reference
+from sparsecore.kernels.cpu.launch import Launcher as CPULauncher
+from sparsecore.kernels.layout import Grid
+
+from sparsecore.pattern import SparsityPattern
+from sparsecore.plan import Plan, layout_of
+from sparsecore.topology import uniform_random
+
+from ..kernel_checks import LANES, Guarded, assert_close
+from ..test_conv import layers
+from ..test_kernels import awkward_cases, cases, check_sddmm, check_spmm, images
+from .machines import OnDevice, machine
+
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+FEW, MORE = settings(max_examples=15), settings(max_examples=40)
+
+
+def rounding(dtype: Any) -> float:
+    return 16 * float(np.finfo(dtype).eps)
+
+
+# ------------------------------------------------------------------------------------------ sparse operators
+
+
+@dtypes
+@given(cases())
+@MORE
+def test_fully_connected(cuda, dtype, case):
+    check_spmm(OnDevice(cuda), case, dtype, Guarded())
+    check_sddmm(OnDevice(cuda), case, dtype, Guarded())
+
+
+@dtypes
+@given(images())
+@MORE
+def test_images(cuda, dtype, image):
+    check_spmm(OnDevice(cuda), image[0], dtype, Guarded())
+    check_sddmm(OnDevice(cuda), image[0], dtype, Guarded())
+
+
+@dtypes
+def test_awkward_shapes(cuda, dtype):
+    for case in awkward_cases():
+        check_spmm(OnDevice(cuda), case, dtype, Guarded())
+        check_sddmm(OnDevice(cuda), case, dtype, Guarded())
+
+
+@dtypes
+@pytest.mark.parametrize("batch", [1, 16, 17, 40, 128, 300])
+@pytest.mark.parametrize("fan_in", [1, 31, 32, 33, 64, 100])
+def test_fan_ins_around_a_warp_and_batches_around_its_width(cuda, dtype, batch, fan_in):
+    rng = np.random.default_rng(fan_in)
+    pattern = uniform_random(3, 100, 1 - fan_in / 100, rng)
+    tiles = -(-batch // LANES)
+    data, bias = rng.standard_normal(pattern.nnz).astype(dtype), rng.standard_normal(3).astype(dtype)
+    x, dy = (rng.standard_normal((tiles, n, LANES)).astype(dtype) for n in (100, 3))
+    out, grad, db = np.full_like(dy, np.nan), np.full_like(data, np.nan), np.full_like(bias, np.nan)
+    plan, launcher = Plan(pattern), OnDevice(cuda)
+    launcher.spmm(plan.forward, plan.grid(tiles), data, x, bias, out)
+    launcher.sddmm(plan.forward, plan.grid(tiles), dy, x, grad, db)
+    matrix = pattern.to_scipy(data.astype(np.float64))
+    for tile in range(tiles):
+        magnitude = abs(matrix) @ abs(x[tile]) + abs(bias)[:, None]
+        assert_close(out[tile], matrix @ x[tile].astype(np.float64) + bias[:, None], magnitude, 101)
+    wide_x, wide_dy = (a.astype(np.float64).swapaxes(0, 1).reshape(a.shape[1], -1) for a in (x, dy))
+    stored, terms = (pattern.rows, pattern.indices), tiles * LANES
+    assert_close(grad, (wide_dy @ wide_x.T)[stored], (abs(wide_dy) @ abs(wide_x).T)[stored], terms)
+    assert_close(db, wide_dy.sum(1), abs(wide_dy).sum(1), terms)
+
+
+@dtypes
+def test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(cuda, dtype):
+    """A first convolution has few weights and many pixels: slices of the positions are summed apart and joined."""
+    rng = np.random.default_rng(0)
+    pattern = SparsityPattern.full((3, 9))
+    places = pattern.indices // 3 * 12 + pattern.indices % 3
+    shapes = (5, 1, 12, 12, LANES), (5, 3, 10, 10, LANES)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    grid = Grid(5, 144 * LANES, 300 * LANES, 10, 12 * LANES, 10 * LANES, 10, LANES, LANES, 100 * LANES)
+    layout = layout_of(pattern, places)
+    for db in (np.full(3, np.nan, dtype), None):
+        grad = np.full(27, np.nan, dtype)
+        OnDevice(cuda).sddmm(layout, grid, dy, x, grad, db)
+        windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), (3, 3), axis=(2, 3))
+        expected = np.einsum("toyxl,tcyxlkj->okj", dy.astype(np.float64), windows)
+        assert_close(grad, expected.ravel(), abs(dy).sum() * abs(x).max(), 1)
+        if db is not None:
+            assert_close(db, dy.astype(np.float64).sum((0, 2, 3, 4)), abs(dy).sum((0, 2, 3, 4)), dy.size // 3)
+
+
+@given(layer=layers(), seed=st.integers(0, 2**32))
+@FEW
+def test_convolutions_forward_and_backward(cuda, layer, seed):
+    """Borders, strides, phases and bands: what a layer computes with the oracle, it computes on the device."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((18, *layer.in_shape))
+    dy = rng.standard_normal((18, *layer.out_shape))
+    expected, cache = layer.forward(x)
+    expected_dx, expected_grads = layer.backward(dy, cache)
+    expected_grads = {name: grad.copy() for name, grad in expected_grads.items()}
+    layer.to(cuda)
+    y, cache = layer.forward(x)
+    dx, grads = layer.backward(dy, cache)
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-10, atol=1e-10)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(cuda.get(grad), expected_grads[name], rtol=1e-10, atol=1e-10)
+
+
+@dtypes
+def test_what_is_not_a_number_stays_where_it_is(cuda, dtype):
+    """ReLU lets NaN through, a mask that is NaN closes, and a connection that is not there multiplies nothing."""
+    pattern = SparsityPattern((2, 40), [0, 1, 33], [0, *range(1, 33)])
+    x = np.ones((1, 40, LANES), dtype)
+    x[0, 0, 3], x[0, 39], x[0, 5, 7] = np.nan, np.nan, np.inf
+    out, mask = np.empty((1, 2, LANES), dtype), np.ones((1, 2, LANES), dtype)
+    plan, data = Plan(pattern), np.ones(33, dtype)
+    OnDevice(cuda).spmm(plan.forward, plan.grid(1), data, x, None, out, relu=True)
+    assert np.isnan(out[0, 0, 3]) and np.isnan(out).sum() == 1 and np.isinf(out[0, 1, 7])
+    mask[0, 0, 1], mask[0, 0, 2], mask[0, 0, 4] = np.nan, 0, -0.0
+    OnDevice(cuda).spmm(plan.forward, plan.grid(1), data, x, None, out, mask=mask)
+    assert np.array_equal(out[0, 0, :5], [1, 0, 0, np.nan, 0], equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------------ the others
+
+
+def against_the_oracle(cuda: Any, name: str, *arguments: Any, **named: Any) -> None:
+    """Call a kernel and the oracle's function; every array must come out the same."""
+    ours = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    oracles = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    getattr(OnDevice(cuda), name)(*ours, **named)
+    getattr(reference, name)(*oracles, **named)
+    for k, (got, expected) in enumerate(zip(ours, oracles, strict=True)):
+        if isinstance(got, np.ndarray):
+            tolerance = rounding(got.dtype) if got.dtype.kind == "f" else 0
+            np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=f"{name}, argument {k}")
+
+
+@dtypes
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
+def test_elementwise(cuda, dtype, count):
+    rng = np.random.default_rng(count)
+    x, dy, y = rng.standard_normal((3, count)).astype(dtype)
+    nothing = np.full(count, np.nan, dtype)
+    y[: count // 3], x[count // 2] = 0, np.nan
+    against_the_oracle(cuda, "relu", x, nothing)
+    against_the_oracle(cuda, "mask", dy, y, nothing)
+    for index in (np.int32, np.int64):
+        against_the_oracle(cuda, "reorder", y, rng.permutation(count).astype(index), nothing)
+    for nesterov in (False, True):
+        rates = np.array([0.1, 0.9, 0.01, np.inf, 0.5])
+        w, dw, velocity = rng.standard_normal((3, count)).astype(dtype)
+        against_the_oracle(cuda, "sgd", w.copy(), dw.copy(), velocity.copy(), rates, nesterov=nesterov)
+
+
+@dtypes
+@pytest.mark.parametrize("count", [1, 255, 40_000])
+def test_norms(cuda, dtype, count):
+    dw = np.random.default_rng(count).standard_normal(count).astype(dtype)
+    for largest in (1e-3, 1e9, np.inf):
+        against_the_oracle(cuda, "norm", dw, np.array([0.1, 0, 0, largest, 7]))
+    for broken in (np.nan, np.inf):
+        dw[count // 2] = broken
+        rates = np.array([0.1, 0, 0, 1.0, 7])
+        OnDevice(cuda).norm(dw, rates)
+        assert not rates[4] > 0
+
+
+@dtypes
+@pytest.mark.parametrize("features", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("batch", [1, 16, 17, 40])
+def test_packing(cuda, dtype, batch, features):
+    rng = np.random.default_rng(batch)
+    tiles = -(-batch // LANES)
+    x, packed = rng.standard_normal((batch, features)).astype(dtype), np.full((tiles, features, LANES), np.nan, dtype)
+    against_the_oracle(cuda, "pack", x, packed)
+    spare = rng.standard_normal((tiles, features, LANES)).astype(dtype)
+    against_the_oracle(cuda, "unpack", spare, np.full((batch, features), np.nan, dtype))
+    rows = cuda.put(np.hstack([x, x]))
+    out, expected = cuda.empty(packed.shape, dtype), packed.copy()
+    cuda.launcher().pack(rows[:, :features], out)
+    reference.pack(x, expected)
+    assert np.array_equal(cuda.get(out), expected)
+
+
+@dtypes
+@pytest.mark.parametrize("stored", [np.uint8, np.float32])
+@pytest.mark.parametrize("batch, features", [(1, 1), (16, 64), (37, 70)])
+def test_packing_samples(cuda, dtype, stored, batch, features):
+    rng = np.random.default_rng(batch)
+    tiles = -(-batch // LANES)
+    store = (rng.random((50, features)) * 255).astype(stored)
+    scale, shift = rng.standard_normal((2, features)).astype(dtype)
+    labels, out_labels = rng.integers(0, 10, 50).astype(np.int32), np.full(tiles * LANES, 77, np.int32)
+    out, addresses = np.full((tiles, features, LANES), np.nan, dtype), np.zeros(tiles * LANES, np.int64)
+    against_the_oracle(
+        cuda, "pack_samples", store, labels, rng.permutation(50), np.array([9]), scale / 255, shift, out, out_labels,
+        batch, addresses,
+    )  # fmt: skip
+
+
+@dtypes
+@pytest.mark.parametrize("classes", [1, 2, 7, 8, 10, 200])
+@pytest.mark.parametrize("batch", [1, 16, 40])
+def test_cross_entropy(cuda, dtype, classes, batch):
+    rng = np.random.default_rng(classes)
+    tiles = -(-batch // LANES)
+    z = (rng.standard_normal((tiles, classes, LANES)) * 30).round().astype(dtype)  # many are equal
+    z[-1, :, (batch - 1) % LANES + 1 :] = np.nan
+    labels = rng.integers(0, classes, tiles * LANES).astype(np.int32)
+    labels[batch:] = 1 << 30
+    losses, correct = np.full(tiles * LANES, np.nan), np.full(tiles * LANES, 77, np.int32)
+    scratch = np.full((tiles, 2, LANES), np.nan, dtype)
+    arrays = [z, labels, np.full_like(z, np.nan), losses, correct]
+    if z.size:
+        z[0, 0, 0] = np.nan if classes > 2 else z[0, 0, 0]
+    ours, exact = ([a.copy() for a in arrays] for _ in range(2))
+    OnDevice(cuda).cross_entropy(*ours[:2], batch, *ours[2:], scratch.copy())
+    reference.cross_entropy(*exact[:2], batch, *exact[2:], scratch.copy())
+    tolerance = 4 * classes * rounding(dtype)
+    for got, expected in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("batch", [1, 128, 129, 1000])
+def test_tally(cuda, batch):
+    rng = np.random.default_rng(batch)
+    losses, correct = rng.random(batch + 9), rng.integers(0, 2, batch + 9).astype(np.int32)
+    losses[batch:], correct[batch:] = np.nan, 5
+    against_the_oracle(cuda, "tally", losses, correct, batch, np.array([1.5, 2, 3]))
+
+
+@dtypes
+@pytest.mark.parametrize("border", [(0, 0, 0, 0), (1, 2, 3, 1)])
+def test_placing(cuda, dtype, border):
+    rng = np.random.default_rng(0)
+    top, bottom, left, right = border
+    x, mask = rng.standard_normal((2, 2, 3, 4, 5, LANES)).astype(dtype)
+    room = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
+    inside = room[:, :, top : 4 + top, left : 5 + left]
+    for gate in (None, mask):
+        cuda.launcher().place(cuda.put(x), inside, None if gate is None else cuda.put(gate))
+        expected = np.full(room.shape, -7, dtype)
+        reference.place(x, expected[:, :, top : 4 + top, left : 5 + left], gate)
+        assert np.array_equal(cuda.get(room), expected)
+
+
+# ------------------------------------------------------------------------------------------ bits, checks and names
+
+
+def a_layer(batch: int, fan_in: int, dtype: Any) -> tuple[Plan, int, list[Any]]:
+    """A plan, tiles, and data, x, dy."""
+    rng = np.random.default_rng(fan_in)
+    pattern, tiles = uniform_random(30, 90, 1 - fan_in / 90, rng), -(-batch // LANES)
+    shapes = (pattern.nnz,), (tiles, 90, LANES), (tiles, 30, LANES)
+    return Plan(pattern), tiles, [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+@dtypes
+def test_the_same_bits_in_every_order_of_the_threads(dtype):
+    results = []
+    for order in ("forward", "reverse", "random", "random"):
+        with machine(order) as device:
+            plan, tiles, (data, x, dy) = a_layer(40, 50, dtype)
+            out, grad, db = np.empty_like(dy), np.empty_like(data), np.empty(30, dtype)
+            launcher = OnDevice(device)
+            launcher.spmm(plan.forward, plan.grid(tiles), data, x, None, out)
+            launcher.sddmm(plan.forward, plan.grid(tiles), dy, x, grad, db)
+            rates = np.array([0.1, 0, 0, 1e-3, 1])
+            launcher.norm(grad, rates)
+            results.append([array.tobytes() for array in (out, grad, db, rates)])
+    assert all(result == results[0] for result in results)
+
+
+@dtypes
+def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
+    """All kernels with every access checked. That the checks can fail is for test_checker to show."""
+    for case in itertools.islice(awkward_cases(), 0, None, 5):
+        check_spmm(OnDevice(checked_cuda), case, dtype, Guarded())
+        check_sddmm(OnDevice(checked_cuda), case, dtype, Guarded())
+    test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(checked_cuda, dtype)
+    test_elementwise(checked_cuda, dtype, 129)
+    test_norms(checked_cuda, dtype, 255)
+    test_packing(checked_cuda, dtype, 17, 65)
+    test_packing_samples(checked_cuda, dtype, np.uint8, 37, 70)
+    test_cross_entropy(checked_cuda, dtype, 10, 40)
+    test_tally(checked_cuda, 129)
+    test_placing(checked_cuda, dtype, (1, 2, 3, 1))
+
+
+def test_launchers_have_the_same_methods_with_the_same_parameters(a_cuda):
+    def parameters(launcher: Any) -> dict[str, list[tuple[str, Any, Any]]]:
+        methods = inspect.getmembers(launcher, inspect.isfunction)
+        return {
+            name: [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+            for name, method in methods
+            if not name.startswith("_")
+        }
+
+    assert parameters(type(a_cuda.launcher())) == parameters(CPULauncher)
