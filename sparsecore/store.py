@@ -13,6 +13,8 @@ from .normalisation import Normalisation
 from .tiles import LANES, Labels, Tiles, tiles_of
 from .workspace import Workspace
 
+_ORDERS = 1 << 32  # orders have streams of their own: wirings and initial values draw from the first few of a seed
+
 
 class Store:
     """A split of a data set, and the order its samples are taken in.
@@ -60,7 +62,7 @@ class Store:
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Take the samples in the order that belongs to this seed and epoch, whatever came before."""
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
         self.order[...] = rng.permutation(len(self))
         self.clock[1:] = np.array([epoch, seed], np.uint64).view(np.int64)
 

@@ -79,7 +79,7 @@ def bits(done: Trainer) -> tuple[Any, ...]:
 
 # -- the numbers -----------------------------------------------------------------------------------------------------
 
-PINNED = [2.69445985, 2.26923348, 2.00033099, 1.55372137, 1.30891262]
+PINNED = [2.5018194, 2.25849888, 2.28466144, 1.58278642, 1.36150561]
 
 
 def test_pinned_losses() -> None:
@@ -108,7 +108,7 @@ def test_first_epoch_against_plain_arithmetic(digits: Dataset) -> None:
     b = [layer.params["bias"].astype(np.float64) for layer in start.layers]
     masks = [layer.pattern.to_scipy().toarray() for layer in start.layers]  # type: ignore[attr-defined]
     v = [np.zeros_like(a) for a in (*w, *b)]
-    order = np.random.Generator(np.random.Philox(key=[5, 0])).permutation(1000)
+    order = np.random.Generator(np.random.Philox(key=[5, 1 << 32])).permutation(1000)
     x = (digits.train.x / 255 - digits.mean[0]) / digits.std[0]
     total, correct = 0.0, 0
     for k in range(8):
