@@ -73,18 +73,29 @@ class Network:
         if not patterns.keys() >= set(self.sparse):
             raise ValueError(f"sparse must name layers with connections, among {sorted(patterns)}, got {self.sparse}")
 
+    @property
+    def params(self) -> Any:
+        """All parameters, in an array of which the layers' own are views. Assigning to it copies values in."""
+        return self._params
+
+    @params.setter
+    def params(self, values: Any) -> None:
+        if np.shape(values) != self._params.shape:
+            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {np.shape(values)}")
+        self._params[...] = values
+
     def flatten(self) -> None:
         """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
         size = sum(array.size for _, _, array in self._named())
-        self.params = np.empty(size, self.dtype)
-        for layer, name, piece, array in self._pieces(self.params):
+        self._params = np.empty(size, self.dtype)
+        for layer, name, piece, array in self._pieces(self._params):
             piece[...] = array
             layer.params[name] = piece
         self._given = [dict(layer.params) for layer in self.layers]
         self.version += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("params", "_given")}
+        return {name: value for name, value in vars(self).items() if name not in ("_params", "_given")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

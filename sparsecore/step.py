@@ -34,7 +34,8 @@ class Step:
     """Pack a batch, run it through the network and, given an optimizer, learn from it.
 
     The first run for a batch size records every kernel call on a tape; later runs replay the tape, which takes one
-    Python call and none of the layers' code. A change of the network's structure (`network.version`) records anew.
+    Python call and none of the layers' code. Another structure (`network.version`) or another velocity of the optimizer
+    is recorded anew.
 
     Parameters
     ----------
@@ -55,17 +56,19 @@ class Step:
         self._tapes: dict[int, Any] = {}
         self._workspaces: dict[int, Workspace] = {}
         self._version = -1
+        self._velocity: Any = None
         self._totals = self.device.zeros((3,), np.float64)
 
     def prepare(self, batch: int) -> None:
         """Compile and record what a step of this batch size runs, and run nothing."""
-        if self._version != self.network.version:
+        if self._version != self.network.version or self._velocity is not getattr(self.optimizer, "velocity", None):
             self._tapes.clear()
             self._workspaces.clear()
             self._version = self.network.version
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
         if batch not in self._tapes:
             self._tapes[batch] = self._record(batch)
+            self._velocity = getattr(self.optimizer, "velocity", None)
 
     def run(self, start: int, batch: int) -> None:
         """One step on samples `start` to `start + batch` of the store's order."""

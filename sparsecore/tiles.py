@@ -40,7 +40,7 @@ class Tiles:
 
     def __post_init__(self) -> None:
         shape, tiles = self.data.shape, tiles_of(self.batch)
-        if len(shape) < 3 or shape[0] != tiles or shape[-1] != LANES:
+        if self.batch < 0 or len(shape) < 3 or shape[0] != tiles or shape[-1] != LANES:
             raise ValueError(
                 f"tiles of a batch of {self.batch} must have shape ({tiles}, features, {LANES}), got {tuple(shape)}"
             )

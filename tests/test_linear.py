@@ -511,6 +511,38 @@ def test_wrong_tiles_are_named():
     )
 
 
+@pytest.mark.parametrize(
+    "name, values, got",
+    [
+        ("weight", np.zeros(5), "float64 (5,)"),
+        ("weight", np.zeros((3, 5)), "float64 (3, 5)"),
+        ("weight", np.zeros(30)[::2], "float64 (15,)"),
+        ("weight", np.zeros(15, np.int64), "int64 (15,)"),
+        ("bias", np.zeros(1), "float64 (1,)"),
+        ("bias", np.zeros(3, np.float32), "float32 (3,)"),
+    ],
+)
+def test_values_put_in_later_must_fit(name, values, got):
+    """Kernels trust them; one that is too short would be read past its end."""
+    layer = linear(dense(3, 5))
+    y, cache = layer.forward(numbers((2, 5)))
+    layer.params[name] = values
+    count = 15 if name == "weight" else 3
+    message = f"SparseLinear(5→3): {name} must be a contiguous array of {count} floats of one dtype, got {got}"
+    refused(ValueError, message, lambda: layer.forward(numbers((2, 5))))
+    refused(ValueError, message, lambda: layer.backward(y, cache))
+
+
+def test_another_layers_cache_is_refused():
+    x = numbers((20, 5))
+    layer, wide, tall = linear(dense(3, 5)), linear(dense(3, 9)), linear(dense(4, 5))
+    dy = np.ones((20, 3))
+    refused(ValueError, "SparseLinear(5→3): x must have 5 features of float64, got 9 of float64",
+            lambda: layer.backward(dy, wide.forward(numbers((20, 9)))[1]))  # fmt: skip
+    refused(ValueError, "SparseLinear(5→3): the cache must be what this layer's forward returned, got another layer's",
+            lambda: layer.backward(dy, tall.forward(x)[1]))  # fmt: skip
+
+
 def test_a_wrong_layer_is_named():
     pattern = pattern_of(np.eye(3))
     name = "SparseLinear(3→3)"

@@ -21,7 +21,7 @@ from sparsecore.tiles import Labels
 from sparsecore.topology import dense, uniform_random
 from sparsecore.workspace import Workspace
 
-from .small import FORMATS, linear, matrix_of, network, numbers, tiled, untiled
+from .small import FORMATS, linear, matrix_of, network, numbers, refused, tiled, untiled
 
 formats = pytest.mark.parametrize("format", FORMATS)
 
@@ -145,6 +145,22 @@ def test_parameters_are_views_of_one_flat_array():
     assert np.array_equal(net.params, np.concatenate([a for layer in net.layers for a in layer.params.values()]))
     for pieces, layer in zip(net.views(net.params), net.layers, strict=True):
         assert all(np.shares_memory(pieces[name], array) for name, array in layer.params.items())
+
+
+def test_assigning_to_params_copies_values_in():
+    """Another array there would be one that no layer reads."""
+    net, x = network(), numbers((3, 20), 0, np.float32)
+    own, doubled = net.params, net.params * 2
+    net.params = doubled
+    assert net.params is own and np.array_equal(net.params, doubled)
+    assert np.array_equal(net.layers[0].weight, doubled[: net.layers[0].weight.size])
+    wanted = Network([linear(layer.pattern, relu=layer.relu, dtype=np.float32) for layer in net.layers])
+    wanted.params = doubled.tolist()
+    assert np.array_equal(wanted.logits(x), net.logits(x))
+    for wrong in (1.0, doubled[1:], doubled[:, None]):
+        refused(ValueError, f"Network(20→12→9→5): params must have shape {own.shape}, got {np.shape(wrong)}",
+                lambda wrong=wrong: setattr(net, "params", wrong))  # fmt: skip
+    assert np.array_equal(net.params, doubled)
 
 
 def test_flatten_gathers_what_a_layer_has_become():

@@ -119,6 +119,17 @@ def test_a_version_of_the_same_size_is_recorded_anew_too():
     assert_same(step, eager)
 
 
+def test_a_velocity_put_in_later_is_used():
+    """As when a run is taken up where it was: a recorded step must not go on with the array it was recorded with."""
+    step, eager = both()
+    step.run(0, 32), eager.run(0, 32)
+    for optimizer in (step.optimizer, eager.optimizer):
+        optimizer.velocity = np.full_like(optimizer.velocity, 0.01)
+    for start, batch in [(32, 32), (0, 16), (32, 32)]:
+        step.run(start, batch), eager.run(start, batch)
+        assert_same(step, eager)
+
+
 def test_evaluation_changes_nothing_and_counts_as_training_does():
     net, data = network(), store()
     before = net.params.copy()

@@ -85,6 +85,7 @@ class SparseConv2d(SparseLayer):
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W ∗ x + b."""
+        self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         tiles = len(x.data)
         room = self._placed("x", x.data, self.in_shape, self.plan.x_border, None, workspace)
@@ -100,6 +101,8 @@ class SparseConv2d(SparseLayer):
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], x[place p]⟩ over all positions, stored connections p only; db = Σ dy; dx = Wᵀ ∗ dy."""
         x, room, y = cache
+        self._check_values()
+        self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
         kernels, tiles = workspace.kernels, len(x.data)
         border = self.plan.dy_border if need_dx else NO_BORDER

@@ -18,9 +18,9 @@ Params = dict[str, Any]
 class Layer(ABC):
     """A function with parameters, and its gradient.
 
-    `forward` takes Tiles and gives Tiles, or an ordinary NumPy array `(batch, features)` and gives one. What `backward` needs
-    travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and what a
-    call returns in Tiles is valid until the next call of the same layer with the same workspace.
+    `forward` takes Tiles and gives Tiles, or an ordinary NumPy array `(batch, features)` and gives one. What `backward`
+    needs travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and
+    what a call returns in Tiles is valid until the next call of the same layer with the same workspace.
 
     Attributes
     ----------
@@ -129,6 +129,8 @@ class Layer(ABC):
         self._check(dy, self.out_shape, y.dtype, "dy")
         if dy.batch != batch:
             raise ValueError(f"{self!r}: dy must be of the {batch} samples that x had, got {dy.batch}")
+        if y.size != dy.data.size:
+            raise ValueError(f"{self!r}: the cache must be what this layer's forward returned, got another layer's")
 
     def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
         x = np.asarray(x)

@@ -44,8 +44,8 @@ class SparseLinear(SparseLayer):
     """
 
     def __init__(
-        self, pattern: SparsityPattern, weight: Any = None, bias: Any = None, *, relu: bool = False, format: Format = "csr",
-        rng: np.random.Generator | None = None, dtype: Any = np.float32,
+        self, pattern: SparsityPattern, weight: Any = None, bias: Any = None, *, relu: bool = False,
+        format: Format = "csr", rng: np.random.Generator | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         self.out_features, self.in_features = checked_pattern(pattern, "SparseLinear").shape
         self.in_shape, self.out_shape = (self.in_features,), (self.out_features,)
@@ -60,6 +60,7 @@ class SparseLinear(SparseLayer):
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""
+        self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         y = workspace.array("y", (len(x.data), self.out_features, LANES), self.dtype)
         if y is x.data:
@@ -73,6 +74,8 @@ class SparseLinear(SparseLayer):
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], x[column p]⟩ for stored connections p only; db = Σ dy; dx = Wᵀ dy."""
         x, y = cache
+        self._check_values()
+        self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
         kernels, tiles = workspace.kernels, len(x.data)
         if self.relu and not dy.masked:

@@ -63,6 +63,17 @@ class SparseLayer(Layer):
     def bias(self) -> Any:
         return self.params["bias"]
 
+    def _check_values(self) -> None:
+        """Refuse values that do not fit the pattern: anyone may write to `params`, and kernels trust it."""
+        kind = self.dtype
+        for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
+            array = self.params[name]
+            if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous or kind.kind != "f":
+                raise ValueError(
+                    f"{self!r}: {name} must be a contiguous array of {count} floats of one dtype, got {array.dtype} "
+                    f"{array.shape}"
+                )
+
     def _set(self, pattern: SparsityPattern, weight: Any, bias: Any, dtype: Any) -> None:
         """Take a pattern and the parameters that go with it."""
         kind = np.dtype(dtype)
