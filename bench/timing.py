@@ -32,7 +32,7 @@ class Budget(NamedTuple):
 
     seconds: float
     rounds: int = 5
-    turn: float = 0.003
+    turn: float = 0.01
     pause: float = 0.0
 
 
@@ -85,7 +85,7 @@ def fastest_rows(entries: Sequence[Entry], budget: Budget) -> list[Row]:
 
 
 def _plan(call: Callable[[], object], turn: float) -> tuple[int, int]:
-    """How many calls go before those that are timed, and how many are; after a first one that may compile and allocate."""
+    """How many calls go before those that are timed, and how many are. The first of all may compile and allocate."""
     call()
     start = perf_counter()
     call()
