@@ -60,7 +60,7 @@ def refresh(network: Network, seed: int, optimizer: SGD | None = None) -> None:
     optimizer : SGD, optional
         Its velocity is set to zero.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, 2]))
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2], np.uint64)))
     patterns = network.patterns
     for k, layer in enumerate(network.layers):
         for name, array in layer.params.items():
