@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -185,6 +186,28 @@ def test_any_number_of_threads_gives_the_same_bits(threads):
     finally:
         set_threads(before)
     assert np.array_equal(alone[0], together[0]) and alone[1] == together[1]
+
+
+def test_networks_train_side_by_side_in_python_threads():
+    def train(seed, results):
+        net, data = network((300, 200, 100, 10), seed=seed), store(256, 300, 10, seed=seed)
+        step = Step(net, data, sgd())
+        for epoch in range(5):
+            data.shuffle(seed, epoch)
+            for start in (0, 128):
+                step.run(start, 128)
+        results[seed] = net.params.copy(), step.totals()
+
+    alone, together = {}, {}
+    for seed in range(3):
+        train(seed, alone)
+    threads = [threading.Thread(target=train, args=(seed, together)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(3):
+        assert np.array_equal(alone[seed][0], together[seed][0]) and alone[seed][1] == together[seed][1]
 
 
 SCRIPT = """

@@ -111,8 +111,17 @@ class Layer(ABC):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the parameters; float32 where there are none."""
-        return next((array.dtype for array in self.params.values()), np.dtype(np.float32))
+        """Of the parameters; float32 where there are none.
+
+        Raises
+        ------
+        ValueError
+            If it is one that no kernel computes in.
+        """
+        kind = next((array.dtype for array in self.params.values()), np.dtype(np.float32))
+        if kind not in (np.float32, np.float64):
+            raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
+        return kind
 
     def _check(self, x: Tiles, shape: tuple[int, ...], dtype: Any, name: str) -> None:
         """Refuse tiles that a kernel would misread."""

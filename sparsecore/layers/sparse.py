@@ -68,9 +68,9 @@ class SparseLayer(Layer):
         kind = self.dtype
         for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
             array = self.params[name]
-            if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous or kind.kind != "f":
+            if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous:
                 raise ValueError(
-                    f"{self!r}: {name} must be a contiguous array of {count} floats of one dtype, got {array.dtype} "
+                    f"{self!r}: {name} must be a contiguous array of {count} {kind} numbers, got {array.dtype} "
                     f"{array.shape}"
                 )
 
