@@ -32,9 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--prune-to", type=targets, metavar="S",
         help="sparsity of each sparse layer afterwards, or of each layer: 0.9, or 0.9,0.9,0",
     )  # fmt: skip
-    group.add_argument("--prune-threshold", type=_positive, metavar="T", help="instead: |w| below this goes")
+    group.add_argument("--prune-threshold", type=positive, metavar="T", help="instead: |w| below this goes")
     group.add_argument(
-        "--prune-quality", type=_positive, metavar="Q", help="instead: |w| below Q of its layer's std goes"
+        "--prune-quality", type=positive, metavar="Q", help="instead: |w| below Q of its layer's std goes"
     )
     group.add_argument("--prune-by", choices=tuple(SALIENCIES), help="what ranks connections: |w|, |w·dw|, ½·h·w²")
     group.add_argument("--prune-global", action="store_true", help="rank the connections of all sparse layers together")
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prune-end", type=_step, metavar="STEP", help="steps before the last pruning")
     group.add_argument("--prune-every", type=_steps, metavar="STEPS", help="steps between prunings")
     group.add_argument(
-        "--prune-exponent", type=_positive, metavar="E", help="of the gradual curve (3 if not given); larger is sooner"
+        "--prune-exponent", type=positive, metavar="E", help="of the gradual curve (3 if not given); larger is sooner"
     )
     group.add_argument("--prune-empty", action="store_true", help="let a layer lose all its connections")
     group.add_argument(
@@ -166,10 +166,10 @@ def restarted(options: Options, steps: int, make: Callable[[int], Schedule]) -> 
 
 
 def layer_targets(network: Network, text: str) -> Targets:
-    """One sparsity for the sparse layers, or one for each layer with connections; 0 leaves a layer as it is."""
+    """One sparsity, or one for each layer with connections, where 0 leaves a layer as it is."""
     values = [float(each) for each in text.split(",")]
     if len(values) == 1:
-        return values[0] if network.sparse else dict.fromkeys(network.patterns, values[0])
+        return values[0]
     if len(values) != len(network.patterns):
         names = ", ".join(repr(network.layers[k]) for k in network.patterns)
         raise PruneError(f"expected one sparsity, or one for each of {names}, got {text}")
@@ -209,7 +209,8 @@ def _steps(text: str) -> int:
     return count
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """An argument's type: a number above 0."""
     try:
         value = float(text)
     except ValueError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..layers.layer import Layer
+from ..layers.pooling import AvgPool2d
 from ..loss import CrossEntropy
 from ..network import Network
 from ..store import Store
@@ -64,7 +66,8 @@ def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Salienc
     Parameters
     ----------
     network : Network
-        Layers without parameters must only pass on, drop or choose among their inputs, as ReLU and max-pooling do.
+        Layers without parameters must only pass on, drop or choose among their inputs, or average them, as ReLU and
+        pooling do.
     store : Store
         The first samples of its order are used. Their labels play no part.
     samples : int
@@ -86,6 +89,8 @@ def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Salienc
         layer, child = network.layers[k], workspace.child(("squared", k))
         if not layer.params:
             below, _ = layer.backward_tiles(h, caches[k], child, need_dx=k > 0)
+            if below is not None and isinstance(layer, AvgPool2d):
+                below.data[...] /= prod(layer.kernel_size)  # its weights are 1/n, and squared 1/n²
         else:
             below, grads = _squared_backward(layer, inputs[k], h, child, need_dx=k > 0)
             if "weight" in grads and getattr(layer, "pattern", None) is not None:

@@ -1,0 +1,161 @@
+"""`python -m sparsecore.prune`: prune a network that was trained earlier.
+
+Exit status: 0, or 2 for a command that cannot be followed or a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..console import complain, write_anything
+from ..interrupts import Interrupted, Interrupts
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..options import Parser
+    from .saliency import Saliencies
+    from .shrink import PrunedLayer
+
+PROGRAM = "python -m sparsecore.prune"
+EXAMPLE = f"{PROGRAM} runs/dense --sparsity 0.95 --out pruned.safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    with Interrupts() as interrupts:
+        try:
+            for line in _pruned(list(sys.argv[1:] if arguments is None else arguments)):
+                print(line)
+        except Interrupted:
+            return complain(PROGRAM, "interrupted; nothing was written", interrupts.status)
+        except ValueError as error:
+            return complain(PROGRAM, error, 2)
+    return 0
+
+
+def _pruned(arguments: list[str]) -> list[str]:
+    """Do it; what is to be printed. Raises ValueError."""
+    from ..checkpoint import save
+
+    parser = _parser()
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    if len([name for name in ("sparsity", "threshold", "quality") if name in options]) != 1:
+        parser.error("expected one of --sparsity, --threshold and --quality")
+    if "sparsity" not in options and (other := {"by", "global"} & options.keys()):
+        parser.error(f"--{other.pop()}: goes with --sparsity only")
+    out = Path(options["out"])
+    if out.exists():
+        parser.error(f"--out: {out} is there already; choose another name")
+    network, config = _read(Path(options["path"]))
+    lines = _prune(network, options, config, parser)
+    network.sparse = network.sparse or tuple(line.layer for line in lines)
+    save(network, out, state={"config": config} if config else None)
+    total = f"{out}: {network.connections:,} connections, {network.global_sparsity:.1%} of all possible ones removed"
+    return [*(_line(line) for line in lines), total]
+
+
+def _parser() -> Parser:
+    from ..options import Parser
+    from .options import positive, targets
+    from .pruner import SALIENCIES
+
+    parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
+    parser.add_argument(
+        "path", metavar="FILE", help="a run's folder, a checkpoint, or an .npz or .safetensors file of dense weights"
+    )
+    parser.add_argument(
+        "--sparsity", type=targets, metavar="S",
+        help="of each sparse layer afterwards (of every layer if none is), or of each layer: 0.9, or 0.9,0.9,0",
+    )  # fmt: skip
+    parser.add_argument("--threshold", type=positive, metavar="T", help="instead: |w| below this goes")
+    parser.add_argument("--quality", type=positive, metavar="Q", help="instead: |w| below Q of its layer's std goes")
+    parser.add_argument("--by", choices=tuple(SALIENCIES), help="what ranks connections; all but magnitude need data")
+    parser.add_argument("--global", action="store_true", help="rank the connections of all layers together")
+    parser.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
+    parser.add_argument("--dataset", help="for --by; the run's own if not given")
+    parser.add_argument("--data-dir", help="folder of fetched data sets")
+    parser.add_argument("--out", required=True, default=argparse.SUPPRESS, metavar="FILE", help="such as a.safetensors")
+    return parser
+
+
+def _read(path: Path) -> tuple[Network, dict[str, Any]]:
+    """The network in a checkpoint with its run's configuration, or that of a user's own weights."""
+    from ..checkpoint import CheckpointError, read
+    from .weights import read_weights
+
+    if path.suffix == ".npz":
+        return read_weights(path), {}
+    try:
+        checkpoint = read(path)
+    except CheckpointError as error:
+        if path.suffix == ".safetensors" and path.is_file() and not _is_ours(path):
+            return read_weights(path), {}
+        raise error
+    config = checkpoint.state.get("config")
+    return checkpoint.network, config if isinstance(config, dict) else {}
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    from ..checkpoint import FORMAT
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return True
+
+
+def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> list[PrunedLayer]:
+    from .options import layer_targets
+    from .shrink import by_quality, by_threshold, to_sparsity
+
+    allow_empty = options.get("allow_empty", False)
+    layers = network.sparse or tuple(network.patterns)
+    if "threshold" in options:
+        return by_threshold(network, options["threshold"], layers=layers, allow_empty=allow_empty)
+    if "quality" in options:
+        return by_quality(network, options["quality"], layers=layers, allow_empty=allow_empty)
+    targets = layer_targets(network, options["sparsity"])
+    single = isinstance(targets, float)
+    return to_sparsity(
+        network, targets, layers=layers if single else None, globally=options.get("global", False),
+        saliencies=_saliencies(network, options, config, parser), allow_empty=allow_empty,
+    )  # fmt: skip
+
+
+def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> Saliencies | None:
+    """How much each connection matters, on the training samples of a data set; None for magnitudes."""
+    from ..data import load
+    from ..device import cpu
+    from ..evaluation import check_fit, store_of
+    from ..normalisation import Normalisation
+    from .saliency import curvature, gradient
+
+    by = options.get("by", "magnitude")
+    if by == "magnitude":
+        return None
+    kept = config.get("options")
+    name = options.get("dataset") or (kept.get("dataset") if isinstance(kept, dict) else None)
+    if not isinstance(name, str):
+        parser.error(f"--by {by}: needs data, and {options['path']} does not say which: say --dataset")
+    dataset = load(name, data_dir=options.get("data_dir"))
+    check_fit(network, dataset)
+    normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+    store = store_of(network, dataset.train, normalisation, cpu())
+    return {"gradient": gradient, "curvature": curvature}[by](network, store)
+
+
+def _line(line: PrunedLayer) -> str:
+    return (f"{line.name}: {line.removed:,} connections removed, {line.connections:,} left, "
+            f"{line.sparsity:.1%} sparse, threshold {line.threshold:.4g}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    write_anything()
+    sys.exit(main())
