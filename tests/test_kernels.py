@@ -109,7 +109,7 @@ def placed(case: Case, dtype: Any, memory: Any) -> Case:
         name: None if (values := getattr(case, name)) is None else memory.put(values.astype(dtype))
         for name in ("data", "x", "dy", "bias", "mask")
     }
-    return case._replace(layout=layout, **floats)
+    return case._replace(layout=layout, grid=case.grid._replace(bands=memory.put(case.grid.bands)), **floats)
 
 
 def check_spmm(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> Any:
@@ -305,6 +305,33 @@ def test_output_may_have_a_border_that_stays_as_it_is():
     Launcher(ALONE).sddmm(layout, steps_of_dy, inner, x, grad)
     reference.sddmm(layout, steps_of_dy, inner, x, expected)
     np.testing.assert_allclose(grad, expected, rtol=1e-12)
+
+
+@machines
+@pytest.mark.parametrize("height", [1, 2, 3, 6])
+def test_bands_pass_over_rows_beyond_an_images_edge(dtype, register_bytes, height):
+    """A filter of 3 rows that stands out above and below: each of its rows is a block, read only where it is inside."""
+    width, channels = 5, 4
+    pattern = SparsityPattern.full((channels, 3))  # groups of 4, then in another order groups of 1
+    for kept in (pattern, pattern.select(np.arange(pattern.nnz) % 5 != 1)):
+        layout = layout_of(kept, (kept.indices - 1) * width, columns_per_block=1)
+        rows = np.arange(height)
+        bands = np.stack([np.maximum(1 - rows, 0), np.minimum(height + 1 - rows, 3)], axis=1).astype(np.int32)
+        grid = Grid(
+            2, height * width * LANES, channels * height * width * LANES, height, width * LANES, width * LANES,
+            width, LANES, LANES, height * width * LANES, bands,
+        )  # fmt: skip
+        rng = np.random.default_rng(height)
+        x = rng.standard_normal((2, 1, height, width, LANES))
+        case = Case(
+            kept, layout, grid, rng.standard_normal(kept.nnz), x, np.zeros((2, channels, height, width, LANES)),
+            rng.standard_normal(channels), None, False,
+        )  # fmt: skip
+        out = check_spmm(Launcher(ALONE, register_bytes=register_bytes), case, dtype, Guarded(shift=1))
+        filters = kept.to_scipy(case.data).toarray()
+        padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0), (0, 0)])[:, 0]
+        expected = sum(np.einsum("o,tyxl->toyxl", filters[:, k], padded[:, k : k + height]) for k in range(3))
+        assert_close(out, expected + case.bias[:, None, None, None], 3 * abs(case.data).max() * abs(x).max() + 9, 4)
 
 
 # ------------------------------------------------------------------------------------------ bounds

@@ -321,6 +321,24 @@ def test_relu_and_its_mask(dtype, tiles, features, seed, shift):
     assert np.array_equal(dx, np.where(y > 0, dy, 0), equal_nan=True)
 
 
+@dtypes
+@given(st.tuples(*[st.integers(1, 3)] * 4), st.integers(0, 2), st.booleans(), SEEDS)
+def test_place_leaves_the_border_as_it_is(dtype, shape, border, masked, seed):
+    tiles, channels, height, width = shape
+    rng, memory = np.random.default_rng(seed), Guarded(shift=border)
+    x, mask = (memory.put(rng.choice(AWKWARD, (*shape, LANES)).astype(dtype)) for _ in range(2))
+    whole = memory.empty((tiles, channels, height + 2 * border, width + border, LANES), dtype)
+    whole[...] = 7
+    inner = whole[:, :, border : border + height, border:]
+    expected, same = np.full_like(whole, 7), np.full_like(whole, 7)
+    expected[:, :, border : border + height, border:] = np.where(mask > 0, x, 0) if masked else x
+    Launcher(ALONE).place(x, inner, mask if masked else None)
+    memory.assert_intact()
+    assert np.array_equal(whole, expected, equal_nan=True)
+    reference.place(x, same[:, :, border : border + height, border:], mask if masked else None)
+    assert np.array_equal(same, expected, equal_nan=True)
+
+
 # ------------------------------------------------------------------------------------------ bounds and threads
 
 
@@ -342,6 +360,8 @@ def run_between_fences(at_end: bool) -> None:
         launcher.relu(w, out)
         launcher.mask(w, dw, out)
         launcher.reorder(w, memory.put(rng.permutation(size).astype(np.int32)), out)
+        images = memory.put(rng.standard_normal((2, 3, features, 2, LANES)).astype(dtype))
+        launcher.place(images, memory.empty(images.shape, dtype), images)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fences are POSIX's mprotect")
@@ -379,9 +399,12 @@ def test_every_kernel_gives_the_same_bits_on_any_number_of_threads(dtype, batch,
         launcher.relu(w, rectified)
         launcher.mask(dw, w, masked)
         launcher.reorder(w, perm, reordered)
+        placed = np.zeros((tiles, features, 3, 3, LANES), dtype)
+        launcher.place(np.repeat(packed[:, :, None, None], 4, axis=3).reshape(tiles, features, 2, 2, LANES),
+                       placed[:, :, 1:, :2], np.repeat(dz, 4, axis=1))  # fmt: skip
         return [
             packed, unpacked, normalised, some_labels, dz, losses, correct, totals, rates, w, velocity, rectified,
-            masked, reordered,
+            masked, reordered, placed,
         ]  # fmt: skip
 
     assert_same_bits(call)
