@@ -223,11 +223,11 @@ def set_threads(threads: int) -> None:
     Raises
     ------
     ValueError
-        If `threads` is less than 1.
+        If `threads` is not a whole number of at least 1.
     """
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    cpu().pool.resize(threads)
+    if threads != int(threads) or threads < 1:
+        raise ValueError(f"threads must be a whole number of at least 1, got {threads}")
+    cpu().pool.resize(int(threads))
 
 
 def get_threads() -> int:

@@ -44,6 +44,8 @@ class Network:
 
     Raises
     ------
+    TypeError
+        If something else than a Layer is among them.
     ValueError
         If there are no layers, one appears twice, shapes do not meet or dtypes differ.
     """
@@ -54,6 +56,9 @@ class Network:
     ) -> None:  # fmt: skip
         self.layers = list(layers)
         self.normalisation = normalisation
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"a network is made of Layers, got {type(layer).__name__}")
         if not self.layers:
             raise ValueError("a network needs at least one layer")
         if len({id(layer) for layer in self.layers}) != len(self.layers):

@@ -34,13 +34,16 @@ class Store:
     Raises
     ------
     ValueError
-        If the split's samples are not of this shape, a label is negative, or mean and std do not normalise.
+        If dtype is another, the split's samples are not of this shape, a label is negative, or mean and std do not
+        normalise.
     """
 
     def __init__(
         self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32
     ) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"a store's dtype must be float32 or float64, got {self.dtype}")
         if split.x.shape[1] != math.prod(self.shape):
             wanted = math.prod(self.shape)
             raise ValueError(f"samples of shape {self.shape} must have {wanted} features, got {split.x.shape[1]}")

@@ -55,10 +55,10 @@ def test_threads_can_be_chosen():
         assert np.array_equal(layer.forward(x)[0], wanted)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, 0.0])
 def test_fewer_than_one_thread_is_refused(threads):
     before = get_threads()
-    with pytest.raises(ValueError, match=f"^threads must be at least 1, got {threads}$"):
+    with pytest.raises(ValueError, match=f"^threads must be a whole number of at least 1, got {threads}$"):
         set_threads(threads)
     assert get_threads() == before
 

@@ -248,6 +248,12 @@ def test_networks_that_cannot_be(layers, message):
     assert str(caught.value) == message
 
 
+def test_a_network_is_made_of_layers():
+    for wrong in (dense(3, 4), np.tanh, None):
+        kind = type(wrong).__name__
+        refused(TypeError, f"a network is made of Layers, got {kind}", lambda wrong=wrong: Network([ReLU((3,)), wrong]))
+
+
 def test_wrong_inputs_are_named():
     net = network()
     for x, message in (

@@ -162,6 +162,8 @@ def test_splits_that_do_not_fit_are_refused():
                       ((0.1,), (np.inf,)), ((0.1,) * 3, (1.0,) * 2)]:  # fmt: skip
         with pytest.raises(ValueError):
             make(x, mean=mean, std=std)
+    with pytest.raises(ValueError, match=r"^a store's dtype must be float32 or float64, got float16$"):
+        make(x, dtype=np.float16)
     with pytest.raises(ValueError, match=r"^labels must be at least 0, got -7 at position 2$"):
         make(x, [0, 1, -7, 2])
 
