@@ -45,6 +45,36 @@ class Layout(NamedTuple):
     most_group: int
 
 
+class CooLayout(NamedTuple):
+    """The connections of one operator, row after row, cut into segments of nearly equal length.
+
+    A segment has three stretches, each of which may be empty: what it holds of a row that began in an earlier segment,
+    whole rows, and the beginning of a row that goes on in the next.
+
+    Attributes
+    ----------
+    rows : int32 array, shape (nnz,)
+        Row of each connection, never decreasing.
+    offsets : int32 array, shape (nnz,)
+        Line of x that a connection reads, relative to the origin of an output position.
+    edges : int64 array, shape (segments + 1, 3)
+        Where each stretch of each segment begins; the last row repeats the number of connections.
+    empty : int32 array
+        Rows without connections.
+    count : int
+        Rows, empty ones included.
+    carries : int
+        Segments that go on with a row.
+    """
+
+    rows: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    edges: NDArray[np.int64]
+    empty: NDArray[np.int32]
+    count: int
+    carries: int
+
+
 class Grid(NamedTuple):
     """Where the output positions of an operator lie: three nested loops, steps in elements.
 

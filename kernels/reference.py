@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
 from .cpu.vector import LANES
-from .layout import Grid, Layout, Window
+from .layout import CooLayout, Grid, Layout, Window
 
 Array = NDArray[Any]
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 def spmm(
-    layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+    layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
     *, relu: bool = False, mask: Array | None = None,
 ) -> None:  # fmt: skip
     """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
@@ -42,7 +42,9 @@ def spmm(
             out[place : place + LANES] = y
 
 
-def sddmm(layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None) -> None:
+def sddmm(
+    layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
+) -> None:
     """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
     x, dy = _memory(x), _memory(dy)
     for row, connections in _rows(layout):
@@ -53,11 +55,15 @@ def sddmm(layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Arra
             db[row] = sum(np.sum(dy_line) for _, dy_line in lines)
 
 
-def _rows(layout: Layout, band: Array | None = None) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def _rows(layout: Layout | CooLayout, band: Array | None = None) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Each row, with its connections: the position of the value, and the line of x that it multiplies.
 
     Without a band, blocks of columns only say in which order a kernel visits connections, so they are not looked at.
     """
+    if isinstance(layout, CooLayout):
+        for row in range(layout.count):
+            yield row, [(int(p), int(layout.offsets[p])) for p in np.flatnonzero(layout.rows == row)]
+        return
     for group, run in enumerate(layout.runs):
         for row in layout.rows[layout.starts[group] : layout.starts[group + 1]]:
             first, stop = layout.indptr[row], layout.indptr[row + 1]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.layout import Grid, Layout
+from .kernels.layout import CooLayout, Grid, Layout
 from .pattern import SparsityPattern
-from .plan import layout_of
+from .plan import laid_out
 from .tiles import LANES
 
 Pair = tuple[int, int]
@@ -50,7 +50,7 @@ class Phase(NamedTuple):
         First row and column of dx, and the stride between them.
     size : (int, int)
         Rows and columns.
-    layout : Layout
+    layout : Layout or CooLayout
         Its rows are input channels.
     perm : integer array
         Position in the pattern's values of each of the layout's.
@@ -61,7 +61,7 @@ class Phase(NamedTuple):
     origin: Pair
     step: Pair
     size: Pair
-    layout: Layout
+    layout: Layout | CooLayout
     perm: NDArray[np.integer]
     bands: NDArray[np.int32] | None
 
@@ -120,11 +120,12 @@ class ConvPlan:
         return Border(*sides)
 
     @cached_property
-    def forward(self) -> Layout:
+    def forward(self) -> Layout | CooLayout:
         """The layout of y = W ∗ x and of dW, for x within its border."""
         _, height, width = bordered(self.in_shape, self.x_border)
         c, ky, kx = self._places
-        return layout_of(self.pattern, (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1])
+        offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
+        return laid_out(self.pattern, offsets, self.format)
 
     def grid(self, tiles: int, y: Any) -> Grid:
         """Positions of y (or dy), and where they read x within its border.
@@ -193,7 +194,7 @@ class ConvPlan:
         _, height, width = bordered(self.out_shape, self.dy_border)
         offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
         bands = _bands(ky, y_shift, rows, high) if self.format == "csr" else None
-        layout = layout_of(pattern.select(keep), offsets, channels * wide)
+        layout = laid_out(pattern.select(keep), offsets, self.format, channels * wide)
         return Phase(origin, self.stride, (rows, columns), layout, perm[keep], bands)
 
     def _reach(self, phase: int, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

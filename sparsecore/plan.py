@@ -7,12 +7,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.layout import Grid, Layout
+from .kernels.layout import CooLayout, Grid, Layout
 from .pattern import SparsityPattern
 from .tiles import LANES
 
 LARGEST_GROUP = 4
 """Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
+
+SEGMENT = 512
+"""Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads."""
 
 _NEAR, _NEAR_CONNECTIONS = 160, 32
 _FAR, _FAR_CONNECTIONS = 2048, 64
@@ -51,15 +54,15 @@ class Plan:
         return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
 
     @cached_property
-    def forward(self) -> Layout:
+    def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return layout_of(self.pattern, self.pattern.indices)
+        return laid_out(self.pattern, self.pattern.indices, self.format)
 
     @cached_property
-    def transposed(self) -> Layout:
+    def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return layout_of(pattern, pattern.indices)
+        return laid_out(pattern, pattern.indices, self.format)
 
     @property
     def perm(self) -> NDArray[np.integer]:
@@ -74,6 +77,15 @@ class Plan:
 def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
     """The positions of a fully connected layer: one a tile."""
     return Grid(1, 0, 0, 1, 0, 0, tiles, in_features * LANES, out_features * LANES, LANES)
+
+
+def laid_out(
+    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None
+) -> Layout | CooLayout:
+    """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
+    if format == "coo":
+        return coo_layout_of(pattern, offsets)
+    return layout_of(pattern, offsets, columns_per_block)
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
@@ -124,6 +136,33 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
         runs, work = indptr[leaders], np.zeros(len(starts), np.int64)
         np.cumsum(length * sizes, out=work[1:])
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
+
+
+def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = SEGMENT) -> CooLayout:
+    """Cut a pattern's connections into segments.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+    offsets : integer array, shape (nnz,)
+        Line of x that each connection reads.
+    segment : int
+        Connections of a segment, and up to twice as many where that spares a row: only longer rows are cut.
+    """
+    nnz, rows, indptr = pattern.nnz, pattern.rows, pattern.indptr.astype(np.int64)
+    begin = np.arange(0, nnz, segment)
+    end_of_row = indptr[rows[begin - 1] + 1]  # of the row before; row -1's is not used
+    begin[1:] = np.where(end_of_row < begin + segment, end_of_row, begin)[1:]
+    begin = begin[begin < nnz]
+    end = np.append(begin[1:], nnz)[: len(begin)]
+    row, last = rows[begin], rows[end - 1]
+    whole = np.where(indptr[row] < begin, np.minimum(indptr[row + 1], end), begin)
+    tail = np.where(indptr[last + 1] > end, np.maximum(indptr[last], whole), end)
+    edges = np.stack([np.append(edge, nnz) for edge in (begin, whole, tail)], axis=1)
+    return CooLayout(
+        np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(offsets, np.int32), edges,
+        np.flatnonzero(indptr[1:] == indptr[:-1]).astype(np.int32), pattern.shape[0], int(np.sum(whole > begin)),
+    )  # fmt: skip
 
 
 def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:

@@ -80,24 +80,32 @@ class _Gather:
         sums = choose(
             b, b.icmp_signed("!=", self.accumulate, I64(0)),
             lambda: v.load_all(self.out, places),
-            lambda: self._biases(numbers, lines * v.registers),
+            lambda: biases(v, self.bias, numbers, lines),
         )  # fmt: skip
         sums = count_loop(b, I64(0), self.count, 1, sums, connection)
-        sums = choose(
-            b, b.icmp_signed("!=", self.relu, I64(0)),
-            lambda: [b.select(b.fcmp_ordered("<", s, v.zero), v.zero, s) for s in sums],
-            lambda: sums,
-        )  # fmt: skip
+        v.store_all(finish(v, sums, self.relu, self.mask, places), self.out, places)
 
-        def masked() -> list[Value]:
-            seen = v.load_all(self.mask, places)
-            return [b.select(b.fcmp_ordered(">", m, v.zero), s, v.zero) for m, s in zip(seen, sums, strict=True)]
 
-        v.store_all(choose(b, not_null(b, self.mask), masked, lambda: sums), self.out, places)
+def biases(v: Lines, bias: Value, numbers: list[Value], lines: int) -> list[Value]:
+    """What each row's sums begin with, for `lines` lines: its bias, or zero if `bias` is null."""
+    b = v.b
+    nothing = cgutils.alloca_once_value(b, ir.Constant(v.scalar, 0.0))
+    present = not_null(b, bias)
+    starts = [b.load(b.select(present, b.gep(bias, [number]), nothing)) for number in numbers]
+    return [vector for start in starts for vector in [v.broadcast(start)] * (lines * v.registers)]
 
-    def _biases(self, numbers: list[Value], copies: int) -> list[Value]:
-        b = self.v.b
-        nothing = cgutils.alloca_once_value(b, ir.Constant(self.v.scalar, 0.0))
-        present = not_null(b, self.bias)
-        starts = [b.load(b.select(present, b.gep(self.bias, [number]), nothing)) for number in numbers]
-        return [vector for start in starts for vector in [self.v.broadcast(start)] * copies]
+
+def finish(v: Lines, sums: list[Value], relu: Value, mask: Value, places: list[Value]) -> list[Value]:
+    """ReLU if asked, and zero where there is a mask that is not positive."""
+    b = v.b
+    sums = choose(
+        b, b.icmp_signed("!=", relu, I64(0)),
+        lambda: [b.select(b.fcmp_ordered("<", s, v.zero), v.zero, s) for s in sums],
+        lambda: sums,
+    )  # fmt: skip
+
+    def masked() -> list[Value]:
+        seen = v.load_all(mask, places)
+        return [b.select(b.fcmp_ordered(">", m, v.zero), s, v.zero) for m, s in zip(seen, sums, strict=True)]
+
+    return choose(b, not_null(b, mask), masked, lambda: sums)

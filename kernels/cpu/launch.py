@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
-from ..layout import Grid, Layout, Window
+from ..layout import CooLayout, Grid, Layout, Window
 from .call import WORDS
+from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
@@ -29,6 +30,7 @@ Array = NDArray[Any]
 
 _WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
 _CACHE = 512 * 1024  # bytes of a second-level cache to count on
+_AHEAD = 32  # connections between fetching a line and using it: what memory takes to answer
 _MANY = 1 << 30  # as many parts as there are threads
 
 
@@ -76,6 +78,7 @@ class Launcher:
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
+        self._room: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 
     def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
@@ -87,33 +90,50 @@ class Launcher:
         tape.append(kernel, parts, kind, fields)
         self.replay(tape)
 
+    def _scratch(self, size: int, dtype: Any) -> Array:
+        """Room for what one call leaves to the next; calls run one after another, so all may use the same."""
+        if self._room.nbytes < size * np.dtype(dtype).itemsize:
+            self._room = np.empty(size, dtype)
+        return self._room
+
     def replay(self, tape: Tape) -> None:
         """Run a tape from start to end."""
         self._pool.run(tape.calls, tape.count, tape.parts)
 
     def spmm(
-        self, layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+        self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
         *, relu: bool = False, mask: Array | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
-        positions = grid.outer * grid.ys * grid.lines
-        self._launch(
-            spmm_kernel(out.itemsize, layout.most_group, self._bytes // out.itemsize), len(data) * positions * LANES, SPMM,
-            **_connections(layout), **grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu),
-        )  # fmt: skip
+        positions, width = grid.outer * grid.ys * grid.lines, self._bytes // out.itemsize
+        multiplies = len(data) * positions * LANES
+        fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
+        if isinstance(layout, Layout):
+            kernel = spmm_kernel(out.itemsize, layout.most_group, width)
+            self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields)
+            return
+        segments = len(layout.edges) - 1
+        fields |= _segments(layout)
+        fields["carries"] = self._scratch(segments * positions * LANES if layout.carries else 0, out.dtype)
+        self._launch(spmm_coo_kernel(out.itemsize, width, _ahead(grid, x)), multiplies, SPMM_COO, **fields)
+        if layout.carries:
+            self._launch(carry_kernel(out.itemsize, width), layout.carries * positions * LANES, SPMM_COO, **fields)
 
     def sddmm(
-        self, layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
+        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
     ) -> None:
         """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
-        positions = grid.outer * grid.ys * grid.lines
-        steps = grid._asdict()
+        width = self._bytes // grad.itemsize
+        multiplies = len(grad) * grid.outer * grid.ys * grid.lines * LANES
+        fields = dict(grid._asdict(), dy=dy, x=x, grad=grad, db=db)
         for name in ("outer", "y", "line", "row"):
-            steps[f"dy_{name}"] = steps.pop(f"out_{name}")
-        self._launch(
-            sddmm_kernel(grad.itemsize, layout.most_group, self._bytes // grad.itemsize), len(grad) * positions * LANES, SDDMM,
-            **_connections(layout), **steps, dy=dy, x=x, grad=grad, db=db, panel=_panel(grid),
-        )  # fmt: skip
+            fields[f"dy_{name}"] = fields.pop(f"out_{name}")
+        if isinstance(layout, Layout):
+            kernel = sddmm_kernel(grad.itemsize, layout.most_group, width)
+            self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields, panel=_panel(grid))
+        else:
+            kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))
+            self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
         """out[q] = data[perm[q]]."""
@@ -232,6 +252,17 @@ def _panel(grid: Grid) -> int:
         return max(grid.lines, 1)  # an image is walked whole, tile by tile
     fitting = _CACHE // max(grid.x_line * 4, 1)
     return max(8, fitting // 8 * 8)
+
+
+def _ahead(grid: Grid, x: Array) -> int:
+    """How many connections before its use COO fetches a line of x: none where a cache holds what a loop of it reads."""
+    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > _CACHE
+    return _AHEAD if far else 0
+
+
+def _segments(layout: CooLayout) -> dict[str, Any]:
+    sizes = {"connections": len(layout.rows), "segments": len(layout.edges) - 1, "empties": len(layout.empty)}
+    return layout._asdict() | sizes
 
 
 def _connections(layout: Layout) -> dict[str, Any]:

@@ -43,8 +43,29 @@ def sample(
     return types.void(widths, groups, *kinds), emit
 
 
+@intrinsic(prefer_literal=True)
+def sample_across(
+    _, widths, ahead, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, grad, accumulate
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """grad[p] = Σ_{y, line} ⟨dy[rows[p], y, line], x[offsets[p], y, line]⟩ for `count` connections of any rows.
+
+    With `ahead`, lines of x are fetched into the cache that many connections before they are needed.
+    """
+    literal = literals(widths, ahead)
+    if literal is None:
+        return None
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        *others, grad, accumulate = args[2:]
+        _Sample(Lines(b, SCALAR[signature.args[2].dtype], literal[0]), *others, None, grad, accumulate).any_rows(literal[1])
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(widths, ahead, dy, i, i, i, x, i, i, i, i, rows, offsets, i, grad, i), emit
+
+
 class _Sample:
-    """The arguments of one sample, and the two ways to compute it."""
+    """The arguments of one sample, and the three ways to compute it."""
 
     def __init__(self, v, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad, accumulate):  # type: ignore[no-untyped-def] # noqa: E501
         self.v, self.dy, self.dy_row, self.dy_y, self.dy_line = v, dy, dy_row, dy_y, dy_line
@@ -62,23 +83,10 @@ class _Sample:
         dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
         target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])
 
-        def image_row(y: Value, _: list[Value]) -> list[Value]:
-            dy_base, x_base = b.gep(dy_row, [b.mul(y, self.dy_y)]), b.gep(self.x, [b.mul(y, self.x_y)])
-            start, lines = I64(0), most
-            while lines > 0:
-                stop = b.and_(self.lines, I64(-lines))
+        def panel(dy_at: Value, x_at: Value, lines: int, later: Value) -> None:
+            self._panel(b.gep(dy_row, [dy_at]), b.gep(self.x, [x_at]), lines, target, later)
 
-                def panel(line: Value, _: list[Value], lines: int = lines) -> list[Value]:
-                    later = b.or_(self.accumulate, b.or_(y, line))
-                    dy = b.gep(dy_base, [b.mul(line, self.dy_line)])
-                    self._panel(dy, b.gep(x_base, [b.mul(line, self.x_line)]), lines, target, later)
-                    return []
-
-                count_loop(b, start, stop, lines, [], panel)
-                start, lines = stop, lines // 2
-            return []
-
-        count_loop(b, I64(0), self.ys, 1, [], image_row)
+        self._panels(most, panel)
 
     def _panel(self, dy_base: Value, x_base: Value, lines: int, target: Value, later: Value) -> None:
         v, b = self.v, self.v.b
@@ -98,6 +106,40 @@ class _Sample:
             return []
 
         self._blocks(block, connections)
+
+    def any_rows(self, ahead: int) -> None:
+        """Connections of different rows are taken eight at a time, so that no block ends with a row.
+
+        Each reads its own line of dy besides x's, which is a load more than rows of many connections need.
+        """
+        v, b = self.v, self.v.b
+        block = 8
+
+        def panel(dy_at: Value, x_at: Value, lines: int, later: Value) -> None:
+            dys, xs = (
+                [opaque(b, b.gep(base, [b.add(at, b.mul(step, I64(k)))])) for k in range(lines)]
+                for base, at, step in ((self.dy, dy_at, self.dy_line), (self.x, x_at, self.x_line))
+            )
+
+            def connections(p: Value, whole: bool) -> list[Value]:
+                sums = []
+                for k in range(block):
+                    row, offset = b.mul(self._number(self.rows, p, k, whole), self.dy_row), self._offset(p, k, whole)
+                    if ahead:
+                        soon = self._offset(p, k + ahead, False)
+                        for x in xs:
+                            v.prefetch(b.gep(x, [soon]))
+                    s = v.zero
+                    for dy, x in zip(dys, xs, strict=True):
+                        for r in range(v.registers):
+                            s = v.fma(v.load(b.gep(dy, [row]), r), v.load(b.gep(x, [offset]), r), s)
+                    sums.append(s)
+                self._store(v.sums(sums), b.gep(self.grad, [p]), later, None if whole else b.sub(self.count, p))
+                return []
+
+            self._blocks(block, connections)
+
+        self._panels(4, panel)
 
     def rows_together(self, group: int) -> None:
         """For a block of connections, the sums of all rows stay in registers over all positions."""
@@ -141,6 +183,27 @@ class _Sample:
 
         self._blocks(block, connections)
 
+    def _panels(self, most: int, panel: Callable[[Value, Value, int, Value], None]) -> None:
+        """All positions, `most` lines of an image row at a time, then what is left: `panel(dy_at, x_at, lines, later)`."""
+        b = self.v.b
+
+        def image_row(y: Value, _: list[Value]) -> list[Value]:
+            start, lines = I64(0), most
+            while lines > 0:
+                stop = b.and_(self.lines, I64(-lines))
+
+                def some(line: Value, _: list[Value], lines: int = lines) -> list[Value]:
+                    dy_at = b.add(b.mul(y, self.dy_y), b.mul(line, self.dy_line))
+                    x_at = b.add(b.mul(y, self.x_y), b.mul(line, self.x_line))
+                    panel(dy_at, x_at, lines, b.or_(self.accumulate, b.or_(y, line)))
+                    return []
+
+                count_loop(b, start, stop, lines, [], some)
+                start, lines = stop, lines // 2
+            return []
+
+        count_loop(b, I64(0), self.ys, 1, [], image_row)
+
     def _blocks(self, block: int, connections: Callable[[Value, bool], list[Value]]) -> None:
         """Whole blocks of connections, then what is left."""
         b = self.v.b
@@ -150,11 +213,14 @@ class _Sample:
 
     def _offset(self, p: Value, k: int, whole: bool) -> Value:
         """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum dropped."""
+        return self.v.b.mul(self._number(self.offsets, p, k, whole), I64(LANES))
+
+    def _number(self, numbers: Value, p: Value, k: int, whole: bool) -> Value:
         b = self.v.b
         at = b.add(p, I64(k))
         if not whole:
             at = b.select(b.icmp_signed("<", at, self.count), at, b.sub(self.count, I64(1)))
-        return b.mul(b.sext(b.load(b.gep(self.offsets, [at])), I64), I64(LANES))
+        return b.sext(b.load(b.gep(numbers, [at])), I64)
 
     def _store(self, packed: list[Value], target: Value, later: Value, limit: Value | None) -> None:
         """Write sums, or `later` add them to what is there; only the first `limit`, if there is one."""

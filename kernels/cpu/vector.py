@@ -110,6 +110,15 @@ class Lines:
         value.align = self.size
         return value
 
+    def prefetch(self, base: Value) -> None:
+        """Begin to bring the line at `base` into the cache; any address will do."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+        f = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        for start in range(0, LANES * self.size, 64):
+            place = self.b.gep(self.b.bitcast(base, byte), [I64(start)])
+            self.b.call(f, [place, I32(0), I32(3), I32(1)])
+
     def store(self, value: Value, base: Value, register: int = 0) -> None:
         target = self._cast(self.b.gep(base, [I64(register * self.width)]), value.type)
         self.b.store(value, target).align = self.size

@@ -14,7 +14,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..layout import Grid, Layout
+from ..layout import CooLayout, Grid, Layout
 from .layout import SEGMENT, DeviceLayout, Uploads
 
 Array = Any
@@ -126,7 +126,7 @@ class Launcher:
             tape.run()
 
     def spmm(
-        self, layout: Layout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
+        self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
         *, relu: bool = False, mask: Array | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
@@ -137,11 +137,13 @@ class Launcher:
         self._launch(
             kernel("spmm", f"spmm_{here.most_group}", out.itemsize), warps * WARP,
             np.int32(here.groups), np.int32(side), here.indptr, here.rows, here.starts, here.runs, here.offsets,
-            here.cuts, self._constant(grid.bands), np.int32(len(layout.cuts) - 1), data, x, bias, out, mask,
+            here.cuts, self._constant(grid.bands), np.int32(len(here.cuts) - 1), data, x, bias, out, mask,
             np.int32(relu), *_grid(grid),
         )  # fmt: skip
 
-    def sddmm(self, layout: Layout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None) -> None:
+    def sddmm(
+        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
+    ) -> None:
         """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
         here = self._layout(layout)
         positions = grid.outer * grid.ys * grid.lines
@@ -242,7 +244,7 @@ class Launcher:
         self._launch(kernel("update", "norm_squares", dw.itemsize), blocks, np.int64(dw.size), dw, sums, each=1)
         self._launch(kernel("update", "norm_limit", 8), 1, np.int32(blocks), sums, rates)
 
-    def _layout(self, layout: Layout) -> DeviceLayout:
+    def _layout(self, layout: Layout | CooLayout) -> DeviceLayout:
         with self._device:
             return self._uploads.layout(layout)
 

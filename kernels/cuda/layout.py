@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from ..layout import Layout
+from ..layout import CooLayout, Layout
 
 SEGMENT = 8
 """Connections of a segment, as in sddmm.cu."""
@@ -41,8 +41,10 @@ class DeviceLayout(NamedTuple):
     most_group: int
 
 
-def device_layout(layout: Layout) -> DeviceLayout:
+def device_layout(layout: Layout | CooLayout) -> DeviceLayout:
     """Put a layout on the current device."""
+    if isinstance(layout, CooLayout):
+        layout = _row_by_row(layout)
     sizes = np.diff(layout.starts)
     length = layout.cuts[-1] - layout.cuts[0]
     order = np.argsort(-length.astype(np.int64), kind="stable")
@@ -67,6 +69,14 @@ def device_layout(layout: Layout) -> DeviceLayout:
     )
 
 
+def _row_by_row(layout: CooLayout) -> Layout:
+    """The same connections, every row a group of its own: segments here are cut anew, and balance any rows."""
+    indptr = np.searchsorted(layout.rows, np.arange(layout.count + 1)).astype(np.int64)
+    starts = np.arange(layout.count + 1, dtype=np.int32)
+    cuts = np.stack([np.zeros_like(starts[1:]), np.diff(indptr).astype(np.int32)])
+    return Layout(indptr, starts[:-1], starts, indptr[:-1], cuts, indptr, layout.offsets, 1)
+
+
 def _put(array: Any) -> Any:
     return cupy.array(array, order="C")
 
@@ -77,7 +87,7 @@ class Uploads:
     def __init__(self) -> None:
         self._made: dict[tuple[int, ...], Any] = {}
 
-    def layout(self, layout: Layout) -> DeviceLayout:
+    def layout(self, layout: Layout | CooLayout) -> DeviceLayout:
         arrays = tuple(field for field in layout if isinstance(field, np.ndarray))
         return self._once(arrays, lambda: device_layout(layout))
 

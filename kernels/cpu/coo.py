@@ -1,0 +1,147 @@
+"""spmm and sddmm over segments of connections, for layers whose rows are nearly empty or very unequal.
+
+A row that is longer than a segment begins in one and goes on in the next. The segment that it begins in writes it; what
+later segments add goes to lines of their own, the *carries*, and a second call adds these in order. Where segments end
+does not depend on the number of threads, and so neither does a bit of the result.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from .call import arguments, kernel, share
+from .runs import gather_runs, settle
+from .sample import sample_across, total
+from .spmm import lines_at_once
+from .vector import LANES, advance, floats, ints
+
+SPMM_COO = arguments(
+    "rows", "offsets", "edges", "empty", "connections", "segments", "empties",
+    "data", "x", "bias", "out", "mask", "relu", "carries",
+    "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
+)  # fmt: skip
+SDDMM_COO = arguments(
+    "rows", "offsets", "connections", "count", "dy", "x", "grad", "db",
+    "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
+)  # fmt: skip
+
+
+@cache
+def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
+    """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
+    most_lines = lines_at_once(1, size, width)
+
+    def spmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SPMM_COO)[0]
+        data, x, bias, null = floats(c.data, size), floats(c.x, size), floats(c.bias, size), floats(0, size)
+        out, mask, carries = floats(c.out, size), floats(c.mask, size), floats(c.carries, size)
+        rows, offsets, edges, empty = ints(c.rows, 4), ints(c.offsets, 4), ints(c.edges, 8), ints(c.empty, 4)
+        first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.segments
+        first_empty, last_empty = 0, c.empties
+        panels = (c.lines + most_lines - 1) // most_lines
+        if parts == 1:
+            pass
+        elif c.outer >= parts:
+            first_outer, last_outer = share(c.outer, part, parts)
+        elif panels >= parts:
+            a, e = share(panels, part, parts)
+            first_line, last_line = a * most_lines, min(e * most_lines, c.lines)
+        else:
+            first, last = share(c.segments, part, parts)
+            first_empty, last_empty = share(c.empties, part, parts)
+        for outer in range(first_outer, last_outer):
+            for y in range(c.ys):
+                x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+                line = first_line
+                while line < last_line:
+                    lines = min(most_lines, last_line - line)
+                    lines = 4 if lines >= 4 else 2 if lines >= 2 else 1
+                    x_here, here = advance(x, x_at + line * c.x_line), out_at + line * c.out_line
+                    out_here, mask_here = advance(out, here), advance(mask, here) if c.mask != 0 else null
+                    carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * LANES)
+                    for k in range(first_empty, last_empty):
+                        settle(
+                            width, most_lines, lines, np.int64(empty[k]), bias, null, 0, c.relu, mask_here,
+                            out_here, c.out_row, c.out_line,
+                        )  # fmt: skip
+                    for s in range(first, last):
+                        begin = edges[3 * s]
+                        for stretch in range(3):  # of a row from before; of whole rows; of a row that goes on
+                            end = edges[3 * s + stretch + 1]
+                            if begin < end:
+                                before, whole = stretch == 0, stretch == 1
+                                gather_runs(
+                                    width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
+                                    x_here, c.x_line, null if before else bias,
+                                    c.relu if whole else 0, mask_here if whole else null,
+                                    advance(carries_here, s * LANES) if before else out_here,
+                                    0 if before else c.out_row, c.segments * LANES if before else c.out_line,
+                                )  # fmt: skip
+                            begin = end
+                    line += lines
+
+    return kernel(spmm_coo)
+
+
+@cache
+def carry_kernel(size: int, width: int) -> Any:
+    """spmm's second call: out[row] += its carries, in order, then ReLU or a mask, for rows longer than a segment."""
+
+    def carry(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SPMM_COO)[0]
+        out, mask, carries, null = floats(c.out, size), floats(c.mask, size), floats(c.carries, size), floats(0, size)
+        rows, edges = ints(c.rows, 4), ints(c.edges, 8)
+        first, last = share(c.outer * c.ys * c.lines, part, parts)
+        for position in range(first, last):
+            outer, y, line = position // (c.ys * c.lines), position // c.lines % c.ys, position % c.lines
+            here = outer * c.out_outer + y * c.out_y + line * c.out_line
+            s = 0
+            while s < c.segments:
+                begun, row = s, np.int64(rows[edges[3 * s]])
+                while s < c.segments and edges[3 * s] < edges[3 * s + 1] and rows[edges[3 * s]] == row:
+                    s += 1
+                if begun < s:
+                    settle(
+                        width, 1, 1, row, null, advance(carries, (position * c.segments + begun) * LANES), s - begun,
+                        c.relu, advance(mask, here) if c.mask != 0 else null, advance(out, here), c.out_row, 0,
+                    )  # fmt: skip
+                else:
+                    s += 1
+
+    return kernel(carry)
+
+
+@cache
+def sddmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
+    """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
+
+    def sddmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SDDMM_COO)[0]
+        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
+        first, last = share((c.connections + 7) // 8, part, parts)
+        first, last = first * 8, min(last * 8, c.connections)
+        rows, offsets = advance(ints(c.rows, 4), first), advance(ints(c.offsets, 4), first)
+        first_row, last_row = share(c.count, part, parts)
+        if c.outer * c.ys * c.lines == 0:  # the sums of nothing
+            for p in range(first, last):
+                grad[p] = 0
+            for row in range(first_row, last_row if c.db != 0 else first_row):
+                db[row] = 0
+        later = np.int64(0)  # 0: the first positions write, all others add
+        for outer in range(c.outer):
+            x_here, dy_here = advance(x, outer * c.x_outer), advance(dy, outer * c.dy_outer)
+            sample_across(
+                width, ahead, dy_here, c.dy_row, c.dy_y, c.dy_line, x_here, c.x_y, c.x_line, c.ys, c.lines,
+                rows, offsets, last - first, advance(grad, first), later,
+            )  # fmt: skip
+            if c.db != 0:
+                for row in range(first_row, last_row):
+                    s = total(width, advance(dy_here, row * c.dy_row), c.dy_y, c.dy_line, c.ys, c.lines)
+                    db[row] = s if later == 0 else db[row] + s
+            later = np.int64(1)
+
+    return kernel(sddmm_coo)

@@ -1,0 +1,129 @@
+"""The gather micro-kernel for COO: one loop over connections, that closes a row where the row number changes.
+
+Rows of one or two connections are too short for a loop of their own: what it costs to enter and leave one is more than
+their arithmetic.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from .gather import biases, finish
+from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
+
+
+@intrinsic(prefer_literal=True)
+def gather_runs(
+    _, widths, most_lines, ahead, lines, data, rows, offsets, first, last, limit, x, x_line,
+    bias, relu, mask, out, out_row, out_line,
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """out[row, line] = bias[row] + Σ_p data[p] · x[offsets[p], line] over a row's connections p, then ReLU or a mask.
+
+    For the connections `first` to `last` − 1, of which there is one at least; `rows` never decreases. All else is as
+    for `gather`. With `ahead`, lines of x are fetched into the cache that many connections before they are needed, and
+    `limit` is where offsets to do it by end.
+    """
+    literal = literals(widths, most_lines, ahead)
+    if literal is None:
+        return None
+    width, lines_n, ahead_n = literal
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        v = Lines(b, SCALAR[signature.args[4].dtype], width)
+        call = _Runs(v, ahead_n, *args[4:])
+        powers = [n for n in (4, 2, 1) if n <= lines_n]
+        switch(b, {n: partial(call.emit, n) for n in powers}, args[3])
+        return context.get_dummy_value()
+
+    i = types.int64
+    kinds = (i, data, rows, offsets, i, i, i, x, i, bias, i, mask, out, i, i)
+    return types.void(widths, most_lines, ahead, *kinds), emit
+
+
+class _Runs:
+    """The arguments of one call; `emit` writes the loop for a number of lines."""
+
+    def __init__(self, v, ahead, data, rows, offsets, first, last, limit, x, x_line, bias, relu, mask, out, out_row, out_line):  # type: ignore[no-untyped-def] # noqa: E501
+        self.v, self.ahead, self.data, self.rows, self.offsets = v, ahead, data, rows, offsets
+        self.first, self.last, self.limit, self.x, self.x_line, self.bias = first, last, limit, x, x_line, bias
+        self.relu, self.mask, self.out, self.out_row, self.out_line = relu, mask, out, out_row, out_line
+
+    def emit(self, lines: int) -> None:
+        v, b = self.v, self.v.b
+        x_bases = [b.gep(self.x, [b.mul(self.x_line, I64(k))]) for k in range(lines)]
+
+        def line_of(p: Value) -> Value:
+            return b.mul(b.sext(b.load(b.gep(self.offsets, [p])), I64), I64(LANES))
+
+        def begin(row: Value) -> list[Value]:
+            return biases(v, self.bias, [row], lines)
+
+        def end(row: Value, sums: list[Value]) -> None:
+            places = [b.add(b.mul(row, self.out_row), b.mul(self.out_line, I64(k))) for k in range(lines)]
+            v.store_all(finish(v, sums, self.relu, self.mask, places), self.out, places)
+
+        def connection(p: Value, carried: list[Value]) -> list[Value]:
+            row, *sums = carried
+            new = b.sext(b.load(b.gep(self.rows, [p])), I64)
+
+            def close() -> list[Value]:
+                end(row, sums)
+                return begin(new)
+
+            sums = choose(b, b.icmp_signed("!=", new, row), close, lambda: sums)
+            if self.ahead:
+                later = b.add(p, I64(self.ahead))
+                soon = line_of(b.select(b.icmp_signed("<", later, self.limit), later, p))
+                for base in x_bases:
+                    v.prefetch(b.gep(base, [soon]))
+            line = line_of(p)
+            xs = [v.load(b.gep(base, [line]), r) for base in x_bases for r in range(v.registers)]
+            weight = v.broadcast(b.load(b.gep(self.data, [p])))
+            return [new, *(v.fma(weight, x, s) for x, s in zip(xs, sums, strict=True))]
+
+        row = b.sext(b.load(b.gep(self.rows, [self.first])), I64)
+        row, *sums = count_loop(b, self.first, self.last, 1, [row, *begin(row)], connection)
+        end(row, sums)
+
+
+@intrinsic(prefer_literal=True)
+def settle(
+    _, widths, most_lines, lines, row, bias, carries, count, relu, mask, out, out_row, out_line
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """What `gather_runs` leaves of a row: its bias if it has no connections, or what out holds and `count` carries.
+
+    Then ReLU or a mask. Carries are added in order; they follow one another, a line each, and then `lines` is 1.
+    """
+    literal = literals(widths, most_lines)
+    if literal is None:
+        return None
+    width, lines_n = literal
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        *_, lines, row, bias, carries, count, relu, mask, out, out_row, out_line = args
+        v = Lines(b, SCALAR[signature.args[4].dtype], width)
+
+        def write(n: int) -> None:
+            places = [b.add(b.mul(row, out_row), b.mul(out_line, I64(k))) for k in range(n)]
+
+            def carry(k: Value, sums: list[Value]) -> list[Value]:
+                carried = v.load_all(carries, [b.mul(k, I64(LANES))] * n)
+                return [b.fadd(s, more) for s, more in zip(sums, carried, strict=True)]
+
+            sums = choose(
+                b, b.icmp_signed("!=", count, I64(0)),
+                lambda: v.load_all(out, places),
+                lambda: biases(v, bias, [row], n),
+            )  # fmt: skip
+            sums = count_loop(b, I64(0), count, 1, sums, carry)
+            v.store_all(finish(v, sums, relu, mask, places), out, places)
+
+        switch(b, {n: partial(write, n) for n in (4, 2, 1) if n <= lines_n}, lines)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(widths, most_lines, i, i, bias, carries, i, i, mask, out, i, i), emit
