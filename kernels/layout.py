@@ -1,7 +1,7 @@
 """What a kernel is told about a sparse operator: which connections there are, and where its lines lie.
 
-Both are tuples of arrays and integers, so that a compiled kernel can take them as they are, on any device. `sparsecore.plan`
-makes them; nothing here knows how.
+Both are tuples of arrays and integers, so that a compiled kernel can take them as they are, on any device.
+`sparsecore.plan` makes them; nothing here knows how.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ class CooLayout(NamedTuple):
     offsets: NDArray[np.int32]
     edges: NDArray[np.int64]
     empty: NDArray[np.int32]
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's method, which nobody calls
     carries: int
 
 
 class Grid(NamedTuple):
     """Where the output positions of an operator lie: three nested loops, steps in elements.
 
-    A fully connected layer has one position in each tile, and its tiles are the innermost loop. An image's loops are tiles, image
-    rows and pixels.
+    A fully connected layer has one position in each tile, and its tiles are the innermost loop. An image's loops are
+    tiles, image rows and pixels.
 
     `bands`, an int32 array of shape (ys, 2), is for spmm: at image row y only column blocks `bands[y, 0]` to
     `bands[y, 1]` are read, all of them together. Without it every row reads every block, one after another.

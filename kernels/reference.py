@@ -122,8 +122,8 @@ def place(x: Array, out: Array, mask: Array | None = None) -> None:
 def dropout(x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
     """out = x / (1 − rate), or 0 with probability `rate`; `clock` has the first sample, the epoch and the seed.
 
-    The random number of feature f of sample s is the (s · features + f)-th of a SplitMix64 whose state begins at a mixture
-    of seed, epoch and stream.
+    The random number of feature f of sample s is the (s · features + f)-th of a SplitMix64 whose state begins at a
+    mixture of seed, epoch and stream.
     """
     first, epoch, seed = (int(value) for value in clock)
     key = _mix(_mix(_mix(seed + _GOLDEN) + epoch) + stream)

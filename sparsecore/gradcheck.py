@@ -92,8 +92,8 @@ def gradcheck(
     Raises
     ------
     GradientError
-        If the error there is larger than `rtol`, or a parameter has no gradient. It is an AssertionError: a test need only
-        call `gradcheck`.
+        If the error there is larger than `rtol`, or a parameter has no gradient. It is an AssertionError: a test need
+        only call `gradcheck`.
     TypeError, ValueError
         If an argument is wrong.
     """

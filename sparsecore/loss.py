@@ -11,7 +11,8 @@ from .workspace import Workspace
 class CrossEntropy:
     """The mean over a batch of logsumexp(z) − z[label], for logits z.
 
-    `totals` on the workspace collects (Σ losses, correct, samples) over calls, so that nothing need be read back at every step.
+    `totals` on the workspace collects (Σ losses, correct, samples) over calls, so that nothing need be read back at
+    every step.
     """
 
     def __call__(self, z: Tiles, labels: Labels, workspace: Workspace) -> Tiles:

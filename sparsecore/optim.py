@@ -15,8 +15,8 @@ LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
 class SGD:
     """w ← w − lr·v with v ← momentum·v + dw + weight_decay·w.
 
-    With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the importance of
-    initialization and momentum in deep learning, 2013).
+    With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the
+    importance of initialization and momentum in deep learning, 2013).
 
     Parameters
     ----------

@@ -89,11 +89,12 @@ def laid_out(
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
-    """Columns to walk before going on to the next row, 0 for all: where a cache holds their lines and rows still run long.
+    """Columns to walk before going on to the next row, 0 for all: where a cache holds their lines and rows still run
+    long.
 
-    Gather reads four lines of a column at once, 256 bytes: 160 columns stay in a first-level cache of 48 KiB and 2048 in 512 KiB of a
-    second-level one. Every block loads and stores a row's sums once more, which needs enough connections to pay for it. Rows that
-    share what they read from the second level do not wait for it.
+    Gather reads four lines of a column at once, 256 bytes: 160 columns stay in a first-level cache of 48 KiB and 2048
+    in 512 KiB of a second-level one. Every block loads and stores a row's sums once more, which needs enough
+    connections to pay for it. Rows that share what they read from the second level do not wait for it.
     """
     columns = pattern.shape[1]
     fan_in = pattern.nnz / max(pattern.shape[0], 1)
@@ -168,8 +169,8 @@ def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segmen
 def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
     """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
 
-    Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into groups of
-    nearly equal size.
+    Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into
+    groups of nearly equal size.
     """
     count = pattern.shape[0]
     leader = _leaders(pattern)

@@ -15,8 +15,8 @@ Sizes = Sequence[tuple[int, int]]
 def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPattern], str]:
     """One RadiX layer for each pair of sizes, radix by radix; and a sentence that says what was made.
 
-    N', the product of a list, must divide every size: there is no neighbouring layer to drop nodes with, and a layer cut
-    from a larger one could leave neurons unconnected.
+    N', the product of a list, must divide every size: there is no neighbouring layer to drop nodes with, and a layer
+    cut from a larger one could leave neurons unconnected.
 
     Parameters
     ----------
@@ -39,18 +39,21 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
     for number, each in enumerate(radices, start=1):
         product = math.prod(each)
         if nodes % product or (number < len(radices) and product != nodes):
-            rule = f"must have the first's product, N' = {nodes}" if number < len(radices) else f"must divide N' = {nodes}"
+            whole = number < len(radices)
+            rule = f"must have the first's product, N' = {nodes}" if whole else f"must divide N' = {nodes}"
             raise ValueError(f"radix list {number} of {spelled} {rule}, got {product}{hint}")
     for inputs, outputs in sizes:
         if inputs % nodes or outputs % nodes:
             raise ValueError(
-                f"radices {spelled} have N' = {nodes} nodes, which must divide both sizes of the layer {inputs}→{outputs}{hint}"
+                f"radices {spelled} have N' = {nodes} nodes, which must divide both sizes of the layer "
+                f"{inputs}→{outputs}{hint}"
             )
     patterns = [
         radix_layer(radix, place, nodes, inputs // nodes, outputs // nodes)
         for (radix, place), (inputs, outputs) in zip(flat, sizes, strict=True)
     ]
-    kept = ", ".join(f"{radix}/{nodes} of {inputs}→{outputs}" for (radix, _), (inputs, outputs) in zip(flat, sizes, strict=True))
+    pairs = zip(flat, sizes, strict=True)
+    kept = ", ".join(f"{radix}/{nodes} of {inputs}→{outputs}" for (radix, _), (inputs, outputs) in pairs)
     return patterns, f"N' = {nodes} nodes keep {kept}"
 
 

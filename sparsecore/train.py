@@ -197,14 +197,12 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
         return dataset, network
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
     shapes = {EMBEDDED: MNIST.shape} | {entry.name: entry.shape for entry in CATALOGUE.values()}
-    shape, dataset = shapes.get(name), None
-    if shape is None:
-        dataset = load(name, data_dir=options.get("data_dir"))
-        shape = dataset.shape
+    own = None if name in shapes else load(name, data_dir=options.get("data_dir"))
+    shape = shapes[name] if own is None else own.shape
     sizes = model.sizes(shape)
     _check_memory(wiring.connections(sizes))
     patterns, note = wiring.patterns(sizes, options["seed"])  # refused, if it is, before anybody waits for data
-    dataset = dataset or load(name, data_dir=options.get("data_dir"))
+    dataset = own if own is not None else load(name, data_dir=options.get("data_dir"))
     report.say(dataset.source)
     report.say(f"{options['model']}, {note}")
     network = model.build(patterns, classes=dataset.classes, format=options["format"], seed=options["seed"])

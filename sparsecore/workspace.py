@@ -1,4 +1,5 @@
-"""Buffers and kernels for one thread of use. Layers hold none, so that one layer can be used in several places at once."""
+"""Buffers and kernels for one thread of use. Layers hold none, so that one layer can be used in several places at
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What tests of kernels share: arrays that tell when a kernel strays, error bounds, and the same call on more threads."""
+"""What tests of kernels share: arrays that tell when a kernel strays, error bounds, and the same call on more
+threads."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
 from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher
 from sparsecore.kernels.cpu.pool import Pool
+
 from sparsecore.pattern import SparsityPattern
 
 Array = NDArray[Any]
@@ -50,7 +51,8 @@ def patterns(draw: Any, most_columns: int = 40) -> SparsityPattern:
 
 
 def assert_close(got: Array, exact: Array, magnitude: Array | float, terms: int) -> None:
-    """Within the error bound of a sum of `terms` terms in any order: terms · eps · Σ |terms|. NaN only where it belongs."""
+    """Within the error bound of a sum of `terms` terms in any order: terms · eps · Σ |terms|. NaN only where it
+    belongs."""
     bound = (terms + 2) * np.finfo(got.dtype).eps * np.broadcast_to(magnitude, got.shape)
     lost = np.isnan(exact)
     assert np.array_equal(np.isnan(got), lost)

@@ -1,4 +1,5 @@
-"""spmm and sddmm against the oracle's plain loops, against scipy and NumPy, and against every way to stray or to race."""
+"""spmm and sddmm against the oracle's plain loops, against scipy and NumPy, and against every way to stray or to
+race."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-
 from sparsecore.kernels import cpu as embedded
 from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import Grid, Layout
+
 from sparsecore.pattern import SparsityPattern
 from sparsecore.plan import Plan, layout_of, linear_grid
 from sparsecore.topology import uniform_random
@@ -105,6 +106,8 @@ def tiled(x: Any) -> Any:
 def placed(case: Case, dtype: Any, memory: Any) -> Case:
     """The case's arrays in a dtype and in guarded memory."""
     layout = Layout(*map(memory.put, case.layout[:-1]), case.layout.most_group)
+    if dtype == np.float64 and layout.most_group > 1:
+        layout = layout._replace(most_group=4)  # half as many kernels to compile: one for groups of 4 does smaller ones
     floats = {
         name: None if (values := getattr(case, name)) is None else memory.put(values.astype(dtype))
         for name in ("data", "x", "dy", "bias", "mask")
@@ -350,7 +353,7 @@ def awkward_cases() -> list[Case]:
             Case(
                 pattern, layout_of(pattern, pattern.indices, 4), linear_grid(tiles, columns, group + 2),
                 rng.standard_normal(pattern.nnz), x, dy, rng.standard_normal(group + 2), mask, False,
-            )  # fmt: skip
+            )
         )
     return drawn
 
@@ -364,9 +367,10 @@ def run_between_fences(at_end: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fences are POSIX's mprotect")
-@pytest.mark.parametrize("at_end", [True, False])
-def test_nothing_is_read_or_written_beyond_an_array(at_end):
-    assert_survives(f"from tests.test_kernels import run_between_fences; run_between_fences({at_end})")
+def test_nothing_is_read_or_written_beyond_an_array():
+    assert_survives(
+        "from tests.test_kernels import run_between_fences; [run_between_fences(at_end) for at_end in (True, False)]"
+    )
 
 
 # ------------------------------------------------------------------------------------------ threads and tapes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import tracemalloc
 from collections import Counter, defaultdict
@@ -51,7 +52,7 @@ def assert_sound(pattern: SparsityPattern, layout: Any, columns_per_block: int |
         assert cuts[-1] == len(columns)
         assert np.all(np.diff(cuts) >= 0)
         if columns_per_block:
-            for block, (first, last) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            for block, (first, last) in enumerate(itertools.pairwise(cuts)):
                 assert {column // columns_per_block for column in columns[first:last]} <= {block}
     kinds = [layout.indptr, layout.rows, layout.starts, layout.runs, layout.cuts, layout.work, layout.offsets]
     assert [kind.dtype for kind in kinds] == [np.dtype(k) for k in ("i8", "i4", "i4", "i8", "i4", "i8", "i4")]

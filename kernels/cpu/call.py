@@ -1,8 +1,8 @@
 """Calls to compiled kernels, written down so that they can be run again and again.
 
-A kernel is a C function `kernel(arguments, part, parts)`. A *call* is a row of 64-bit words: the kernel's address, how many
-parts it is worth cutting into, and its arguments, addresses of arrays among them. A kernel describes its arguments by a record
-type and reads them by name.
+A kernel is a C function `kernel(arguments, part, parts)`. A *call* is a row of 64-bit words: the kernel's address, how
+many parts it is worth cutting into, and its arguments, addresses of arrays among them. A kernel describes its
+arguments by a record type and reads them by name.
 """
 
 from __future__ import annotations

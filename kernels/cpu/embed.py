@@ -1,7 +1,8 @@
 """spmm and sddmm for a user's own `@njit` functions: the engine's kernels, called from compiled code.
 
-They have the parameters of `Launcher.spmm` and `Launcher.sddmm`, run on the calling thread, and check nothing: arrays must be
-C-contiguous, of one dtype (float32 or float64) and of the sizes that layout and grid speak of. Any alignment will do.
+They have the parameters of `Launcher.spmm` and `Launcher.sddmm`, run on the calling thread, and check nothing: arrays
+must be C-contiguous, of one dtype (float32 or float64) and of the sizes that layout and grid speak of. Any alignment
+will do.
 """
 
 from __future__ import annotations

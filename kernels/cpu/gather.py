@@ -1,7 +1,7 @@
 """The gather micro-kernel: a row's sums stay in registers for all its connections.
 
-Plain Numba loops store and reload their sums on every connection; keeping them is most of what separates the engine from a
-loop. Everything here works on raw pointers and element strides; shapes and loops live in `spmm.py`.
+Plain Numba loops store and reload their sums on every connection; keeping them is most of what separates the engine
+from a loop. Everything here works on raw pointers and element strides; shapes and loops live in `spmm.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loo
 
 
 @intrinsic(prefer_literal=True)
-def gather(
+def gather(  # type: ignore[no-untyped-def]
     _, widths, groups, most_lines, group, lines, data, indptr, rows, offsets, count, x, x_line,
     bias, accumulate, relu, mask, out, out_row, out_line,
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """out[row, line] = bias[row] + Σ_p data[row, p] · x[offsets[p], line], then ReLU or a mask.
 
     For `group` rows that share their columns (1 to `groups`) and `lines` lines (a power of two up to `most_lines`) at

@@ -1,6 +1,7 @@
 """The kernels as Python calls them: check nothing, write the call down, run it now or keep it on a tape.
 
-`Launcher` has the same methods, with the same parameters, as its CUDA counterpart and as the functions of `reference.py`.
+`Launcher` has the same methods, with the same parameters, as its CUDA counterpart and as the functions of
+`reference.py`.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ class Launcher:
         )  # fmt: skip
 
     def dropout(self, x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
-        """out = x / (1 − rate), or 0 with probability `rate`; `clock` holds the first sample, the epoch and the seed."""
+        """out = x / (1 − rate), or 0 with probability `rate`; `clock` holds the first sample, the epoch and the
+        seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
             dropout_kernel(x.itemsize), 4 * x.size, DROPOUT, x=x, clock=clock, stream=stream,
@@ -210,8 +212,8 @@ class Launcher:
         )  # fmt: skip
 
     def pack_samples(
-        self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels: Array,
-        batch: int, addresses: Array,
+        self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array, out_labels:
+        Array, batch: int, addresses: Array,
     ) -> None:  # fmt: skip
         """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
         features = store.shape[1]
@@ -247,7 +249,8 @@ class Launcher:
 
 
 def _panel(grid: Grid) -> int:
-    """Lines that sddmm takes before it goes over the connections again: so many that x's stay in the second-level cache."""
+    """Lines that sddmm takes before it goes over the connections again: so many that x's stay in the second-level
+    cache."""
     if grid.outer > 1 or grid.ys > 1:
         return max(grid.lines, 1)  # an image is walked whole, tile by tile
     fitting = _CACHE // max(grid.x_line * 4, 1)

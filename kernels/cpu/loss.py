@@ -19,7 +19,8 @@ CROSS_ENTROPY = arguments("z", "labels", "classes", "batch", "dz", "losses", "co
 
 @cache
 def cross_entropy_kernel(size: int, width: int) -> Any:
-    """losses[s] = logsumexp(z[s]) − z[s, label]; dz = (softmax(z) − onehot) / batch; correct[s] = 1 if argmax is the label.
+    """losses[s] = logsumexp(z[s]) − z[s, label]; dz = (softmax(z) − onehot) / batch; correct[s] = 1 if argmax is the
+    label.
 
     The first of equal logits is the answer; where one is NaN, none is. Lanes that hold no sample get zero everywhere.
     `scratch` holds two lines a tile.

@@ -15,8 +15,8 @@ from .transpose import gather_block, transpose_block
 from .vector import LANES, advance, floats, ints, stored
 
 PACK_SAMPLES = arguments(
-    "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile", "out_labels",
-    "addresses",
+    "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",
+    "out_labels", "addresses",
 )  # fmt: skip
 PACK = arguments("x", "x_row", "features", "batch", "out", "out_tile")
 UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")

@@ -1,11 +1,11 @@
 """Running calls on threads: a pool that never holds the GIL, and gives the same bits for any number of threads.
 
-Every thread walks the same list of calls and takes its part of each; between calls that are cut into parts they meet at a
-barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a fraction of a
-microsecond, and go to sleep when none has come for a while.
+Every thread walks the same list of calls and takes its part of each; between calls that are cut into parts they meet
+at a barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a
+fraction of a microsecond, and go to sleep when none has come for a while.
 
-A pool runs one list at a time; a second Python thread that comes meanwhile does all parts itself. After a fork the child
-starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
+A pool runs one list at a time; a second Python thread that comes meanwhile does all parts itself. After a fork the
+child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
 """
 
 from __future__ import annotations

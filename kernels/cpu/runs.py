@@ -17,10 +17,10 @@ from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loo
 
 
 @intrinsic(prefer_literal=True)
-def gather_runs(
+def gather_runs(  # type: ignore[no-untyped-def]
     _, widths, most_lines, ahead, lines, data, rows, offsets, first, last, limit, x, x_line,
     bias, relu, mask, out, out_row, out_line,
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """out[row, line] = bias[row] + Σ_p data[p] · x[offsets[p], line] over a row's connections p, then ReLU or a mask.
 
     For the connections `first` to `last` − 1, of which there is one at least; `rows` never decreases. All else is as
@@ -91,9 +91,9 @@ class _Runs:
 
 
 @intrinsic(prefer_literal=True)
-def settle(
+def settle(  # type: ignore[no-untyped-def]
     _, widths, most_lines, lines, row, bias, carries, count, relu, mask, out, out_row, out_line
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """What `gather_runs` leaves of a row: its bias if it has no connections, or what out holds and `count` carries.
 
     Then ReLU or a mask. Carries are added in order; they follow one another, a line each, and then `lines` is 1.

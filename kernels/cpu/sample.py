@@ -1,7 +1,7 @@
 """The sample micro-kernel: a block of connections' sums stay in registers over all positions of a batch.
 
-Sums of several connections are reduced together at the end, by a tree of shuffles. Everything here works on raw pointers and
-element strides; shapes and loops live in `sddmm.py`.
+Sums of several connections are reduced together at the end, by a tree of shuffles. Everything here works on raw
+pointers and element strides; shapes and loops live in `sddmm.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, coun
 
 
 @intrinsic(prefer_literal=True)
-def sample(
+def sample(  # type: ignore[no-untyped-def]
     _, widths, groups, group, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad,
     accumulate,
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """grad[row, p] = Σ_{y, line} ⟨dy[row, y, line], x[offsets[p], y, line]⟩ for `count` connections of a group's rows.
 
-    The rows of a group (1 to `groups`) share their columns. Written at `grad[indptr[row]:]`, or with `accumulate` added to what
-    is there.
+    The rows of a group (1 to `groups`) share their columns. Written at `grad[indptr[row]:]`, or with `accumulate`
+    added to what is there.
     """
     literal = literals(widths, groups)
     if literal is None:
@@ -44,9 +44,9 @@ def sample(
 
 
 @intrinsic(prefer_literal=True)
-def sample_across(
+def sample_across(  # type: ignore[no-untyped-def]
     _, widths, ahead, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, grad, accumulate
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """grad[p] = Σ_{y, line} ⟨dy[rows[p], y, line], x[offsets[p], y, line]⟩ for `count` connections of any rows.
 
     With `ahead`, lines of x are fetched into the cache that many connections before they are needed.
@@ -57,7 +57,8 @@ def sample_across(
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         *others, grad, accumulate = args[2:]
-        _Sample(Lines(b, SCALAR[signature.args[2].dtype], literal[0]), *others, None, grad, accumulate).any_rows(literal[1])
+        v = Lines(b, SCALAR[signature.args[2].dtype], literal[0])
+        _Sample(*[v, *others, None, grad, accumulate]).any_rows(literal[1])
         return context.get_dummy_value()
 
     i = types.int64
@@ -177,14 +178,16 @@ class _Sample:
                     row, column = divmod(first + k, block)
                     piece = v.shuffle(packed, packed, list(range(k, k + min(block, count))))
                     place = b.gep(targets[row], [b.add(p, I64(column))])
-                    self._store([piece], place, self.accumulate, None if whole else b.sub(self.count, b.add(p, I64(column))))
+                    self._store([piece], place, self.accumulate, None if whole else b.sub(self.count, b.add(p,
+                    I64(column))))
                 first += count
             return []
 
         self._blocks(block, connections)
 
     def _panels(self, most: int, panel: Callable[[Value, Value, int, Value], None]) -> None:
-        """All positions, `most` lines of an image row at a time, then what is left: `panel(dy_at, x_at, lines, later)`."""
+        """All positions, `most` lines of an image row at a time, then what is left: `panel(dy_at, x_at, lines,
+        later)`."""
         b = self.v.b
 
         def image_row(y: Value, _: list[Value]) -> list[Value]:
@@ -212,7 +215,8 @@ class _Sample:
         count_loop(b, whole, self.count, block, [], lambda p, _: connections(p, False))
 
     def _offset(self, p: Value, k: int, whole: bool) -> Value:
-        """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum dropped."""
+        """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum
+        dropped."""
         return self.v.b.mul(self._number(self.offsets, p, k, whole), I64(LANES))
 
     def _number(self, numbers: Value, p: Value, k: int, whole: bool) -> Value:

@@ -31,7 +31,8 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
 def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
     """out[f, lane] = rows[lane][feature + f] · scale[feature + f] + shift[feature + f], for 16 features of one tile.
 
-    `rows` points at the addresses of 16 samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid` on become zero.
+    `rows` points at the addresses of 16 samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid` on
+    become zero.
     """
     literal = literals(store_size)
     if literal is None:
@@ -70,8 +71,8 @@ def _converted(b: Builder, value: Value, element: ir.Type, line: ir.Type) -> Val
 def transpose_block(_, unpack, x, x_step, out, out_step, valid):  # type: ignore[no-untyped-def]
     """out[j, i] = x[i, j] for a 16 × 16 block, `x_step` and `out_step` elements from one row to the next.
 
-    Packing (`unpack` 0) writes zeros into lanes from `valid` on and reads the last valid row there; unpacking writes the
-    first `valid` rows only.
+    Packing (`unpack` 0) writes zeros into lanes from `valid` on and reads the last valid row there; unpacking writes
+    the first `valid` rows only.
     """
     literal = literals(unpack)
     if literal is None:

@@ -68,7 +68,8 @@ def sgd_kernel(size: int) -> Any:
 def norm_kernel(size: int) -> Any:
     """rates[SCALE] = min(1, largest / ‖dw‖): gradient clipping by the norm of all gradients together.
 
-    Summed in float64, in order. A norm that is NaN or infinite leaves the scale NaN or zero: it must not pass for a step.
+    Summed in float64, in order. A norm that is NaN or infinite leaves the scale NaN or zero: it must not pass for a
+    step.
     """
 
     def norm(call, part, parts):  # type: ignore[no-untyped-def]

@@ -1,7 +1,7 @@
 """Words for writing vector code as LLVM IR inside Numba: pointers, lines, loops and branches.
 
-A *line* is the `LANES` values of one feature (or pixel) of one tile. It fills `LANES / width` registers. The micro-kernels that
-speak these words are in `gather.py`, `sample.py` and their neighbours.
+A *line* is the `LANES` values of one feature (or pixel) of one tile. It fills `LANES / width` registers. The
+micro-kernels that speak these words are in `gather.py`, `sample.py` and their neighbours.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class Lines:
     def sums(self, vectors: list[Value]) -> list[Value]:
         """The horizontal sum of each vector, in order, packed into vectors of 2ⁿ sums each.
 
-        Two vectors merge into one that holds half-sums of both, and so on down to single sums: a blend, a shuffle and an
-        addition a merge, where reducing one by one takes log2(width) shuffles each.
+        Two vectors merge into one that holds half-sums of both, and so on down to single sums: a blend, a shuffle and
+        an addition a merge, where reducing one by one takes log2(width) shuffles each.
         """
         packed = []
         while vectors:
