@@ -1,0 +1,99 @@
+"""`python -m sparsecore.inspect`: the structure of a trained network, in numbers and pictures.
+
+Exit status: 0, or 2 for a command that cannot be followed or a file that cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..console import complain, write_anything
+from ..interrupts import Interrupted, Interrupts
+
+PROGRAM = "python -m sparsecore.inspect"
+EXAMPLE = f"{PROGRAM} runs/pruned --pictures pictures"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    with Interrupts() as interrupts:
+        try:
+            for line in _inspected(list(sys.argv[1:] if arguments is None else arguments)):
+                print(line)
+        except Interrupted:
+            return complain(PROGRAM, "interrupted", interrupts.status)
+        except (ValueError, OSError) as error:
+            return complain(PROGRAM, error, 2)
+    return 0
+
+
+def _inspected(arguments: list[str]) -> list[str]:
+    """What is to be printed. Raises ValueError."""
+    from ..checkpoint import read, save
+    from ..options import Parser
+    from .dead import remove_dead
+    from .pictures import draw
+    from .report import describe
+
+    parser = Parser(PROGRAM, "Look at the structure of a trained network.", EXAMPLE)
+    parser.add_argument("path", metavar="FILE", help="a run's folder or a checkpoint")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--pictures",
+        metavar="DIR",
+        help="folder for layers.png and inputs.png (FILE's name with .pictures if not given)",
+    )
+    parser.add_argument(
+        "--remove-dead", action="store_true", help="write the network without its dead neurons to --out"
+    )
+    parser.add_argument("--out", metavar="FILE", help="for --remove-dead, such as smaller.safetensors")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    if ("remove_dead" in options) != ("out" in options):
+        parser.error("--remove-dead and --out go together")
+    if "out" in options and Path(options["out"]).exists():
+        parser.error(f"--out: {options['out']} is there already; choose another name")
+    checkpoint = read(options["path"])
+    network, path = checkpoint.network, Path(options["path"])
+    facts = describe(network)
+    pictures = draw(network, Path(options.get("pictures", path.with_name(path.name + ".pictures"))))
+    lines = [json.dumps(facts)] if "json" in options else _lines(facts)
+    if "json" not in options:
+        lines += [f"picture: {picture}" for picture in pictures] or ["no pictures: matplotlib is not installed"]
+    if "out" in options:
+        smaller, config = remove_dead(network), checkpoint.state.get("config")
+        save(smaller, options["out"], state={"config": config} if config else None)
+        if "json" not in options:
+            lines.append(f"{options['out']}: {smaller!r}, {smaller.connections:,} connections")
+    return lines
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [f"{facts['network']}: {facts['connections']:,} connections, sparse layers {facts['sparsity']:.1%} sparse, "
+             f"all layers {facts['global_sparsity']:.1%}"]  # fmt: skip
+    for layer, units in zip(facts["layers"], facts["units"][1:], strict=True):
+        lines.append(f"{layer['name']}: {layer['connections']:,} connections, {layer['sparsity']:.1%} sparse")
+        for name, what, none in (
+            ("fan_in", "inputs of an output", "outputs_without_inputs"),
+            ("fan_out", "outputs of an input", "inputs_without_outputs"),
+        ):
+            least, median, most = layer[name]
+            lines.append(f"  {what}: {least:g} to {most:g}, median {median:g}; {layer[none]} have none")
+        groups = ", ".join(f"{count} of {size}" for size, count in layer["equal_rows"].items())
+        lines.append(f"  groups of outputs with the same inputs: {groups or 'none'}")
+        lines.append(f"  dead outputs: {units['dead']} of {units['count']}; {units['not_reached']} that no input "
+                     f"reaches, {units['not_used']} that reach no output")  # fmt: skip
+    dead = facts["units"][0]
+    lines.append(f"dead inputs: {dead['dead']} of {dead['count']}")
+    paths = facts["paths"]
+    lines.append(f"paths from inputs to outputs: {paths['total']:,.0f}, {paths['least']:,.0f} to {paths['most']:,.0f} "
+                 f"between two; {paths['pairs_joined']:,} of {paths['pairs']:,} pairs are joined")  # fmt: skip
+    return lines
+
+
+if __name__ == "__main__":
+    write_anything()
+    sys.exit(main())
