@@ -21,6 +21,7 @@ class Recipe:
     momentum: float
     weight_decay: float
     schedule: str
+    warm_up: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,6 @@ MODELS = {
     "lenet300": Model(
         lenet300,
         lambda shape: (prod(shape), 300, 100),
-        Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine"),
+        Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
     ),
 }

@@ -152,10 +152,12 @@ def wiring_of(options: Options) -> Wiring:
 def schedule_of(options: Options, steps: int, total: int) -> Schedule:
     """The factors of the learning rate, for `total` steps in epochs of `steps`. Raises UsageError."""
     name, _, rest = options["schedule"].partition(":")
-    warm = round(options.get("warm_up", 0) * steps)
+    warm, whole = round(options.get("warm_up", 0) * steps), options["epochs"] * steps
+    if warm >= whole:
+        raise UsageError(f"--warm-up: must be shorter than the {whole / steps:g} epochs, got {options['warm_up']:g}")
+    if total < whole:  # one phase of a run may be shorter than the run's warm-up
+        warm = min(warm, total // 2)
     remaining = total - warm
-    if remaining < 1:
-        raise UsageError(f"--warm-up: must be shorter than the {total / steps:g} epochs, got {options['warm_up']:g}")
     if name == "step":
         every, factor = _step_decay(rest)
         after = step_decay(every * steps, factor)
