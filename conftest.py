@@ -1,6 +1,7 @@
-"""Settings of every test run: `--benchmark`, the `gpu` marker, and Hypothesis."""
+"""Settings of every test run: `--benchmark`, the `gpu` marker, Hypothesis, and Ctrl-C."""
 
 import importlib.util
+import signal
 
 import pytest
 from hypothesis import settings
@@ -8,6 +9,10 @@ from hypothesis import settings
 # The first example may compile a kernel, which no per-example deadline should judge.
 settings.register_profile("sparsecore", deadline=None)
 settings.load_profile("sparsecore")
+
+# A shell without job control starts its background jobs deaf to Ctrl-C, and so would be every process of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
