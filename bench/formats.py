@@ -1,4 +1,4 @@
-"""CSR beside COO, the two kernels alone, one thread: `python -m bench.formats`. From LeNet's layers to hypersparse ones."""
+"""CSR beside COO, the kernels alone, one thread: `python -m bench.formats`. LeNet's layers and hypersparse ones."""
 
 from __future__ import annotations
 
