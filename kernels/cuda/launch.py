@@ -148,6 +148,8 @@ class Launcher:
         here = self._layout(layout)
         positions = grid.outer * grid.ys * grid.lines
         slices = max(1, min(_ENOUGH_SEGMENTS // max(here.segments, 1), positions // _FEWEST_POSITIONS))
+        length = -(-positions // slices)
+        slices = max(1, -(-positions // max(length, 1)))
         biases = 0 if db is None else db.size
         sums, sums_db = grad, db
         if slices > 1:
@@ -156,9 +158,9 @@ class Launcher:
             sums, sums_db = scratch, None if db is None else scratch[grad.size :]
         self._launch(
             kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), here.segments * slices * SEGMENT,
-            np.int32(here.segments), np.int32(slices), np.int64(grad.size + biases), here.segment_group,
-            here.segment_first, here.indptr, here.rows, here.starts, here.runs, here.offsets, dy, x, sums, sums_db,
-            *_grid(grid),
+            np.int32(here.segments), np.int32(slices), np.int32(length), np.int64(grad.size + biases),
+            here.segment_group, here.segment_first, here.indptr, here.rows, here.starts, here.runs, here.offsets,
+            dy, x, sums, sums_db, *_grid(grid),
         )  # fmt: skip
         if slices > 1:
             self._launch(

@@ -18,6 +18,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy(
 
   int best = min(part, classes - 1), nan = 0;
   real peak = z[best * LANES];
+#pragma unroll 1
   for (int k = part; k < classes; k += PARTS) {
     const real value = z[k * LANES];
     if (value > peak) peak = value, best = k;
@@ -34,6 +35,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy(
   }
 
   real sum = 0;
+#pragma unroll 1
   for (int k = part; k < classes; k += PARTS) {
     const real power = exp(z[k * LANES] - peak);
     dz[k * LANES] = power;
@@ -45,6 +47,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) cross_entropy(
   for (int p = 0; p < PARTS; p++) sum += sums[p][lane];
 
   const real scale = 1 / (sum * batch), whole = real(1) / batch;
+#pragma unroll 1
   for (int k = part; k < classes; k += PARTS)
     dz[k * LANES] = valid ? dz[k * LANES] * scale - (k == label ? whole : real(0)) : real(0);
   if (part == 0) {

@@ -10,13 +10,13 @@ constexpr int STEP = TEAM * WIDTH / LANES;     // lines that they load at once: 
 
 template <int ROWS>
 __device__ __forceinline__ void sddmm(
-    int segments, int slices, int64 results, const int* __restrict__ segment_group,
+    int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,
     const int* __restrict__ segment_first, const Layout& layout, const real* __restrict__ dy, const real* __restrict__ x,
     real* __restrict__ grad, real* __restrict__ db, const Grid& grid) {
+  // The last warp's spare teams do the last segment again and store nothing: shuffles want whole warps.
   const int number = (blockIdx.x * BLOCK + threadIdx.x) / TEAM, thread = threadIdx.x % TEAM;
-  if (number >= segments * slices) return;
-  const unsigned team = ((1u << TEAM) - 1) << threadIdx.x % WARP / TEAM * TEAM;
-  const int segment = number % segments, slice = number / segments;
+  const bool live = number < segments * slices;
+  const int segment = number % segments, slice = min(number / segments, slices - 1);
   const int group = segment_group[segment], first = segment_first[segment];
   const int start = layout.starts[group], size = layout.starts[group + 1] - start;
   int row[ROWS];
@@ -25,9 +25,8 @@ __device__ __forceinline__ void sddmm(
   const int count = min(TEAM, int(layout.indptr[row[0] + 1] - layout.indptr[row[0]]) - first);
 
   const int within = thread * WIDTH % LANES;
-  const int positions = grid.positions();
-  const int stop = int(int64(positions) * (slice + 1) / slices);
-  int at = int(int64(positions) * slice / slices) + thread * WIDTH / LANES;
+  const int stop = min((slice + 1) * slice_positions, grid.positions());
+  int at = slice * slice_positions + thread * WIDTH / LANES;
   int line[TEAM];
 #pragma unroll
   for (int c = 0; c < TEAM; c++)  // a last connection that is taken again costs no memory traffic, and is not stored
@@ -62,31 +61,30 @@ __device__ __forceinline__ void sddmm(
   }
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    if (r >= size) break;
 #pragma unroll
     for (int half = TEAM / 2; half; half /= 2) {
       const bool upper = thread & half;
 #pragma unroll
       for (int c = 0; c < half; c++) {
         const real keep = upper ? sum[r][c + half] : sum[r][c], give = upper ? sum[r][c] : sum[r][c + half];
-        sum[r][c] = keep + __shfl_xor_sync(team, give, half);
+        sum[r][c] = keep + __shfl_xor_sync(ALL, give, half);
       }
     }
-    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = sum[r][0];
-    if (db && first == 0) {
 #pragma unroll
-      for (int half = TEAM / 2; half; half /= 2) total[r] += __shfl_xor_sync(team, total[r], half);
-      if (thread == 0) db[row[r]] = total[r];
-    }
+    for (int half = TEAM / 2; half; half /= 2) total[r] += __shfl_xor_sync(ALL, total[r], half);
+    if (!live || r >= size) continue;
+    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = sum[r][0];
+    if (db && first == 0 && thread == 0) db[row[r]] = total[r];
   }
 }
 
 #define SDDMM(ROWS)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_##ROWS(                                           \
-      int segments, int slices, int64 results, const int* __restrict__ segment_group,                         \
+      int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,    \
       const int* __restrict__ segment_first, LAYOUT_PARAMETERS, const real* __restrict__ dy,                  \
       const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \
-    sddmm<ROWS>(segments, slices, results, segment_group, segment_first, LAYOUT, dy, x, grad, db, GRID);      \
+    sddmm<ROWS>(segments, slices, slice_positions, results, segment_group, segment_first, LAYOUT, dy, x,      \
+                grad, db, GRID);                                                                              \
   }
 
 SDDMM(1)

@@ -53,6 +53,7 @@ def runtime() -> ctypes.CDLL:
     return device
 
 
+@cache
 def kernels(source: str, options: tuple[str, ...], checking: bool) -> tuple[ctypes.CDLL, list[str]]:
     """The library of a CUDA source, and the names of its kernels.
 

@@ -1,0 +1,137 @@
+"""NVIDIA's own compiler, without a GPU or a driver: what it makes of the kernels. `python -m tests.cuda.nvrtc` tells.
+
+NVRTC compiles to machine code and says how many registers a thread takes and what is spilled; nvdisasm shows the
+instructions.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from .emulator import stand_in
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
+FAMILIES = ("spmm", "sddmm", "relu", "update", "loss", "pack")
+BLOCK, REGISTERS, THREADS = 128, 65536, {"sm_75": 1024, "sm_120": 1536}
+
+
+class Kernel(NamedTuple):
+    """One kernel as compiled."""
+
+    registers: int
+    spilled: int
+    stack: int
+    shared: int
+    instructions: Counter[str]
+
+    def occupancy(self, arch: str) -> float:
+        """The fraction of a multiprocessor's threads that its registers hold; those of a warp come in 256s."""
+        warps = REGISTERS // (-(-self.registers * 32 // 256) * 256)
+        threads = THREADS.get(arch, 2048)
+        return min(warps // (BLOCK // 32) * BLOCK, threads) / threads
+
+
+def why_not() -> str | None:
+    """Why nothing can be compiled here and what to do, or None."""
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+        _disassembler()
+    except (ImportError, RuntimeError, metadata.PackageNotFoundError):
+        return "needs NVIDIA's compiler, which runs without a GPU: pip install -e '.[nvrtc]'"
+    return None
+
+
+def source(family: str) -> str:
+    """A family's source as the launcher gives it to CuPy."""
+    with stand_in.installed():
+        from sparsecore.kernels.cuda import launch
+
+        return launch.source(family)
+
+
+def options(itemsize: int) -> tuple[str, ...]:
+    """The options that the launcher gives CuPy."""
+    with stand_in.installed():
+        from sparsecore.kernels.cuda import launch
+
+        return launch.options(itemsize)
+
+
+@cache
+def compiled(family: str, itemsize: int, arch: str) -> dict[str, Kernel]:
+    """A family's kernels for an architecture, by name. Raises RuntimeError with the compiler's messages."""
+    from cuda.bindings import nvrtc
+
+    _, program = nvrtc.nvrtcCreateProgram(source(family).encode(), f"{family}.cu".encode(), 0, [], [])
+    flags = [f"-arch={arch}", *options(itemsize), "--ptxas-options=-v"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])
+    log = _text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode()
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise RuntimeError(log)
+    instructions = _disassembled(_text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN))
+    found = {}
+    for entry in log.split("Compiling entry function '")[1:]:
+        name = entry.split("'")[0]
+
+        def number(pattern: str, entry: str = entry) -> int:
+            match = re.search(pattern, entry)
+            return int(match[1]) if match else 0
+
+        spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+        found[name] = Kernel(
+            number(r"Used (\d+) registers"), spilled, number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes smem"),
+            instructions[name],
+        )  # fmt: skip
+    return found
+
+
+def _text(program: object, size: object, get: object) -> bytes:
+    _, count = size(program)  # type: ignore[operator]
+    text = b" " * count
+    get(program, text)  # type: ignore[operator]
+    return text
+
+
+def _disassembled(cubin: bytes) -> dict[str, Counter[str]]:
+    """Each kernel's instructions and how many there are, such as LDG.E.128.CONSTANT."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(_disassembler()), "-c", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, Counter[str]] = {}
+    for section in re.split(r"^\.text\.(?=\w+:)", listing, flags=re.M)[1:]:
+        operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", section)
+        found[section.split(":")[0]] = Counter(operations)
+    return found
+
+
+def _disassembler() -> Path:
+    for file in metadata.files("nvidia-cuda-nvdisasm") or []:
+        if file.name in ("nvdisasm", "nvdisasm.exe"):
+            return Path(str(file.locate()))
+    raise metadata.PackageNotFoundError("nvidia-cuda-nvdisasm")
+
+
+def main() -> None:
+    """A table of all kernels: registers, and how much of a multiprocessor they fill."""
+    print("| kernel | " + " | ".join(ARCHITECTURES) + " |\n|---" + "|---" * len(ARCHITECTURES) + "|")
+    for family in FAMILIES:
+        for itemsize in (4, 8):
+            rows = {arch: compiled(family, itemsize, arch) for arch in ARCHITECTURES}
+            for name in sorted(rows["sm_80"]):
+                cells = [f"{row[name].registers} ({row[name].occupancy(arch):.0%})" for arch, row in rows.items()]
+                print(f"| {name} float{8 * itemsize} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

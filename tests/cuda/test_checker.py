@@ -1,0 +1,139 @@
+"""The checking build finds what is planted: one bug at a time in the kernels' source, each of which must be caught."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from sparsecore.device import CUDA
+from sparsecore.pattern import SparsityPattern
+from sparsecore.plan import layout_of
+
+from ..kernel_checks import Guarded
+from ..test_kernels import awkward_cases, check_sddmm, check_spmm
+from . import test_kernels as kernels
+from .emulator.stand_in import KernelFault
+from .machines import OnDevice, machine
+
+
+def spmm(device: CUDA) -> None:
+    for case in itertools.islice(awkward_cases(), 3, None, 4):
+        check_spmm(OnDevice(device), case, np.float32, Guarded())
+    for batch in (40, 300):
+        kernels.test_fan_ins_around_a_warp_and_batches_around_its_width(device, np.float32, batch, 33)
+
+
+def sddmm(device: CUDA) -> None:
+    for case in itertools.islice(awkward_cases(), 3, None, 4):
+        check_sddmm(OnDevice(device), case, np.float32, Guarded())
+    kernels.test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(device, np.float32)
+
+
+def bands(device: CUDA) -> None:
+    """dX of a convolution: an image's first and last rows read fewer connections; at the others there is nothing."""
+    pattern = SparsityPattern.full((1, 3))
+    layout = layout_of(pattern, np.array([-2, 0, 2]), 1)
+    grid = kernels.Grid(1, 0, 0, 3, 32, 32, 2, 16, 16, 96, np.array([[1, 3], [0, 3], [0, 2]], np.int32))
+    x, out = np.ones((3, 2, 16), np.float32), np.full((3, 2, 16), np.nan, np.float32)
+    OnDevice(device).spmm(layout, grid, np.ones(3, np.float32), x, None, out)
+    assert np.array_equal(out[:, 0, 0], [2, 3, 2])
+
+
+def update(device: CUDA) -> None:
+    kernels.test_elementwise(device, np.float32, 1000)
+    kernels.test_norms(device, np.float32, 40_000)
+
+
+def loss(device: CUDA) -> None:
+    kernels.test_cross_entropy(device, np.float32, 10, 40)
+    kernels.test_tally(device, 129)
+
+
+def pack(device: CUDA) -> None:
+    kernels.test_packing(device, np.float32, 17, 65)
+    kernels.test_packing_samples(device, np.float32, np.uint8, 37, 70)
+    kernels.test_placing(device, np.float32, (1, 2, 3, 1))
+
+
+class Bug(NamedTuple):
+    """What is replaced in a family's source, which calls meet it, and what they must end with."""
+
+    name: str
+    calls: Callable[[CUDA], None]
+    before: str
+    after: str
+    found: str
+
+
+FAMILIES = ("spmm", "sddmm", "update", "loss", "pack")
+WRONG = "wrong result"
+BUGS = [
+    Bug("staged over what others still read", spmm,
+        "      __syncwarp();\n      staged[warp].offset", "      staged[warp].offset", "race"),
+    Bug("read before all is staged", spmm, "value[r];\n      __syncwarp();", "value[r];", "written|race"),
+    Bug("staging past the end of a row", spmm,
+        "next = done + WARP + lane; next < high)", "next = done + WARP + lane; true)", "bounds"),
+    Bug("no guard for the last groups", spmm, "if (group >= groups) return;", "", "bounds"),
+    Bug("rows that a group does not have", spmm, "start + min(r, size - 1)", "start + r", "bounds"),
+    Bug("lanes without a position store, too", spmm, "if (!live || part != 0) return;", "", "race"),
+    Bug("two blocks take the same positions", spmm, "blockIdx.x / group_blocks * side", "0", "race"),
+    Bug("a vector off its alignment", spmm,
+        "lane % LINE_THREADS * WIDTH;", "lane % LINE_THREADS * WIDTH + 1;", "misaligned"),
+    Bug("a shared array one short", spmm, "int offset[WARP]", "int offset[WARP - 1]", "bounds"),
+    Bug("a shuffle's mask without half the warp", spmm,
+        "__shfl_xor_sync(ALL, sum", "__shfl_xor_sync(0xffffu, sum", "own mask"),
+    Bug("a shuffle from a lane that has left", spmm,
+        "  for (int apart = side", "  if (part) return;\n  for (int apart = side", "has left"),
+    Bug("parts of a row not added up", spmm, "apart = side * LINE_THREADS", "apart = 2 * side * LINE_THREADS", WRONG),
+    Bug("an image row's band ignored", bands,
+        "begin = live ? cuts[bands[2 * here.y] * groups + group] : end;", "begin = 0;", "bounds"),
+    Bug("a shuffle's mask of one team", sddmm, "sync(ALL, give, half)", "sync(0xffu, give, half)", "own mask"),
+    Bug("connections past a segment's end", sddmm, "first + min(c, count - 1)", "first + c", "bounds"),
+    Bug("gradients past a segment's end", sddmm, "if (thread < count) grad", "grad", "race|bounds"),
+    Bug("every segment writes db", sddmm, "if (db && first == 0 && thread == 0)", "if (db && thread == 0)", "race"),
+    Bug("no guard for the last teams", sddmm, "if (!live || r >= size) continue;", "if (r >= size) continue;", "race"),
+    Bug("slices on top of each other", sddmm, "grad += slice * results;", "", "race"),
+    Bug("halves put together wrongly", sddmm, "bool upper = thread & half", "bool upper = thread & 1", WRONG),
+    Bug("no guard for the last sums", sddmm, "if (k >= count + biases) return;", "", "bounds"),
+    Bug("one element too many", update, "if (k >= count) return;", "if (k > count) return;", "bounds"),
+    Bug("blocks write one word", update, "sums[blockIdx.x] = sum", "sums[0] = sum", "race"),
+    Bug("a tree without barriers", update,
+        "    __syncthreads();\n    if (thread < half)", "    if (thread < half)", "written|race"),
+    Bug("a barrier that half the threads reach", loss,
+        "nan;\n  __syncthreads();", "nan;\n  if (part < 4) __syncthreads();", "barriers|written|race"),
+    Bug("peaks read before they are there", loss, "nan;\n  __syncthreads();", "nan;", "written|race"),
+    Bug("sums read before they are there", loss, "= sum;\n  __syncthreads();", "= sum;", "written|race"),
+    Bug("lanes on top of each other", loss,
+        "  dz += int64(blockIdx.x) * classes * LANES + lane;", "  dz += int64(blockIdx.x) * classes * LANES;", "race"),
+    Bug("a chunk read before it is there", pack,
+        "real(0);\n  }\n  __syncthreads();", "real(0);\n  }", "written|race"),
+    Bug("features past the last", pack, "if (first + k / LANES < features) out[k]", "out[k]", "bounds|race"),
+    Bug("samples past the last", pack,
+        "sample < batch && feature < features ? x", "feature < features ? x", "bounds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    with machine("random", checking=True) as device:
+        launch: Any = importlib.import_module("sparsecore.kernels.cuda.launch")
+        clean = launch.source
+        assert any(bug.before in clean(family) for family in FAMILIES), "the kernels have changed: plant this bug anew"
+        monkeypatch.setattr(launch, "source", lambda family: clean(family).replace(bug.before, bug.after))
+        if bug.found == WRONG:
+            with pytest.raises(AssertionError):
+                bug.calls(device)
+        else:
+            with pytest.raises(KernelFault, match=bug.found):
+                bug.calls(device)
+
+
+@pytest.mark.parametrize("calls", [spmm, sddmm, bands, update, loss, pack], ids=lambda calls: calls.__name__)
+def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:
+    with machine("random", checking=True) as device:
+        calls(device)
