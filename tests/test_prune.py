@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsecore import SGD, Network
+from sparsecore.layers.conv import SparseConv2d
+from sparsecore.layers.flatten import Flatten
+from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
 from sparsecore.pattern import SparsityPattern
 from sparsecore.prune import (
@@ -274,6 +277,61 @@ def test_curvature_is_passed_back_as_in_optimal_brain_damage(separate):
         saliency = wanted[pattern.rows, pattern.indices] * net.layers[k].weight ** 2 / 2
         np.testing.assert_allclose(found[k], saliency, rtol=1e-9)
         h = (h @ matrix_of(net.layers[k]) ** 2) * (below > 0)
+
+
+@pytest.mark.parametrize("pool", [MaxPool2d, AvgPool2d])
+def test_curvature_of_convolutions_is_that_of_the_matrices_that_they_are(pool):
+    """Every layer written out as a matrix, whose entries that share a weight add up."""
+    rng = np.random.default_rng(0)
+    first = SparseConv2d(uniform_random(3, 9, 0.3, rng), (1, 6, 6), 3, padding=1, relu=True, rng=rng, dtype=np.float64)
+    pooled = pool(first.out_shape, 2)
+    second = SparseConv2d(uniform_random(2, 12, 0.3, rng), pooled.out_shape, 2, stride=1, rng=rng, dtype=np.float64)
+    head = linear(uniform_random(4, 8, 0.2, rng))
+    net = Network([first, pooled, second, ReLU(second.out_shape), Flatten(second.out_shape), head])
+    samples = store(features=36, classes=4, dtype=np.float64)
+    samples.shape = (1, 6, 6)
+    x, _ = batch_of(samples, 64)
+    found = curvature(net, samples, 64)
+    z, inputs = x.reshape(64, 1, 6, 6), []
+    for layer in net.layers:
+        inputs.append(z)
+        z = layer.forward(z)[0]
+    p = softmax(z)
+    h = p * (1 - p) / 64
+    for k in range(5, -1, -1):
+        layer, below = net.layers[k], inputs[k].reshape(64, -1)
+        above = (inputs[k + 1] if k < 5 else z).reshape(64, -1)
+        if getattr(layer, "relu", False) or isinstance(layer, ReLU):
+            h = h * (above > 0)
+        size = below.shape[1]
+        if k in net.patterns:
+            before = relu_off(layer)
+            offset = before.forward(np.zeros((1, *layer.in_shape)))[0].ravel()
+            matrix = (
+                before.forward(np.eye(size).reshape(size, *layer.in_shape))[0].reshape(size, -1).T - offset[:, None]
+            )
+            wanted = np.empty(layer.weight.size)
+            for q in range(wanted.size):  # where this weight alone stands in the matrix
+                alone = relu_off(layer)
+                alone.params["weight"][...] = np.arange(wanted.size) == q
+                alone.params["bias"][...] = 0
+                places = alone.forward(np.eye(size).reshape(size, *layer.in_shape))[0].reshape(size, -1).T
+                wanted[q] = np.sum((h @ places) * below**2) * layer.weight[q] ** 2 / 2
+            np.testing.assert_allclose(found[k], wanted, rtol=1e-9)
+            h = h @ matrix**2
+        elif isinstance(layer, MaxPool2d):
+            taken = MaxPool2d(layer.in_shape, 2)
+            y, cache = taken.forward(below.reshape(64, *layer.in_shape))
+            h = taken.backward(h.reshape(y.shape), cache)[0].reshape(64, -1)
+        elif isinstance(layer, AvgPool2d):
+            matrix = layer.forward(np.eye(size).reshape(size, *layer.in_shape))[0].reshape(size, -1).T
+            h = h @ matrix**2
+
+
+def relu_off(layer: Any) -> Any:
+    twin = copy.deepcopy(layer)
+    twin.relu = False
+    return twin
 
 
 @pytest.mark.parametrize("saliency", [gradient, curvature])

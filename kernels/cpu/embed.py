@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 from ..compile import njit, register_bytes
 from .sddmm import SDDMM, sddmm_body
@@ -46,7 +46,8 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
         c.ys, c.x_y, c.out_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.out_line, c.out_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.bands = _at(grid.bands)
-        _run(body, calls)
+        body(pointer(calls), 0, 1)
+        _keep(calls)
 
     return implementation
 
@@ -66,15 +67,16 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.ys, c.x_y, c.dy_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.panel = max(grid.lines, 1)
-        _run(body, calls)
+        body(pointer(calls), 0, 1)
+        _keep(calls)
 
     return implementation
 
 
-@njit
-def _run(body, calls):  # type: ignore[no-untyped-def]
-    """Numba frees an array after its last use, even if a pointer to it is still about: an argument lives on."""
-    body(pointer(calls), 0, 1)
+@intrinsic
+def _keep(_: Any, array: Any) -> Any:
+    """Numba frees an array after its last use, even if a pointer to it is still about: this is one more use."""
+    return types.void(array), lambda context, b, signature, args: context.get_dummy_value()
 
 
 def _size(array: Any) -> int:

@@ -92,6 +92,44 @@ struct Position {
   }
 };
 
+// What spmm writes of a row's sum: with its bias, through ReLU, and zero where the mask is not positive.
+__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 place) {
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) y.at[k] = relu && y.at[k] + bias < 0 ? real(0) : y.at[k] + bias;
+  if (mask) {
+    const Vector gate = load(mask + place);
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
+  }
+  store(out + place, y.at);
+}
+
+// sddmm is done by teams of eight threads, each with sums of its own for eight connections.
+constexpr int TEAM = 8;
+constexpr int STEP = TEAM * WIDTH / LANES;  // lines that a team loads at once: 2 or 1
+
+// Spread over the threads of a team: thread c gets the sum for connection c. They come together by halves, which is
+// seven shuffles for eight connections.
+__device__ __forceinline__ real team_sum(real (&sum)[TEAM], int thread) {
+#pragma unroll
+  for (int half = TEAM / 2; half; half /= 2) {
+    const bool upper = thread & half;
+#pragma unroll
+    for (int c = 0; c < half; c++) {
+      const real keep = upper ? sum[c + half] : sum[c], give = upper ? sum[c] : sum[c + half];
+      sum[c] = keep + __shfl_xor_sync(ALL, give, half);
+    }
+  }
+  return sum[0];
+}
+
+// One sum over a team, for all its threads.
+__device__ __forceinline__ real team_total(real total) {
+#pragma unroll
+  for (int half = TEAM / 2; half; half /= 2) total += __shfl_xor_sync(ALL, total, half);
+  return total;
+}
+
 // The sum over a block of BLOCK threads, given to thread 0; always added in the same order.
 __device__ __forceinline__ double block_sum(double (&shared)[BLOCK], double value) {
   const int thread = threadIdx.x;

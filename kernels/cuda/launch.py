@@ -14,8 +14,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..layout import CooLayout, Grid, Layout
-from .layout import SEGMENT, DeviceLayout, Uploads
+from ..layout import CooLayout, Grid, Layout, Window
+from .layout import COO_SEGMENT, SEGMENT, DeviceCooLayout, Uploads
 
 Array = Any
 
@@ -130,42 +130,63 @@ class Launcher:
         *, relu: bool = False, mask: Array | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
-        here = self._layout(layout)
-        positions = grid.outer * grid.ys * grid.lines
+        here, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
+        if isinstance(here, DeviceCooLayout):
+            carry = self._empty(here.carries * positions * LANES, out.dtype)
+            teams, special = here.segments * positions, len(here.special) * positions
+            self._launch(
+                kernel("coo", "spmm_coo", out.itemsize), teams * out.itemsize,
+                np.int32(COO_SEGMENT), np.int64(here.connections), np.int64(teams), here.rows, here.offsets, here.head,
+                here.tail, np.int64(here.carries), data, x, bias, out, mask, carry, rectify, *_steps(grid),
+            )  # fmt: skip
+            self._launch(
+                kernel("coo", "carry", out.itemsize), special * out.itemsize,
+                np.int64(special), np.int64(here.carries), here.special, here.slots, carry, bias, out, mask, rectify,
+                *_steps(grid),
+            )  # fmt: skip
+            return
         side = min(WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
         warps = -(-here.groups // (BLOCK // WARP)) * (BLOCK // WARP) * -(-positions // side)
         self._launch(
             kernel("spmm", f"spmm_{here.most_group}", out.itemsize), warps * WARP,
             np.int32(here.groups), np.int32(side), here.indptr, here.rows, here.starts, here.runs, here.offsets,
-            here.cuts, self._constant(grid.bands), np.int32(len(here.cuts) - 1), data, x, bias, out, mask,
-            np.int32(relu), *_grid(grid),
+            here.cuts, self._constant(grid.bands), np.int32(len(here.cuts) - 1), data, x, bias, out, mask, rectify,
+            *_steps(grid),
         )  # fmt: skip
 
     def sddmm(
         self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
     ) -> None:
         """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
-        here = self._layout(layout)
-        positions = grid.outer * grid.ys * grid.lines
-        slices = max(1, min(_ENOUGH_SEGMENTS // max(here.segments, 1), positions // _FEWEST_POSITIONS))
-        length = -(-positions // slices)
-        slices = max(1, -(-positions // max(length, 1)))
-        biases = 0 if db is None else db.size
+        here, coo = self._layout(layout), isinstance(layout, CooLayout)
+        segments = -(-here.connections // SEGMENT) if coo else here.segments
+        slices, length = _slices(segments, _positions(grid))
+        results = grad.size + (0 if db is None else db.size)
         sums, sums_db = grad, db
         if slices > 1:
-            with self._device:
-                scratch = cupy.empty(slices * (grad.size + biases), grad.dtype)
-            sums, sums_db = scratch, None if db is None else scratch[grad.size :]
-        self._launch(
-            kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), here.segments * slices * SEGMENT,
-            np.int32(here.segments), np.int32(slices), np.int32(length), np.int64(grad.size + biases),
-            here.segment_group, here.segment_first, here.indptr, here.rows, here.starts, here.runs, here.offsets,
-            dy, x, sums, sums_db, *_grid(grid),
-        )  # fmt: skip
+            sums = self._empty(slices * results, grad.dtype)
+            sums_db = None if db is None else sums[grad.size :]
+        cut = np.int32(slices), np.int32(length), np.int64(results)
+        if coo:
+            self._launch(
+                kernel("coo", "sddmm_coo", grad.itemsize), segments * slices * SEGMENT,
+                np.int64(here.connections), *cut, here.rows, here.offsets, dy, x, sums, *_steps(grid),
+            )  # fmt: skip
+            if db is not None:
+                self._launch(
+                    kernel("coo", "row_sums", grad.itemsize), db.size * slices * SEGMENT,
+                    np.int32(db.size), *cut, dy, sums_db, *_steps(grid),
+                )  # fmt: skip
+        else:
+            self._launch(
+                kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), segments * slices * SEGMENT,
+                np.int32(segments), *cut, here.segment_group, here.segment_first, here.indptr, here.rows, here.starts,
+                here.runs, here.offsets, dy, x, sums, sums_db, *_steps(grid),
+            )  # fmt: skip
         if slices > 1:
             self._launch(
-                kernel("sddmm", "join", grad.itemsize), grad.size + biases,
-                np.int32(slices), np.int64(grad.size), np.int64(biases), sums, grad, db,
+                kernel("sddmm", "join", grad.itemsize), results,
+                np.int32(slices), np.int64(grad.size), np.int64(results - grad.size), sums, grad, db,
             )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
@@ -190,6 +211,32 @@ class Launcher:
             kernel("pack", "place", x.itemsize), x.size,
             np.int64(x.size), np.int32(height), np.int32(width * lanes), np.int64(plane), np.int64(row), x, mask, out,
         )  # fmt: skip
+
+    def dropout(self, x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
+        """out = x / (1 − rate), or 0 with probability `rate`; `clock` has the first sample, the epoch and the seed."""
+        features = x.size // (len(x) * LANES) if len(x) else 0
+        self._launch(
+            kernel("dropout", "dropout", x.itemsize), x.size,
+            np.int64(x.size), np.int32(features), np.int64(stream), np.float64(rate), clock, x, out,
+        )  # fmt: skip
+
+    def max_pool(self, x: Array, window: Window, y: Array, index: Array) -> None:
+        """y = the largest x of each window, and which of the window's pixels that is. NaN counts as the largest."""
+        self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y, index)
+
+    def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
+        """dx = the sum of the dy of those windows that found their largest x there."""
+        self._launch(
+            kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, index, dx
+        )
+
+    def mean_pool(self, x: Array, window: Window, y: Array) -> None:
+        """y = the mean of each window's x."""
+        self._launch(kernel("pooling", "mean_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y)
+
+    def mean_unpool(self, dy: Array, window: Window, dx: Array) -> None:
+        """dx = the sum of its windows' dy, each divided by the number of its pixels."""
+        self._launch(kernel("pooling", "mean_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, dx)
 
     def pack(self, x: Array, out: Array) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
@@ -241,12 +288,11 @@ class Launcher:
     def norm(self, dw: Array, rates: Array) -> None:
         """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
         blocks = min(_NORM_BLOCKS, max(1, -(-dw.size // BLOCK)))
-        with self._device:
-            sums = cupy.empty(blocks, np.float64)
+        sums = self._empty(blocks, np.float64)
         self._launch(kernel("update", "norm_squares", dw.itemsize), blocks, np.int64(dw.size), dw, sums, each=1)
         self._launch(kernel("update", "norm_limit", 8), 1, np.int32(blocks), sums, rates)
 
-    def _layout(self, layout: Layout | CooLayout) -> DeviceLayout:
+    def _layout(self, layout: Layout | CooLayout) -> Any:
         with self._device:
             return self._uploads.layout(layout)
 
@@ -255,10 +301,33 @@ class Launcher:
         with self._device:
             return None if array is None else self._uploads.array(array)
 
+    def _empty(self, size: int, dtype: Any) -> Array:
+        """Room for what one launch leaves to the next; CuPy's pool gives it out again to later launches only."""
+        with self._device:
+            return cupy.empty(size, dtype)
 
-def _grid(grid: Grid) -> tuple[np.generic, ...]:
+
+def _positions(grid: Grid) -> int:
+    return grid.outer * grid.ys * grid.lines
+
+
+def _slices(segments: int, positions: int) -> tuple[int, int]:
+    """Into how many slices to cut the positions of sddmm, and how long one is."""
+    slices = max(1, min(_ENOUGH_SEGMENTS // max(segments, 1), positions // _FEWEST_POSITIONS))
+    length = -(-positions // slices)
+    return max(1, -(-positions // max(length, 1))), length
+
+
+def _steps(grid: Grid) -> tuple[np.generic, ...]:
     """A grid as the kernels take it: counts are int32, steps int64."""
     counts = ("outer", "ys", "lines")
     fields = grid._asdict()
     del fields["bands"]
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
+
+
+def _images(result: Array, x: Array, window: Window, y: Array) -> tuple[np.generic, ...]:
+    """How many numbers pooling writes, and the images that it goes between."""
+    _, _, height, width, _ = x.shape
+    _, _, rows, columns, _ = y.shape
+    return np.int64(result.size), *map(np.int32, (height, width, rows, columns, *window))

@@ -1,4 +1,4 @@
-"""Layouts as a GPU wants them: on the device, the longest rows first, and cut into segments for sddmm."""
+"""Layouts as a GPU wants them: on the device, the longest rows first, and cut into segments."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ..layout import CooLayout, Layout
 
 SEGMENT = 8
 """Connections of a segment, as in sddmm.cu."""
+
+COO_SEGMENT = 64
+"""Connections of a segment of coo.cu: so few that even a small layer has enough of them to fill a GPU."""
 
 
 class DeviceLayout(NamedTuple):
@@ -41,10 +44,8 @@ class DeviceLayout(NamedTuple):
     most_group: int
 
 
-def device_layout(layout: Layout | CooLayout) -> DeviceLayout:
+def device_layout(layout: Layout) -> DeviceLayout:
     """Put a layout on the current device."""
-    if isinstance(layout, CooLayout):
-        layout = _row_by_row(layout)
     sizes = np.diff(layout.starts)
     length = layout.cuts[-1] - layout.cuts[0]
     order = np.argsort(-length.astype(np.int64), kind="stable")
@@ -69,12 +70,62 @@ def device_layout(layout: Layout | CooLayout) -> DeviceLayout:
     )
 
 
-def _row_by_row(layout: CooLayout) -> Layout:
-    """The same connections, every row a group of its own: segments here are cut anew, and balance any rows."""
-    indptr = np.searchsorted(layout.rows, np.arange(layout.count + 1)).astype(np.int64)
-    starts = np.arange(layout.count + 1, dtype=np.int32)
-    cuts = np.stack([np.zeros_like(starts[1:]), np.diff(indptr).astype(np.int32)])
-    return Layout(indptr, starts[:-1], starts, indptr[:-1], cuts, indptr, layout.offsets, 1)
+class DeviceCooLayout(NamedTuple):
+    """A `CooLayout` on a device, cut into segments of COO_SEGMENT connections.
+
+    Where rows end does not matter: a row that segments share leaves a carry, one line, in each of them.
+
+    Attributes
+    ----------
+    rows, offsets : int32 device arrays, shape (nnz,)
+        As in CooLayout.
+    head, tail : int32 device arrays, shape (segments,)
+        Carries of a segment's first and last row; −1 where it holds the whole row. A segment within one row has a
+        head.
+    special : int32 device array
+        Rows without connections, then rows that have carries.
+    slots : int32 device array, shape (special + 1,)
+        Carries of special[k] are slots[k] to slots[k + 1].
+    count, connections, segments, carries : int
+    """
+
+    rows: Any
+    offsets: Any
+    head: Any
+    tail: Any
+    special: Any
+    slots: Any
+    count: int  # type: ignore[assignment]  # hides tuple's method, which nobody calls
+    connections: int
+    segments: int
+    carries: int
+
+
+def device_coo_layout(layout: CooLayout) -> DeviceCooLayout:
+    """Put a layout on the current device."""
+    rows, connections = layout.rows, len(layout.rows)
+    indptr = np.searchsorted(rows, np.arange(layout.count + 1))
+    begin = np.arange(0, connections, COO_SEGMENT)
+    end = np.minimum(begin + COO_SEGMENT, connections)
+    first, last = rows[begin], rows[end - 1]
+    head = (indptr[first] < begin) | (indptr[first + 1] > end)
+    tail = (last != first) & (indptr[last + 1] > end)
+    carried = np.stack([head, tail], axis=1)
+    places = np.where(carried, np.cumsum(carried).reshape(carried.shape) - 1, -1).astype(np.int32)
+    shared, counts = np.unique(np.stack([first, last], axis=1)[carried], return_counts=True)
+    slots = np.concatenate([np.zeros(len(layout.empty) + 1, np.int32), np.cumsum(counts, dtype=np.int32)])
+    return DeviceCooLayout(
+        rows=_put(rows),
+        offsets=_put(layout.offsets),
+        head=_put(places[:, 0]),
+        tail=_put(places[:, 1]),
+        special=_put(np.concatenate([layout.empty, shared]).astype(np.int32)),
+        slots=_put(slots),
+        count=layout.count,
+        connections=connections,
+        segments=len(begin),
+        carries=int(carried.sum()),
+    )
 
 
 def _put(array: Any) -> Any:
@@ -87,8 +138,10 @@ class Uploads:
     def __init__(self) -> None:
         self._made: dict[tuple[int, ...], Any] = {}
 
-    def layout(self, layout: Layout | CooLayout) -> DeviceLayout:
+    def layout(self, layout: Layout | CooLayout) -> DeviceLayout | DeviceCooLayout:
         arrays = tuple(field for field in layout if isinstance(field, np.ndarray))
+        if isinstance(layout, CooLayout):
+            return self._once(arrays, lambda: device_coo_layout(layout))
         return self._once(arrays, lambda: device_layout(layout))
 
     def array(self, array: Any) -> Any:

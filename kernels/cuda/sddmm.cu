@@ -1,12 +1,8 @@
 // sddmm: grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
 //
-// Eight threads take a segment: up to eight connections of a group, up to ROWS rows with the same columns, over all
-// positions or a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x; a line of x is loaded
-// once for all rows. In the end eight sums of each row are spread over eight threads, and come together by halves: seven
-// shuffles for eight connections, after which thread c holds connection c.
-
-constexpr int TEAM = 8;                        // threads of a segment, and its connections
-constexpr int STEP = TEAM * WIDTH / LANES;     // lines that they load at once: 2 or 1
+// A team takes a segment: up to eight connections of a group, up to ROWS rows with the same columns, over all positions
+// or a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x, which is loaded once for
+// all rows.
 
 template <int ROWS>
 __device__ __forceinline__ void sddmm(
@@ -61,20 +57,10 @@ __device__ __forceinline__ void sddmm(
   }
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-#pragma unroll
-    for (int half = TEAM / 2; half; half /= 2) {
-      const bool upper = thread & half;
-#pragma unroll
-      for (int c = 0; c < half; c++) {
-        const real keep = upper ? sum[r][c + half] : sum[r][c], give = upper ? sum[r][c] : sum[r][c + half];
-        sum[r][c] = keep + __shfl_xor_sync(ALL, give, half);
-      }
-    }
-#pragma unroll
-    for (int half = TEAM / 2; half; half /= 2) total[r] += __shfl_xor_sync(ALL, total[r], half);
+    const real slope = team_sum(sum[r], thread), whole = team_total(total[r]);
     if (!live || r >= size) continue;
-    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = sum[r][0];
-    if (db && first == 0 && thread == 0) db[row[r]] = total[r];
+    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = slope;
+    if (db && first == 0 && thread == 0) db[row[r]] = whole;
   }
 }
 

@@ -92,17 +92,8 @@ __device__ __forceinline__ void spmm(
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     if (r >= size) break;
-    const real b = bias ? bias[row[r]] : real(0);
     const int64 place = here.out + row[r] * grid.out_row + within;
-    Vector y;
-#pragma unroll
-    for (int k = 0; k < WIDTH; k++) y.at[k] = relu && sum[r].at[k] + b < 0 ? real(0) : sum[r].at[k] + b;
-    if (mask) {
-      const Vector gate = load(mask + place);
-#pragma unroll
-      for (int k = 0; k < WIDTH; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
-    }
-    store(out + place, y.at);
+    write(sum[r], bias ? bias[row[r]] : real(0), relu, mask, out, place);
   }
 }
 

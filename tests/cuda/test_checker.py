@@ -70,7 +70,7 @@ class Bug(NamedTuple):
     found: str
 
 
-FAMILIES = ("spmm", "sddmm", "update", "loss", "pack")
+FAMILIES = ("common", "spmm", "sddmm", "coo", "update", "loss", "pack")
 WRONG = "wrong result"
 BUGS = [
     Bug("staged over what others still read", spmm,

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher as CPULauncher
-from sparsecore.kernels.layout import Grid
+from sparsecore.kernels.layout import Grid, Window
 
 from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan, layout_of
+from sparsecore.plan import Plan, coo_layout_of, layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
+from .. import test_coo as coo
 from ..kernel_checks import LANES, Guarded, assert_close
 from ..test_conv import layers
 from ..test_kernels import awkward_cases, cases, check_sddmm, check_spmm, images
@@ -55,6 +56,38 @@ def test_awkward_shapes(cuda, dtype):
     for case in awkward_cases():
         check_spmm(OnDevice(cuda), case, dtype, Guarded())
         check_sddmm(OnDevice(cuda), case, dtype, Guarded())
+
+
+@dtypes
+@given(case=coo.cases() | coo.images())
+@MORE
+def test_connections_in_their_order(cuda, dtype, case):
+    coo.check(OnDevice(cuda), case, dtype, Guarded())
+
+
+@dtypes
+def test_rows_that_span_many_segments_and_rows_of_nothing(cuda, dtype):
+    fan_in = np.random.default_rng(0).integers(0, 8, 200)
+    fan_in[[0, 7, 8, 150, 199]] = 64, 1000, 65, 128, 300
+    pattern = coo.with_fan_in(fan_in, 1000)
+    rng = np.random.default_rng(1)
+    for tiles in (1, 9):
+        shapes = (pattern.nnz,), (tiles, 1000, LANES), (tiles, 200, LANES)
+        data, x, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+        layout, bias = coo_layout_of(pattern, pattern.indices), rng.standard_normal(200).astype(dtype)
+        coo.check(
+            OnDevice(cuda), coo.Case(pattern, layout, linear_grid(tiles, 1000, 200), data, x, dy, bias, dy, True),
+            dtype, Guarded(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["csr", "coo"])
+def test_the_sums_of_no_samples_are_zero(cuda, format):
+    plan, nothing = Plan(SparsityPattern((3, 9), [0, 0, 2, 5], [0, 1, 2, 3, 4]), format), np.empty(0)
+    grad, db = np.ones(5), np.ones(3)
+    OnDevice(cuda).sddmm(plan.forward, plan.grid(0), nothing, nothing, grad, db)
+    assert not grad.any() and not db.any()
+    OnDevice(cuda).spmm(plan.forward, plan.grid(0), np.ones(5), nothing, None, nothing)
 
 
 @dtypes
@@ -259,23 +292,49 @@ def test_placing(cuda, dtype, border):
         assert np.array_equal(cuda.get(room), expected)
 
 
+@dtypes
+@pytest.mark.parametrize("window", [Window(2, 2, 2, 2), Window(3, 2, 1, 2), Window(2, 3, 3, 1), Window(1, 1, 2, 3)])
+def test_pooling(cuda, dtype, window):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 3, (2, 3, 7, 6, LANES)).astype(dtype)  # many are equal
+    x[0, 1, 2:4, 3, 5] = np.nan
+    high, wide = (7 - window.high) // window.row_step + 1, (6 - window.wide) // window.column_step + 1
+    y, index = np.full((2, 3, high, wide, LANES), np.nan, dtype), np.full((2, 3, high, wide, LANES), 77, np.uint8)
+    dy, dx = rng.standard_normal(y.shape).astype(dtype), np.full_like(x, np.nan)
+    against_the_oracle(cuda, "max_pool", x, window, y, index)
+    against_the_oracle(cuda, "mean_pool", x, window, y)
+    reference.max_pool(x, window, y.copy(), index)
+    against_the_oracle(cuda, "max_unpool", dy, index, window, dx)
+    against_the_oracle(cuda, "mean_unpool", dy, window, dx)
+
+
+@dtypes
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("clock", [(0, 0, 0), (1000, 7, -1), (1 << 40, 3, 1 << 62)])
+def test_dropout(cuda, dtype, rate, clock):
+    x = np.random.default_rng(0).standard_normal((3, 5, 2, LANES)).astype(dtype)
+    out = np.full_like(x, np.nan)
+    against_the_oracle(cuda, "dropout", x, np.array(clock), 4, rate, out)
+
+
 # ------------------------------------------------------------------------------------------ bits, checks and names
 
 
-def a_layer(batch: int, fan_in: int, dtype: Any) -> tuple[Plan, int, list[Any]]:
+def a_layer(batch: int, fan_in: int, dtype: Any, format: str) -> tuple[Plan, int, list[Any]]:
     """A plan, tiles, and data, x, dy."""
     rng = np.random.default_rng(fan_in)
     pattern, tiles = uniform_random(30, 90, 1 - fan_in / 90, rng), -(-batch // LANES)
     shapes = (pattern.nnz,), (tiles, 90, LANES), (tiles, 30, LANES)
-    return Plan(pattern), tiles, [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    return Plan(pattern, format), tiles, [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
 @dtypes
-def test_the_same_bits_in_every_order_of_the_threads(dtype):
+@pytest.mark.parametrize("format", ["csr", "coo"])
+def test_the_same_bits_in_every_order_of_the_threads(dtype, format):
     results = []
     for order in ("forward", "reverse", "random", "random"):
         with machine(order) as device:
-            plan, tiles, (data, x, dy) = a_layer(40, 50, dtype)
+            plan, tiles, (data, x, dy) = a_layer(40, 50, dtype, format)
             out, grad, db = np.empty_like(dy), np.empty_like(data), np.empty(30, dtype)
             launcher = OnDevice(device)
             launcher.spmm(plan.forward, plan.grid(tiles), data, x, None, out)
@@ -292,6 +351,7 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     for case in itertools.islice(awkward_cases(), 0, None, 5):
         check_spmm(OnDevice(checked_cuda), case, dtype, Guarded())
         check_sddmm(OnDevice(checked_cuda), case, dtype, Guarded())
+    test_rows_that_span_many_segments_and_rows_of_nothing(checked_cuda, dtype)
     test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(checked_cuda, dtype)
     test_elementwise(checked_cuda, dtype, 129)
     test_norms(checked_cuda, dtype, 255)
@@ -300,9 +360,10 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_cross_entropy(checked_cuda, dtype, 10, 40)
     test_tally(checked_cuda, 129)
     test_placing(checked_cuda, dtype, (1, 2, 3, 1))
+    test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
+    test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
 
 
-@pytest.mark.xfail(strict=True, reason="the CUDA launcher has no pooling and no dropout yet")
 def test_launchers_have_the_same_methods_with_the_same_parameters(a_cuda):
     def parameters(launcher: Any) -> dict[str, list[tuple[str, Any, Any]]]:
         methods = inspect.getmembers(launcher, inspect.isfunction)

@@ -1,0 +1,73 @@
+"""NVIDIA's compiler takes every kernel for every architecture: nothing spilled, few registers, 16 bytes at a time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from . import nvrtc
+from .emulator import build
+
+pytestmark = pytest.mark.skipif(bool(nvrtc.why_not()), reason=nvrtc.why_not() or "")
+
+# Registers of a thread, at most: a multiprocessor holds 65,536, which is 5, 4 or 3 blocks of 128 threads.
+MOST = {("spmm", 4): 96, ("spmm", 8): 96, ("sddmm", 4): 136, ("sddmm", 8): 160, ("coo", 4): 96, ("coo", 8): 96}
+OTHERS = 64
+
+everywhere = pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
+numbers = pytest.mark.parametrize("itemsize", [4, 8])
+families = pytest.mark.parametrize("family", nvrtc.FAMILIES)
+
+
+@everywhere
+@numbers
+@families
+def test_kernels_fit_the_registers(family, itemsize, arch):
+    kernels = nvrtc.compiled(family, itemsize, arch)
+    assert kernels
+    for name, kernel in kernels.items():
+        assert kernel.spilled == kernel.stack == 0, name
+        assert 0 < kernel.registers <= MOST.get((family, itemsize), OTHERS), name
+        local = [i for i in kernel.instructions if i.startswith(("LDL", "STL"))]
+        assert kernel.instructions.total() and not local, name
+
+
+@everywhere
+@numbers
+def test_lines_move_sixteen_bytes_at_a_time(itemsize, arch):
+    """What the design counts on: a thread loads and stores four floats, or two doubles, by one instruction."""
+    for rows in (1, 2, 3, 4):
+        gather = nvrtc.compiled("spmm", itemsize, arch)[f"spmm_{rows}"].instructions
+        sample = nvrtc.compiled("sddmm", itemsize, arch)[f"sddmm_{rows}"].instructions
+        assert count(gather, "LDG.E.128") >= 4  # of x, unrolled
+        assert count(gather, "STG.E.128") >= rows
+        assert count(sample, "LDG.E.128") == 8 + rows  # of eight connections, and of each row's dy
+    four = nvrtc.compiled("spmm", itemsize, arch)["spmm_4"].instructions
+    assert count(four, "LDS", ".128") >= 4 * itemsize // 4  # four rows' values
+
+
+@everywhere
+@numbers
+@families
+def test_no_atomics(family, itemsize, arch):
+    """One writer for each element and a fixed order of summation: the same bits every time."""
+    for name, kernel in nvrtc.compiled(family, itemsize, arch).items():
+        assert not [i for i in kernel.instructions if re.match(r"ATOM|RED\b", i)], name
+
+
+@pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "")
+@families
+def test_the_emulated_device_runs_the_same_kernels(family):
+    _, names = build.kernels(nvrtc.source(family), nvrtc.options(4), checking=False)
+    assert set(names) == set(nvrtc.compiled(family, 4, "sm_80"))
+
+
+def test_errors_are_the_compilers(monkeypatch):
+    monkeypatch.setattr(nvrtc, "source", lambda family: "this is not CUDA")
+    with pytest.raises(RuntimeError, match="error"):
+        nvrtc.compiled("nothing", 4, "sm_80")
+
+
+def count(instructions: dict[str, int], *parts: str) -> int:
+    return sum(number for name, number in instructions.items() if all(part in name for part in parts))
