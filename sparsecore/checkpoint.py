@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import OneLineError, one_line
 from .layers import KINDS, Layer
 from .network import Network
 from .normalisation import Normalisation
@@ -28,7 +29,7 @@ NAME = "model.safetensors"
 Tensors = dict[str, np.ndarray[Any, Any]]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OneLineError):
     """A checkpoint that cannot be written, read or believed; one line that names it, says what was expected and got."""
 
 
@@ -293,5 +294,4 @@ def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
 
 def _short(value: Any) -> str:
     """On one line, and not a page of it."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
-    return text if len(text) <= 200 else text[:200] + "…"
+    return one_line(value if isinstance(value, str) else repr(value), 200)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import sys
 
-
-def one_line(text: object, longest: int = 400) -> str:
-    """Text without line breaks or control characters, and not without end."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return line if len(line) <= longest else f"{line[: longest // 2]} … {line[-longest // 2 :]}"
+from .errors import one_line
 
 
 def complain(program: str, problem: object, status: int) -> int:

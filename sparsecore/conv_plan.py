@@ -14,6 +14,8 @@ from .pattern import SparsityPattern
 from .plan import laid_out
 from .tiles import LANES
 
+_SIDE = 1 << 15  # pixels along an image: larger ones would not fit in any memory, and are a mistake or an attack
+
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
@@ -91,7 +93,8 @@ class ConvPlan:
     Raises
     ------
     ValueError
-        If the format is not one of these, or images are too large for 32-bit numbers.
+        If the format is not one of these, or images are too large for 32-bit numbers, or have a side of more than
+        32,768 pixels.
     """
 
     def __init__(
@@ -102,6 +105,10 @@ class ConvPlan:
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
+        if max(sides) > _SIDE:  # before anything is counted along one
+            got = max(sides)
+            raise ValueError(f"an image may have sides of at most {_SIDE:,} pixels, padding included, got {got:,}")
         most, images = np.iinfo(np.int32).max, ((in_shape, self.x_border), (out_shape, self.dy_border))
         pixels = max(prod(bordered(shape, border)) for shape, border in images)
         if pixels > most:
@@ -146,7 +153,7 @@ class ConvPlan:
         sides: list[int] = []
         for axis in (0, 1):
             before, after = 0, 0
-            for phase in range(self.stride[axis]):
+            for phase in range(min(self.stride[axis], self.in_shape[1 + axis])):
                 _, shifts = self._reach(phase, axis)
                 if shifts.size:
                     last = self._count(phase, axis) - 1 + int(shifts.max())

@@ -9,8 +9,8 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from . import __version__
-from .console import one_line
 from .data import NAMES, Dataset
+from .errors import OneLineError, one_line
 from .prune.options import add_options, check_options
 from .schedule import Schedule, constant, cosine, step_decay, warm_up
 from .topology import ExpanderKind
@@ -25,7 +25,7 @@ HERE = ("out", "resume", "quiet", "help")
 Options = dict[str, Any]
 
 
-class UsageError(ValueError):
+class UsageError(OneLineError):
     """A command line that cannot be followed; one line: what was wrong, what is allowed, an example."""
 
 

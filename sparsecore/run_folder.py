@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import NAME as CHECKPOINT
+from .errors import OneLineError
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
 Record = dict[str, Any]
 
 
-class RunFolderError(ValueError):
+class RunFolderError(OneLineError):
     """A folder that a run cannot use; one line that names it and says what to do."""
 
 

@@ -8,8 +8,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecore.errors import OneLineError
 
-class DataError(ValueError):
+
+class DataError(OneLineError):
     """Data that cannot be used or had; one line that names it, says what was expected and what was got."""
 
 

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
+from sparsecore.errors import one_line
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # arrays that are larger and packed tighter than this are no data
@@ -64,7 +65,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             for name in wanted:
                 if name not in members:
                     raise DataError(f"{path}: expected arrays {', '.join(wanted)}; {name} is missing, "
-                                    f"got {sorted(members)[:8]}")
+                                    f"got {one_line(sorted(members)[:8], 200)}")
             declared = sum(members[name].file_size for name in wanted)
             if declared > LIMIT:
                 raise DataError(f"{path}: expected arrays of at most {LIMIT:,} bytes in all, got {declared:,}")
@@ -79,7 +80,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, its decompressors and numpy raise some twenty kinds on foreign bytes
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        detail = one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise DataError(f"{path}: expected an .npz file, could not read it ({detail})") from None
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from ..errors import OneLineError
 from ..network import Network
 from ..optim import SGD
 from .masks import Kept, Mask, keep_from, keep_largest
@@ -16,7 +17,7 @@ Targets = float | Mapping[int, float]
 """One number for all layers that are pruned, or one for each by its place in the network."""
 
 
-class PruneError(ValueError):
+class PruneError(OneLineError):
     """A pruning that cannot be done; nothing has changed."""
 
 

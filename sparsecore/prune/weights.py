@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.npz import BOMB_RATIO, BOMB_SIZE, LIMIT
+from ..errors import OneLineError, one_line
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..topology import dense
@@ -21,7 +22,7 @@ Arrays = dict[str, NDArray[Any]]
 ROLES = re.compile(r"(?i)(weights?|biases|bias|kernel|(?<![a-z])[wb](?![a-z]))")
 
 
-class WeightsError(ValueError):
+class WeightsError(OneLineError):
     """Weights that make no network; one line that names the file, says what was expected and what was got."""
 
 
@@ -51,26 +52,34 @@ def read_weights(path: str | Path) -> Network:
         if not _fit(matrices):
             shapes = ", ".join(f"{name} {matrix.T.shape}" for name, matrix in matrices.items())
             raise WeightsError(f"{path}: expected layers that each take what the one before gives, got {shapes}")
-    kind = np.float64 if all(array.dtype == np.float64 for array in arrays.values()) else np.float32
     layers, last = [], list(matrices)[-1]
     for name, matrix in matrices.items():
         bias = biases.pop(_key(name), None)
         if bias is not None and bias.shape != matrix.shape[:1]:
             raise WeightsError(f"{path}: the bias of {name} must have {matrix.shape[0]} numbers, got {bias.shape}")
-        layers.append(SparseLinear(dense(*matrix.shape), matrix.ravel(), bias, relu=name != last, dtype=kind))
+        layers.append(SparseLinear(dense(*matrix.shape), matrix.ravel(), bias, relu=name != last, dtype=matrix.dtype))
     if biases:
         raise WeightsError(f"{path}: expected a matrix for each vector, got none for {', '.join(biases)}")
     return Network(layers)
 
 
 def _sorted_out(path: Path, arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """Matrices by name in natural order, and vectors by what their names have in common with a matrix's."""
+    """Matrices by name in natural order, and vectors by what their names have in common with a matrix's.
+
+    All are float64 if they were so, and float32 otherwise.
+    """
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member of the archive that is not named .npy
+            raise WeightsError(f"{path}: expected arrays alone, got a member {name} that is none")
         if array.dtype.kind != "f" or array.ndim not in (1, 2) or not array.size:
             raise WeightsError(f"{path}: {name}: expected floating matrices and vectors, as fully connected layers "
                                f"have, got {array.dtype} of shape {array.shape}")  # fmt: skip
+    kind = np.float64 if all(array.dtype == np.float64 for array in arrays.values()) else np.float32
+    with np.errstate(over="ignore"):
+        arrays = {name: array.astype(kind) for name, array in arrays.items()}
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise WeightsError(f"{path}: {name}: expected finite numbers, got NaN or Inf")
+            raise WeightsError(f"{path}: {name}: expected finite {np.dtype(kind)} numbers, got NaN or Inf")
     matrices = {name: arrays[name] for name in sorted(arrays, key=_natural) if arrays[name].ndim == 2}
     if not matrices:
         raise WeightsError(f"{path}: expected at least one matrix of weights, got {sorted(arrays)[:8]}")
@@ -121,4 +130,4 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
