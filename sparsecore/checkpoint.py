@@ -76,7 +76,8 @@ def save(network: Network, path: str | Path, *, velocity: Any = None, state: dic
     path = Path(path)
     tensors, layers = _taken_apart(network)
     if velocity is not None:
-        tensors["velocity"] = np.ascontiguousarray(velocity)
+        on_host = network.device.get(velocity) if network.device.owns(velocity) else velocity
+        tensors["velocity"] = np.ascontiguousarray(on_host)
     norm = network.normalisation
     header = {
         "format": FORMAT,
@@ -94,7 +95,7 @@ def save(network: Network, path: str | Path, *, velocity: Any = None, state: dic
 
 
 def load(path: str | Path) -> Network:
-    """The network in a checkpoint, or in a run's folder.
+    """The network in a checkpoint, or in a run's folder; on the CPU, wherever it was saved from.
 
     Raises
     ------
@@ -220,7 +221,7 @@ def _taken_apart(network: Network) -> tuple[Tensors, list[dict[str, Any]]]:
         if KINDS.get(kind) is not type(layer):
             raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
         pattern: SparsityPattern | None = getattr(layer, "pattern", None)
-        arrays = dict(layer.params)
+        arrays = {name: layer.device.get(array) for name, array in layer.params.items()}
         if pattern is not None:
             arrays |= {"indptr": pattern.indptr, "indices": pattern.indices}
         tensors |= {f"{k}.{name}": np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .console import one_line
+
 
 class Device(Protocol):
     """What layers, workspaces and optimizers need of a place to compute."""
@@ -26,8 +28,14 @@ class Device(Protocol):
     def get(self, array: Any) -> np.ndarray[Any, Any]:
         """A device array as a host array; waits for what is still computing it."""
 
+    def fill(self, array: Any, values: Any) -> None:
+        """Write host values into an array of this device."""
+
     def owns(self, array: Any) -> bool:
         """Whether it is an array on this device."""
+
+    def wait(self) -> None:
+        """Until all that was launched is done: before a clock is read."""
 
     def launcher(self) -> Any:
         """Kernels that run when called."""
@@ -66,8 +74,17 @@ class CPU:
     def get(self, array: Any) -> np.ndarray[Any, Any]:
         return np.asarray(array)
 
+    def fill(self, array: Any, values: Any) -> None:
+        array[...] = values
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
+
+    def wait(self) -> None:
+        pass  # calls return when they are done
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return device, (self.name,)  # what is copied, or comes out of a file, is on the processor that there is
 
     def launcher(self) -> Any:
         from .kernels.cpu.launch import Launcher
@@ -102,10 +119,10 @@ class CUDA:
     """
 
     def __init__(self, index: int = 0) -> None:
-        self._cupy = _working_cupy(index)
+        self.name = f"cuda:{index}" if index else "cuda"
+        self._cupy = _working_cupy(index, self.name)
         from .kernels.cuda.layout import Uploads
 
-        self.name = f"cuda:{index}" if index else "cuda"
         self._device = self._cupy.cuda.Device(index)
         self._uploads = Uploads()
 
@@ -126,8 +143,18 @@ class CUDA:
             raise TypeError(f"expected an array on {self.name}, got a {type(array).__name__}")
         return array.get()
 
+    def fill(self, array: Any, values: Any) -> None:
+        with self._device:
+            array.set(np.ascontiguousarray(np.broadcast_to(values, array.shape), array.dtype))
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, self._cupy.ndarray) and array.device.id == self._device.id
+
+    def wait(self) -> None:
+        self._device.synchronize()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return device, (self.name,)
 
     def launcher(self) -> Any:
         from .kernels.cuda.launch import Launcher
@@ -141,29 +168,45 @@ class CUDA:
         return Launcher(self._device, self._uploads, tape), tape
 
 
-def _working_cupy(index: int) -> Any:
+def _working_cupy(index: int, name: str) -> Any:
     """The module, if there is such a card for it to work on."""
     try:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            f"cuda: needs CuPy, which cannot be imported ({error}): pip install 'sparsecore[cuda]', or compute on cpu"
+            f"{name}: needs CuPy, which cannot be imported ({one_line(error)}): pip install 'sparsecore[cuda]', or "
+            f"compute on cpu"
         ) from None
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        count, reason = cupy.cuda.runtime.getDeviceCount(), "no card"
     except RuntimeError as error:
+        count, reason = 0, one_line(error)
+    if count == 0:
         raise DeviceError(
-            f"cuda: needs an NVIDIA GPU and its driver, got none ({error}): install the driver, or compute on cpu"
-        ) from None
+            f"{name}: needs an NVIDIA GPU and its driver, got none ({reason}): install the driver, or compute on cpu"
+        )
     if index >= count:
-        raise DeviceError(f"cuda:{index}: expected the number of one of {count} GPUs, from 0, got {index}")
+        raise DeviceError(f"{name}: expected the number of one of {count} GPUs, from 0, got {index}: try cuda:0")
     try:
         cupy.cuda.nvrtc.getVersion()
     except (RuntimeError, ImportError, AttributeError):
         raise DeviceError(
-            "cuda: CuPy finds no NVRTC, which compiles the kernels: pip install 'cupy-cuda13x[ctk]', or compute on cpu"
+            f"{name}: CuPy finds no NVRTC, which compiles the kernels: pip install 'cupy-cuda13x[ctk]', or compute on "
+            f"cpu"
         ) from None
     return cupy
+
+
+def taken(device: Device, array: Any, positions: Any) -> Any:
+    """`array[positions]` of a flat array of floats on a device, for positions on the host: what pruning leaves."""
+    out = device.empty((len(positions),), array.dtype)
+    device.launcher().reorder(array, positions, out)
+    return out
+
+
+def place_of(array: Any) -> str:
+    """Where an array is, for messages."""
+    return f"cuda:{array.device.id}" if hasattr(array, "__cuda_array_interface__") else "the host"
 
 
 def default_threads() -> int:
@@ -182,7 +225,6 @@ def cpu() -> CPU:
     return CPU(default_threads())
 
 
-@cache
 def cuda(index: int = 0) -> CUDA:
     """A GPU, with the kernels and patterns that have been put on it.
 
@@ -191,7 +233,10 @@ def cuda(index: int = 0) -> CUDA:
     DeviceError
         If it cannot be used.
     """
-    return CUDA(index)
+    return gpu(index)
+
+
+gpu = cache(CUDA)
 
 
 def device(name: str | Device) -> Device:
@@ -212,7 +257,7 @@ def device(name: str | Device) -> Device:
             return cuda()
         except DeviceError:
             return cpu()
-    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
+    if kind != "cuda" or name.endswith(":") or (number and not (number.isascii() and number.isdecimal())):
         raise DeviceError(f"device: expected auto, cpu, cuda or cuda:1, got {name!r}")
     return cuda(int(number or 0))
 

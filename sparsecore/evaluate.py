@@ -34,16 +34,17 @@ def _evaluated(arguments: list[str]) -> str:
     """What is to be printed. Raises ValueError."""
     from .checkpoint import read
     from .data import load
-    from .device import cpu, set_threads
+    from .device import set_threads
     from .evaluation import Evaluation, check_fit
     from .normalisation import Normalisation
-    from .options import Parser, integer
+    from .options import PLACES, Parser, integer, place
 
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
     parser.add_argument("--dataset", help="the run's own if not given")
     parser.add_argument("--data-dir", help="folder of fetched data sets")
     parser.add_argument("--threads", type=integer("a whole number from 1 to 256", 2, 1, 256))
+    parser.add_argument("--device", type=place, help=PLACES)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
 
@@ -58,7 +59,8 @@ def _evaluated(arguments: list[str]) -> str:
     if "threads" in options:
         set_threads(options["threads"])
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
-    totals = Evaluation(network, dataset.test, normalisation, cpu())()
+    network.to(options.get("device", "cpu"))
+    totals = Evaluation(network, dataset.test, normalisation, network.device)()
     record = {
         "dataset": dataset.name,
         "samples": totals.samples,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from .device import Device, place_of
 from .layers.layer import Layer
 from .normalisation import Normalisation
 from .pattern import SparsityPattern
@@ -47,7 +48,7 @@ class Network:
     TypeError
         If something else than a Layer is among them.
     ValueError
-        If there are no layers, one appears twice, shapes do not meet or dtypes differ.
+        If there are no layers, one appears twice, shapes do not meet, or dtypes or devices differ.
     """
 
     def __init__(
@@ -69,6 +70,9 @@ class Network:
         kinds = {array.dtype for layer in self.layers for array in layer.params.values()}
         if len(kinds) > 1:
             raise ValueError(f"all layers must have one dtype, got {', '.join(sorted(str(kind) for kind in kinds))}")
+        places = {layer.device.name for layer in self.layers}
+        if len(places) > 1:
+            raise ValueError(f"all layers must be on one device, got {', '.join(sorted(places))}: move them with to()")
         self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
         self.version = 0
         self.flatten()
@@ -80,19 +84,48 @@ class Network:
 
     @property
     def params(self) -> Any:
-        """All parameters, in an array of which the layers' own are views. Assigning to it copies values in."""
+        """All parameters, in an array of which the layers' own are views. Assigning to it copies values in.
+
+        They are on the network's device, and values that are assigned must be, too.
+        """
         return self._params
 
     @params.setter
     def params(self, values: Any) -> None:
         if np.shape(values) != self._params.shape:
             raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {np.shape(values)}")
+        if self.device.name != "cpu" and not self.device.owns(values):
+            raise TypeError(
+                f"{self!r}: is on {self.device.name}, and params given on {place_of(values)}: put() them there"
+            )
         self._params[...] = values
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters are, and where the network computes."""
+        return self.layers[0].device
+
+    def to(self, device: str | Device) -> Self:
+        """Move the parameters to a device: "cpu", "cuda", "cuda:1", or "auto" for a GPU that works if there is one.
+
+        An optimizer that has taken steps moves with its own `to`.
+
+        Raises
+        ------
+        DeviceError
+            If there is no such device. Nothing has moved then.
+        """
+        before = self.device
+        for layer in self.layers:
+            layer.to(device)
+        if self.device is not before:
+            self.flatten()
+        return self
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
         size = sum(array.size for _, _, array in self._named())
-        self._params = np.empty(size, self.dtype)
+        self._params = self.device.empty((size,), self.dtype)
         for layer, name, piece, array in self._pieces(self._params):
             piece[...] = array
             layer.params[name] = piece
@@ -115,7 +148,8 @@ class Network:
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
-        """y, caches = forward(x)."""
+        """y, caches = forward(x). Raises TypeError if the workspace or x is on another device."""
+        self._check_place(x, workspace, "x")
         x.clear_padding()
         caches = []
         for k, layer in enumerate(self.layers):
@@ -132,7 +166,10 @@ class Network:
         ------
         ValueError
             If a layer's parameters are no longer views of `params`, so that changing these would not change it.
+        TypeError
+            If the workspace or dy is on another device.
         """
+        self._check_place(dy, workspace, "dy")
         for layer, given in zip(self.layers, self._given, strict=True):
             if any(layer.params[name] is not array for name, array in given.items()):
                 raise ValueError(f"{layer!r} has parameters that are not {self!r}'s: call flatten() to gather them")
@@ -156,6 +193,8 @@ class Network:
         -------
         array of shape (batch, *out_shape)
         """
+        if hasattr(x, "__cuda_array_interface__"):
+            raise TypeError(f"{self!r}: x must be a NumPy array, got an array on {place_of(x)}")
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
             raise TypeError(f"{self!r}: x must hold real numbers, got {x.dtype}")
@@ -168,17 +207,19 @@ class Network:
         if x.dtype == np.uint8 and self.normalisation is None:
             raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set; normalise x")
         out = np.empty((len(x), *last.out_shape), self.dtype)
-        workspace = Workspace()
+        device = self.device
+        workspace = Workspace(device)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
             if x.dtype == np.uint8 and self.normalisation is not None:
                 part = self.normalisation(part, self.dtype)
             part = np.ascontiguousarray(part, self.dtype).reshape(len(part), int(np.prod(first.in_shape)))
             tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
-            workspace.kernels.pack(part, tiles)
+            workspace.kernels.pack(part if device.owns(part) else device.put(part), tiles)
             y, _ = self.forward(Tiles(tiles, len(part)), workspace)
-            flat = out[start : start + batch_size].reshape(len(part), y.features)
+            flat = workspace.array("logits", (len(part), y.features), self.dtype)
             workspace.kernels.unpack(y.data, flat)
+            out[start : start + batch_size] = device.get(flat).reshape(len(part), *last.out_shape)
         return out
 
     def predict(self, x: Any, batch_size: int = 1024) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -217,6 +258,13 @@ class Network:
     def __repr__(self) -> str:
         shapes = [self.layers[0].in_shape, *(layer.out_shape for layer in self.layers)]
         return "Network(" + "→".join("×".join(str(size) for size in shape) for shape in shapes) + ")"
+
+    def _check_place(self, x: Tiles, workspace: Workspace, name: str) -> None:
+        if workspace.device.name != self.device.name or not self.device.owns(x.data):
+            raise TypeError(
+                f"{self!r}: is on {self.device.name}, {name} on {place_of(x.data)} and the workspace on "
+                f"{workspace.device.name}: move the network with to(), or make the others with its device"
+            )
 
     def _sparsity(self, layers: Iterable[int]) -> float:
         patterns = self.patterns

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from . import device as devices
+from .device import Device, place_of, taken
 from .workspace import Workspace
 
 # Places in `rates`, as the kernels read them.
@@ -52,21 +54,45 @@ class SGD:
         self.nesterov = nesterov
         self.clip_norm = clip_norm
         # In memory and not in the calls, so that a recorded step reads the present rates.
-        self.rates = np.array([lr, momentum, weight_decay, clip_norm or np.inf, 1.0])
+        self._given = [float(lr), float(momentum), float(weight_decay), float(clip_norm or np.inf), 1.0]
+        self.rates: Any = np.array(self._given)
         self.velocity: Any = None
+        self._device: Device | None = None
 
     @property
     def lr(self) -> float:
-        return float(self.rates[LR])
+        return self._given[LR]
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self.rates[LR] = value
+        if value != self._given[LR]:  # on a GPU it takes a launch
+            self._given[LR] = float(value)
+            self.rates[LR] = self._given[LR]
+
+    @property
+    def device(self) -> Device:
+        """Where rates and velocity are."""
+        return self._device if self._device is not None else devices.cpu()
+
+    def to(self, device: str | Device) -> Self:
+        """Move what the optimizer keeps to a device, as `Network.to` does. The first step does so by itself.
+
+        Raises
+        ------
+        DeviceError
+            If there is no such device. Nothing has moved then.
+        """
+        target, here = devices.device(device), self.device
+        if target.name != here.name:
+            self.rates = target.put(np.array(self._given))
+            self.velocity = None if self.velocity is None else target.put(here.get(self.velocity))
+            self._device = target
+        return self
 
     def keep(self, positions: Any) -> None:
         """Let the velocity be that of the parameters that are left, given where these stood."""
         if self.velocity is not None:
-            self.velocity = self.velocity[positions]
+            self.velocity = taken(self.device, self.velocity, positions)
 
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
         """Change `params` in place.
@@ -75,7 +101,16 @@ class SGD:
         ------
         ValueError
             If they are not contiguous arrays of one shape and of one dtype, float32 or float64.
+        TypeError
+            If they and the velocity are not on the workspace's device.
         """
+        if self.velocity is None:
+            self.to(workspace.device)
+        for name, array in (("params", params), ("grads", grads), ("velocity", self.velocity)):
+            if array is not None and not workspace.device.owns(array):
+                raise TypeError(
+                    f"SGD: steps on {workspace.device.name}, and {name} are on {place_of(array)}: move all with to()"
+                )
         kind = params.shape, params.dtype
         if (
             params.dtype not in (np.float32, np.float64)

@@ -100,7 +100,7 @@ def parser(models: Sequence[str]) -> Parser:
     run.add_argument(
         "--threads", type=integer("a whole number from 1 to 256", 2, 1, 256), help="all there are if not given"
     )
-    run.add_argument("--device", type=_one_of("a device", ("cpu", "cuda")))
+    run.add_argument("--device", type=place, help=PLACES)
     run.add_argument(
         "--out", type=_text, metavar="DIR", help="folder for config.json, metrics.jsonl, model.safetensors, curves.png"
     )
@@ -198,6 +198,17 @@ def spelled(value: Any) -> str:
     if not isinstance(value, list):
         return str(value)
     return ("/" if value and isinstance(value[0], list) else ",").join(spelled(each) for each in value)
+
+
+PLACES = "cpu (the default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works"
+
+
+def place(text: str) -> str:
+    """An argument's type: the name of a device. Whether it is there shows when it is used."""
+    kind, colon, number = text.partition(":")
+    if text not in ("cpu", "auto") and (kind != "cuda" or (colon and not (number.isascii() and number.isdecimal()))):
+        raise argparse.ArgumentTypeError(f"expected a device, one of cpu, cuda, cuda:1 and auto, got {text!r}")
+    return text
 
 
 def _text(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .device import Device, cpu
+from .device import Device
 from .loss import CrossEntropy
 from .network import Network
 from .optim import SGD
@@ -44,13 +44,22 @@ class Step:
     optimizer : SGD, optional
         Without one the step only evaluates.
     device : Device, optional
+        The network's if not given.
+
+    Raises
+    ------
+    ValueError
+        If the network or the store is on another device.
     """
 
     def __init__(
         self, network: Network, store: Store, optimizer: SGD | None = None, device: Device | None = None
     ) -> None:
         self.network, self.store, self.optimizer = network, store, optimizer
-        self.device = device if device is not None else cpu()
+        self.device = device if device is not None else network.device
+        for what, where in ((repr(network), network.device), ("the store", store.device)):
+            if where.name != self.device.name:
+                raise ValueError(f"a step on {self.device.name} needs all parts there, got {what} on {where.name}")
         self.loss = CrossEntropy()
         self._kernels = self.device.launcher()
         self._tapes: dict[int, Any] = {}
@@ -85,7 +94,7 @@ class Step:
 
     def count_from(self, totals: Totals) -> None:
         """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
-        self._totals[...] = self.device.put(np.array(totals, np.float64))
+        self.device.fill(self._totals, np.array(totals, np.float64))
 
     def _record(self, batch: int) -> Any:
         kernels, tape = self.device.recorder()

@@ -54,6 +54,7 @@ class Store:
         if channels < 1 or features % channels:
             raise ValueError(f"mean must be one number or one a channel of the {features} features, got {channels}")
         affine = Normalisation((channels, features // channels), tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
+        self.device = device
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
         self.clock = device.zeros((3,), np.int64)
@@ -66,8 +67,8 @@ class Store:
     def shuffle(self, seed: int, epoch: int) -> None:
         """Take the samples in the order that belongs to this seed and epoch, whatever came before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
-        self.order[...] = rng.permutation(len(self))
-        self.clock[1:] = np.array([epoch, seed], np.uint64).view(np.int64)
+        self.device.fill(self.order, rng.permutation(len(self)))
+        self.device.fill(self.clock[1:], np.array([epoch, seed], np.uint64).view(np.int64))
 
     def seek(self, start: int, batch: int) -> None:
         """Let the next batch be these `batch` places of the order.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from .interrupts import Interrupted, Interrupts
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .checkpoint import Checkpoint
     from .data import Dataset
-    from .device import Device
     from .network import Network
     from .options import Options, Parser
     from .progress import Quiet
@@ -88,12 +86,12 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
     """The run, with nothing written yet. Raises ValueError."""
-    from .device import set_threads
+    from .device import device, set_threads
     from .optim import SGD
     from .options import config_of
     from .trainer import Trainer
 
-    device = _device(options["device"])
+    where = device(options["device"])
     dataset, initial = _built(options, report)
     network = initial if checkpoint is None else checkpoint.network
     report.layers(network)
@@ -107,7 +105,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
         network, dataset, optimizer, epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
         validation=options["validation"], callbacks=[report], out=options.get("out"),
         config=config_of(options, dataset), save_every=options["save_every"],
-        check_every_step=options.get("check_every_step", False), device=device,
+        check_every_step=options.get("check_every_step", False), device=where,
     )  # fmt: skip
     _schedule(trainer, options, initial)
     if checkpoint is not None:
@@ -233,16 +231,6 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     except OSError as error:
         return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
-
-
-def _device(name: str) -> Device:
-    from .device import cpu
-
-    if name == "cuda" and find_spec("cupy") is None:
-        raise ValueError("--device cuda needs CuPy, which is not installed: pip install 'sparsecore[cuda]'")
-    if name == "cuda":
-        raise ValueError("--device: this version computes on cpu only, got cuda")
-    return cpu()
 
 
 def _check_memory(connections: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint, CheckpointError, save
 from .data import Dataset
-from .device import Device, cpu
+from .device import Device
 from .evaluation import Evaluation, check_fit, store_of
 from .network import Network
 from .normalisation import Normalisation
@@ -88,6 +88,7 @@ class Trainer:
     check_every_step : bool
         Look at the loss after every step, not ten times a second.
     device : Device, optional
+        Where to train; the network and the optimizer move there. The network's own if not given.
 
     Raises
     ------
@@ -126,7 +127,9 @@ class Trainer:
         self.folder = RunFolder(out) if out is not None else None
         self.config = dict(config or {})
         self.save_every, self.check_every_step = save_every, check_every_step
-        self.device = device if device is not None else cpu()
+        self.device = device if device is not None else network.device
+        network.to(self.device)
+        optimizer.to(self.device)
         self.state = RunState()
         normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
         network.normalisation = normalisation
@@ -269,6 +272,7 @@ class Trainer:
         return self.base_lr * self.schedule(self.state.epoch * self.steps + batch)
 
     def _clock(self, begin: float) -> None:
+        self.device.wait()
         seconds = time.perf_counter() - begin
         self.state.train_seconds += seconds
         self.state.epoch_seconds += seconds
@@ -351,8 +355,8 @@ class Trainer:
         return [repr(layer) for layer, arrays in named if not all(np.isfinite(a).all() for a in arrays.values())]
 
     def _velocity(self) -> Any:
-        velocity = self.optimizer.velocity
-        return np.zeros_like(self.network.params) if velocity is None else self.device.get(velocity)
+        velocity, params = self.optimizer.velocity, self.network.params
+        return np.zeros(params.shape, params.dtype) if velocity is None else self.device.get(velocity)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same where a run goes on, so that it goes on as it would have."""

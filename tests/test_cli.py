@@ -251,7 +251,7 @@ WRONG: list[tuple[str, str]] = [
     ("lenet300 --threads 1000000", "from 1 to 256"),
     ("lenet300 --validation 1", "at least 0 and below 1"),
     ("lenet300 --dataset mnist-subset --validation 0.00001", "leaves none"),
-    ("lenet300 --device tpu", "one of cpu, cuda, got 'tpu'"),
+    ("lenet300 --device tpu", "one of cpu, cuda, cuda:1 and auto, got 'tpu'"),
     ("lenet300 --epoch 3", "unrecognized arguments: --epoch"),
     ("lenet300 --save-every -1", "expected a number of at least 0"),
     ("lenet300 --resume", "--resume: needs --out"),
@@ -298,9 +298,12 @@ def test_strange_words(capsys: pytest.CaptureFixture[str], tmp_path: Path, word:
 
 
 def test_no_cuda(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
     assert train.main(["lenet300", "--device", "cuda"]) == 2
     assert "pip install 'sparsecore[cuda]'" in one_line(capsys)
+    for name in ("cuda:", "cuda:x", "cuda:-1", "cuda1", "gpu", "cuda:²"):
+        assert train.main(["lenet300", "--device", name]) == 2
+        assert "one of cpu, cuda, cuda:1 and auto" in one_line(capsys)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

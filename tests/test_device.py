@@ -1,14 +1,20 @@
 """The processor as a device: its arrays, its threads, and that nothing happens before it is asked for."""
 
+import copy
 import os
+import pickle
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sparsecore.device import cpu, default_threads, get_threads, set_threads
+from sparsecore.device import DeviceError, cpu, default_threads, device, get_threads, set_threads
 
 from .small import PATTERNS, linear, numbers
 
@@ -98,3 +104,58 @@ def test_small_work_wakes_nobody():
     before = threading.active_count()
     linear(PATTERNS["random"]).forward(numbers((3, 50)))
     assert threading.active_count() == before
+
+
+# ------------------------------------------------------------------------------------------ names, and what is missing
+
+
+def a_cupy(cards: Callable[[], int], compiler: Callable[[], object]) -> Any:
+    return SimpleNamespace(
+        cuda=SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=cards), nvrtc=SimpleNamespace(getVersion=compiler)
+        )
+    )
+
+
+def fails(error: Exception) -> Callable[[], Any]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+NO_DRIVER = RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+NO_NVRTC = RuntimeError("Failure finding libnvrtc.so.13:\nno such file")
+
+
+@pytest.mark.parametrize(
+    "cupy, index, said, cure",
+    [
+        (None, "", "needs CuPy", "pip install 'sparsecore[cuda]'"),
+        (a_cupy(fails(NO_DRIVER), lambda: (13, 0)), "", "needs an NVIDIA GPU and its driver", "install the driver"),
+        (a_cupy(lambda: 0, lambda: (13, 0)), "", "needs an NVIDIA GPU and its driver", "install the driver"),
+        (a_cupy(lambda: 1, fails(NO_NVRTC)), "", "finds no NVRTC", "pip install 'cupy-cuda13x[ctk]'"),
+        (a_cupy(lambda: 2, lambda: (13, 0)), ":2", "one of 2 GPUs, from 0, got 2", "cuda:0"),
+    ],
+    ids=["no CuPy", "no driver", "no card", "no NVRTC", "no such card"],
+)
+def test_what_is_missing_is_said_with_its_cure(monkeypatch, cupy, index, said, cure):
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for ask in (device, linear(PATTERNS["random"]).to):
+        with pytest.raises(DeviceError) as caught:
+            ask(f"cuda{index}")
+        message = str(caught.value)
+        assert message.startswith(f"cuda{index}: ") and said in message and cure in message and "\n" not in message
+    if not index:
+        assert device("auto") is cpu()
+
+
+@pytest.mark.parametrize("name", ["tpu", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "", "auto:1"])
+def test_names_that_nobody_knows(name):
+    with pytest.raises(DeviceError, match=f"^device: expected auto, cpu, cuda or cuda:1, got {re.escape(repr(name))}$"):
+        device(name)
+
+
+def test_names_that_are_known():
+    assert device("cpu") is cpu() and device(cpu()) is cpu()
+    assert copy.deepcopy(cpu()) is cpu() and pickle.loads(pickle.dumps(cpu())) is cpu()

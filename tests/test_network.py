@@ -167,7 +167,7 @@ def test_flatten_gathers_what_a_layer_has_become():
     net = network()
     before = net.version
     smaller = uniform_random(12, 20, 0.8, np.random.default_rng(9))
-    net.layers[0]._set(smaller, np.ones(smaller.nnz), np.zeros(12), np.float32)
+    net.layers[0]._set(smaller, np.ones(smaller.nnz, np.float32), np.zeros(12, np.float32))
     net.flatten()
     assert net.version == before + 1
     assert np.array_equal(net.params[: smaller.nnz], np.ones(smaller.nnz))

@@ -103,7 +103,7 @@ def test_a_pattern_may_change_between_steps():
     pruned = uniform_random(12, 20, 0.8, np.random.default_rng(5))
     for net in (step.network, eager.net):
         layer = net.layers[0]
-        layer._set(pruned, np.linspace(-1, 1, pruned.nnz), layer.bias.copy(), np.float32)
+        layer._set(pruned, np.linspace(-1, 1, pruned.nnz, dtype=np.float32), layer.bias.copy())
         net.flatten()
     for start in (0, 32, 0):
         step.run(start, 32), eager.run(start, 32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from .. import device as devices
+from ..device import Device, place_of
 from ..pattern import SparsityPattern
 from ..tiles import LANES, Tiles, tiles_of
 from ..workspace import Workspace
@@ -31,6 +33,26 @@ class Layer(ABC):
     params: Params
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
+    _device: Device | None = None
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters are, and where the layer computes."""
+        return self._device if self._device is not None else devices.cpu()
+
+    def to(self, device: str | Device) -> Self:
+        """Move the parameters to a device, such as "cuda", "cuda:1" or "cpu"; a layer of a network moves with that.
+
+        Raises
+        ------
+        DeviceError
+            If there is no such device. Nothing has moved then.
+        """
+        target, here = devices.device(device), self.device
+        if target is not here:
+            self.params = {name: target.put(here.get(array)) for name, array in self.params.items()}
+            self._device = target
+        return self
 
     def forward(self, x: Any, workspace: Workspace | None = None) -> tuple[Any, Any]:
         """y, cache = forward(x).
@@ -52,10 +74,11 @@ class Layer(ABC):
         ValueError
             If x has another shape, or Tiles another dtype than the layer.
         TypeError
-            If x does not hold real numbers.
+            If x does not hold real numbers, or x, the workspace and the parameters are not on one device.
         """
-        workspace = (workspace if workspace is not None else Workspace()).child(self)
+        workspace = self._own(workspace)
         if isinstance(x, Tiles):
+            self._check_place(x.data, "x")
             x.clear_padding()
             return self.forward_tiles(x, workspace)
         y, cache = self.forward_tiles(self._pack(x, self.in_shape, "x", workspace), workspace)
@@ -82,8 +105,9 @@ class Layer(ABC):
         grads : dict with the keys of `params`
             Overwritten, never accumulated.
         """
-        workspace = (workspace if workspace is not None else Workspace()).child(self)
+        workspace = self._own(workspace)
         if isinstance(dy, Tiles):
+            self._check_place(dy.data, "dy")
             dy.clear_padding()
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
         tiles = self._pack(dy, self.out_shape, "dy", workspace)
@@ -123,8 +147,28 @@ class Layer(ABC):
             raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
         return kind
 
+    def _own(self, workspace: Workspace | None) -> Workspace:
+        """This layer's part of a workspace, which must be where the layer is."""
+        if workspace is None:
+            workspace = Workspace(self.device)
+        elif workspace.device.name != self.device.name:
+            raise TypeError(
+                f"{self!r}: is on {self.device.name}, and the workspace on {workspace.device.name}: move the layer "
+                f"with to(), or make the workspace with its device"
+            )
+        return workspace.child(self)
+
+    def _check_place(self, array: Any, name: str) -> None:
+        """Refuse an array of another device."""
+        if not self.device.owns(array):
+            raise TypeError(
+                f"{self!r}: is on {self.device.name}, and {name} on {place_of(array)}: move the layer with to(), or "
+                f"the array with the device's put()"
+            )
+
     def _check(self, x: Tiles, shape: tuple[int, ...], dtype: Any, name: str) -> None:
         """Refuse tiles that a kernel would misread."""
+        self._check_place(x.data, name)
         features, dtype = math.prod(shape), np.dtype(dtype)
         if x.features != features or x.data.dtype != dtype:
             raise ValueError(
@@ -142,6 +186,8 @@ class Layer(ABC):
             raise ValueError(f"{self!r}: the cache must be what this layer's forward returned, got another layer's")
 
     def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
+        if hasattr(x, "__cuda_array_interface__"):
+            raise TypeError(f"{self!r}: {name} must be a NumPy array, or Tiles, got an array on {place_of(x)}")
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
             raise TypeError(f"{self!r}: {name} must hold real numbers, got {x.dtype}")

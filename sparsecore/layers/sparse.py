@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse
 
+from ..device import taken
 from ..initial import initial_values
 from ..pattern import SparsityPattern
 from .layer import Layer
@@ -37,7 +38,13 @@ class SparseLayer(Layer):
         if bias is None:
             bias = np.zeros(pattern.shape[0], dtype)
         self.relu, self.format = relu, format
-        self._set(pattern, weight, bias, dtype)
+        kind = np.dtype(dtype)
+        if kind not in (np.float32, np.float64):
+            raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
+        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
+            if np.shape(array) != (count,):
+                raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        self._set(pattern, np.array(weight, kind), np.array(bias, kind))
 
     @abstractmethod
     def _plan_of(self, pattern: SparsityPattern) -> Any:
@@ -48,11 +55,12 @@ class SparseLayer(Layer):
 
         `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
         """
-        self._set(self.pattern.select(keep), self.weight[np.flatnonzero(keep)], self.bias, self.dtype)
+        left = taken(self.device, self.weight, np.flatnonzero(keep))
+        self._set(self.pattern.select(keep), left, self.bias)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
-        """The weights as a CSR array of the pattern's shape that shares this layer's values."""
-        return self.pattern.to_scipy(self.weight)
+        """The weights as a CSR array of the pattern's shape that shares this layer's values; copies of a GPU's."""
+        return self.pattern.to_scipy(self.device.get(self.weight))
 
     @property
     def weight(self) -> Any:
@@ -68,23 +76,18 @@ class SparseLayer(Layer):
         kind = self.dtype
         for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
             array = self.params[name]
+            self._check_place(array, name)
             if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous:
                 raise ValueError(
                     f"{self!r}: {name} must be a contiguous array of {count} {kind} numbers, got {array.dtype} "
                     f"{array.shape}"
                 )
 
-    def _set(self, pattern: SparsityPattern, weight: Any, bias: Any, dtype: Any) -> None:
+    def _set(self, pattern: SparsityPattern, weight: Any, bias: Any) -> None:
         """Take a pattern and the parameters that go with it."""
-        kind = np.dtype(dtype)
-        if kind not in (np.float32, np.float64):
-            raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
-        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
-            if np.shape(array) != (count,):
-                raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
         self.plan = self._plan_of(pattern)
         self.pattern = pattern
-        self.params = {"weight": np.array(weight, kind), "bias": np.array(bias, kind)}
+        self.params = {"weight": weight, "bias": bias}
 
 
 def checked_pattern(pattern: Any, layer: str) -> SparsityPattern:

@@ -132,7 +132,6 @@ def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], pa
 def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> Saliencies | None:
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
-    from ..device import cpu
     from ..evaluation import check_fit, store_of
     from ..normalisation import Normalisation
     from .saliency import curvature, gradient
@@ -147,7 +146,7 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     dataset = load(name, data_dir=options.get("data_dir"))
     check_fit(network, dataset)
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
-    store = store_of(network, dataset.train, normalisation, cpu())
+    store = store_of(network, dataset.train, normalisation, network.device)
     return {"gradient": gradient, "curvature": curvature}[by](network, store)
 
 

@@ -138,7 +138,7 @@ def _compile_pruned(network: Network) -> None:
     twin: Any = copy.deepcopy(network)
     rng = np.random.default_rng(0)
     shrink(twin, {k: rng.random(pattern.nnz) < 0.5 for k, pattern in twin.patterns.items()})
-    workspace = Workspace()
+    workspace = Workspace(twin.device)
     x = workspace.array("x", (1, *twin.layers[0].in_shape, LANES), twin.dtype, zero=True)
     y, caches = twin.forward(Tiles(x, LANES), workspace)
     twin.backward(y, caches, workspace)

@@ -44,8 +44,8 @@ def rewind(network: Network, earlier: Network, optimizer: SGD | None = None) -> 
             raise ValueError(f"rewind: layer {k}, {network.layers[k]!r}: {error}") from None
     for k, layer in enumerate(network.layers):
         for name, array in layer.params.items():
-            values = earlier.layers[k].params[name]
-            array[...] = values[found[k]] if name == "weight" else values
+            values = earlier.device.get(earlier.layers[k].params[name])
+            network.device.fill(array, values[found[k]] if name == "weight" else values)
     _forget(optimizer)
 
 
@@ -64,7 +64,7 @@ def refresh(network: Network, seed: int, optimizer: SGD | None = None) -> None:
     patterns = network.patterns
     for k, layer in enumerate(network.layers):
         for name, array in layer.params.items():
-            array[...] = initial_values(patterns[k], rng, array.dtype) if name == "weight" else 0
+            network.device.fill(array, initial_values(patterns[k], rng, array.dtype) if name == "weight" else 0)
     _forget(optimizer)
 
 

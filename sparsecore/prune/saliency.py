@@ -45,11 +45,11 @@ def gradient(network: Network, store: Store, samples: int = SAMPLES) -> Salienci
     M. Mozer, P. Smolensky, Skeletonization, NIPS 1988; for single connections: N. Lee, T. Ajanthan, P. Torr, SNIP:
     Single-shot network pruning based on connection sensitivity, ICLR 2019.
     """
-    workspace, x, labels = _packed(store, samples)
+    workspace, x, labels = _packed(network, store, samples)
     logits, caches = network.forward(x, workspace)
     network.backward(CrossEntropy()(logits, labels, workspace), caches, workspace)
     return {
-        k: np.abs(weight * workspace.child(k).array("weight", weight.shape, weight.dtype))
+        k: np.abs(weight * network.device.get(workspace.child(k).array("weight", weight.shape, weight.dtype)))
         for k, weight in _weights(network).items()
     }
 
@@ -77,7 +77,7 @@ def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Salienc
     ----------
     Y. LeCun, J. Denker, S. Solla, Optimal Brain Damage, NIPS 1989.
     """
-    workspace, x, _ = _packed(store, samples)
+    workspace, x, _ = _packed(network, store, samples)
     x.clear_padding()
     inputs, caches = [], []
     for k, layer in enumerate(network.layers):
@@ -90,11 +90,13 @@ def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Salienc
         if not layer.params:
             below, _ = layer.backward_tiles(h, caches[k], child, need_dx=k > 0)
             if below is not None and isinstance(layer, AvgPool2d):
-                below.data[...] /= prod(layer.kernel_size)  # its weights are 1/n, and squared 1/n²
+                # Its weights are 1/n, and squared 1/n².
+                network.device.fill(below.data, network.device.get(below.data) / prod(layer.kernel_size))
         else:
             below, grads = _squared_backward(layer, inputs[k], h, child, need_dx=k > 0)
             if "weight" in grads and getattr(layer, "pattern", None) is not None:
-                found[k] = grads["weight"] * layer.params["weight"] ** 2 / 2
+                weight = network.device.get(layer.params["weight"])
+                found[k] = network.device.get(grads["weight"]) * weight**2 / 2
         if below is not None:
             h = _behind_relu(below, inputs[k], workspace.child(("masked", k)))
     return found
@@ -104,10 +106,10 @@ def _squared_backward(
     layer: Layer, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
 ) -> tuple[Tiles | None, dict[str, Any]]:
     """The backward pass of `layer` with squared weights on squared inputs; ReLU's mask is in `h` already."""
-    squared = copy.copy(layer)
-    squared.params = {name: array**2 for name, array in layer.params.items()}
+    device, squared = layer.device, copy.copy(layer)
+    squared.params = {name: device.put(device.get(array) ** 2) for name, array in layer.params.items()}
     inputs = workspace.array("x²", x.data.shape, x.data.dtype)
-    inputs[...] = x.data**2
+    device.fill(inputs, device.get(x.data) ** 2)
     _, cache = squared.forward_tiles(Tiles(inputs, x.batch), workspace)
     return squared.backward_tiles(Tiles(h.data, h.batch, masked=True), cache, workspace, need_dx=need_dx)
 
@@ -123,22 +125,25 @@ def _behind_relu(h: Tiles, x: Tiles, workspace: Workspace) -> Tiles:
 
 def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
     """p·(1 − p)/n for the softmax's p: the diagonal of the mean loss's second derivative with respect to the logits."""
-    logits = np.empty((z.batch, z.features), z.data.dtype)
-    workspace.kernels.unpack(z.data, logits)
+    device = workspace.device
+    flat = device.empty((z.batch, z.features), z.data.dtype)
+    workspace.kernels.unpack(z.data, flat)
+    logits = device.get(flat)
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = logits / logits.sum(axis=1, keepdims=True)
     h = workspace.array("h of the logits", z.data.shape, z.data.dtype)
-    workspace.kernels.pack(p * (1 - p) / max(z.batch, 1), h)
+    workspace.kernels.pack(device.put(p * (1 - p) / max(z.batch, 1)), h)
     return Tiles(h, z.batch)
 
 
-def _packed(store: Store, samples: int) -> tuple[Workspace, Tiles, Any]:
+def _packed(network: Network, store: Store, samples: int) -> tuple[Workspace, Tiles, Any]:
     if samples < 1:
         raise ValueError(f"saliency: samples must be at least 1, got {samples}")
-    workspace = Workspace()
+    workspace = Workspace(network.device)
     store.seek(0, min(samples, len(store)))
     return workspace, *store.pack(workspace)
 
 
 def _weights(network: Network, layers: Iterable[int] | None = None) -> dict[int, Any]:
-    return {k: network.layers[k].params["weight"] for k in (network.patterns if layers is None else layers)}
+    wanted = network.patterns if layers is None else layers
+    return {k: network.device.get(network.layers[k].params["weight"]) for k in wanted}

@@ -123,7 +123,7 @@ def by_quality(
     """
     targets = _targets(network, quality, layers, "quality", np.inf)
     saliency = _checked(network, magnitude(network, targets), targets)
-    spread = {k: _spread(network.layers[k].params["weight"]) for k in targets}
+    spread = {k: _spread(network.device.get(network.layers[k].params["weight"])) for k in targets}
     kept = {k: keep_from(saliency[k], factor * spread[k]) for k, factor in targets.items()}
     return _shrunk(network, kept, optimizer, allow_empty)
 

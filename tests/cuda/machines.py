@@ -34,11 +34,11 @@ def machine(kind: str, *, checking: bool = False) -> Iterator[CUDA]:
     if reason := build.why_not():
         pytest.skip(reason)
     with stand_in.installed(checking=checking, order=kind):
-        devices.cuda.cache_clear()
+        devices.gpu.cache_clear()
         try:
             yield devices.cuda()
         finally:
-            devices.cuda.cache_clear()
+            devices.gpu.cache_clear()
 
 
 class OnDevice:

@@ -133,7 +133,6 @@ def test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(
             assert_close(db, dy.astype(np.float64).sum((0, 2, 3, 4)), abs(dy).sum((0, 2, 3, 4)), dy.size // 3)
 
 
-@pytest.mark.xfail(strict=True, reason="a convolution cannot be moved to the device yet")
 @given(layer=layers(), seed=st.integers(0, 2**32))
 @FEW
 def test_convolutions_forward_and_backward(cuda, layer, seed):

@@ -19,6 +19,9 @@ import numpy as np
 
 from . import build
 
+CUPY = ("RawModule", "array", "cuda", "empty", "ndarray", "zeros")
+"""What is CuPy's here; the rest is for tests."""
+
 DEVICES = 2
 """How many cards there are: one processor core in all of them."""
 
@@ -98,6 +101,23 @@ class ndarray:
     def get(self) -> np.ndarray[Any, Any]:
         _Settings.traffic.to_host += 1
         return self._view.copy()
+
+    def set(self, values: np.ndarray[Any, Any]) -> None:
+        """CuPy takes a host array of exactly this shape and dtype, in C order."""
+        if not isinstance(values, np.ndarray) or (values.shape, values.dtype) != (self.shape, self.dtype):
+            raise TypeError(f"set must be given a NumPy array of {self.dtype} {self.shape}")
+        if not (values.flags.c_contiguous and self._view.flags.c_contiguous):
+            raise ValueError("set must be given an array in C order, for one in C order")
+        self._view[...] = values
+        _Settings.traffic.to_device += 1
+
+    def __deepcopy__(self, memo: object) -> ndarray:
+        with self.device:
+            copy = empty(self.shape, self.dtype)
+        copy._view[...] = self._view
+        return copy
+
+    __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3})
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
