@@ -143,6 +143,6 @@ def result_line(record: Record) -> str:
     return (
         f"{record['model']} on {record['dataset']}: test accuracy {record['test_accuracy']:.2%} "
         f"after {record['epochs']} epochs; {record['connections']:,} connections, sparse layers "
-        f"{record['sparsity']:.1%} sparse; trained in {record['train_seconds']:.2f} s, "
-        f"{record['step_ms']:.3f} ms a step, on {record['device']}"
+        f"{record['sparsity']:.1%} sparse, all {record['global_sparsity']:.1%}; "
+        f"trained in {record['train_seconds']:.2f} s, {record['step_ms']:.3f} ms a step, on {record['device']}"
     )

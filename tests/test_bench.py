@@ -250,3 +250,25 @@ def test_wrong_arguments_are_refused_in_a_line(arguments: list[str], words: str)
     done = bench(*arguments)
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
+
+
+def test_what_pruning_costs_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import pruning
+
+    pruning.main((0.9,), quick=True)
+    title, _, head, _, dense, sparse, *_ = capsys.readouterr().out.splitlines()
+    assert "LeNet-300-100" in title and "built at it" in head
+    assert [line.split("|")[2].strip() for line in (dense, sparse)] == ["266,200", "27,520"]
+
+
+def test_a_twin_has_as_many_connections_in_each_layer() -> None:
+    from sparsecore.models.lenet300 import lenet300
+
+    from bench.pruning import twin
+    from sparsecore.prune import to_sparsity
+
+    network = lenet300()
+    to_sparsity(network, 0.97)
+    built = twin(network)
+    assert [p.nnz for p in built.patterns.values()] == [p.nnz for p in network.patterns.values()]
+    assert built.patterns != network.patterns

@@ -77,10 +77,29 @@ def test_curves_have_the_three_panels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
-    run(*GRADUAL, "--epochs", "1", "--out", "r")
+    records = run(*GRADUAL, "--epochs", "1", "--out", "r")
     (figure,) = drawn
     assert [axes.get_ylabel() for axes in figure.axes] == ["threshold", "sparsity", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
+    threshold, sparsity, accuracy = ([line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes)
+    layers = [(record["epoch"], record["layers"][0]) for record in prunings(records)]
+    assert threshold[0] == [[epoch, layer["threshold"]] for epoch, layer in layers if layer["removed"]]
+    assert len(threshold[0]) < len(layers)  # the first removes nothing, and has no threshold
+    assert sparsity[0] == [[0, 0], *([epoch, layer["sparsity"]] for epoch, layer in layers), [1, 0.9]]
+    assert [1, records[-1]["test_accuracy"]] in accuracy[1]
+
+
+def test_sparsity_before_a_single_pruning_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
+    start = ["lenet300", "--dataset", "mnist-subset", "--random", "--sparsity", "0.5", "--epochs", "2"]
+    run(*start, "--prune", "one-time", "--prune-to", "0.75,1,0", "--prune-empty", "--out", "r")
+    first, emptied = (line.get_xydata().tolist() for line in drawn[0].axes[1].lines)
+    assert first == [[0, 0.5], [1, 0.75], [2, 0.75]]
+    assert emptied == [[1, 1], [2, 1]]  # of a layer that lost all nothing tells how many it had
 
 
 def test_one_time_and_by_rounds() -> None:
