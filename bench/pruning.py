@@ -56,7 +56,7 @@ def twin(network: Network) -> Network:
 
 
 def pruning_ms(network: Network, optimizer: SGD, store: Store, sparsity: float, times: int) -> float:
-    """Median time that a pruning adds: choosing, moving, planning and recording, until another step has run, less it."""
+    """Median time that a pruning adds: choosing, moving, planning and recording, until a step has run, less it."""
     taken = []
     for _ in range(times):
         one, its = copy.deepcopy(network), copy.deepcopy(optimizer)
