@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from sparsecore.models.lenet300 import lenet300
+from sparsecore.models import lenet5, lenet300
 
 from sparsecore.network import Network
+from sparsecore.wiring import Link
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,30 @@ class Model:
     Attributes
     ----------
     build : callable
-        `build(wiring, classes=…, format=…, seed=…)` gives the network.
-    sizes : callable
-        From the shape of a sample to the sizes of the chain of sparse layers, inputs first.
+        `build(wiring, shape, classes=…, format=…, seed=…)` gives the network for samples of a shape.
+    links : callable
+        `links(shape, classes=…, every=…)` gives the layers to be wired: the sparse ones, or every one.
     recipe : Recipe
         Tuned on a validation split of the training set.
+    recipes : mapping of str to Recipe
+        Other recipes, by the data set they are for.
     """
 
     build: Callable[..., Network]
-    sizes: Callable[[tuple[int, ...]], tuple[int, ...]]
+    links: Callable[..., tuple[Link, ...]]
     recipe: Recipe
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
 
 MODELS = {
     "lenet300": Model(
-        lenet300,
-        lambda shape: (prod(shape), 300, 100),
+        lambda wiring, shape, **options: lenet300.lenet300(wiring, **options),
+        lenet300.links,
         Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
+    ),
+    "lenet5": Model(
+        lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),
+        lenet5.links,
+        Recipe(epochs=15, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5),
     ),
 }

@@ -14,7 +14,7 @@ from .errors import OneLineError, one_line
 from .prune.options import add_options, check_options
 from .schedule import Schedule, constant, cosine, step_decay, warm_up
 from .topology import ExpanderKind
-from .wiring import Wiring
+from .wiring import Grain, Wiring
 
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
 FREE = ("threads", "device", "data_dir", "save_every", "check_every_step")
@@ -69,6 +69,11 @@ def parser(models: Sequence[str]) -> Parser:
         metavar="S",
         help="of the sparse layers: the fraction of connections removed",
     )
+    wiring.add_argument(
+        "--pattern", type=_one_of("a pattern", ("channel", "weight")),
+        help="what a connection of a convolution is: a whole filter (--radix's, if not given) or a single weight",
+    )  # fmt: skip
+    wiring.add_argument("--sparse-all", action="store_true", help="wire the first and the last layer too, dense if not")
     wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
 
     add_options(made)
@@ -120,6 +125,8 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
     has = options.get
     if "radix" not in options and "widths" in options:
         parser.error("--widths: goes with --radix only")
+    if "pattern" in options and not (has("random") or "expander" in options or "radix" in options):
+        parser.error("--pattern: goes with --radix, --expander or --random, got none of them")
     if "sparsity" in options and "radix" in options:
         parser.error("--sparsity: not with --radix, whose radices decide how many connections there are; leave it out")
     if "sparsity" in options and not (has("random") or "expander" in options):
@@ -130,22 +137,24 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
     if has("nesterov") and has("momentum") == 0:
         parser.error("--nesterov: needs a --momentum above 0, got 0")
     if has("from"):
-        for name in ("radix", "expander", "random", "dense", "format"):
+        for name in ("radix", "expander", "random", "dense", "pattern", "sparse_all", "format"):
             if name in options:
-                parser.error(f"--{name}: not with --from, whose network is wired already; leave one out")
+                parser.error(f"{_flag(name)}: not with --from, whose network is wired already; leave one out")
     check_options(options, parser.error)
 
 
 def wiring_of(options: Options) -> Wiring:
     """The wiring that options ask for."""
+    grain: Grain | None = options.get("pattern")
     if "radix" in options:
         widths = options.get("widths")
-        return Wiring("radix", _tuples(options["radix"]), widths=tuple(widths) if widths is not None else None)
+        widths = tuple(widths) if widths is not None else None
+        return Wiring("radix", _tuples(options["radix"]), widths=widths, grain=grain)
     if "expander" in options:
         kind: ExpanderKind = options["expander"]
-        return Wiring("expander", expander=kind, sparsity=options["sparsity"])
+        return Wiring("expander", expander=kind, sparsity=options["sparsity"], grain=grain)
     if options.get("random"):
-        return Wiring("random", sparsity=options["sparsity"])
+        return Wiring("random", sparsity=options["sparsity"], grain=grain)
     return Wiring()
 
 
@@ -188,8 +197,7 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
     for name, value in options.items():
         if name in (*HERE, "model") or value is None or value is False:
             continue
-        flag = "--" + name.replace("_", "-")
-        words.append(flag if value is True else f"{flag}={spelled(value)}")
+        words.append(_flag(name) if value is True else f"{_flag(name)}={spelled(value)}")
     return [*words, "--", str(options["model"])]
 
 
@@ -209,6 +217,10 @@ def place(text: str) -> str:
     if text not in ("cpu", "auto") and (kind != "cuda" or (colon and not (number.isascii() and number.isdecimal()))):
         raise argparse.ArgumentTypeError(f"expected a device, one of cpu, cuda, cuda:1 and auto, got {text!r}")
     return text
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _text(text: str) -> str:

@@ -81,7 +81,8 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
         parse.error(f"expected a model, one of {', '.join(MODELS)}, got none")
     check(given, parse)
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
-    return common | vars(MODELS[given["model"]].recipe) | given, checkpoint
+    model, dataset = MODELS[given["model"]], given.get("dataset", common["dataset"])
+    return common | vars(model.recipes.get(dataset, model.recipe)) | given, checkpoint
 
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
@@ -194,16 +195,18 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
             go_back(network, options, lambda step: _earlier(_origin(options["from"]), step))
         return dataset, network
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
-    shapes = {EMBEDDED: MNIST.shape} | {entry.name: entry.shape for entry in CATALOGUE.values()}
-    own = None if name in shapes else load(name, data_dir=options.get("data_dir"))
-    shape = shapes[name] if own is None else own.shape
-    sizes = model.sizes(shape)
-    _check_memory(wiring.connections(sizes))
-    patterns, note = wiring.patterns(sizes, options["seed"])  # refused, if it is, before anybody waits for data
+    known = CATALOGUE | {EMBEDDED: MNIST}
+    own = None if name in known else load(name, data_dir=options.get("data_dir"))
+    about = known[name] if own is None else own
+    links = model.links(about.shape, classes=about.classes, every=options.get("sparse_all", False))
+    _check_memory(wiring.connections(links))
+    patterns, note = wiring.patterns(links, options["seed"])  # refused, if it is, before anybody waits for data
     dataset = own if own is not None else load(name, data_dir=options.get("data_dir"))
     report.say(dataset.source)
     report.say(f"{options['model']}, {note}")
-    network = model.build(patterns, classes=dataset.classes, format=options["format"], seed=options["seed"])
+    network = model.build(
+        patterns, dataset.shape, classes=dataset.classes, format=options["format"], seed=options["seed"]
+    )
     return dataset, network
 
 

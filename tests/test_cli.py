@@ -110,6 +110,7 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
         (["--expander", "--sparsity", "0.9"], 23_400 + 3000 + 1000),
         (["--expander", "explicit", "--sparsity", "0.9"], 23_400 + 3000 + 1000),
         (["--expander", "bernoulli", "--sparsity", "0.9"], None),
+        (["--random", "--sparsity", "0.9", "--sparse-all"], 23_520 + 3000 + 100),
     ],
 )
 def test_wirings(capsys: pytest.CaptureFixture[str], wiring: list[str], connections: int | None) -> None:
@@ -218,6 +219,11 @@ WRONG: list[tuple[str, str]] = [
     ("lenet300 --random --sparsity -0.1", "at least 0 and below 1"),
     ("lenet300 --random --sparsity nan", "at least 0 and below 1"),
     ("lenet300 --random --sparsity 0.9999999", "no connections"),
+    ("lenet300 --random --sparsity 0.9 --pattern channel", "this model has none"),
+    ("lenet300 --pattern weight", "--pattern: goes with --radix, --expander or --random"),
+    ("lenet5 --random --sparsity 0.9 --pattern filter", "one of channel, weight, got 'filter'"),
+    ("lenet5 --radix 10,10", "divide both sizes of the layer 20→50: try 2,5"),
+    ("lenet5 --radix 2,5 --sparse-all", "one radix a sparse layer: there are 4"),
     ("lenet300 --format csc", "one of csr, coo, got 'csc'"),
     ("lenet300 --dataset letters", "one of mnist, fashion-mnist, cifar10, mnist-subset"),
     ("lenet300 --dataset none.npz", "none.npz: no such file"),

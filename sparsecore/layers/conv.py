@@ -56,6 +56,9 @@ class SparseConv2d(SparseLayer):
         If sizes are out of range or do not fit, weight or bias has another shape, or the format is not one of these.
     """
 
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+
     def __init__(
         self, pattern: SparsityPattern, in_shape: tuple[int, int, int], kernel_size: int | Pair,
         stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, *,
@@ -80,7 +83,7 @@ class SparseConv2d(SparseLayer):
                 f"SparseConv2d: filters of {high}×{wide}, dilation {self.dilation}, do not fit images of "
                 f"{height}×{width} with padding {self.padding}"
             )
-        self.out_shape = rows, *out
+        self.out_shape = rows, out[0], out[1]
         super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:

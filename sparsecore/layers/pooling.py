@@ -38,6 +38,9 @@ class Pool2d(Layer):
         If a size is not an integer, is out of range, or the window does not fit the image.
     """
 
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+
     def __init__(
         self, in_shape: tuple[int, int, int], kernel_size: int | Pair, stride: int | Pair | None = None
     ) -> None:

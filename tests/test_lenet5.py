@@ -1,0 +1,120 @@
+"""LeNet-5 and how it is wired: its sizes, its gradients, whole filters and single weights, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sparsecore.models.lenet5 import lenet5, links
+
+from sparsecore import train
+from sparsecore.checkpoint import read
+from sparsecore.gradcheck import gradcheck
+from sparsecore.pattern import SparsityPattern
+from sparsecore.wiring import Link, Wiring
+
+from .small import numbers
+
+IMAGES = {(1, 28, 28): 800, (3, 32, 32): 1250, (1, 16, 16): 50}
+
+
+@pytest.mark.parametrize(("shape", "seen"), IMAGES.items())
+def test_sizes_are_the_tables(shape: tuple[int, int, int], seen: int) -> None:
+    network = lenet5(in_shape=shape, classes=7)
+    assert [layer.params["weight"].size for layer in network.layers if layer.params] == [
+        shape[0] * 25 * 20, 20 * 25 * 50, seen * 500, 500 * 7,
+    ]  # fmt: skip
+    assert network.layers[0].in_shape == shape and network.layers[-1].out_shape == (7,)
+    assert network.sparse == (2, 5) and network.sparsity == 0
+
+
+def test_gradients_are_derivatives_through_the_whole_network() -> None:
+    wiring, _ = Wiring("expander", sparsity=0.9).patterns(links((1, 16, 16)), 0)
+    network = lenet5(wiring, in_shape=(1, 16, 16), dtype=np.float64)
+    gradcheck(network, numbers((9, 1, 16, 16)), labels=np.arange(9), samples=40)
+
+
+def whole(pattern: SparsityPattern) -> np.ndarray:
+    """Whether each filter of 5×5 is stored, shape (outputs, inputs); they are stored whole or not at all."""
+    stored = pattern.to_scipy(np.ones(pattern.nnz)).toarray().reshape(pattern.shape[0], -1, 25).sum(-1)
+    assert np.isin(stored, (0, 25)).all()
+    return stored > 0
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+def test_radix_layers_join_channels(shape: tuple[int, int, int]) -> None:
+    (conv, third), note = Wiring("radix", ((2, 5),)).patterns(links(shape), 0)
+    channels = whole(conv)
+    assert channels.sum(0).tolist() == [10] * 20 and channels.sum(1).tolist() == [4] * 50
+    assert third.nnz == third.shape[0] * third.shape[1] // 2
+    assert "2/10 of 20→50" in note and "5/10" in note
+
+
+def test_radix_layers_join_weights_where_asked() -> None:
+    (conv, third), _ = Wiring("radix", ((10, 5),), grain="weight").patterns(links((1, 28, 28)), 0)
+    assert set(conv.fan_in) == {100} and set(third.fan_in) == {80} and set(np.bincount(conv.indices)) == {10}
+
+
+@pytest.mark.parametrize("grain", ["channel", "weight"])
+@pytest.mark.parametrize("kind", ["fixed", "bernoulli", "explicit"])
+def test_expanders_join_either(kind: str, grain: str) -> None:
+    (conv, third), note = Wiring("expander", expander=kind, sparsity=0.9, grain=grain).patterns(links((3, 32, 32)), 3)
+    assert conv.sparsity == pytest.approx(0.9, abs=0.03) and third.sparsity == pytest.approx(0.9, abs=0.01)
+    if grain == "channel":
+        assert whole(conv).any(1).sum() > 40
+    elif kind != "bernoulli":
+        assert set(conv.fan_in) == {50}
+    assert grain in note
+
+
+def test_all_layers_are_wired_where_asked() -> None:
+    wiring, _ = Wiring("random", sparsity=0.8).patterns(links((3, 32, 32), every=True), 0)
+    network = lenet5(wiring, in_shape=(3, 32, 32))
+    assert network.sparse == (0, 2, 5, 6) and network.sparsity == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("wiring", "chain", "problem"),
+    [
+        (Wiring("radix", ((10, 10),)), links((1, 28, 28)), "must divide both sizes of the layer 20→50: try 2,5"),
+        (Wiring("radix", ((2, 2, 2),)), links((1, 28, 28)), "there are 2 .*: try 2,5"),
+        (Wiring("radix", ((2, 5),), widths=(2, 5, 1)), links((1, 28, 28)), "--widths: not for this model"),
+        (Wiring("radix", ((2, 5),)), links((1, 28, 28), every=True), "no radices fit"),
+        (Wiring("random", sparsity=0.9, grain="channel"), [Link(784, 300)], "--pattern channel: is for convolutions"),
+        (Wiring("random", sparsity=0.99999), links((1, 16, 16)), "leaves the layer 20→50, 5×5 "),
+    ],
+)
+def test_what_does_not_fit_is_refused(wiring: Wiring, chain: list[Link], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        wiring.patterns(chain, 0)
+
+
+@pytest.mark.parametrize("shape", [(784,), (1, 28, 15), (28, 28)])
+def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="lenet5 takes images"):
+        lenet5(in_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "connections"),
+    [
+        (["--radix", "2,5"], 500 + 5000 + 50_000 + 2000),
+        (["--expander", "--sparsity", "0.9", "--pattern", "channel", "--sparse-all"], 25 * 20 + 2500 + 10_000 + 200),
+        (["--dense", "--prune", "one-time", "--prune-to", "0.9", "--prune-start", "3"], 500 + 2500 + 10_000 + 2000),
+    ],
+)
+def test_the_command_trains_it(
+    options: list[str], connections: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of 20×20 of which one quarter is bright."""
+    monkeypatch.chdir(tmp_path)
+    labels = np.arange(640) % 4
+    x = np.random.default_rng(0).integers(0, 100, (640, 2, 10, 2, 10), np.uint8)
+    x[np.arange(640), labels // 2, :, labels % 2] += 100
+    np.savez("own.npz", x=x.reshape(640, 20, 20), y=labels)
+    arguments = ["lenet5", *options, "--dataset", "own.npz", "--epochs", "3", "--batch-size", "32", "--lr", "0.01"]
+    assert train.main([*arguments, "--quiet", "--out", "run"]) == 0
+    saved = read("run")
+    assert saved.network.layers[0].in_shape == (1, 20, 20) and saved.network.connections == connections
+    assert saved.state["run"]["history"][-1]["test_accuracy"] > 0.9
