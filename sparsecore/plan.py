@@ -17,8 +17,7 @@ LARGEST_GROUP = 4
 SEGMENT = 512
 """Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads."""
 
-_NEAR, _NEAR_CONNECTIONS = 160, 32
-_FAR, _FAR_CONNECTIONS = 2048, 64
+_BLOCK, _BLOCK_CONNECTIONS, _BLOCK_ROWS = 160, 32, 2048
 
 
 class Plan:
@@ -89,20 +88,17 @@ def laid_out(
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
-    """Columns to walk before going on to the next row, 0 for all: where a cache holds their lines and rows still run
-    long.
+    """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
-    Gather reads four lines of a column at once, 256 bytes: 160 columns stay in a first-level cache of 48 KiB and 2048
-    in 512 KiB of a second-level one. Every block loads and stores a row's sums once more, which needs enough
-    connections to pay for it. Rows that share what they read from the second level do not wait for it.
+    Gather reads four lines of a column at once, 256 bytes: 160 columns take 40 KiB. Every block loads and stores a
+    row's sums once more, which needs enough connections to pay for it, and so few rows that a second-level cache holds
+    their sums. Rows that share what they read from the second level do not wait for it. Larger blocks for that level do
+    not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
     """
-    columns = pattern.shape[1]
-    fan_in = pattern.nnz / max(pattern.shape[0], 1)
-    near = [(_NEAR, _NEAR_CONNECTIONS)] if largest_group == 1 else []
-    for block, enough in (*near, (_FAR, _FAR_CONNECTIONS)):
-        if columns > block and fan_in * block / columns >= enough:
-            return block
-    return 0
+    rows, columns = pattern.shape
+    fan_in = pattern.nnz / max(rows, 1)
+    pays = columns > _BLOCK and fan_in * _BLOCK / columns >= _BLOCK_CONNECTIONS and rows <= _BLOCK_ROWS
+    return _BLOCK if pays and largest_group == 1 else 0
 
 
 def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:

@@ -30,6 +30,7 @@ from .vector import LANES
 Array = NDArray[Any]
 
 _WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
+_NEAR = 64 * 1024  # bytes of a first-level cache and a little beyond: what lies there is found often enough
 _CACHE = 512 * 1024  # bytes of a second-level cache to count on
 _AHEAD = 32  # connections between fetching a line and using it: what memory takes to answer
 _MANY = 1 << 30  # as many parts as there are threads
@@ -131,7 +132,8 @@ class Launcher:
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
             kernel = sddmm_kernel(grad.itemsize, layout.most_group, width)
-            self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields, panel=_panel(grid))
+            fields["panel"] = _panel(grid, layout.most_group)
+            self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:
             kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))
             self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)
@@ -248,13 +250,17 @@ class Launcher:
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
 
 
-def _panel(grid: Grid) -> int:
-    """Lines that sddmm takes before it goes over the connections again: so many that x's stay in the second-level
-    cache."""
+def _panel(grid: Grid, most_group: int) -> int:
+    """Lines that sddmm takes before it goes over the connections again.
+
+    Rows that share their columns take as many as the second-level cache holds of x, since their sums stay in registers
+    meanwhile. Others wait for every line of x: they take four, or what the first level holds, so that more of them are
+    still near when the next row asks.
+    """
     if grid.outer > 1 or grid.ys > 1:
         return max(grid.lines, 1)  # an image is walked whole, tile by tile
-    fitting = _CACHE // max(grid.x_line * 4, 1)
-    return max(8, fitting // 8 * 8)
+    cache, least = (_CACHE, 8) if most_group > 1 else (_NEAR, 4)
+    return max(least, cache // max(grid.x_line * 4, 1) // least * least)
 
 
 def _ahead(grid: Grid, x: Array) -> int:
