@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import OneLineError, one_line
+from .files import replace
 from .layers import KINDS, Layer
 from .network import Network
 from .normalisation import Normalisation
@@ -88,7 +88,7 @@ def save(network: Network, path: str | Path, *, velocity: Any = None, state: dic
         "state": json.dumps(state or {}),
     }
     try:
-        _replace(path, serialised(tensors, header | {"sha256": _checksum(tensors, header)}))
+        replace(path, serialised(tensors, header | {"sha256": _checksum(tensors, header)}), _previous(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
@@ -173,44 +173,6 @@ def located(path: str | Path) -> Path:
 
 def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that at every moment either its old or its new content is whole."""
-    writing = path.with_name(f".{path.name}.writing")  # always this name: what a crash leaves, the next write replaces
-    try:
-        with writing.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.is_file():  # a folder that has the name makes the next line fail
-            _keep(path)
-        os.replace(writing, path)
-    except BaseException:
-        writing.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _keep(path: Path) -> None:
-    previous = _previous(path)
-    previous.unlink(missing_ok=True)
-    try:
-        os.link(path, previous)  # the name never goes missing
-    except OSError:
-        os.replace(path, previous)  # no hard links here
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the renaming itself to the disk, where a folder can be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _taken_apart(network: Network) -> tuple[Tensors, list[dict[str, Any]]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
+from .files import replace
 from .run_folder import CURVES, Record
 
 SPLITS = ("train", "validation", "test")
@@ -39,8 +41,9 @@ def draw(history: Sequence[Record], folder: Path) -> Path | None:
         axes.grid(alpha=0.25)
         if axes.lines:
             axes.legend()
-    path = folder / CURVES
-    figure.savefig(path, dpi=120)
+    path, picture = folder / CURVES, BytesIO()
+    figure.savefig(picture, dpi=120)
+    replace(path, picture.getvalue())
     return path
 
 

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .console import complain, write_anything
-from .interrupts import Interrupted, Interrupts
+from .console import answer, write_anything
 
 PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"
@@ -19,18 +18,10 @@ EXAMPLE = f"{PROGRAM} runs/radix"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            found = _evaluated(list(sys.argv[1:] if arguments is None else arguments))
-        except Interrupted:
-            return interrupts.status
-        except ValueError as error:
-            return complain(PROGRAM, error, 2)
-    print(found)
-    return 0
+    return answer(PROGRAM, _evaluated, arguments, "interrupted")
 
 
-def _evaluated(arguments: list[str]) -> str:
+def _evaluated(arguments: list[str]) -> list[str]:
     """What is to be printed. Raises ValueError."""
     from .checkpoint import read
     from .data import load
@@ -70,9 +61,9 @@ def _evaluated(arguments: list[str]) -> str:
         "sparsity": network.sparsity,
     }
     if "json" in options:
-        return json.dumps(record)
-    return (f"{dataset.source}\ntest accuracy {totals.accuracy:.2%}, loss {totals.mean_loss:.4f}; "
-            f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse")  # fmt: skip
+        return [json.dumps(record)]
+    return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {totals.mean_loss:.4f}; "
+            f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Any
 
 Pair = tuple[int, int]
 
+_MOST = (1 << 31) - 1
+
 
 def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
     """One number for both ways, or one each: vertical, horizontal."""
@@ -15,7 +17,7 @@ def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
 
 
 def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]:
-    """Exactly `count` integers of at least `least`.
+    """Exactly `count` integers of at least `least`, and such as kernels count with.
 
     Raises
     ------
@@ -27,6 +29,8 @@ def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]
         raise TypeError(f"{name} must hold {count} integers, got {values!r}") from None
     if len(found) != count or min(found) < least:
         raise ValueError(f"{name} must hold {count} integers of at least {least}, got {values!r}")
+    if max(found) > _MOST:
+        raise ValueError(f"{name} must hold integers of at most {_MOST:,}, got {max(found):,}")
     return found
 
 

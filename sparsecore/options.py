@@ -39,6 +39,13 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
         self.example = example
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        found, rest = super().parse_known_args(*arguments, **options)
+        for name, value in vars(found).items():
+            if value == []:  # what argparse makes of --out=--
+                self.error(f"argument --{name.replace('_', '-')}: expected a value, got '--'")
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{one_line(message)}; for example: {self.example}")
 

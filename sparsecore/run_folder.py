@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from .checkpoint import NAME as CHECKPOINT
 from .errors import OneLineError
+from .files import append, replace
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -72,7 +72,7 @@ class RunFolder:
                     f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            _replace(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
+            replace(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     def config(self) -> Record | None:
         """What `create` wrote, or None if nothing was."""
@@ -90,13 +90,13 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """One more line of metrics."""
-        with _told(self.path), (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with _told(self.path):
+            append(self.path / METRICS, json.dumps(record))
 
     def rewrite(self, records: Iterable[Record]) -> None:
         """Let the metrics be these: lines past the checkpoint that a run goes on from are told again."""
         with _told(self.path):
-            _replace(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in records))
+            replace(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 class _told:
@@ -112,16 +112,3 @@ class _told:
         if isinstance(error, OSError) or (isinstance(error, ValueError) and not isinstance(error, RunFolderError)):
             reason = getattr(error, "strerror", None) or error
             raise RunFolderError(f"{self.path!s:.200}: cannot be used ({reason}): choose another folder") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        with writing.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(writing, path)
-    except BaseException:
-        writing.unlink(missing_ok=True)
-        raise

@@ -206,13 +206,13 @@ def test_looking_and_saving_change_nothing(digits: Dataset, tmp_path: Path) -> N
 def test_resuming_from_every_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the process had been killed after each of the checkpoints that it wrote."""
     kept: list[bytes] = []
-    real = checkpoint._replace
+    real = checkpoint.replace
 
-    def remembering(path: Path, data: bytes) -> None:
-        real(path, data)
+    def remembering(path: Path, data: bytes, previous: Path) -> None:
+        real(path, data, previous)
         kept.append(data)
 
-    monkeypatch.setattr(checkpoint, "_replace", remembering)
+    monkeypatch.setattr(checkpoint, "replace", remembering)
     whole = trainer(digits, epochs=2, out=tmp_path / "run", save_every=0.0, check_every_step=True)
     whole.run()
     monkeypatch.undo()
@@ -353,16 +353,16 @@ def test_divergence_is_found_without_looking_at_every_step(digits: Dataset, tmp_
 
 
 def test_full_disk_during_training(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = checkpoint._replace, 0
+    real, calls = checkpoint.replace, 0
 
-    def filling_up(path: Path, data: bytes) -> None:
+    def filling_up(path: Path, data: bytes, previous: Path) -> None:
         nonlocal calls
         calls += 1
         if calls > 3:
             raise OSError(28, "No space left on device")
-        real(path, data)
+        real(path, data, previous)
 
-    monkeypatch.setattr(checkpoint, "_replace", filling_up)
+    monkeypatch.setattr(checkpoint, "replace", filling_up)
     with pytest.raises(CheckpointError, match="No space left"):
         trainer(digits, out=tmp_path / "run", save_every=0.0, check_every_step=True).run()
     monkeypatch.undo()

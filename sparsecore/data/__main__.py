@@ -8,38 +8,38 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from sparsecore.console import complain
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
-from sparsecore.data.dataset import DataError
 from sparsecore.data.fetch import fetch
 from sparsecore.data.loading import load_cached
 from sparsecore.data.subset import TEST, TRAIN, write_subset
+from sparsecore.errors import one_line
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, its errors on one line, with an example."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; for example: python -m sparsecore.data fetch fashion-mnist\n")
+        said = f"{one_line(message)}; for example: python -m sparsecore.data fetch fashion-mnist"
+        sys.exit(complain("python -m sparsecore.data", said, 2))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for data that could not be had, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    root = cache.folder(options.data_dir)
     try:
+        root = cache.folder(options.data_dir)
         if options.command == "fetch":
             _fetch(options.name, root, options.source)
         elif options.command == "list":
             _list(root)
         else:
             write_subset(load_cached(MNIST, root), options.path)
-    except DataError as error:
-        print(f"python -m sparsecore.data: {error}", file=sys.stderr)
-        return 1
+    except (ValueError, OSError) as error:
+        return complain("python -m sparsecore.data", error, 1)
     except KeyboardInterrupt:
-        print("python -m sparsecore.data: interrupted; the cache is as it was", file=sys.stderr)
-        return 130
+        return complain("python -m sparsecore.data", "interrupted; the cache is as it was", 130)
     return 0
 
 
@@ -64,9 +64,10 @@ def _fetch(name: str, root: Path, kind: str | None) -> None:
 
 
 def _list(root: Path) -> None:
+    states = {name: "cached" if cache.holds(entry, root) else "not cached" for name, entry in CATALOGUE.items()}
     print(f"cache: {root}")
     for entry in CATALOGUE.values():
-        state = "cached" if cache.holds(entry, root) else "not cached"
+        state = states[entry.name]
         print(f"{entry.name:14} {state:11} sources: {', '.join(source.title for source in entry.sources)}")
     print(f"{EMBEDDED:14} {'embedded':11} {TRAIN:,} train and {TEST:,} test digits of MNIST")
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +21,10 @@ from sparsecore.data.dataset import DataError
 def folder(data_dir: str | Path | None = None) -> Path:
     """`data_dir`, or else $SPARSECORE_DATA_DIR, or else the platform's cache folder for sparsecore."""
     chosen = data_dir or os.environ.get("SPARSECORE_DATA_DIR") or platformdirs.user_cache_dir("sparsecore")
-    return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:  # a ~name that nobody has
+        return Path(chosen)
 
 
 def holds(entry: Entry, root: Path) -> bool:
@@ -66,13 +69,19 @@ def staging(entry: Entry, root: Path) -> Iterator[Path]:
     DataError
         Where the cache cannot be written to, which is so known before anything is fetched, or where it fills up.
     """
+    made = []
     try:
+        made = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{entry.name}-", dir=root) as stage:
             yield Path(stage)
     except OSError as error:
         raise DataError(f"{root}: cannot be written to ({error.strerror}); choose another folder with --data-dir or "
                         "SPARSECORE_DATA_DIR") from None
+    finally:
+        for each in made:  # from the inside out, and only where nothing came to be in it
+            with suppress(OSError):
+                each.rmdir()
 
 
 def publish(entry: Entry, root: Path, stage: Path, files: Mapping[str, bytes]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from sparsecore.data.catalogue import EMBEDDED, MNIST
 from sparsecore.data.dataset import Dataset, Split, stratified
+from sparsecore.files import replace
 
 PATH = Path(__file__).with_name("mnist_subset.npz")
 TRAIN, TEST, SEED = 8000, 2000, 0
@@ -31,5 +33,7 @@ def draw_subset(full: Dataset) -> tuple[Split, Split]:
 def write_subset(full: Dataset, path: Path) -> None:
     """Make the embedded file: the same bytes from the same set, wherever zlib is the same."""
     train, test = draw_subset(full)
-    np.savez_compressed(path, x=train.x.reshape(-1, 28, 28), y=train.y.astype(np.uint8),
+    stream = BytesIO()
+    np.savez_compressed(stream, x=train.x.reshape(-1, 28, 28), y=train.y.astype(np.uint8),
                         x_test=test.x.reshape(-1, 28, 28), y_test=test.y.astype(np.uint8))
+    replace(path, stream.getvalue())

@@ -6,13 +6,13 @@ Exit status: 0, or 2 for a command that cannot be followed or a file that cannot
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console import complain, write_anything
-from ..interrupts import Interrupted, Interrupts
+from ..console import answer, write_anything
 
 PROGRAM = "python -m sparsecore.inspect"
 EXAMPLE = f"{PROGRAM} runs/pruned --pictures pictures"
@@ -20,15 +20,7 @@ EXAMPLE = f"{PROGRAM} runs/pruned --pictures pictures"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            for line in _inspected(list(sys.argv[1:] if arguments is None else arguments)):
-                print(line)
-        except Interrupted:
-            return complain(PROGRAM, "interrupted", interrupts.status)
-        except (ValueError, OSError) as error:
-            return complain(PROGRAM, error, 2)
-    return 0
+    return answer(PROGRAM, _inspected, arguments, "interrupted")
 
 
 def _inspected(arguments: list[str]) -> list[str]:
@@ -56,18 +48,25 @@ def _inspected(arguments: list[str]) -> list[str]:
         parser.error("--remove-dead and --out go together")
     if "out" in options and Path(options["out"]).exists():
         parser.error(f"--out: {options['out']} is there already; choose another name")
+    if "out" in options and os.path.abspath(options["out"]) == os.path.abspath(options.get("pictures", "")):
+        parser.error(f"--out, --pictures: expected a file and a folder, got {options['out']} for both")
     checkpoint = read(options["path"])
     network, path = checkpoint.network, Path(options["path"])
-    facts = describe(network)
-    pictures = draw(network, Path(options.get("pictures", path.with_name(path.name + ".pictures"))))
+    facts, out = describe(network), options.get("out")
+    if out is not None:
+        smaller, config = remove_dead(network), checkpoint.state.get("config")
+        save(smaller, out, state={"config": config} if config else None)
+    try:
+        pictures = draw(network, Path(options.get("pictures", path.with_name(path.name + ".pictures"))))
+    except BaseException:
+        if out is not None:
+            Path(out).unlink(missing_ok=True)
+        raise
     lines = [json.dumps(facts)] if "json" in options else _lines(facts)
     if "json" not in options:
         lines += [f"picture: {picture}" for picture in pictures] or ["no pictures: matplotlib is not installed"]
-    if "out" in options:
-        smaller, config = remove_dead(network), checkpoint.state.get("config")
-        save(smaller, options["out"], state={"config": config} if config else None)
-        if "json" not in options:
-            lines.append(f"{options['out']}: {smaller!r}, {smaller.connections:,} connections")
+    if out is not None and "json" not in options:
+        lines.append(f"{out}: {smaller!r}, {smaller.connections:,} connections")
     return lines
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import complain, write_anything
-from ..interrupts import Interrupted, Interrupts
+from ..console import answer, write_anything
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -26,15 +25,7 @@ EXAMPLE = f"{PROGRAM} runs/dense --sparsity 0.95 --out pruned.safetensors"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            for line in _pruned(list(sys.argv[1:] if arguments is None else arguments)):
-                print(line)
-        except Interrupted:
-            return complain(PROGRAM, "interrupted; nothing was written", interrupts.status)
-        except ValueError as error:
-            return complain(PROGRAM, error, 2)
-    return 0
+    return answer(PROGRAM, _pruned, arguments, "interrupted; nothing was written")
 
 
 def _pruned(arguments: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 Rng = np.random.Generator
 
 PATIENCE = 20.0
-"""Seconds after which a case counts as hanging: the slowest takes a hundredth of that alone on a machine."""
+"""Seconds of computing after which a case counts as hanging, when most take milliseconds; fifteen times that asleep."""
 
 
 class Hang(BaseException):
@@ -126,16 +126,16 @@ def watched() -> Iterator[None]:
     def late(*_: object) -> None:
         raise Hang(f"a case took longer than {PATIENCE} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    faulthandler.dump_traceback_later(3 * PATIENCE, exit=True)  # a hang inside C code, where no handler runs
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    before = signal.signal(signal.SIGPROF, late)
+    faulthandler.dump_traceback_later(15 * PATIENCE, exit=True, file=sys.__stderr__)  # asleep, or where no handler runs
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         faulthandler.cancel_dump_traceback_later()
 
 
