@@ -214,6 +214,26 @@ def pack_samples(
         out_labels[k] = labels[sample]
 
 
+def augment(
+    store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool, out: Array,
+    out_labels: Array, batch: int,
+) -> None:  # fmt: skip
+    """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and their
+    labels; `clock` also holds the epoch and the seed."""
+    start, epoch, seed = (int(number) for number in clock)
+    key = _mix(_mix(_mix(seed + _GOLDEN) + epoch) + 0xA5A5_0000_0000_0001)
+    for k in range(batch):
+        sample = int(order[start + k])
+        drawn = _mix(key + sample * _GOLDEN)
+        down, across = (((drawn >> bits & 0xFFFF) * (2 * most + 1) >> 16) - most for bits in (0, 16))
+        image = store[sample].reshape(shape)
+        if flip and drawn >> 32 & 1:
+            image = image[:, :, ::-1]
+        moved = np.pad(image, ((0, 0), (most, most), (most, most)))
+        rows, columns = slice(most + down, most + down + shape[1]), slice(most + across, most + across + shape[2])
+        out[k], out_labels[k] = moved[:, rows, columns].reshape(-1), labels[sample]
+
+
 # ---------------------------------------------------------------------------------------------- loss
 
 

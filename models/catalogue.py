@@ -22,6 +22,8 @@ class Recipe:
     weight_decay: float
     schedule: str
     warm_up: float
+    augment: str = "none"
+    padding: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,15 @@ class Model:
         Tuned on a validation split of the training set.
     recipes : mapping of str to Recipe
         Other recipes, by the data set they are for.
+    own : tuple of str
+        Options that `build` and `links` take besides.
     """
 
     build: Callable[..., Network]
     links: Callable[..., tuple[Link, ...]]
     recipe: Recipe
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
 
 
 MODELS = {
@@ -55,6 +60,16 @@ MODELS = {
     "lenet5": Model(
         lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),
         lenet5.links,
-        Recipe(epochs=15, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5),
+        Recipe(
+            epochs=15, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
+            padding=0,
+        ),
+        {
+            "cifar10": Recipe(
+                epochs=30, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
+                augment="4,flip", padding=2,
+            ),
+        },
+        own=("padding",),
     ),
 }

@@ -1,11 +1,11 @@
 """LeNet-5, in the sizes that came with Caffe: two convolutions and two fully connected layers.
 
-| layer | what | of 1×28×28 | of 3×32×32 | then |
-|---|---|---|---|---|
-| first | convolution 5×5 | 20×24×24 | 20×28×28 | ReLU, max pool 2 |
-| second | convolution 5×5 | 50×8×8 | 50×10×10 | ReLU, max pool 2 |
-| third | fully connected | 800 → 500 | 1250 → 500 | ReLU |
-| head | fully connected | 500 → 10 | 500 → 10 | logits |
+| layer | what | of 1×28×28 | of 3×32×32 | of 3×32×32, padding 2 | then |
+|---|---|---|---|---|---|
+| first | convolution 5×5 | 20×24×24 | 20×28×28 | 20×32×32 | ReLU, max pool 2 |
+| second | convolution 5×5 | 50×8×8 | 50×10×10 | 50×16×16 | ReLU, max pool 2 |
+| third | fully connected | 800 → 500 | 1250 → 500 | 3200 → 500 | ReLU |
+| head | fully connected | 500 → 10 | 500 → 10 | 500 → 10 | logits |
 
 Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, 1998. Y. Jia
 et al., Caffe: Convolutional architecture for fast feature embedding, 2014.
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.images import sizes
 from sparsecore.layers import Flatten, MaxPool2d, SparseConv2d, SparseLinear
 from sparsecore.layers.sparse import Format
 from sparsecore.network import Network
@@ -30,8 +29,8 @@ Shape = tuple[int, int, int]
 
 
 def lenet5(
-    wiring: Sequence[SparsityPattern] | None = None, *, in_shape: Shape = (1, 28, 28), classes: int = 10,
-    format: Format = "csr", seed: int = 0, dtype: Any = np.float32,
+    wiring: Sequence[SparsityPattern] | None = None, *, in_shape: Shape = (1, 28, 28), padding: int = 0,
+    classes: int = 10, format: Format = "csr", seed: int = 0, dtype: Any = np.float32,
 ) -> Network:  # fmt: skip
     """LeNet-5 with its second convolution and its first fully connected layer wired as given; the others are dense.
 
@@ -41,7 +40,9 @@ def lenet5(
         Of the two layers in the middle, or of all; shapes (outputs, inputs · pixels of a filter), as `links` has them.
         Dense if not given.
     in_shape : (channels, height, width)
-        Of one image, at least 16 pixels high and wide.
+        Of one image, at least 16 pixels high and wide, or fewer with padding.
+    padding : int
+        Zeros around the images that the convolutions read.
     classes : int
     format : {"csr", "coo"}
         Of the layers that are wired.
@@ -49,15 +50,15 @@ def lenet5(
         Of the initial values.
     dtype : float32 or float64
     """
-    every = [full(link) for link in links(in_shape, classes=classes, every=True)]
+    every = [full(link) for link in links(in_shape, padding=padding, classes=classes, every=True)]
     given = every[1:3] if wiring is None else list(wiring)
     conv1, conv2, third, head = given if len(given) == 4 else [every[0], *given, every[3]]
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
     options: Any = {"rng": rng, "dtype": dtype}
     ends: Format = format if len(given) == 4 else "csr"
-    first = SparseConv2d(conv1, in_shape, 5, relu=True, format=ends, **options)
+    first = SparseConv2d(conv1, in_shape, 5, 1, padding, relu=True, format=ends, **options)
     first_pool = MaxPool2d(first.out_shape, 2)
-    second = SparseConv2d(conv2, first_pool.out_shape, 5, relu=True, format=format, **options)
+    second = SparseConv2d(conv2, first_pool.out_shape, 5, 1, padding, relu=True, format=format, **options)
     second_pool = MaxPool2d(second.out_shape, 2)
     return Network(
         [
@@ -73,7 +74,9 @@ def lenet5(
     )
 
 
-def links(in_shape: Sequence[int], *, classes: int = 10, every: bool = False) -> tuple[Link, ...]:
+def links(
+    in_shape: Sequence[int], *, padding: int = 0, classes: int = 10, every: bool = False
+) -> tuple[Link, ...]:
     """The layers to be wired: the second convolution and the first fully connected layer, or `every` one.
 
     Raises
@@ -81,8 +84,10 @@ def links(in_shape: Sequence[int], *, classes: int = 10, every: bool = False) ->
     ValueError
         If images of this shape leave nothing to look at.
     """
-    if len(in_shape) != 3 or min(sizes("in_shape", in_shape, 3)[1:]) < 16:
+    lost = 4 - 2 * padding
+    last = [((size - lost) // 2 - lost) // 2 for size in in_shape[1:]]
+    if len(in_shape) != 3 or padding < 0 or min(last) < 1:
         raise ValueError(f"lenet5 takes images, (channels, height, width), of at least 16×16 pixels, got {in_shape}")
-    seen = 50 * prod(((size - 4) // 2 - 4) // 2 for size in in_shape[1:])
+    seen = 50 * prod(last)
     found = Link(in_shape[0], 20, (5, 5)), Link(20, 50, (5, 5)), Link(seen, 500), Link(500, classes)
     return found if every else found[1:3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .augment import Augmentation
 from .data import Split
 from .device import Device
 from .network import Network
@@ -38,10 +39,12 @@ class Evaluation:
         return self._step.totals()
 
 
-def store_of(network: Network, split: Split, normalisation: Normalisation, device: Device) -> Store:
+def store_of(
+    network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
+) -> Store:
     """A split as a network takes it."""
     shape = network.layers[0].in_shape
-    return Store(split, shape, normalisation.mean, normalisation.std, device, network.dtype)
+    return Store(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 
 def check_fit(network: Network, dataset: Any) -> None:

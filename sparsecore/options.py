@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, NoReturn
 
 from . import __version__
+from .augment import Augmentation
 from .data import NAMES, Dataset
 from .errors import OneLineError, one_line
 from .prune.options import add_options, check_options
@@ -81,6 +82,10 @@ def parser(models: Sequence[str]) -> Parser:
         help="what a connection of a convolution is: a whole filter (--radix's, if not given) or a single weight",
     )  # fmt: skip
     wiring.add_argument("--sparse-all", action="store_true", help="wire the first and the last layer too, dense if not")
+    wiring.add_argument(
+        "--padding", type=integer("a whole number from 0 to 100", 2, 0, 100), metavar="PIXELS",
+        help="of lenet5's convolutions (2 for cifar10, none otherwise)",
+    )  # fmt: skip
     wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
 
     add_options(made)
@@ -95,6 +100,10 @@ def parser(models: Sequence[str]) -> Parser:
         type=_text,
         help="mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y",
     )
+    run.add_argument(
+        "--augment", type=_augment_text, metavar="PIXELS[,flip]",
+        help="move each image by up to so many pixels each way, anew in every epoch, and mirror half of them; or none",
+    )  # fmt: skip
     run.add_argument("--data-dir", type=_text, help="folder of fetched data sets")
     run.add_argument("--epochs", type=count)
     run.add_argument("--batch-size", type=count)
@@ -144,7 +153,7 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
     if has("nesterov") and has("momentum") == 0:
         parser.error("--nesterov: needs a --momentum above 0, got 0")
     if has("from"):
-        for name in ("radix", "expander", "random", "dense", "pattern", "sparse_all", "format"):
+        for name in ("radix", "expander", "random", "dense", "pattern", "sparse_all", "padding", "format"):
             if name in options:
                 parser.error(f"{_flag(name)}: not with --from, whose network is wired already; leave one out")
     check_options(options, parser.error)
@@ -163,6 +172,15 @@ def wiring_of(options: Options) -> Wiring:
     if options.get("random"):
         return Wiring("random", sparsity=options["sparsity"], grain=grain)
     return Wiring()
+
+
+def augment_of(options: Options, shape: tuple[int, ...]) -> Augmentation | None:
+    """What is done to training images of a shape. Raises UsageError."""
+    pixels, _, flip = options["augment"].partition(",")
+    try:
+        return None if pixels == "none" else Augmentation(shape, int(pixels), bool(flip))
+    except ValueError as error:
+        raise UsageError(f"--augment: {error}") from None
 
 
 def schedule_of(options: Options, steps: int, total: int) -> Schedule:
@@ -291,6 +309,14 @@ def _widths(text: str) -> list[int]:
     if not all(0 < width < 2**31 for width in widths):
         raise argparse.ArgumentTypeError(f"expected positive whole numbers, such as 8,30,1, got {text!r}")
     return widths
+
+
+def _augment_text(text: str) -> str:
+    pixels = text.partition(",")[0]
+    good = pixels.isascii() and pixels.isdecimal() and len(pixels) < 5 and text in (pixels, f"{pixels},flip")
+    if not good and text != "none":
+        raise argparse.ArgumentTypeError(f"expected none, or pixels such as 4 or 4,flip, got {text!r}")
+    return text
 
 
 def _schedule_text(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .augment import Augmentation
 from .data import Split
 from .device import Device
 from .normalisation import Normalisation
@@ -30,6 +31,8 @@ class Store:
     device : Device
     dtype : float32 or float64
         Of the packed tiles.
+    augment : Augmentation, optional
+        What is done to each sample when it is packed.
 
     Raises
     ------
@@ -39,8 +42,9 @@ class Store:
     """
 
     def __init__(
-        self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32
-    ) -> None:
+        self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32,
+        augment: Augmentation | None = None,
+    ) -> None:  # fmt: skip
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"a store's dtype must be float32 or float64, got {self.dtype}")
@@ -49,6 +53,9 @@ class Store:
             raise ValueError(f"samples of shape {self.shape} must have {wanted} features, got {split.x.shape[1]}")
         if len(split) and split.y.min() < 0:
             raise ValueError(f"labels must be at least 0, got {split.y.min()} at position {split.y.argmin()}")
+        if augment is not None and math.prod(augment.shape) != split.x.shape[1]:
+            raise ValueError(f"samples of {split.x.shape[1]} features cannot be augmented as images of {augment.shape}")
+        self.augment = augment
         self.classes = int(split.y.max(initial=-1)) + 1
         channels, features = len(mean), split.x.shape[1]
         if channels < 1 or features % channels:
@@ -59,6 +66,8 @@ class Store:
         self._x, self._y = device.put(split.x), device.put(split.y)
         self.clock = device.zeros((3,), np.int64)
         self.order = device.put(np.arange(len(split), dtype=np.int64))
+        if augment is not None:  # augmented samples already lie in the batch's order
+            self._places, self._start = device.put(np.arange(len(split))), device.zeros((1,), np.int64)
         self.seek(0, len(split))
 
     def __len__(self) -> int:
@@ -89,7 +98,12 @@ class Store:
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
-        workspace.kernels.pack_samples(
-            self._x, self._y, self.order, self.clock, self._scale, self._shift, x, labels, batch, addresses
-        )
+        store, classes, order, at = self._x, self._y, self.order, self.clock
+        if self.augment is not None:
+            store = workspace.array("augmented", (batch, store.shape[1]), store.dtype)
+            classes = workspace.array("augmented labels", (batch,), np.int32)
+            shape, most, flip = self.augment.shape, self.augment.most, self.augment.flip
+            workspace.kernels.augment(self._x, self._y, order, at, shape, most, flip, store, classes, batch)
+            order, at = self._places, self._start
+        workspace.kernels.pack_samples(store, classes, order, at, self._scale, self._shift, x, labels, batch, addresses)
         return Tiles(x, batch), Labels(labels, batch, self.classes)

@@ -80,16 +80,19 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
     if "model" not in given:
         parse.error(f"expected a model, one of {', '.join(MODELS)}, got none")
     check(given, parse)
+    if "padding" in given and "padding" not in MODELS[given["model"]].own:
+        parse.error(f"--padding: {given['model']} has no convolutions; leave it out")
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
     model, dataset = MODELS[given["model"]], given.get("dataset", common["dataset"])
-    return common | vars(model.recipes.get(dataset, model.recipe)) | given, checkpoint
+    recipe = vars(model.recipes.get(dataset, model.recipe))
+    return common | {name: value for name, value in recipe.items() if value is not None} | given, checkpoint
 
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
     """The run, with nothing written yet. Raises ValueError."""
     from .device import device, set_threads
     from .optim import SGD
-    from .options import config_of
+    from .options import augment_of, config_of
     from .trainer import Trainer
 
     where = device(options["device"])
@@ -107,6 +110,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
         validation=options["validation"], callbacks=[report], out=options.get("out"),
         config=config_of(options, dataset), save_every=options["save_every"],
         check_every_step=options.get("check_every_step", False), device=where,
+        augment=augment_of(options, dataset.shape),
     )  # fmt: skip
     _schedule(trainer, options, initial)
     if checkpoint is not None:
@@ -196,17 +200,18 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
         return dataset, network
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
     known = CATALOGUE | {EMBEDDED: MNIST}
-    own = None if name in known else load(name, data_dir=options.get("data_dir"))
-    about = known[name] if own is None else own
-    links = model.links(about.shape, classes=about.classes, every=options.get("sparse_all", False))
+    users = None if name in known else load(name, data_dir=options.get("data_dir"))
+    about = known[name] if users is None else users
+    own = {name: options[name] for name in model.own}
+    links = model.links(about.shape, classes=about.classes, every=options.get("sparse_all", False), **own)
     _check_memory(wiring.connections(links))
     patterns, note = wiring.patterns(links, options["seed"])  # refused, if it is, before anybody waits for data
-    dataset = own if own is not None else load(name, data_dir=options.get("data_dir"))
+    dataset = users if users is not None else load(name, data_dir=options.get("data_dir"))
     report.say(dataset.source)
     report.say(f"{options['model']}, {note}")
     network = model.build(
-        patterns, dataset.shape, classes=dataset.classes, format=options["format"], seed=options["seed"]
-    )
+        patterns, dataset.shape, classes=dataset.classes, format=options["format"], seed=options["seed"], **own
+    )  # fmt: skip
     return dataset, network
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .augment import Augmentation
 from .checkpoint import Checkpoint, CheckpointError, save
 from .data import Dataset
 from .device import Device
@@ -89,6 +90,8 @@ class Trainer:
         Look at the loss after every step, not ten times a second.
     device : Device, optional
         Where to train; the network and the optimizer move there. The network's own if not given.
+    augment : Augmentation, optional
+        Of the training samples; no other split is augmented.
 
     Raises
     ------
@@ -112,6 +115,7 @@ class Trainer:
         schedule: Schedule | None = None, seed: int = 0, validation: float = 0.0, callbacks: Sequence[Callback] = (),
         out: str | Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = 5.0,
         check_every_step: bool = False, device: Device | None = None,
+        augment: Augmentation | None = None,
     ) -> None:  # fmt: skip
         check_fit(network, dataset)
         train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
@@ -133,7 +137,7 @@ class Trainer:
         self.state = RunState()
         normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
         network.normalisation = normalisation
-        self.store = store_of(network, train, normalisation, self.device)
+        self.store = store_of(network, train, normalisation, self.device, augment)
         splits = {"validation": held_out, "test": dataset.test}
         self.evaluations = {
             name: Evaluation(network, split, normalisation, self.device)

@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused(wiring: Wiring, chain: list[Link], problem
         wiring.patterns(chain, 0)
 
 
-@pytest.mark.parametrize("shape", [(784,), (1, 28, 15), (28, 28)])
+@pytest.mark.parametrize("shape", [(784,), (1, 28, 15), (28, 28), ()])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="lenet5 takes images"):
         lenet5(in_shape=shape)

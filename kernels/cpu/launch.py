@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
 from ..layout import CooLayout, Grid, Layout, Window
+from .augment import AUGMENT, augment_kernel
 from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
@@ -223,6 +224,19 @@ class Launcher:
             pack_samples_kernel(out.itemsize, store.itemsize), batch * features, PACK_SAMPLES,
             store=store, row_bytes=store.strides[0], order=order, at=at, labels=labels, features=features, batch=batch,
             scale=scale, shift=shift, out=out, out_tile=features * LANES, out_labels=out_labels, addresses=addresses,
+        )  # fmt: skip
+
+    def augment(
+        self, store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool,
+        out: Array, out_labels: Array, batch: int,
+    ) -> None:  # fmt: skip
+        """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and
+        their labels; `clock` also holds the epoch and the seed."""
+        channels, height, width = shape
+        self._launch(
+            augment_kernel(store.itemsize), batch * channels * height * width, AUGMENT,
+            store=store, labels=labels, order=order, clock=clock, most=most, flip=int(flip), batch=batch,
+            channels=channels, height=height, width=width, out=out, out_labels=out_labels,
         )  # fmt: skip
 
     def cross_entropy(

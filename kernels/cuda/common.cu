@@ -2,6 +2,7 @@
 
 typedef REAL real;
 typedef long long int64;
+typedef unsigned long long uint64;
 
 constexpr int LANES = 16;                       // samples of a line: 64 or 128 bytes
 constexpr int WIDTH = 16 / int(sizeof(real));   // numbers that a thread loads at once
@@ -9,6 +10,15 @@ constexpr int LINE_THREADS = LANES / WIDTH;     // threads that a line takes: 4 
 constexpr int WARP = 32;
 constexpr int BLOCK = 128;                      // threads of a block, where nothing else is said
 constexpr unsigned ALL = 0xffffffffu;
+
+constexpr uint64 GOLDEN = 0x9E3779B97F4A7C15ull;
+
+// SplitMix64's finisher (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+__device__ __forceinline__ uint64 mix(uint64 z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
 
 struct alignas(16) Vector {
   real at[WIDTH];

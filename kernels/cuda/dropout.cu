@@ -1,16 +1,5 @@
 // Dropout: numbers let through or dropped by random numbers that are counted, not drawn one after another, and are the CPU's.
 
-typedef unsigned long long uint64;
-
-constexpr uint64 GOLDEN = 0x9E3779B97F4A7C15ull;
-
-// SplitMix64's finisher (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
-__device__ __forceinline__ uint64 mix(uint64 z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-
 // out = x / (1 − rate), or zero with probability `rate`, by the seed, the epoch, the sample and the feature.
 extern "C" __global__ void __launch_bounds__(BLOCK) dropout(
     int64 count, int features, int64 stream, double rate, const int64* __restrict__ clock, const real* __restrict__ x,

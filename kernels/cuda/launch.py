@@ -258,6 +258,18 @@ class Launcher:
             store, labels, order, at, scale, shift, out, out_labels,
         )  # fmt: skip
 
+    def augment(
+        self, store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool,
+        out: Array, out_labels: Array, batch: int,
+    ) -> None:  # fmt: skip
+        """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and
+        their labels; `clock` also holds the epoch and the seed."""
+        count = batch * store.shape[1]
+        self._launch(
+            kernel("augment", f"augment_{store.itemsize}", 4), count, np.int64(count), *map(np.int32, shape),
+            np.int32(most), np.int32(flip), store, labels, order, clock, out, out_labels,
+        )  # fmt: skip
+
     def _launch_chunks(self, name: str, batch: int, features: int, itemsize: int, *arguments: Any) -> None:
         chunks = -(-features // _CHUNK)
         self._launch(

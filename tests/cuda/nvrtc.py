@@ -18,7 +18,7 @@ from typing import NamedTuple
 from .emulator import stand_in
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
-FAMILIES = ("spmm", "sddmm", "coo", "relu", "pooling", "dropout", "update", "loss", "pack")
+FAMILIES = ("spmm", "sddmm", "coo", "relu", "pooling", "dropout", "augment", "update", "loss", "pack")
 BLOCK, REGISTERS, THREADS = 128, 65536, {"sm_75": 1024, "sm_120": 1536}
 
 

@@ -245,6 +245,18 @@ def test_packing_samples(cuda, dtype, stored, batch, features):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("stored", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape, most, flip", [((3, 5, 7), 4, True), ((1, 4, 4), 0, False), ((2, 9, 3), 2, True)])
+def test_augmenting(cuda, stored, shape, most, flip):
+    rng, features = np.random.default_rng(0), int(np.prod(shape))
+    store, labels = (rng.random((50, features)) * 255).astype(stored), rng.integers(0, 10, 50).astype(np.int32)
+    out, out_labels = np.full((37, features), 9, stored), np.full(37, 77, np.int32)
+    against_the_oracle(
+        cuda, "augment", store, labels, rng.permutation(50), np.array([9, 3, -5]), shape, most, flip, out, out_labels,
+        37,
+    )  # fmt: skip
+
+
 @dtypes
 @pytest.mark.parametrize("classes", [1, 2, 7, 8, 10, 200])
 @pytest.mark.parametrize("batch", [1, 16, 40])
