@@ -84,9 +84,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_coo(
     GRID_PARAMETERS) {
   const Grid grid = GRID;
   // The last warp's spare teams do the last connections again and store nothing: shuffles want whole warps.
-  const int64 number = (int64(blockIdx.x) * BLOCK + threadIdx.x) / TEAM, segments = (connections + TEAM - 1) / TEAM;
+  // No memory holds so many connections that 32 bits would not count the teams.
+  const unsigned segments = unsigned((connections + TEAM - 1) / TEAM);
+  const unsigned number = blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
   const int thread = threadIdx.x % TEAM, slice = min(int(number / segments), slices - 1);
-  const int64 first = number % segments * TEAM;
+  const int64 first = int64(number % segments) * TEAM;
   const int within = thread * WIDTH % LANES;
   const int stop = min((slice + 1) * slice_positions, grid.positions());
   int at = slice * slice_positions + thread * WIDTH / LANES;

@@ -64,8 +64,11 @@ __device__ __forceinline__ void sddmm(
   }
 }
 
+// Blocks of a multiprocessor at least: the compiler may take so many registers that no more fit, and need not spill.
+constexpr int RESIDENT = sizeof(real) == 4 ? 4 : 3;
+
 #define SDDMM(ROWS)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_##ROWS(                                           \
+  extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) sddmm_##ROWS(                                 \
       int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,    \
       const int* __restrict__ segment_first, LAYOUT_PARAMETERS, const real* __restrict__ dy,                  \
       const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \
