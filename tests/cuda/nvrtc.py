@@ -29,7 +29,6 @@ class Kernel(NamedTuple):
     spilled: int
     stack: int
     shared: int
-    instructions: Counter[str]
 
     def occupancy(self, arch: str) -> float:
         """The fraction of a multiprocessor's threads that its registers hold; those of a warp come in 256s."""
@@ -66,9 +65,25 @@ def options(itemsize: int) -> tuple[str, ...]:
         return launch.options(itemsize)
 
 
-@cache
 def compiled(family: str, itemsize: int, arch: str) -> dict[str, Kernel]:
     """A family's kernels for an architecture, by name. Raises RuntimeError with the compiler's messages."""
+    found = {}
+    for entry in _built(family, itemsize, arch)[0].split("Compiling entry function '")[1:]:
+        name = entry.split("'")[0]
+
+        def number(pattern: str, entry: str = entry) -> int:
+            match = re.search(pattern, entry)
+            return int(match[1]) if match else 0
+
+        spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+        stack, shared = number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes smem")
+        found[name] = Kernel(number(r"Used (\d+) registers"), spilled, stack, shared)
+    return found
+
+
+@cache
+def _built(family: str, itemsize: int, arch: str) -> tuple[str, bytes]:
+    """The compiler's report and the machine code."""
     from cuda.bindings import nvrtc
 
     _, program = nvrtc.nvrtcCreateProgram(source(family).encode(), f"{family}.cu".encode(), 0, [], [])
@@ -77,21 +92,7 @@ def compiled(family: str, itemsize: int, arch: str) -> dict[str, Kernel]:
     log = _text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode()
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise RuntimeError(log)
-    instructions = _disassembled(_text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN))
-    found = {}
-    for entry in log.split("Compiling entry function '")[1:]:
-        name = entry.split("'")[0]
-
-        def number(pattern: str, entry: str = entry) -> int:
-            match = re.search(pattern, entry)
-            return int(match[1]) if match else 0
-
-        spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
-        found[name] = Kernel(
-            number(r"Used (\d+) registers"), spilled, number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes smem"),
-            instructions[name],
-        )  # fmt: skip
-    return found
+    return log, _text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
 
 
 def _text(program: object, size: object, get: object) -> bytes:
@@ -101,10 +102,11 @@ def _text(program: object, size: object, get: object) -> bytes:
     return text
 
 
-def _disassembled(cubin: bytes) -> dict[str, Counter[str]]:
-    """Each kernel's instructions and how many there are, such as LDG.E.128.CONSTANT."""
+@cache
+def instructions(family: str, itemsize: int, arch: str) -> dict[str, Counter[str]]:
+    """Each kernel's instructions and how many there are, such as LDG.E.128.CONSTANT. Takes a third of a second."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(_built(family, itemsize, arch)[1])
         file.flush()
         command = [str(_disassembler()), "-c", file.name]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
