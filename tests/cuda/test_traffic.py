@@ -1,0 +1,42 @@
+"""What the gather asks of global memory, counted on the emulated device: hardly more than one run of x a connection."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparsecore.pattern import SparsityPattern
+from sparsecore.plan import Plan
+from sparsecore.tiles import LANES
+from sparsecore.topology import fit_radix_net, uniform_random
+
+from .emulator import stand_in
+from .machines import machine
+
+BATCH = 128
+PATTERNS = {
+    "random 90%": uniform_random(300, 784, 0.9, np.random.default_rng(0)),
+    "random 95%": uniform_random(300, 784, 0.95, np.random.default_rng(0)),
+    "RadiX-Net 90%": fit_radix_net([[10, 10]], (784, 300, 100)).patterns[0],
+    "dense": SparsityPattern.full((30, 784)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_bytes_read_a_connection(pattern, dtype):
+    """Sectors of 32 bytes, against one run of x, all samples of a feature, for each connection of each group."""
+    plan, tiles = Plan(pattern), BATCH // LANES
+    with machine("forward", checking=True) as device:
+        x = device.put(np.ones((tiles, pattern.shape[1], LANES), dtype))
+        data, bias = device.put(np.ones(pattern.nnz, dtype)), device.put(np.ones(pattern.shape[0], dtype))
+        out = device.empty((tiles, pattern.shape[0], LANES), dtype)
+        with stand_in.sectors() as counted:
+            device.launcher().spmm(plan.forward, plan.grid(tiles), data, x, bias, out, relu=True)
+        layout = plan.forward
+        read = int((layout.cuts[-1] - layout.cuts[0]).sum())  # connections, a group's shared ones once
+        least = read * BATCH * x.itemsize
+        ratio = 32 * counted[0] / least
+        print(f"{ratio:.3f} of the least possible")  # shown by `pytest -rP`
+        assert least < 32 * counted[0] <= 1.25 * least, ratio
+        assert 32 * counted[1] == out.nbytes  # each element is written once, in whole sectors
