@@ -18,9 +18,9 @@ from .topology import ExpanderKind
 from .wiring import Grain, Wiring
 
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
-FREE = ("threads", "device", "data_dir", "save_every", "check_every_step")
+FREE = ("threads", "device", "data_dir", "save_every", "save_epochs", "check_every_step")
 """Options that change no bit of what is learned on one processor, and may differ when a run goes on."""
-HERE = ("out", "resume", "quiet", "help")
+HERE = ("out", "resume", "quiet", "help", "asked")
 """Options of one command, that a run does not keep."""
 
 Options = dict[str, Any]
@@ -129,6 +129,7 @@ def parser(models: Sequence[str]) -> Parser:
     run.add_argument(
         "--save-every", type=not_negative, metavar="SECONDS", help="between checkpoints in --out (5 if not given)"
     )
+    run.add_argument("--save-epochs", type=count, metavar="N", help="save after every N epochs too")
     run.add_argument(
         "--check-every-step", action="store_true", help="look at every step whether the loss is still a number"
     )
@@ -211,7 +212,7 @@ def config_of(options: Options, dataset: Dataset) -> dict[str, Any]:
     return {
         "version": __version__,
         "model": options["model"],
-        "asked": options["dataset"],
+        "asked": options.get("asked", options["dataset"]),
         "options": kept | {"dataset": used},
     }
 

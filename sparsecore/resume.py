@@ -43,7 +43,9 @@ def resume(given: Options, parser: Parser) -> tuple[Options, Checkpoint | None]:
         raise UsageError(
             f"{flag}: in {folder.path} it was {was}, got {spelled(value)}; leave it out, or start another run"
         )
-    return kept | {name: value for name, value in given.items() if name in FREE + HERE}, checkpoint
+    kept |= {name: value for name, value in given.items() if name in FREE + HERE}
+    asked = config.get("asked")
+    return kept | ({"asked": asked} if isinstance(asked, str) else {}), checkpoint
 
 
 def kept_options(config: Any, path: Path, parser: Parser) -> Options:

@@ -92,6 +92,11 @@ class Step:
             self._totals.fill(0)
         return Totals(loss, int(correct), int(samples))
 
+    def output(self, batch: int, layer: int) -> Any:
+        """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
+        workspace = self._workspaces.get(batch)
+        return None if workspace is None else workspace.child(layer).find("y")
+
     def count_from(self, totals: Totals) -> None:
         """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
         self.device.fill(self._totals, np.array(totals, np.float64))

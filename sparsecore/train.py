@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import complain, write_anything
+from .console import complain, leave_stdout, write_anything
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .network import Network
     from .options import Options, Parser
     from .progress import Quiet
+    from .run_folder import RunFolder
+    from .run_state import RunState
     from .trainer import Callback, Trainer
 
 PROGRAM = "python -m sparsecore.train"
@@ -36,21 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Interrupted:
             return complain(PROGRAM, "interrupted before training began", interrupts.status)
         except BrokenPipeError:  # whoever read our lines has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_stdout()
             return 1
+        except OSError as error:
+            leave_stdout()
+            return complain(PROGRAM, f"the output cannot be written ({error.strerror}); what was saved is whole", 1)
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
     from .progress import reporter, result_line
+    from .run_folder import RunFolder
     from .run_state import RunState
 
     try:
         options, checkpoint = _options(arguments)
         report = reporter(options["epochs"], quiet=options.get("quiet", False))
         if checkpoint is not None and (done := RunState.from_json(checkpoint.state.get("run"))).finished:
+            try:
+                line = result_line(done.history[-1])
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(f"{options['out']}: expected a finished run's result, got another record") from None
             report.say(f"the run in {options['out']} is finished")
-            report.result(result_line(done.history[-1]))
-            return 0
+            report.result(line)
+            return _draw(done, RunFolder(options["out"]), anew=False)
         trainer = _trainer(options, checkpoint, report)
         trainer.prepare()
     except ValueError as error:
@@ -97,6 +108,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
 
     where = device(options["device"])
     dataset, initial = _built(options, report)
+    config, dataset = config_of(options, dataset), replace(dataset, name=options.get("asked", dataset.name))
     network = initial if checkpoint is None else checkpoint.network
     report.layers(network)
     if "threads" in options:
@@ -108,7 +120,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
     trainer = Trainer(
         network, dataset, optimizer, epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
         validation=options["validation"], callbacks=[report], out=options.get("out"),
-        config=config_of(options, dataset), save_every=options["save_every"],
+        config=config, save_every=options["save_every"], save_epochs=options.get("save_epochs"),
         check_every_step=options.get("check_every_step", False), device=where,
         augment=augment_of(options, dataset.shape),
     )  # fmt: skip
@@ -217,11 +229,10 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
 
 def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     from .checkpoint import CheckpointError
-    from .curves import draw
+    from .divergence import Diverged
     from .progress import result_line
     from .prune import PruneError
     from .run_folder import RunFolderError
-    from .trainer import Diverged
 
     interrupts.stop = trainer.stop
     try:
@@ -233,10 +244,18 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     if result is None:
         return complain(PROGRAM, _stopped(trainer), interrupts.status)
     report.result(result_line(result))
+    return _draw(trainer.state, trainer.folder) if trainer.folder is not None else 0
+
+
+def _draw(state: RunState, folder: RunFolder, *, anew: bool = True) -> int:
+    """The run's curves into its folder, anew or where a run was killed before it drew them."""
+    from .curves import draw
+    from .run_folder import CURVES
+
     try:
-        if trainer.folder is not None:
-            draw(trainer.state.history, trainer.folder.path)
-    except OSError as error:
+        if anew or not (folder.path / CURVES).exists():
+            draw(state.history, folder.path)
+    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: a foreign history
         return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
 

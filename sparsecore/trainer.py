@@ -15,6 +15,8 @@ from .augment import Augmentation
 from .checkpoint import Checkpoint, CheckpointError, save
 from .data import Dataset
 from .device import Device
+from .divergence import Diverged as Diverged
+from .divergence import not_finite
 from .evaluation import Evaluation, check_fit, store_of
 from .network import Network
 from .normalisation import Normalisation
@@ -26,10 +28,6 @@ from .step import Step, Totals
 
 LOOK = 0.1
 """Seconds between two looks at the running totals."""
-
-
-class Diverged(FloatingPointError):
-    """The loss or a parameter is no longer a finite number; one line that says where, and what to do."""
 
 
 class Progress(NamedTuple):
@@ -86,6 +84,8 @@ class Trainer:
         What the folder and the checkpoints say of the run; its "model" is the result's.
     save_every : float
         Seconds between checkpoints; there is always one at the end.
+    save_epochs : int, optional
+        Save after every so many epochs too.
     check_every_step : bool
         Look at the loss after every step, not ten times a second.
     device : Device, optional
@@ -114,12 +114,15 @@ class Trainer:
         self, network: Network, dataset: Dataset, optimizer: SGD, *, epochs: int, batch_size: int = 128,
         schedule: Schedule | None = None, seed: int = 0, validation: float = 0.0, callbacks: Sequence[Callback] = (),
         out: str | Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = 5.0,
-        check_every_step: bool = False, device: Device | None = None,
+        save_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
         augment: Augmentation | None = None,
     ) -> None:  # fmt: skip
         check_fit(network, dataset)
         train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
-        for name, value, most in (("epochs", epochs, math.inf), ("batch_size", batch_size, len(train))):
+        for name, value, most in (
+            ("epochs", epochs, math.inf), ("batch_size", batch_size, len(train)),
+            ("save_epochs", 1 if save_epochs is None else save_epochs, math.inf),
+        ):  # fmt: skip
             if not 1 <= value <= most:
                 limit = f" and at most the {most:,} training samples" if most < math.inf else ""
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
@@ -130,7 +133,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.folder = RunFolder(out) if out is not None else None
         self.config = dict(config or {})
-        self.save_every, self.check_every_step = save_every, check_every_step
+        self.save_every, self.save_epochs, self.check_every_step = save_every, save_epochs, check_every_step
         self.device = device if device is not None else network.device
         network.to(self.device)
         optimizer.to(self.device)
@@ -212,6 +215,8 @@ class Trainer:
             state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
             if state.epoch == self.epochs:
                 self._finish()
+            elif self.save_epochs and state.epoch % self.save_epochs == 0:
+                self.save()
             self._save_if_due()
         return state.history[-1]
 
@@ -340,11 +345,13 @@ class Trainer:
 
     def _check_finite(self, totals: Totals, *, values: bool = False) -> None:
         """Raise Diverged if the loss or, where they are looked at too, the parameters are not finite."""
-        broken = self._broken_layers() if values or not math.isfinite(totals.loss) else []
-        if math.isfinite(totals.loss) and not broken:
+        if math.isfinite(totals.loss) and not (values and self._broken()):
             return
-        where = f"; not finite: {', '.join(broken)}" if broken else ""
-        kept = ""
+        last = min(self.batch_size, len(self.store) - max(self.state.batch - 1, 0) * self.batch_size)
+        found, kept = not_finite(self._step, last), ""
+        where = f"; not finite: {found}" if found else ""
+        if found and not self.check_every_step:
+            where += "; with --check-every-step a run stops where it begins"
         if self.folder is not None and self.folder.has_checkpoint():
             kept = f"; the last good checkpoint is kept in {self.folder.path}"
         raise Diverged(
@@ -353,10 +360,8 @@ class Trainer:
             f"gradient (--clip-norm 1){kept}"
         )
 
-    def _broken_layers(self) -> list[str]:
-        values = self.network.views(self.device.get(self.network.params))
-        named = zip(self.network.layers, values, strict=True)
-        return [repr(layer) for layer, arrays in named if not all(np.isfinite(a).all() for a in arrays.values())]
+    def _broken(self) -> bool:
+        return not np.isfinite(self.device.get(self.network.params)).all()
 
     def _velocity(self) -> Any:
         velocity, params = self.optimizer.velocity, self.network.params

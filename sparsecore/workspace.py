@@ -41,6 +41,10 @@ class Workspace:
             found = self._arrays[name] = make(shape, dtype)
         return found
 
+    def find(self, name: str) -> Any:
+        """The array of this name, or None."""
+        return self._arrays.get(name)
+
     def put(self, name: str, array: Any) -> None:
         """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
         self._arrays[name] = array

@@ -85,9 +85,14 @@ class Dataset:
             if part.x.shape[1] != prod(self.shape):
                 raise DataError(f"{self.name}: {split} x must have {prod(self.shape)} features for shape "
                                 f"{self.shape}, got {part.x.shape[1]}")
+            if part.x.dtype == np.float32 and not (finite := np.isfinite(part.x).all(axis=1)).all():
+                raise DataError(f"{self.name}: {split} x must hold finite numbers, got NaN or Inf, first in sample "
+                                f"{finite.argmin()}")
             if part.y.min() < 0 or part.y.max() >= self.classes:
                 raise DataError(f"{self.name}: {split} labels must be 0 to {self.classes - 1}, "
                                 f"got {part.y.min()} to {part.y.max()}")
+        if self.train.y.min() == self.train.y.max():
+            raise DataError(f"{self.name}: train labels must be of two or more classes, got only {self.train.y[0]}")
 
     def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
         """Set a validation split aside; the test split plays no part.
