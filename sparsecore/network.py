@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .device import Device, place_of
-from .layers.layer import Layer
+from .layers.layer import Layer, real_numbers
 from .normalisation import Normalisation
 from .pattern import SparsityPattern
 from .tiles import LANES, Tiles, tiles_of
@@ -195,9 +195,7 @@ class Network:
         """
         if hasattr(x, "__cuda_array_interface__"):
             raise TypeError(f"{self!r}: x must be a NumPy array, got an array on {place_of(x)}")
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"{self!r}: x must hold real numbers, got {x.dtype}")
+        x = real_numbers(x, self, "x")
         if batch_size < 1:
             raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
         first, last = self.layers[0], self.layers[-1]

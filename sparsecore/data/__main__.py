@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from sparsecore.console import complain
+from sparsecore.console import complain, told
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from sparsecore.data.fetch import fetch
@@ -30,17 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         root = cache.folder(options.data_dir)
+        lines = []
         if options.command == "fetch":
-            _fetch(options.name, root, options.source)
+            lines = [_fetch(options.name, root, options.source)]
         elif options.command == "list":
-            _list(root)
+            lines = _list(root)
         else:
             write_subset(load_cached(MNIST, root), options.path)
     except (ValueError, OSError) as error:
         return complain("python -m sparsecore.data", error, 1)
     except KeyboardInterrupt:
         return complain("python -m sparsecore.data", "interrupted; the cache is as it was", 130)
-    return 0
+    return told("python -m sparsecore.data", lines)
 
 
 def _parser() -> _Parser:
@@ -57,19 +58,19 @@ def _parser() -> _Parser:
     return parser
 
 
-def _fetch(name: str, root: Path, kind: str | None) -> None:
+def _fetch(name: str, root: Path, kind: str | None) -> str:
     start = time.monotonic()
     source = fetch(CATALOGUE[name], root, kind)
-    print(f"{name}: fetched from {source} in {time.monotonic() - start:.1f} s, verified, kept in {root / name}")
+    return f"{name}: fetched from {source} in {time.monotonic() - start:.1f} s, verified, kept in {root / name}"
 
 
-def _list(root: Path) -> None:
-    states = {name: "cached" if cache.holds(entry, root) else "not cached" for name, entry in CATALOGUE.items()}
-    print(f"cache: {root}")
+def _list(root: Path) -> list[str]:
+    lines = [f"cache: {root}"]
     for entry in CATALOGUE.values():
-        state = states[entry.name]
-        print(f"{entry.name:14} {state:11} sources: {', '.join(source.title for source in entry.sources)}")
-    print(f"{EMBEDDED:14} {'embedded':11} {TRAIN:,} train and {TEST:,} test digits of MNIST")
+        state = "cached" if cache.holds(entry, root) else "not cached"
+        sources = ", ".join(source.title for source in entry.sources)
+        lines.append(f"{entry.name:14} {state:11} sources: {sources}")
+    return [*lines, f"{EMBEDDED:14} {'embedded':11} {TRAIN:,} train and {TEST:,} test digits of MNIST"]
 
 
 if __name__ == "__main__":

@@ -188,9 +188,7 @@ class Layer(ABC):
     def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
         if hasattr(x, "__cuda_array_interface__"):
             raise TypeError(f"{self!r}: {name} must be a NumPy array, or Tiles, got an array on {place_of(x)}")
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"{self!r}: {name} must hold real numbers, got {x.dtype}")
+        x = real_numbers(x, self, name)
         batch, size = len(x) if x.ndim else 0, math.prod(shape)
         if x.ndim < 2 or x.shape[1:] not in (shape, (size,)):
             wanted = ", ".join(str(size) for size in shape)
@@ -204,3 +202,14 @@ class Layer(ABC):
         out = workspace.device.empty((y.batch, y.features), y.data.dtype)
         workspace.kernels.unpack(y.data, out)
         return workspace.device.get(out).reshape(y.batch, *shape)
+
+
+def real_numbers(x: Any, owner: Any, name: str) -> np.ndarray[Any, Any]:
+    """What a user gives as an array. Raises TypeError or ValueError, in whose message `owner` calls it `name`."""
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{owner!r}: {name} must hold rows of one length, got ragged ones") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{owner!r}: {name} must hold real numbers, got {array.dtype}")
+    return array
