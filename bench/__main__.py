@@ -10,7 +10,7 @@ from typing import Any
 
 from .environment import settle
 
-BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile")
+BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "embed")
 
 
 def main() -> None:
@@ -46,12 +46,13 @@ def main() -> None:
 
 def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
     """Rows of one benchmark, and its tables."""
-    from . import epoch, kernels, profile, scaling, steps
+    from . import embed, epoch, kernels, profile, scaling, steps
 
     if bench in ("gather", "sample"):
         rows = kernels.measure(options, bench)
         return rows, kernels.table(rows, sgemm)
-    module: Any = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile}[bench]
+    modules: dict[str, Any] = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile, "embed": embed}
+    module = modules[bench]
     rows = module.measure(options)
     return rows, module.table(rows)
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .device import get_threads, set_threads
     from .layers import Layer, ReLU, SparseLinear
     from .network import Network
+    from .operator import SparseOperator
     from .optim import SGD
     from .pattern import SparsityPattern
     from .trainer import Trainer
@@ -21,6 +22,7 @@ __all__ = [
     "Network",
     "ReLU",
     "SparseLinear",
+    "SparseOperator",
     "SparsityPattern",
     "Trainer",
     "get_threads",
@@ -43,6 +45,7 @@ _MODULES = {
     "Network": "network",
     "ReLU": "layers",
     "SparseLinear": "layers",
+    "SparseOperator": "operator",
     "SparsityPattern": "pattern",
     "Trainer": "trainer",
     "get_threads": "device",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 
-from .console import one_line
+from .arrays import host_array, on_host
+from .errors import one_line
 
 
 class Device(Protocol):
@@ -37,6 +39,9 @@ class Device(Protocol):
     def wait(self) -> None:
         """Until all that was launched is done: before a clock is read."""
 
+    def take(self, array: Any) -> Any:
+        """Any library's array on a GPU as this device's, its memory shared; what lies on the host as it is."""
+
     def launcher(self) -> Any:
         """Kernels that run when called."""
 
@@ -56,7 +61,7 @@ class CPU:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         raw = np.empty(size + 64, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start : start + size].view(kind).reshape(shape)
@@ -85,6 +90,9 @@ class CPU:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return device, (self.name,)  # what is copied, or comes out of a file, is on the processor that there is
+
+    def take(self, array: Any) -> Any:
+        return array if on_host(array) else host_array(array)  # which refuses it
 
     def launcher(self) -> Any:
         from .kernels.cpu.launch import Launcher
@@ -155,6 +163,16 @@ class CUDA:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return device, (self.name,)
+
+    def take(self, array: Any) -> Any:
+        if self.owns(array) or on_host(array):
+            return array
+        with self._device:
+            cupy = self._cupy
+            taken = cupy.asarray(array) if hasattr(array, "__cuda_array_interface__") else cupy.from_dlpack(array)
+        if not self.owns(taken):
+            raise TypeError(f"expected an array on {self.name}, got one on cuda:{taken.device.id}: copy it first")
+        return taken
 
     def launcher(self) -> Any:
         from .kernels.cuda.launch import Launcher

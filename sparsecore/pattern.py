@@ -195,6 +195,18 @@ class SparsityPattern:
         return cls(csr.shape, csr.indptr, csr.indices), csr.data
 
     @classmethod
+    def sharing_scipy(cls, matrix: Any) -> tuple[SparsityPattern, Array]:
+        """Like `from_scipy`, but the values are those of `matrix` itself where it is CSR and in canonical form: its
+        columns strictly increase in every row, and no row has gaps to the next."""
+        if not scipy.sparse.issparse(matrix) or matrix.ndim != 2 or matrix.format != "csr":
+            return cls.from_scipy(matrix)
+        try:
+            pattern = cls(matrix.shape, matrix.indptr, matrix.indices)
+        except ValueError:
+            return cls.from_scipy(matrix)
+        return (pattern, matrix.data) if matrix.data.shape == (pattern.nnz,) else cls.from_scipy(matrix)
+
+    @classmethod
     def from_dense(cls, weights: npt.ArrayLike) -> tuple[SparsityPattern, Array]:
         """Split a matrix into the pattern of its nonzeros and their values. NaN is a nonzero.
 

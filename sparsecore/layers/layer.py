@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from .. import device as devices
+from ..arrays import host_array, on_host, rows_of
 from ..device import Device, place_of
 from ..pattern import SparsityPattern
 from ..tiles import LANES, Tiles, tiles_of
@@ -20,8 +21,9 @@ Params = dict[str, Any]
 class Layer(ABC):
     """A function with parameters, and its gradient.
 
-    `forward` takes Tiles and gives Tiles, or an ordinary NumPy array `(batch, features)` and gives one. What `backward`
-    needs travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and
+    `forward` takes Tiles and gives Tiles, or an ordinary array `(batch, features)` and gives one: NumPy's, or CuPy's on
+    a GPU. Those of other libraries are read where they lie (DLPack, `__cuda_array_interface__`). What `backward` needs
+    travels in the cache. Layers hold no buffers: these belong to the workspace, where each layer has its own, and
     what a call returns in Tiles is valid until the next call of the same layer with the same workspace.
 
     Attributes
@@ -82,7 +84,7 @@ class Layer(ABC):
             x.clear_padding()
             return self.forward_tiles(x, workspace)
         y, cache = self.forward_tiles(self._pack(x, self.in_shape, "x", workspace), workspace)
-        return self._unpack(y, self.out_shape, workspace), cache
+        return self._unpack(y, self.out_shape, x, workspace), cache
 
     def backward(
         self, dy: Any, cache: Any, workspace: Workspace | None = None, *, need_dx: bool = True
@@ -112,7 +114,7 @@ class Layer(ABC):
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
         tiles = self._pack(dy, self.out_shape, "dy", workspace)
         dx, grads = self.backward_tiles(tiles, cache, workspace, need_dx=need_dx)
-        return (None if dx is None else self._unpack(dx, self.in_shape, workspace)), grads
+        return (None if dx is None else self._unpack(dx, self.in_shape, dy, workspace)), grads
 
     @abstractmethod
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
@@ -186,28 +188,37 @@ class Layer(ABC):
             raise ValueError(f"{self!r}: the cache must be what this layer's forward returned, got another layer's")
 
     def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
-        if hasattr(x, "__cuda_array_interface__"):
-            raise TypeError(f"{self!r}: {name} must be a NumPy array, or Tiles, got an array on {place_of(x)}")
-        x = real_numbers(x, self, name)
+        """Tiles of an ordinary array that lies on the workspace's device or on the host."""
+        x = real_numbers(workspace.device.take(x), self, name)
         batch, size = len(x) if x.ndim else 0, math.prod(shape)
         if x.ndim < 2 or x.shape[1:] not in (shape, (size,)):
             wanted = ", ".join(str(size) for size in shape)
             raise ValueError(f"{self!r}: {name} must have shape (batch, {wanted}), got {x.shape}")
         dtype = self.dtype if self.params or x.dtype != np.float64 else np.float64
         data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), dtype)
-        workspace.kernels.pack(workspace.device.put(np.asarray(x, dtype).reshape(batch, size)), data)
+        rows, device = x.reshape(batch, size), workspace.device
+        if isinstance(rows, np.ndarray):
+            rows = rows_of(rows, dtype)
+        elif rows.dtype != dtype or not rows.flags.c_contiguous:
+            rows = rows.astype(dtype, order="C")
+        workspace.kernels.pack(rows if device.owns(rows) else device.put(rows), data)
         return Tiles(data, batch)
 
-    def _unpack(self, y: Tiles, shape: tuple[int, ...], workspace: Workspace) -> Any:
-        out = workspace.device.empty((y.batch, y.features), y.data.dtype)
+    def _unpack(self, y: Tiles, shape: tuple[int, ...], like: Any, workspace: Workspace) -> Any:
+        """An ordinary array of tiles, where `like` lies: on the workspace's device or on the host."""
+        device = workspace.device
+        out = device.empty((y.batch, y.features), y.data.dtype)
         workspace.kernels.unpack(y.data, out)
-        return workspace.device.get(out).reshape(y.batch, *shape)
+        return (device.get(out) if on_host(like) else out).reshape(y.batch, *shape)
 
 
-def real_numbers(x: Any, owner: Any, name: str) -> np.ndarray[Any, Any]:
-    """What a user gives as an array. Raises TypeError or ValueError, in whose message `owner` calls it `name`."""
+def real_numbers(x: Any, owner: Any, name: str) -> Any:
+    """What a user gives as an array; its memory is shared.
+
+    Raises TypeError or ValueError, in whose message `owner` calls it `name`.
+    """
     try:
-        array = np.asarray(x)
+        array = x if hasattr(x, "__cuda_array_interface__") else host_array(x)
     except ValueError:
         raise ValueError(f"{owner!r}: {name} must hold rows of one length, got ragged ones") from None
     if array.dtype.kind not in "biuf":

@@ -52,11 +52,38 @@ class SparseLinear(SparseLayer):
         super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
 
     @classmethod
-    def from_scipy(cls, matrix: Any, bias: Any = None, *, relu: bool = False, format: Format = "csr") -> SparseLinear:
-        """The layer of any `scipy.sparse` matrix of shape (out_features, in_features)."""
-        pattern, data = SparsityPattern.from_scipy(matrix)
+    def from_scipy(
+        cls, matrix: Any, bias: Any = None, *, relu: bool = False, format: Format = "csr", share: bool = False
+    ) -> SparseLinear:
+        """The layer of any `scipy.sparse` matrix of shape (out_features, in_features).
+
+        Parameters
+        ----------
+        matrix : scipy.sparse array or matrix
+            float64 makes a float64 layer, all else a float32 one.
+        bias : array of shape (out_features,), optional
+        relu, format
+            As of the layer.
+        share : bool
+            Let the layer's weights be `matrix.data` itself, so that training the one changes the other: for CSR
+            matrices of float32 or float64 in canonical form. The index arrays are copied in any case.
+
+        Raises
+        ------
+        ValueError
+            If the values cannot be shared.
+        """
+        pattern, data = SparsityPattern.sharing_scipy(matrix)
         dtype = np.float64 if data.dtype == np.float64 else np.float32
-        return cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
+        layer = cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
+        if share:
+            if data is not matrix.data or data.dtype != dtype or not data.flags.c_contiguous:
+                raise ValueError(
+                    "SparseLinear: only CSR matrices of float32 or float64 with sorted, unique columns can share their "
+                    f"values, got {matrix.format} of {matrix.dtype}"
+                )
+            layer.params["weight"] = data
+        return layer
 
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse
@@ -57,6 +58,12 @@ class SparseLayer(Layer):
         """
         left = taken(self.device, self.weight, np.flatnonzero(keep))
         self._set(self.pattern.select(keep), left, self.bias)
+
+    def with_params(self, weight: Any, bias: Any) -> Self:
+        """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""
+        twin = copy.copy(self)
+        twin.params = {"weight": weight, "bias": bias}
+        return twin
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The weights as a CSR array of the pattern's shape that shares this layer's values; copies of a GPU's."""

@@ -1,0 +1,56 @@
+"""Arrays of other libraries: NumPy's, and whatever speaks DLPack. They are read where they lie, not copied.
+
+float16 and bfloat16 are taken as inputs: they are widened to the dtype of the layer that gets them, which loses
+nothing, and results come in that dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_HOST = (1, 3, 11, 13)
+"""DLPack's numbers for memory that a processor reads: its own, pinned for CUDA or ROCm, and managed by CUDA."""
+
+
+def on_host(x: Any) -> bool:
+    """Whether NumPy can be asked to read this object's memory."""
+    if hasattr(x, "__dlpack_device__"):
+        return int(x.__dlpack_device__()[0]) in _HOST
+    return not hasattr(x, "__cuda_array_interface__")
+
+
+def host_array(x: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array of x: sharing its memory if it is an array of any library, bfloat16 widened to float32.
+
+    Raises
+    ------
+    TypeError
+        If x lies on a GPU: nothing is copied between devices silently.
+    """
+    if not on_host(x):
+        kind = type(x).__name__
+        raise TypeError(f"expected a NumPy array or another in the host's memory, got a {kind} on a GPU: copy it")
+    array = x if isinstance(x, np.ndarray) else _imported(x)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
+    """A two-dimensional array in this dtype with its rows' elements side by side, itself if it is so already."""
+    array = array.astype(dtype, copy=False)
+    batch, size = array.shape
+    whole_steps = array.flags.aligned and (batch < 2 or array.strides[0] % array.itemsize == 0)
+    if whole_steps and (size < 2 or array.strides[1] == array.itemsize):
+        return array
+    return np.ascontiguousarray(array)
+
+
+def _imported(x: Any) -> np.ndarray[Any, Any]:
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError):  # a dtype that NumPy does not know, such as bfloat16
+            if str(x.dtype) == "torch.bfloat16":  # which even PyTorch does not turn into an array
+                x = x.float()
+    return np.asarray(x)

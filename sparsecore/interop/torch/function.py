@@ -1,0 +1,147 @@
+"""One call of one of the engine's layers, as autograd sees it. Tensors share their memory with the engine's arrays."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ...device import Device, cuda
+from ...layers.sparse import SparseLayer
+from ...program import LayerProgram
+from ...workspace import Workspace
+
+
+def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """What a layer makes of x with these parameters instead of its own; differentiable once by all three.
+
+    Parameters
+    ----------
+    layer : SparseLayer
+        Not changed: a module may be used twice in a network, or by several threads.
+    x : tensor of shape (batch, *in_shape)
+        Of the weight's dtype, or float16 or bfloat16, which are widened to it.
+    weight : float32 or float64 tensor of shape (nnz,)
+    bias : tensor of shape (out_features,), optional
+
+    Raises
+    ------
+    TypeError
+        If the dtypes are others, or the tensors do not lie on one CPU or NVIDIA GPU.
+    """
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.to(weight.dtype)
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{layer!r}: x must be {weight.dtype}, as the weights are, or 16 bits wide, got {x.dtype}")
+    if x.device != weight.device or x.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"{layer!r}: x and the weights must be on one CPU or GPU, got {x.device} and {weight.device}")
+    return _Call.apply(layer, x, weight, bias)
+
+
+class _Call(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        run: Any = _forward_on_cpu if x.device.type == "cpu" else _forward_on_gpu
+        # x is kept as packed tiles only. Of the weights, a change in place before `backward` must be seen.
+        ctx.save_for_backward(*([weight] if ctx.needs_input_grad[1] else []))
+        y, ctx.left = run(layer, x, weight, bias, ctx.needs_input_grad[1])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        _ = ctx.saved_tensors  # raises if they were changed
+        needed = ctx.needs_input_grad[1:]
+        run: Any = _backward_on_cpu if dy.device.type == "cpu" else _backward_on_gpu
+        gradients = run(dy, *ctx.left, needed[0])
+        return None, *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
+
+
+_MOST = 6
+"""Programs that a thread keeps of one layer: batch sizes, with and without dx. Each has buffers of its own."""
+
+_local = threading.local()
+
+
+def _program(layer: SparseLayer, batch: int, dtype: torch.dtype, need_dx: bool) -> LayerProgram:
+    """This thread's recorded calls of a layer."""
+    if not hasattr(_local, "programs"):
+        _local.programs = weakref.WeakKeyDictionary()
+    programs = _local.programs.setdefault(layer, {})
+    key = batch, dtype, need_dx
+    if key not in programs:
+        while len(programs) >= _MOST:
+            del programs[next(iter(programs))]
+        programs[key] = LayerProgram(layer, batch, str(dtype)[6:], need_dx)
+    return programs[key]
+
+
+def _forward_on_cpu(
+    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
+) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    x, weight = x.contiguous(), weight.contiguous()
+    program = _program(layer, len(x), x.dtype, need_dx)
+    shape, zero = program.room
+    room = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
+    y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
+    bias_at = program.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()
+    program.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), room.data_ptr())
+    return y, (layer, room, weight.detach())
+
+
+def _backward_on_cpu(
+    dy: torch.Tensor, layer: SparseLayer, room: torch.Tensor, weight: torch.Tensor, need_dx: bool
+) -> tuple[torch.Tensor | None, ...]:
+    dy = dy.contiguous()
+    program = _program(layer, len(dy), dy.dtype, need_dx)
+    dx = torch.empty((len(dy), *layer.in_shape), dtype=dy.dtype) if need_dx else None
+    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], dtype=dy.dtype)
+    dx_at = 0 if dx is None else dx.data_ptr()
+    program.backward.run(
+        dy.data_ptr(), room.data_ptr(), weight.data_ptr(), dx_at, dw.data_ptr(), db.data_ptr()
+    )
+    return dx, dw, db
+
+
+def _forward_on_gpu(
+    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
+) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    device, stream = _gpu(x)
+    with stream:
+        zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else _array(bias)
+        used = layer.with_params(_array(weight), zero)
+        y, cache = used.forward(_array(x), Workspace(device))
+    return torch.from_dlpack(y), (used, cache)
+
+
+def _backward_on_gpu(
+    dy: torch.Tensor, used: SparseLayer, cache: Any, need_dx: bool
+) -> tuple[torch.Tensor | None, ...]:
+    device, stream = _gpu(dy)
+    with stream:
+        dx, grads = used.backward(_array(dy), cache, Workspace(device), need_dx=need_dx)
+    found = dx, grads["weight"], grads["bias"]
+    return tuple(None if array is None else torch.from_dlpack(array) for array in found)
+
+
+def _gpu(x: torch.Tensor) -> tuple[Device, AbstractContextManager[Any]]:
+    """The engine's device for a tensor, and what makes it work on PyTorch's current stream."""
+    import cupy
+
+    index = x.device.index or 0
+    return cuda(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index)
+
+
+def _array(x: torch.Tensor) -> Any:
+    """The tensor's memory as CuPy's array."""
+    import cupy
+
+    return cupy.from_dlpack(x.detach().contiguous())

@@ -1,0 +1,288 @@
+"""Sparse layers as modules: drop-in for `nn.Linear` and `nn.Conv2d`, with a weight for each stored connection only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import nn
+
+from ...images import Pair, pair
+from ...layers.conv import SparseConv2d as ConvLayer
+from ...layers.linear import SparseLinear as LinearLayer
+from ...layers.sparse import SparseLayer
+from ...pattern import SparsityPattern
+from ...topology import uniform_random
+from .function import call
+
+
+class SparseModule(nn.Module):
+    """Parameters of a pattern's connections; `state_dict` holds the pattern with them.
+
+    Loading a state takes its pattern over too, so that a module of any sparsity can take the state of any other of the
+    same shape; an optimizer made before must then be made anew.
+
+    Attributes
+    ----------
+    pattern : SparsityPattern
+    weight : Parameter of shape (nnz,)
+        Values of the stored connections, in CSR order.
+    bias : Parameter of shape (out_features,), or None
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, pattern: SparsityPattern, weight: Any, bias: Any, device: Any, dtype: Any) -> None:
+        super().__init__()
+        if not isinstance(pattern, SparsityPattern):
+            raise TypeError(f"{type(self).__name__}: pattern must be a SparsityPattern, got {type(pattern).__name__}")
+        kind = dtype if dtype is not None else torch.get_default_dtype()
+        self.weight = nn.Parameter(torch.empty(pattern.nnz, device=device, dtype=kind))
+        self.bias = None if bias is False else nn.Parameter(torch.empty(pattern.shape[0], device=device, dtype=kind))
+        self._wire(pattern)
+        self.reset_parameters()
+        with torch.no_grad():
+            for parameter, values in ((self.weight, weight), (self.bias, None if bias is True else bias)):
+                if parameter is not None and values is not None:
+                    parameter.copy_(self._values(values, parameter))
+
+    def reset_parameters(self) -> None:
+        """Draw values as `nn.Linear` does, from U(−1/√n, 1/√n), with n the connections of the neuron that they feed."""
+        fan_in = torch.from_numpy(np.maximum(self.pattern.fan_in, 1).astype(np.float64))
+        bound = 1 / fan_in.sqrt()
+        with torch.no_grad():
+            for parameter, limit in ((self.weight, bound[self.pattern.rows.astype(np.int64)]), (self.bias, bound)):
+                if parameter is not None:
+                    parameter.uniform_(-1, 1).mul_(limit.to(parameter))
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The weights as a CSR array of the pattern's shape; on a CPU it shares this module's values."""
+        return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
+
+    def _wire(self, pattern: SparsityPattern) -> None:
+        """Take a pattern; the weight keeps its identity and takes the pattern's size."""
+        self.pattern = pattern
+        if self.weight.shape != (pattern.nnz,):
+            self.weight.data = self.weight.new_empty(pattern.nnz)
+            self.weight.grad = None
+        for name in ("indptr", "indices"):
+            self.register_buffer(name, torch.tensor(getattr(pattern, name), device=self.weight.device))
+        self._layers: dict[Any, SparseLayer] = {}
+
+    def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
+        given = torch.as_tensor(values)
+        if given.shape != parameter.shape:
+            wanted, name = tuple(parameter.shape), "weight" if parameter is self.weight else "bias"
+            raise ValueError(f"{type(self).__name__}: {name} must have shape {wanted}, got {tuple(given.shape)}")
+        return given
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        names = [prefix + name for name in ("indptr", "indices", "weight")]
+        errors = args[-1]
+        if all(name in state_dict for name in names):
+            indptr, indices, weight = (state_dict[name] for name in names)
+            try:
+                pattern = SparsityPattern(self.pattern.shape, indptr.cpu().numpy(), indices.cpu().numpy())
+                if weight.shape != (pattern.nnz,):
+                    raise ValueError(f"weight must have shape ({pattern.nnz},), got {tuple(weight.shape)}")
+            except (TypeError, ValueError) as error:
+                errors.append(f"{prefix}pattern: {error}")
+                return
+            if pattern != self.pattern:
+                self._wire(pattern)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_layers": {}}  # plans are made again where a copy is first used
+
+
+class SparseLinear(SparseModule):
+    """y = x Wᵀ + b over the last dimension of x, where only W's stored connections cost memory or arithmetic.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    sparsity : float
+        Fraction of the connections that a random pattern leaves out.
+    pattern : SparsityPattern, optional
+        Shape (out_features, in_features): instead of a random one.
+    device, dtype
+        As of `nn.Linear`; dtype float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If pattern is not one, or of another shape, or the sparsity is out of range.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, sparsity: float = 0.9,
+        pattern: SparsityPattern | None = None, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        if pattern is None:
+            seed = int(torch.randint(2**62, ()))  # torch.manual_seed makes the pattern too
+            pattern = uniform_random(out_features, in_features, sparsity, np.random.default_rng(seed))
+        if isinstance(pattern, SparsityPattern) and pattern.shape != (out_features, in_features):
+            raise ValueError(f"SparseLinear: pattern must have shape {(out_features, in_features)}, got {pattern!r}")
+        super().__init__(pattern, None, bool(bias), device, dtype)
+        self.in_features, self.out_features = in_features, out_features
+
+    @classmethod
+    def of(
+        cls, pattern: SparsityPattern, weight: Any, bias: Any = None, *, device: Any = None, dtype: Any = None
+    ) -> SparseLinear:
+        """The module of a pattern, its values in CSR order, and a bias or None."""
+        out_features, in_features = pattern.shape
+        made = cls(in_features, out_features, bias is not None, pattern=pattern, device=device, dtype=dtype)
+        with torch.no_grad():
+            made.weight.copy_(made._values(weight, made.weight))
+            if made.bias is not None:
+                made.bias.copy_(made._values(bias, made.bias))
+        return made
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, bias: Any = None) -> SparseLinear:
+        """The module of a `scipy.sparse` matrix of shape (out_features, in_features); values are copied.
+
+        float64 matrices make a float64 module, all others a float32 one.
+        """
+        pattern, data = SparsityPattern.from_scipy(matrix)
+        kind = torch.float64 if data.dtype == np.float64 else torch.float32
+        return cls.of(pattern, data.astype(str(kind)[6:]), bias, dtype=kind)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, sparsity: float | None = None) -> SparseLinear:
+        """The module of a dense layer; values are copied.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+            Its `torch.nn.utils.prune` mask, if it has one, says what is kept.
+        sparsity : float, optional
+            Keep the largest |w| of those. What is zero and not masked stays, if this is not given and there is a mask;
+            without either, zeros go.
+        """
+        from .sparsify import kept
+
+        weight = linear.weight.detach()
+        pattern, data = kept(linear, sparsity)
+        return cls.of(pattern, data, linear.bias, device=weight.device, dtype=weight.dtype)
+
+    def to_linear(self) -> nn.Linear:
+        """The dense layer that computes the same."""
+        made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
+        with torch.no_grad():
+            made.weight.copy_(torch.from_numpy(self.to_scipy().toarray()))
+            if self.bias is not None and made.bias is not None:
+                made.bias.copy_(self.bias)
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of shape (…, in_features) gives (…, out_features)."""
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(x.shape)}")
+        if not self._layers:
+            self._layers[()] = LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
+        y = call(self._layers[()], x.reshape(-1, self.in_features), self.weight, self.bias)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"connections={self.pattern.nnz:,}, sparsity={self.pattern.sparsity:.4g}"
+        )
+
+
+class SparseConv2d(SparseModule):
+    """y = W ∗ x + b over images, where only W's stored connections cost memory or arithmetic.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_channels, in_channels · kernel height · kernel width).
+    kernel_size, stride, padding, dilation : int or (int, int)
+    weight : array of shape (nnz,), optional
+        Values in CSR order; drawn if not given.
+    bias : bool, or array of shape (out_channels,)
+    device, dtype
+        As of `nn.Conv2d`; dtype float32 or float64.
+    """
+
+    def __init__(
+        self, pattern: SparsityPattern, kernel_size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0,
+        dilation: int | Pair = 1, *, weight: Any = None, bias: Any = True, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(pattern, weight, bias, device, dtype)
+        self.kernel_size, self.stride = pair("kernel_size", kernel_size), pair("stride", stride)
+        self.padding, self.dilation = pair("padding", padding, least=0), pair("dilation", dilation)
+        self.out_channels = pattern.shape[0]
+        self.in_channels, rest = divmod(pattern.shape[1], math.prod(self.kernel_size))
+        if rest:
+            raise ValueError(f"SparseConv2d: filters of {kernel_size} do not divide the columns of {pattern!r}")
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, sparsity: float | None = None) -> SparseConv2d:
+        """The module of a dense convolution, groups and all; values are copied. `sparsity` as in `from_linear`.
+
+        Raises
+        ------
+        ValueError
+            If it pads with anything but as many zeros on either side.
+        """
+        from .sparsify import kept
+
+        weight = conv.weight.detach()
+        pattern, data = kept(conv, sparsity)
+        bias = False if conv.bias is None else conv.bias.detach()
+        steps = [conv.kernel_size, conv.stride, _padding(conv), conv.dilation]
+        sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
+        return cls(pattern, *sizes, weight=data, bias=bias, device=weight.device, dtype=weight.dtype)
+
+    def to_conv(self) -> nn.Conv2d:
+        """The dense convolution that computes the same, without groups."""
+        made = nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            bias=self.bias is not None,
+        ).to(self.weight)  # fmt: skip
+        with torch.no_grad():
+            made.weight.copy_(torch.from_numpy(self.to_scipy().toarray()).reshape(made.weight.shape))
+            if self.bias is not None and made.bias is not None:
+                made.bias.copy_(self.bias)
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of shape (batch, in_channels, height, width), or without batch."""
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
+            wanted = f"(batch, {self.in_channels}, height, width)"
+            raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(x.shape)}")
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        if size not in self._layers:
+            steps = (self.kernel_size, self.stride, self.padding, self.dilation)
+            values = np.empty(self.pattern.nnz, np.float32)
+            self._layers[size] = ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
+        y = call(self._layers[size], x if x.ndim == 4 else x[None], self.weight, self.bias)
+        return y if x.ndim == 4 else y[0]
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}, "
+            f"connections={self.pattern.nnz:,}, sparsity={self.pattern.sparsity:.4g}"
+        )
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+    if conv.padding_mode != "zeros":
+        raise ValueError(f"SparseConv2d: pads with zeros only, got padding_mode {conv.padding_mode!r}")
+    if not isinstance(conv.padding, str):
+        return conv.padding[0], conv.padding[1]
+    extent = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if conv.padding == "same" and any(size % 2 for size in extent):
+        raise ValueError(f"SparseConv2d: cannot pad one side more than the other, as 'same' does for {conv!r}")
+    return (extent[0] // 2, extent[1] // 2) if conv.padding == "same" else (0, 0)

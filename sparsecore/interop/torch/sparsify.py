@@ -1,0 +1,116 @@
+"""Putting sparse layers where a model has dense ones: those that were pruned, or that are to be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...pattern import SparsityPattern
+from .modules import SparseConv2d, SparseLinear
+
+Model = TypeVar("Model", bound=nn.Module)
+DENSE = (nn.Linear, nn.Conv2d)
+"""What is replaced; not their subclasses, which may do anything."""
+
+
+def sparsify(
+    model: Model, sparsity: float | None = None, *, skip: Collection[str] = ()
+) -> Model | SparseLinear | SparseConv2d:
+    """Replace a model's `nn.Linear` and `nn.Conv2d` layers by sparse ones with the values that they keep.
+
+    A layer keeps what its `torch.nn.utils.prune` mask keeps, if it has one (an entry that is kept may be zero), and
+    otherwise its nonzero weights; of these, the largest |w| if `sparsity` asks for fewer. Without `sparsity`, a layer
+    that has neither a mask nor a zero stays dense.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place, whole or not at all. Optimizers must be made anew.
+    sparsity : float, optional
+        Of each layer, at least 0 and below 1.
+    skip : collection of str
+        Names, as in `model.named_modules()`, of layers that stay dense.
+
+    Returns
+    -------
+    nn.Module
+        The model, or if it is such a layer itself, the one that replaces it.
+
+    Raises
+    ------
+    ValueError
+        If the sparsity is out of range, a name in `skip` is not a module's, a weight belongs to two layers, or a
+        convolution pads with something else than zeros.
+    """
+    if sparsity is not None and not 0 <= sparsity < 1:
+        raise ValueError(f"sparsify: sparsity must be at least 0 and below 1, got {sparsity}")
+    modules = dict(model.named_modules())
+    if unknown := set(skip) - set(modules):
+        raise ValueError(f"sparsify: skip must name modules of the model, got {', '.join(sorted(unknown))}")
+    skipped = {id(modules[name]) for name in skip}
+    owners: dict[int, nn.Module] = {}
+    dense: dict[int, nn.Linear | nn.Conv2d] = {}
+    for name, module in modules.items():
+        replaced = isinstance(module, DENSE) and type(module) in DENSE and id(module) not in skipped
+        for parameter in module.parameters(recurse=False):
+            other = owners.setdefault(id(parameter), module)
+            if other is not module and (replaced or id(other) in dense):
+                raise ValueError(f"sparsify: {name} and another layer share a parameter: name them in skip")
+        if replaced and (sparsity is not None or _is_pruned(module)):
+            dense[id(module)] = module
+    new = {key: _replacement(module, sparsity) for key, module in dense.items()}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():  # all of them: a module may be the child of several
+            if id(child) in new:
+                setattr(parent, name, new[id(child)])
+    return new.get(id(model), model)
+
+
+def _replacement(module: nn.Linear | nn.Conv2d, sparsity: float | None) -> SparseLinear | SparseConv2d:
+    made: SparseLinear | SparseConv2d
+    if isinstance(module, nn.Linear):
+        made = SparseLinear.from_linear(module, sparsity)
+    else:
+        made = SparseConv2d.from_conv(module, sparsity)
+    made.train(module.training)
+    for name, parameter in made.named_parameters():
+        old = getattr(module, f"{name}_orig", None)  # where pruning keeps the parameter
+        parameter.requires_grad_((old if old is not None else getattr(module, name)).requires_grad)
+    return made
+
+
+def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
+    """The pattern of the connections that a dense layer keeps, and their values; see `sparsify`."""
+    mask = getattr(layer, "weight_mask", None)
+    weight = (layer.weight if mask is None else layer.weight_orig * mask).detach().cpu()
+    values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
+    keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
+    if sparsity is not None:
+        keep = _largest(values, keep, round((1 - sparsity) * values.size))
+    groups = getattr(layer, "groups", 1)
+    rows, columns = len(values), values[0].size
+    where, within = np.nonzero(keep.reshape(rows, columns))
+    # A grouped convolution is a pattern too: a filter reads the channels of its own group.
+    shifted = within + where // (rows // groups) * columns
+    indptr = np.searchsorted(where, np.arange(rows + 1))
+    pattern = SparsityPattern((rows, columns * groups), indptr, shifted)
+    return pattern, values.reshape(rows, columns)[where, within]
+
+
+def _largest(values: np.ndarray, keep: np.ndarray, count: int) -> np.ndarray:
+    """Of the entries to keep, the `count` largest by magnitude; the first of equal ones."""
+    size = np.where(keep, np.abs(values), -1.0).ravel()
+    chosen = np.zeros(size.size, bool)
+    chosen[np.argsort(-size, kind="stable")[:count]] = True
+    return chosen.reshape(values.shape) & keep
+
+
+def _is_pruned(module: nn.Module) -> bool:
+    mask = getattr(module, "weight_mask", None)
+    weight = module.weight.detach() if mask is None else mask
+    assert isinstance(weight, torch.Tensor)
+    return mask is not None or bool((weight == 0).any())

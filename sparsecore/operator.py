@@ -1,0 +1,213 @@
+"""Products with a `scipy.sparse` matrix through the engine's kernels: `A @ x`, `A.T @ y`, and their gradient."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from .arrays import host_array
+from .device import cpu
+from .kernels.layout import Grid
+from .pattern import SparsityPattern
+from .plan import Plan
+from .program import Program
+from .tiles import LANES, tiles_of
+
+_NARROW, ALIGNED = 8, 64
+"""The kernel reads x as it lies where a row has at most so many tiles and x begins at a multiple of so many bytes.
+Longer rows collide in the caches, and elsewhere every line lies in two of theirs: such an x is cut into tiles."""
+
+_MOST = 8
+"""Programs that a thread keeps: one for each number of tiles."""
+
+
+class SparseOperator:
+    """A sparse matrix to multiply by, many times, with batches of vectors.
+
+    A CSR matrix of float32 or float64 in canonical form shares its values with the operator: what is later written to
+    `matrix.data` counts from the next product on. Its index arrays are copied and checked once, so that a later change
+    of them cannot lead a kernel astray.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix
+        Any format; those that are not CSR of float32 or float64 are converted, integers and smaller floats to float32.
+
+    Raises
+    ------
+    TypeError
+        If it is not sparse, or not real.
+    ValueError
+        If its index arrays are broken.
+    """
+
+    __array_ufunc__ = None  # let x @ A come to __rmatmul__
+
+    def __init__(self, matrix: Any) -> None:
+        pattern, data = SparsityPattern.sharing_scipy(matrix)
+        if data.dtype.kind not in "biuf":
+            raise TypeError(f"SparseOperator: the matrix must hold real numbers, got {data.dtype}")
+        if data.dtype not in (np.float32, np.float64):
+            data = data.astype(np.float32)
+        self._init(Plan(pattern), data)
+
+    def _init(self, plan: Plan, data: np.ndarray[Any, Any], turned: SparseOperator | None = None) -> None:
+        self._plan, self.data, self._turned = plan, data, turned
+        pattern = plan.pattern
+        self.shape = pattern.shape if turned is None else pattern.shape[::-1]
+        self._local = threading.local()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values, and of every product."""
+        return self.data.dtype
+
+    @cached_property
+    def T(self) -> SparseOperator:
+        """The transpose, which shares the values."""
+        if self._turned is not None:
+            return self._turned
+        turned = object.__new__(SparseOperator)
+        turned._init(self._plan, self.data, self)
+        return turned
+
+    def __matmul__(self, x: Any) -> np.ndarray[Any, Any]:
+        """The product with vectors in columns.
+
+        Parameters
+        ----------
+        x : array of shape (columns,) or (columns, batch)
+            Any library's that lies on the host. Nothing is copied if it is C-contiguous, of the operator's dtype, and
+            batch a multiple of 16 up to 128.
+
+        Returns
+        -------
+        array of shape (rows,) or (rows, batch)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape.
+        TypeError
+            If x does not hold real numbers, or lies on a GPU.
+        """
+        given = self._checked(x, self.shape[1])
+        columns = given if given.ndim == 2 else given[:, np.newaxis]
+        batch, tiles = columns.shape[1], tiles_of(columns.shape[1])
+        columns, out = self._wide(columns, tiles), cpu().empty((self.shape[0], tiles * LANES), self.dtype)
+        self._run("product", tiles, columns, self.data, out)
+        return out[:, :batch] if given.ndim == 2 else out[:, 0].copy()
+
+    def __rmatmul__(self, x: Any) -> np.ndarray[Any, Any]:
+        """x @ A for x of shape (rows,) or (batch, rows)."""
+        return (self.T @ np.asarray(x).T).T
+
+    def gradient(self, dy: Any, x: Any) -> np.ndarray[Any, Any]:
+        """(dy xᵀ) at the stored entries only: how a function of A @ x changes with each of `data`.
+
+        Parameters
+        ----------
+        dy : array of shape (rows, batch) or (rows,)
+        x : array of shape (columns, batch) or (columns,)
+
+        Returns
+        -------
+        array of shape (nnz,)
+            In the order of `data`.
+        """
+        if self._turned is not None:
+            return self._turned.gradient(x, dy)
+        dy, x = self._checked(dy, self.shape[0]), self._checked(x, self.shape[1])
+        if dy.shape[1:] != x.shape[1:]:
+            raise ValueError(f"{self!r}: dy and x must have the same batch, got {dy.shape} and {x.shape}")
+        if x.ndim == 1:
+            x, dy = x[:, np.newaxis], dy[:, np.newaxis]
+        tiles = tiles_of(x.shape[1])
+        x, dy = self._wide(x, tiles), self._wide(dy, tiles)
+        grad = np.empty_like(self.data)
+        self._run("gradient", tiles, x, dy, grad)
+        return grad
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The matrix, sharing its values unless this is a transpose."""
+        matrix = self._plan.pattern.to_scipy(self.data)
+        return matrix if self._turned is None else matrix.T.tocsr()
+
+    def _checked(self, x: Any, rows: int) -> np.ndarray[Any, Any]:
+        array = host_array(x)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{self!r}: x must hold real numbers, got {array.dtype}")
+        if array.ndim not in (1, 2) or len(array) != rows:
+            raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
+        return array
+
+    def _wide(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
+        """x with its rows as long as whole tiles, itself if it is as the kernels want it."""
+        batch = x.shape[1]
+        if batch % LANES == 0 and x.dtype == self.dtype and x.flags.c_contiguous:
+            return x
+        wide = cpu().zeros((len(x), tiles * LANES), self.dtype)
+        wide[:, :batch] = x
+        return wide
+
+    def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
+        """Run the program of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
+        programs = vars(self._local).setdefault("programs", {})
+        cut = tuple(tiles > _NARROW or array.ctypes.data % ALIGNED != 0 for array in arrays)
+        key = what, tiles, cut
+        if key not in programs:
+            if len(programs) >= _MOST:
+                programs.clear()
+            stand_ins = [np.zeros_like(array) for array in arrays]
+            kernels, tape = cpu().recorder()
+            (self._product if what == "product" else self._gradient)(kernels, tiles, cut, *stand_ins)
+            programs[key] = Program(tape, stand_ins)
+        programs[key].run(*(array.ctypes.data for array in arrays))
+
+    def _product(self, kernels: Any, tiles: int, cut: Sequence[bool], x: Any, data: Any, out: Any) -> None:
+        plan, turned = self._plan, self._turned is not None
+        lines, step, x_line = _lines(kernels, x, tiles, cut[0])
+        if turned:
+            in_order, data = data, np.empty_like(data)
+            kernels.reorder(in_order, plan.perm, data)
+        grid = Grid(1, 0, 0, 1, 0, 0, tiles, x_line, LANES, tiles * LANES)
+        kernels.spmm(_stepping(plan.transposed if turned else plan.forward, step), grid, data, lines, None, out)
+
+    def _gradient(self, kernels: Any, tiles: int, cut: Sequence[bool], x: Any, dy: Any, grad: Any) -> None:
+        x_lines, step, x_line = _lines(kernels, x, tiles, cut[0])
+        dy_lines, dy_step, dy_line = _lines(kernels, dy, tiles, cut[1])
+        grid = Grid(1, 0, 0, 1, 0, 0, tiles, x_line, dy_line, dy_step * LANES)
+        kernels.sddmm(_stepping(self._plan.forward, step), grid, dy_lines, x_lines, grad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_local": None}  # programs stay with their thread
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local())
+
+    def __repr__(self) -> str:
+        return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self.data.size:,} stored)"
+
+
+def _lines(kernels: Any, x: np.ndarray[Any, Any], tiles: int, cut: bool) -> tuple[np.ndarray[Any, Any], int, int]:
+    """x as lines of 16 numbers, how many lines lie from a row to the next, and how many numbers from one line of a row
+    to the next."""
+    if not cut:
+        return x, tiles, LANES
+    lines = cpu().empty((tiles, len(x), LANES), x.dtype)
+    kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])
+    return lines, 1, len(x) * LANES
+
+
+def _stepping(layout: Any, step: int) -> Any:
+    """A layout for rows of x that lie `step` lines apart."""
+    if step == 1:
+        return layout
+    if layout.offsets.size and int(layout.offsets.max()) * step > np.iinfo(np.int32).max:
+        raise ValueError("SparseOperator: x has too many numbers to address with 32 bits")
+    return layout._replace(offsets=layout.offsets * np.int32(step))
