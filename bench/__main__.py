@@ -10,11 +10,16 @@ from typing import Any
 
 from .environment import settle
 
-BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "embed")
+BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed")
+OF = {"lenet300": BENCHES, "lenet5": ("step", "conv")}
+"""Benchmarks of each model."""
 
 
 def main() -> None:
-    asked = parser().parse_args()
+    given = parser()
+    asked = given.parse_args()
+    if others := [bench for bench in asked.bench if bench not in OF[asked.model]]:
+        given.error(f"{others[0]} is not for {asked.model}, which has {', '.join(OF[asked.model])}")
     settle(asked.threads)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
     from . import machine
@@ -29,7 +34,7 @@ def main() -> None:
     print(f"Ceiling: sgemm {rows[0]['model']}, {options.threads} thread(s): {sgemm:.0f} GFLOP/s\n")
     if not has_torch():
         print("PyTorch is not installed: its rows are left out (pip install 'sparsecore[peers]').\n")
-    for bench in asked.bench or BENCHES:
+    for bench in asked.bench or OF[asked.model]:
         found, table = measured(bench, options, sgemm)
         rows += found
         print(table, flush=True)
@@ -46,13 +51,13 @@ def main() -> None:
 
 def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
     """Rows of one benchmark, and its tables."""
-    from . import embed, epoch, kernels, profile, scaling, steps
+    from . import conv, embed, epoch, kernels, profile, scaling, steps
 
     if bench in ("gather", "sample"):
         rows = kernels.measure(options, bench)
         return rows, kernels.table(rows, sgemm)
-    modules: dict[str, Any] = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile, "embed": embed}
-    module = modules[bench]
+    modules: dict[str, Any] = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile}
+    module = (modules | {"conv": conv, "embed": embed})[bench]
     rows = module.measure(options)
     return rows, module.table(rows)
 
@@ -60,7 +65,7 @@ def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     found.add_argument("bench", nargs="*", type=_bench, metavar="BENCH", help=f"{', '.join(BENCHES)}; all if none")
-    found.add_argument("--model", choices=["lenet300"], default="lenet300")
+    found.add_argument("--model", choices=list(OF), default="lenet300")
     found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
     found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")

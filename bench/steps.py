@@ -4,36 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .engines import Contender, contenders
+from .conv import beside_torch
+from .conv_problem import RADICES, ConvProblem, lenet5_problem
+from .engines import Contender, contenders, conv_contenders
 from .options import Options
 from .problem import MODELS, RADIX, SPARSITIES, Problem, training_problem
 from .tables import fastest, markdown, number, pick, ratio, wires
 from .timing import Entry, Row, fastest_rows
 
+BATCHES = {"lenet300": (32, 128, 1024), "lenet5": (128,)}
 ENGINES = ("sparsecore", "numpy-hand", "torch-hand", "torch-eager", "torch-csr", "scipy")
 
 
 def measure(options: Options) -> list[Row]:
     """Every engine on every network that suits it; all that have one batch size take turns."""
     rows: list[Row] = []
-    for batch in options.batches or ((32,) if options.quick else (32, 128, 1024)):
+    model = options.model
+    for batch in options.batches or ((32,) if options.quick else BATCHES[model]):
         entries = []
-        for topology, sparsity in networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES)):
-            problem = training_problem(MODELS[options.model], topology, sparsity, batch)
-            among = contenders("step", options.threads)
-            entries += entries_of(problem, options.model, topology, sparsity, among, options.threads)
+        for topology, sparsity in networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES), model):
+            problem: Problem | ConvProblem
+            if model == "lenet5":
+                problem = lenet5_problem(topology, sparsity, batch)
+                among = conv_contenders("step", options.threads)
+            else:
+                problem = training_problem(MODELS[model], topology, sparsity, batch)
+                among = contenders("step", options.threads)
+            entries += entries_of(problem, model, topology, sparsity, among, options.threads)
         rows += fastest_rows(entries, options.budget(20 if batch > 512 else 10))
     return rows
 
 
-def networks(sparsities: tuple[float, ...]) -> list[tuple[str, float]]:
+def networks(sparsities: tuple[float, ...], model: str = "lenet300") -> list[tuple[str, float]]:
     """Topology and sparsity of the networks to time, the dense one first."""
+    if model == "lenet5":
+        grains = [("channel", sparsity) for sparsity in sparsities]
+        randoms = [("random", sparsity) for sparsity in sparsities]
+        return [("dense", 0.0), *randoms, *grains, *(("radix", sparsity) for sparsity in RADICES)]
     radix = [("radix", sparsity) for sparsity in sparsities if sparsity in RADIX]
     return [("dense", 0.0), *(("random", sparsity) for sparsity in sparsities), *radix]
 
 
 def entries_of(
-    problem: Problem, model: str, topology: str, sparsity: float, among: Sequence[Contender], threads: int
+    problem: Problem | ConvProblem, model: str, topology: str, sparsity: float, among: Sequence[Contender], threads: int
 ) -> list[Entry]:
     """One entry for each contender that suits the network."""
     fields = {
@@ -52,6 +65,9 @@ def table(rows: list[Row]) -> str:
     tables = []
     for model, batch, threads in dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows):
         some = pick(rows, model=model, batch=batch, threads=threads)
+        if model == "lenet5":
+            tables.append(beside_torch(some, "Step of lenet5"))
+            continue
         by_hand = fastest(pick(some, "numpy-hand", "torch-hand", topology="dense"))
         eager = fastest(pick(some, "torch-eager"))
         body = []

@@ -77,6 +77,20 @@ def contenders(what: str, threads: int) -> list[Contender]:
     return found
 
 
+def conv_contenders(what: str, threads: int) -> list[Contender]:
+    """All that can do a "step" of LeNet-5, or a "layer" forward and backward; as `contenders`."""
+    from . import sparsecore
+
+    ours = {"step": sparsecore.Step, "layer": sparsecore.ConvLayer}[what]
+    found = [Contender("sparsecore", "", BOTH, partial(ours, threads=threads))]
+    if has_torch():
+        from . import torch_conv
+
+        theirs: dict[str, dict[str, Any]] = {"step": torch_conv.STEPS, "layer": torch_conv.LAYERS}[what]
+        found += [Contender(engine, name, DENSE, make) for engine in theirs for name, make in theirs[engine].items()]
+    return found
+
+
 def has_torch() -> bool:
     """Whether PyTorch can be imported."""
     try:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.conv_problem import ConvProblem
 from bench.problem import Floats, Problem
 from sparsecore.device import CPU
+from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.loss import CrossEntropy
 from sparsecore.network import Network
@@ -47,7 +49,7 @@ class _Recorded:
 class Step(_Recorded):
     """A training step."""
 
-    def __init__(self, problem: Problem, threads: int) -> None:
+    def __init__(self, problem: Problem | ConvProblem, threads: int) -> None:
         super().__init__(threads)
         network = problem.network()
         x = self.tiles(problem.x)
@@ -116,6 +118,22 @@ class LayerStep(_Recorded):
 
     def result(self) -> Any:
         return self.plain(self.y).T
+
+
+class ConvLayer(_Recorded):
+    """Forward and backward of one convolution, from a given dy."""
+
+    def __init__(self, layer: SparseConv2d, x: Floats, dy: Floats, threads: int) -> None:
+        super().__init__(threads)
+        workspace = Workspace(self.device, self.kernels)
+        self.shapes = (len(x), *layer.out_shape), (len(x), *layer.in_shape)
+        self.y, cache = layer.forward_tiles(self.tiles(x.reshape(len(x), -1)), workspace)
+        self.dx, self.grads = layer.backward_tiles(self.tiles(dy.reshape(len(x), -1)), cache, workspace)
+
+    def result(self) -> Any:
+        assert self.dx is not None
+        y, dx = (self.plain(tiles).reshape(shape) for tiles, shape in zip((self.y, self.dx), self.shapes, strict=True))
+        return y, dx, self.grads["weight"]
 
 
 def _formats(make: Any) -> dict[str, Any]:

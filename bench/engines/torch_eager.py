@@ -15,12 +15,12 @@ class Step:
     """A training step."""
 
     def __init__(self, problem: Problem, fused: bool) -> None:
-        layers: list[torch.nn.Module] = []
+        layers: list[Any] = []
         for size, out in pairwise(problem.sizes):
             layers += [torch.nn.Linear(size, out), torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*layers[:-1])
         with torch.no_grad():
-            for layer, pattern, data in zip(self.model[::2], problem.patterns, problem.weights, strict=True):
+            for layer, pattern, data in zip(layers[::2], problem.patterns, problem.weights, strict=True):
                 layer.weight.copy_(torch.tensor(as_dense(pattern, data)))
                 layer.bias.zero_()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.rate, fused=fused)

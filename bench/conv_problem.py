@@ -1,0 +1,99 @@
+"""What is timed with convolutions: LeNet-5 and a batch to learn, and a single wide layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+from sparsecore.models.lenet5 import lenet5, links
+
+from sparsecore.layers.conv import SparseConv2d
+from sparsecore.network import Network
+from sparsecore.pattern import SparsityPattern
+from sparsecore.wiring import Link, Wiring, full
+
+from .problem import Floats
+
+RADICES = {0.894: ((10, 5),)}
+"""LeNet-5's RadiX layers over weights, by their sparsity: the sparsest that fit."""
+
+WIDE, WIDE_SHAPE, WIDE_BATCH = Link(128, 128, (3, 3)), (128, 28, 28), 32
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """LeNet-5 of Caffe's sizes, and a batch of images to learn.
+
+    Attributes
+    ----------
+    patterns : list of SparsityPattern
+        Of its four layers.
+    weights : list of float32 arrays
+        Initial values in CSR order. Biases begin at zero.
+    x : float32 array, shape (batch, 784)
+    labels : int32 array, shape (batch,)
+    rate : float
+        Of plain stochastic gradient descent.
+    """
+
+    patterns: Sequence[SparsityPattern]
+    weights: Sequence[Floats]
+    x: Floats
+    labels: NDArray[np.int32]
+    rate: float
+
+    @property
+    def sizes(self) -> list[int]:
+        """Features of the input, and what every layer gives in one position."""
+        return [self.x.shape[1], *(pattern.shape[0] for pattern in self.patterns)]
+
+    @property
+    def connections(self) -> int:
+        return sum(pattern.nnz for pattern in self.patterns)
+
+    @property
+    def flops(self) -> int:
+        """Of one step: forward, dW and, in all layers but the first, dX, at every position."""
+        first, *others = (p.nnz * at for p, at in zip(self.patterns, (24 * 24, 8 * 8, 1, 1), strict=True))
+        return 2 * len(self.x) * (2 * first + 3 * sum(others))
+
+    def network(self) -> Network:
+        """The same network as one of ours."""
+        network = lenet5(self.patterns)
+        for k, weight in zip(network.patterns, self.weights, strict=True):
+            network.layers[k].params["weight"][:] = weight
+        return network
+
+
+def lenet5_problem(
+    topology: str, sparsity: float, batch: int, *, rate: float = 1e-3, seed: int = 0
+) -> ConvProblem:  # fmt: skip
+    """LeNet-5 with its first and last layer dense, and a random batch; the same for the same arguments."""
+    rng = np.random.default_rng(seed)
+    shape = (1, 28, 28)
+    first, *_, last = links(shape, every=True)
+    patterns = [full(first), *wiring(topology, sparsity).patterns(links(shape), seed)[0], full(last)]
+    values = lenet5(patterns, seed=seed)
+    weights = [values.layers[k].params["weight"].copy() for k in values.patterns]
+    x = rng.standard_normal((batch, prod(shape)), np.float32)
+    return ConvProblem(patterns, weights, x, rng.integers(10, size=batch, dtype=np.int32), rate)
+
+
+def wiring(topology: str, sparsity: float) -> Wiring:
+    """How layers are wired under a benchmark's names."""
+    if topology == "dense":
+        return Wiring()
+    if topology == "radix":
+        return Wiring("radix", RADICES[sparsity], grain="weight")
+    if topology == "channel":
+        return Wiring("expander", sparsity=sparsity, grain="channel")
+    return Wiring("random", sparsity=sparsity)
+
+
+def wide_layer(topology: str, sparsity: float) -> SparseConv2d:
+    """3×3, 128 → 128 channels, of 28×28 pixels."""
+    (pattern,), _ = wiring(topology, sparsity).patterns([WIDE], 0)
+    return SparseConv2d(pattern, WIDE_SHAPE, 3, padding=1, rng=np.random.default_rng(0))
