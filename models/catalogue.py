@@ -61,8 +61,8 @@ MODELS = {
         lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),
         lenet5.links,
         Recipe(
-            epochs=15, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
-            padding=0,
+            epochs=16, batch_size=128, lr=0.03, momentum=0.9, weight_decay=1e-4, schedule="cosine", warm_up=0.5,
+            augment="1", padding=0,
         ),
         {
             "cifar10": Recipe(

@@ -210,13 +210,13 @@ def test_rows_are_as_promised(quick: tuple[str, list[Row], bytes]) -> None:
     for row in rows:
         kinds = {"bench": str, "model": str, "sparsity": float, "batch": int, "threads": int, "ms": float}
         assert {name: type(row[name]) for name in kinds} == kinds, row
-        assert row["topology"] in ("random", "radix", "dense")
+        assert row["topology"] in ("random", "radix", "channel", "dense")
         assert row["engine"] in ENGINES
         assert 0 <= row["sparsity"] < 1
         assert (row["sparsity"] == 0) == (row["topology"] == "dense")
         assert row["ms"] > 0
-    benches = {"ceiling", "step", "gather", "sample", "scaling", "threads", "epoch", "pack", "profile", "product"}
-    assert {row["bench"] for row in rows} == benches
+    benches = {"ceiling", "step", "gather", "sample", "scaling", "threads", "epoch", "pack", "profile"}
+    assert {row["bench"] for row in rows} == benches | {"product", "conv"}
     steps = {(row["engine"], row["topology"]) for row in rows if row["bench"] == "step"}
     ours = {("sparsecore", topology) for topology in ("dense", "random", "radix")}
     assert steps == ours | {("numpy-hand", "dense"), ("scipy", "random"), ("scipy", "radix")}
@@ -244,6 +244,7 @@ def test_the_plot_is_a_picture(quick: tuple[str, list[Row], bytes]) -> None:
         (["step", "--sparsity", "90"], "must be between 0 and 1, got 90"),
         (["step", "--batch", "0"], "must be at least 1, got 0"),
         (["step", "--model", "vgg"], "choose from"),
+        (["epoch", "--model", "lenet5"], "epoch is not for lenet5, which has step, conv"),
     ],
 )
 def test_wrong_arguments_are_refused_in_a_line(arguments: list[str], words: str) -> None:

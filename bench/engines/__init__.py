@@ -86,7 +86,7 @@ def conv_contenders(what: str, threads: int) -> list[Contender]:
     if has_torch():
         from . import torch_conv
 
-        theirs: dict[str, dict[str, Any]] = {"step": torch_conv.STEPS, "layer": torch_conv.LAYERS}[what]
+        theirs: Any = {"step": torch_conv.STEPS, "layer": torch_conv.LAYERS}[what]
         found += [Contender(engine, name, DENSE, make) for engine in theirs for name, make in theirs[engine].items()]
     return found
 

@@ -24,8 +24,8 @@ class Step:
                 layer.weight.copy_(torch.tensor(as_dense(pattern, data)).reshape(layer.weight.shape))
                 layer.bias.zero_()
         pooled = [each for layer in convolve for each in (layer, nn.ReLU(), nn.MaxPool2d(2))]
-        model = nn.Sequential(*pooled, nn.Flatten(), connect[0], nn.ReLU(), connect[1])
-        self.model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        model: Any = nn.Sequential(*pooled, nn.Flatten(), connect[0], nn.ReLU(), connect[1])
+        self.model: Any = model.to(memory_format=layout)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.rate, fused=fused)
         self.loss = nn.CrossEntropyLoss()
         self.x = torch.tensor(problem.x).reshape(-1, 1, 28, 28).contiguous(memory_format=layout)
