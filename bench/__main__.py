@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .environment import settle
 
-BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed")
+BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "roofline")
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv")}
 """Benchmarks of each model."""
 
@@ -50,14 +51,13 @@ def main() -> None:
 
 
 def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
-    """Rows of one benchmark, and its tables."""
-    from . import conv, embed, epoch, kernels, profile, scaling, steps
-
+    """Rows of one benchmark, and its tables; each stands in the module of its name."""
     if bench in ("gather", "sample"):
+        from . import kernels
+
         rows = kernels.measure(options, bench)
         return rows, kernels.table(rows, sgemm)
-    modules: dict[str, Any] = {"step": steps, "scaling": scaling, "epoch": epoch, "profile": profile}
-    module = (modules | {"conv": conv, "embed": embed})[bench]
+    module = import_module(f"bench.{'steps' if bench == 'step' else bench}")
     rows = module.measure(options)
     return rows, module.table(rows)
 

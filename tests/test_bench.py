@@ -215,8 +215,9 @@ def test_rows_are_as_promised(quick: tuple[str, list[Row], bytes]) -> None:
         assert 0 <= row["sparsity"] < 1
         assert (row["sparsity"] == 0) == (row["topology"] == "dense")
         assert row["ms"] > 0
-    benches = {"ceiling", "step", "gather", "sample", "scaling", "threads", "epoch", "pack", "profile"}
-    assert {row["bench"] for row in rows} == benches | {"product", "conv"}
+    kernels = {"ceiling", "roofline", "gather", "sample", "product", "conv"}
+    benches = kernels | {"step", "scaling", "threads", "epoch", "pack", "profile"}
+    assert {row["bench"] for row in rows} == benches
     steps = {(row["engine"], row["topology"]) for row in rows if row["bench"] == "step"}
     ours = {("sparsecore", topology) for topology in ("dense", "random", "radix")}
     assert steps == ours | {("numpy-hand", "dense"), ("scipy", "random"), ("scipy", "radix")}
