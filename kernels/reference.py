@@ -97,8 +97,8 @@ def _line(memory: Array, at: int) -> Array:
 
 
 def reorder(data: Array, perm: Array, out: Array) -> None:
-    """out[q] = data[perm[q]]."""
-    for q, p in enumerate(perm):
+    """out[q] = data[perm[q]]; `perm` may be a matrix, which tells where rows and columns begin anew."""
+    for q, p in enumerate(perm.flat):
         out[q] = data[p]
 
 

@@ -63,10 +63,11 @@ class Plan:
         pattern, _ = self._transpose
         return laid_out(pattern, pattern.indices, self.format)
 
-    @property
+    @cached_property
     def perm(self) -> NDArray[np.integer]:
-        """Position in the pattern's values of each of the transpose's."""
-        return self._transpose[1]
+        """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
+        perm = self._transpose[1]
+        return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
     @cached_property
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:

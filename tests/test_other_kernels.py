@@ -289,16 +289,17 @@ def test_a_gradient_that_is_no_number_never_passes_for_a_step(dtype, value):
 
 @dtypes
 @pytest.mark.parametrize("index", [np.int32, np.int64])
-@given(st.integers(0, 70), SEEDS, st.sampled_from([0, 1, 3]))
-def test_reorder(dtype, index, size, seed, shift):
-    memory, rng = Guarded(shift), np.random.default_rng(seed)
-    data, perm = memory.put(rng.standard_normal(size).astype(dtype)), memory.put(rng.permutation(size).astype(index))
+@given(st.integers(0, 70) | st.tuples(st.integers(1, 40), st.integers(1, 20)), SEEDS, st.sampled_from([0, 1, 3]))
+def test_reorder(dtype, index, shape, seed, shift):
+    memory, rng, size = Guarded(shift), np.random.default_rng(seed), int(np.prod(shape))
+    data = memory.put(rng.standard_normal(size).astype(dtype))
+    perm = memory.put(rng.permutation(size).astype(index).reshape(shape))
     out, expected = memory.empty((size,), dtype), np.empty(size, dtype)
     Launcher(ALONE).reorder(data, perm, out)
     memory.assert_intact()
     reference.reorder(data, perm, expected)
     assert np.array_equal(out, expected)
-    assert np.array_equal(out, data[perm])
+    assert np.array_equal(out, data[perm.ravel()])
 
 
 AWKWARD = np.array([1, -1, 0, -0.0, math.nan, math.inf, -math.inf, 1e-45, -1e-45])
@@ -360,7 +361,8 @@ def run_between_fences(at_end: bool) -> None:
         launcher.sgd(w, dw, velocity, rates, nesterov=True)
         launcher.relu(w, out)
         launcher.mask(w, dw, out)
-        launcher.reorder(w, memory.put(rng.permutation(size).astype(np.int32)), out)
+        for shape in ((size,), (batch, features)):
+            launcher.reorder(w, memory.put(rng.permutation(size).astype(np.int32).reshape(shape)), out)
         images = memory.put(rng.standard_normal((2, 3, features, 2, LANES)).astype(dtype))
         launcher.place(images, memory.empty(images.shape, dtype), images)
 

@@ -93,7 +93,7 @@ def test_the_transpose_has_the_values_in_its_own_order(pattern):
     turned = pattern.transpose()[0]
     assert_sound(turned, plan.transposed)
     assert np.array_equal(
-        turned.to_scipy(values[plan.perm]).toarray(), pattern.to_scipy(values).toarray().T
+        turned.to_scipy(values[plan.perm.ravel()]).toarray(), pattern.to_scipy(values).toarray().T
     )  # fmt: skip
 
 

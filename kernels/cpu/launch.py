@@ -140,11 +140,11 @@ class Launcher:
             self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
-        """out[q] = data[perm[q]]."""
+        """out[q] = data[perm[q]]; `perm` may be a matrix, which tells where rows and columns begin anew."""
+        rows, columns = perm.shape if perm.ndim == 2 else (1, len(perm))
         kernel = reorder_kernel(data.itemsize, perm.itemsize)
-        self._launch(
-            kernel, 8 * len(perm), REORDER, data=data, perm=perm, perm_size=perm.itemsize, out=out, count=len(perm)
-        )
+        fields = {"perm_size": perm.itemsize, "rows": rows, "columns": columns}
+        self._launch(kernel, 8 * perm.size, REORDER, data=data, perm=perm, out=out, **fields)
 
     def relu(self, x: Array, out: Array) -> None:
         """out = max(x, 0); NaN stays NaN."""

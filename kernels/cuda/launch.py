@@ -190,7 +190,7 @@ class Launcher:
             )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
-        """out[q] = data[perm[q]]."""
+        """out[q] = data[perm[q]]; `perm` may be a matrix."""
         perm = self._constant(perm)
         launched = kernel("update", f"reorder_{perm.itemsize}", data.itemsize)
         self._launch(launched, out.size, np.int64(out.size), data, perm, out)
