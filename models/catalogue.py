@@ -33,9 +33,11 @@ class Model:
     Attributes
     ----------
     build : callable
-        `build(wiring, shape, classes=…, format=…, seed=…)` gives the network for samples of a shape.
+        `build(wiring, shape, classes=…, every=…, format=…, seed=…)` gives the network for samples of a shape.
     links : callable
-        `links(shape, classes=…, every=…)` gives the layers to be wired: the sparse ones, or every one.
+        `links(shape, classes=…, every=…, hidden=…)` gives the layers to be wired: the sparse ones, or every one.
+    hidden : tuple of int
+        Sizes of the hidden layers where the user does not say.
     recipe : Recipe
         Tuned on a validation split of the training set.
     recipes : mapping of str to Recipe
@@ -46,6 +48,7 @@ class Model:
 
     build: Callable[..., Network]
     links: Callable[..., tuple[Link, ...]]
+    hidden: tuple[int, ...]
     recipe: Recipe
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     own: tuple[str, ...] = ()
@@ -55,11 +58,13 @@ MODELS = {
     "lenet300": Model(
         lambda wiring, shape, **options: lenet300.lenet300(wiring, **options),
         lenet300.links,
+        lenet300.HIDDEN,
         Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
     ),
     "lenet5": Model(
         lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),
         lenet5.links,
+        lenet5.HIDDEN,
         Recipe(
             epochs=16, batch_size=128, lr=0.03, momentum=0.9, weight_decay=1e-4, schedule="cosine", warm_up=0.5,
             augment="1", padding=0,

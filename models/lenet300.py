@@ -12,6 +12,7 @@ Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -25,38 +26,44 @@ from sparsecore.topology import dense
 from sparsecore.wiring import Link
 
 SIZES = (784, 300, 100, 10)
+HIDDEN = SIZES[1:-1]
 
 
 def lenet300(
-    wiring: Sequence[SparsityPattern] | None = None, *, classes: int = 10, format: Format = "csr", seed: int = 0,
-    dtype: Any = np.float32,
+    wiring: Sequence[SparsityPattern] | None = None, *, classes: int = 10, every: bool = False, format: Format = "csr",
+    seed: int = 0, dtype: Any = np.float32,
 ) -> Network:  # fmt: skip
     """LeNet-300-100 with its first two layers wired as given; the head is dense unless it is wired too.
 
     Parameters
     ----------
-    wiring : two or three SparsityPattern, optional
-        Shapes (hidden, inputs), (hidden, hidden) and (classes, hidden); 300×784 and 100×300, dense, if not given.
+    wiring : sequence of SparsityPattern, optional
+        Shapes (hidden, inputs), (hidden, hidden), … from the inputs on, as many as there are hidden layers, and with
+        `every` (classes, hidden); 300×784 and 100×300, dense, if not given.
     classes : int
+    every : bool
+        Whether the last pattern is the head's.
     format : {"csr", "coo"}
         Of the layers that are wired.
     seed : int
         Of the initial values.
     dtype : float32 or float64
     """
-    first, second, *more = wiring if wiring is not None else (dense(300, 784), dense(100, 300))
-    (head,) = more or [dense(classes, second.shape[0])]
+    patterns = [dense(out, into) for into, out in pairwise(SIZES[:-1])] if wiring is None else list(wiring)
+    head = patterns.pop() if every else dense(classes, patterns[-1].shape[0])
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
     return Network(
         [
-            SparseLinear(first, relu=True, format=format, rng=rng, dtype=dtype),
-            SparseLinear(second, relu=True, format=format, rng=rng, dtype=dtype),
-            SparseLinear(head, format=format if more else "csr", rng=rng, dtype=dtype),
+            *(SparseLinear(pattern, relu=True, format=format, rng=rng, dtype=dtype) for pattern in patterns),
+            SparseLinear(head, format=format if every else "csr", rng=rng, dtype=dtype),
         ],
-        sparse=(0, 1, 2) if more else (0, 1),
+        sparse=range(len(patterns) + every),
     )
 
 
-def links(in_shape: Sequence[int], *, classes: int = 10, every: bool = False) -> tuple[Link, ...]:
-    """The layers to be wired: the first two, or `every` one."""
-    return (Link(prod(in_shape), 300), Link(300, 100), Link(100, classes))[: 3 if every else 2]
+def links(
+    in_shape: Sequence[int], *, classes: int = 10, every: bool = False, hidden: Sequence[int] = HIDDEN
+) -> tuple[Link, ...]:
+    """The layers to be wired: those that end in one of the hidden sizes, or `every` one."""
+    sizes = (prod(in_shape), *hidden, *([classes] if every else []))
+    return tuple(Link(inputs, outputs) for inputs, outputs in pairwise(sizes))

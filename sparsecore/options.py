@@ -72,6 +72,10 @@ def parser(models: Sequence[str]) -> Parser:
         "--widths", type=_widths, metavar="LIST", help="a RadiX-Net's widths, one a layer of neurons: 8,30,1"
     )
     wiring.add_argument(
+        "--hidden", type=_widths, metavar="LIST",
+        help="sizes of the hidden layers, channels or neurons: 3000,100; deeper where the model allows",
+    )  # fmt: skip
+    wiring.add_argument(
         "--sparsity",
         type=_number("a fraction removed, at least 0 and below 1", 0.9, lambda v: 0 <= v < 1),
         metavar="S",
@@ -86,6 +90,9 @@ def parser(models: Sequence[str]) -> Parser:
         "--padding", type=integer("a whole number from 0 to 100", 2, 0, 100), metavar="PIXELS",
         help="of lenet5's convolutions (2 for cifar10, none otherwise)",
     )  # fmt: skip
+    wiring.add_argument(
+        "--relu-logits", action="store_true", help="a ReLU on the logits, which can kill a class: for study only"
+    )
     wiring.add_argument("--format", type=_one_of("a format", ("csr", "coo")), help="storage: csr (default) or coo")
 
     add_options(made)
@@ -144,6 +151,8 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
         parser.error("--widths: goes with --radix only")
     if "pattern" in options and not (has("random") or "expander" in options or "radix" in options):
         parser.error("--pattern: goes with --radix, --expander or --random, got none of them")
+    if "hidden" in options and "widths" in options:
+        parser.error("--hidden: not with --widths, which say the sizes of a RadiX-Net; leave one out")
     if "sparsity" in options and "radix" in options:
         parser.error("--sparsity: not with --radix, whose radices decide how many connections there are; leave it out")
     if "sparsity" in options and not (has("random") or "expander" in options):
@@ -154,7 +163,7 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
     if has("nesterov") and has("momentum") == 0:
         parser.error("--nesterov: needs a --momentum above 0, got 0")
     if has("from"):
-        for name in ("radix", "expander", "random", "dense", "pattern", "sparse_all", "padding", "format"):
+        for name in ("radix", "expander", "random", "dense", "pattern", "sparse_all", "hidden", "padding", "format"):
             if name in options:
                 parser.error(f"{_flag(name)}: not with --from, whose network is wired already; leave one out")
     check_options(options, parser.error)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import complain, leave_stdout, write_anything
 from .interrupts import Interrupted, Interrupts
@@ -209,13 +209,13 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
         report.say(f"{options['model']}, from {options['from']}")
         if "rewind" in options and "prune" not in options:
             go_back(network, options, lambda step: _earlier(_origin(options["from"]), step))
-        return dataset, network
+        return dataset, _with_logits(network, options)
     model, wiring, name = MODELS[options["model"]], wiring_of(options), options["dataset"]
     known = CATALOGUE | {EMBEDDED: MNIST}
     users = None if name in known else load(name, data_dir=options.get("data_dir"))
     about = known[name] if users is None else users
-    own = {name: options[name] for name in model.own}
-    links = model.links(about.shape, classes=about.classes, every=options.get("sparse_all", False), **own)
+    own = {name: options[name] for name in model.own} | {"every": options.get("sparse_all", False)}
+    links = model.links(about.shape, classes=about.classes, hidden=options.get("hidden", model.hidden), **own)
     _check_memory(wiring.connections(links))
     patterns, note = wiring.patterns(links, options["seed"])  # refused, if it is, before anybody waits for data
     dataset = users if users is not None else load(name, data_dir=options.get("data_dir"))
@@ -224,7 +224,15 @@ def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
     network = model.build(
         patterns, dataset.shape, classes=dataset.classes, format=options["format"], seed=options["seed"], **own
     )  # fmt: skip
-    return dataset, network
+    return dataset, _with_logits(network, options)
+
+
+def _with_logits(network: Network, options: Options) -> Network:
+    """The network with a ReLU on its logits, if that is asked for."""
+    if options.get("relu_logits"):
+        head: Any = network.layers[-1]
+        head.relu = True
+    return network
 
 
 def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:

@@ -111,6 +111,9 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
         (["--expander", "explicit", "--sparsity", "0.9"], 23_400 + 3000 + 1000),
         (["--expander", "bernoulli", "--sparsity", "0.9"], None),
         (["--random", "--sparsity", "0.9", "--sparse-all"], 23_520 + 3000 + 100),
+        (["--random", "--sparsity", "0.9", "--hidden", "3000,100"], 235_200 + 30_000 + 1000),
+        (["--dense", "--hidden", "30,20,10"], 784 * 30 + 600 + 200 + 100),
+        (["--radix", "10,10", "--hidden", "500,200"], 39_200 + 10_000 + 2000),
     ],
 )
 def test_wirings(capsys: pytest.CaptureFixture[str], wiring: list[str], connections: int | None) -> None:
@@ -223,6 +226,9 @@ WRONG: list[tuple[str, str]] = [
     ("lenet300 --pattern weight", "--pattern: goes with --radix, --expander or --random"),
     ("lenet5 --random --sparsity 0.9 --pattern filter", "one of channel, weight, got 'filter'"),
     ("lenet5 --radix 10,10", "divide both sizes of the layer 20→50: try 2,5"),
+    ("lenet300 --radix 10,10 --widths 8,30,1 --hidden 300,100", "--hidden: not with --widths"),
+    ("lenet300 --hidden 300,0", "positive whole numbers"),
+    ("lenet5 --hidden 20,50", "3 hidden layers, two of channels and one of neurons, got 2"),
     ("lenet5 --radix 2,5 --sparse-all", "one radix a sparse layer: there are 4"),
     ("lenet300 --augment -1", "expected none, or pixels such as 4 or 4,flip"),
     ("lenet300 --augment 4,mirror", "expected none, or pixels such as 4 or 4,flip"),
@@ -611,3 +617,13 @@ def test_resume_from_elsewhere_with_own_data(
     capsys.readouterr()
     assert train.main(["--resume", "--out", "cut2", "--quiet"]) == 2
     assert "expected a checkpoint of this run" in one_line(capsys)
+
+
+def test_a_relu_on_the_logits_is_kept_and_can_kill_classes() -> None:
+    command = ["lenet300", "--relu-logits", "--dataset", "mnist-subset", "--epochs", "1", "--quiet"]
+    assert train.main([*command, "--out", "r"]) == 0
+    logits = sparsecore.load("r").logits(np.random.default_rng(0).integers(0, 256, (50, 784)).astype(np.uint8))
+    assert logits.min() == 0 < logits.max()
+    assert train.main(["--from", "r", "--relu-logits", "--epochs", "1", "--quiet", "--out", "more"]) == 0
+    assert train.main([*command[:1], *command[2:], "--out", "plain"]) == 0
+    assert [sparsecore.load(name).layers[-1].relu for name in ("plain", "more")] == [False, True]

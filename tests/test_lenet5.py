@@ -70,8 +70,17 @@ def test_expanders_join_either(kind: str, grain: str) -> None:
 
 def test_all_layers_are_wired_where_asked() -> None:
     wiring, _ = Wiring("random", sparsity=0.8).patterns(links((3, 32, 32), every=True), 0)
-    network = lenet5(wiring, in_shape=(3, 32, 32))
+    network = lenet5(wiring, in_shape=(3, 32, 32), every=True)
     assert network.sparse == (0, 2, 5, 6) and network.sparsity == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_hidden_layers_have_the_sizes_that_are_asked_for(every: bool) -> None:
+    wanted = links((1, 28, 28), every=every, hidden=(6, 16, 120))
+    network = lenet5(Wiring().patterns(wanted, 0)[0], every=every)
+    assert [layer.params["weight"].size for layer in network.layers if layer.params] == [
+        25 * 6, 25 * 6 * 16, 16 * 16 * 120, 1200
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
