@@ -1,0 +1,252 @@
+"""`python -m sparsecore.study`: train what the studies need, as far as it is not there yet, and report.
+
+Exit status: 0, 1 if runs failed, 2 for a command that cannot be followed, 130 or 143 when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..console import complain, leave_stdout, write_anything
+from ..interrupts import Interrupted, Interrupts
+
+if TYPE_CHECKING:
+    from ..options import Parser
+    from .report import Report
+    from .run import Run
+    from .runner import Board
+    from .scale import Scale
+    from .study import Study
+
+PROGRAM = "python -m sparsecore.study"
+EXAMPLE = f"{PROGRAM} radix --seeds 3"
+QUICK_SEEDS, SEEDS = 1, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    with Interrupts() as interrupts:
+        try:
+            return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
+        except BrokenPipeError:  # whoever read our lines has left
+            leave_stdout()
+            return 1
+        except (ValueError, OSError) as error:
+            return complain(PROGRAM, error, 2)
+        except Interrupted:
+            return complain(PROGRAM, "interrupted", interrupts.status)
+
+
+def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    from .progress import duration, show
+    from .runner import Maker, board_of
+
+    options = _options(arguments)
+    plan = Plan(options)
+    runs = plan.out / "runs"
+    board = board_of(plan.runs, runs)
+    _say_estimate(board, plan)
+    if options.get("dry_run"):
+        return 0
+    runs.mkdir(parents=True, exist_ok=True)
+    with (plan.out / "lock").open("w") as lock:
+        _lock(lock, plan.out)
+        board = board_of(plan.runs, runs)
+        shown = show(board, plan.names, runs, plan.workers, plan.keys)
+        maker = Maker(
+            board, runs, workers=plan.workers, shown=shown, hold=lock.fileno(), data_dir=options.get("data_dir")
+        )  # fmt: skip
+        interrupts.stop = maker.stop
+        try:
+            maker()
+        finally:
+            shown.close()
+        interrupts.stop = None
+        for path in _written(_report(plan, board, arguments), plan):
+            print(path)
+    if interrupts.status:
+        left = f"about {duration(board.remaining / plan.workers)} of work is left"
+        return complain(PROGRAM, f"stopped; {left}; the same command goes on", interrupts.status)
+    for run, why in board.failed.items():
+        complain(PROGRAM, f"failed: {plan.names.get(run.key, run.key)} ({runs / run.key}): {why}", 1)
+    return 1 if board.failed else 0
+
+
+class Plan:
+    """What a command asks for.
+
+    Attributes
+    ----------
+    studies : list of Study
+    scale : Scale
+    seeds : int
+    workers : int
+    out, results : Path
+        The folder of everything, and the Markdown page.
+    runs : list of Run
+        All, with their seeds.
+    names : dict of str to str
+        What people call a run, by its key.
+    keys : dict of str to set of str
+        The keys of each study's runs, by its title.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from .studies import STUDIES
+
+        self.scale = _scale(options)
+        self.quick = self.scale.quick
+        self.seeds: int = options.get("seeds", QUICK_SEEDS if self.quick else SEEDS)
+        self.workers: int = options.get("workers", _cores())
+        self.out = Path(options.get("out", "runs/quick-study" if self.quick else "runs/study"))
+        self.results = Path(options.get("results", self.out / "results.md"))
+        self.studies: list[Study] = [STUDIES[name] for name in options["names"] or STUDIES]
+        self.runs: list[Run] = []
+        self.names: dict[str, str] = {}
+        self.keys: dict[str, set[str]] = {}
+        for study in self.studies:
+            for point in study.points(self.scale):
+                for seed in self.seeds_of(study):
+                    self._add(study, point.run.seeded(seed), f"{_place(point)}, seed {seed}")
+
+    def seeds_of(self, study: Study) -> range:
+        """The seeds of a study's runs."""
+        return range(self.seeds * study.seeds)
+
+    def _add(self, study: Study, run: Run, name: str) -> None:
+        self.runs.append(run)
+        for each in (*run.sources(), run):
+            self.keys.setdefault(study.title, set()).add(each.key)
+            self.names.setdefault(each.key, name if each is run else f"what comes before {name}")
+        if self.names[run.key].startswith("what comes before"):
+            self.names[run.key] = name
+
+
+def _options(arguments: list[str]) -> dict[str, Any]:
+    options: dict[str, Any] = vars(_parser().parse_args(arguments))
+    if find_spec("matplotlib") is None:
+        raise ValueError("the report's figures need matplotlib, which is not installed: pip install 'sparsecore[plot]'")
+    return options
+
+
+def _parser() -> Parser:
+    from ..options import Parser, integer
+    from .studies import STUDIES
+
+    parser = Parser(PROGRAM, "Train the networks of the studies and report on them.", EXAMPLE)
+    count = integer("a whole number from 1 to 256", 2, 1, 256)
+    parser.add_argument(
+        "names", nargs="*", default=(), type=_study, metavar="NAME",
+        help=f"studies, all if none is given: {', '.join(STUDIES)}",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=count, help=f"of each run: {SEEDS} if not given, {QUICK_SEEDS} with --quick")
+    parser.add_argument("--quick", action="store_true", help="few epochs on the embedded digits, to see that all works")
+    parser.add_argument(
+        "--dataset", choices=("mnist", "cifar10"), help="the part of the studies on this data set; both if not given"
+    )
+    parser.add_argument("--out", metavar="DIR", help="for runs, which are kept, and reports: runs/study if not given")
+    parser.add_argument("--results", metavar="FILE", help="the report in Markdown: results.md in --out if not given")
+    parser.add_argument("--workers", type=count, help="processes, one for each core if not given")
+    parser.add_argument("--data-dir", help="folder of fetched data sets")
+    parser.add_argument("--dry-run", action="store_true", help="say how long it would take, and stop")
+    return parser
+
+
+def _study(text: str) -> str:
+    from .studies import STUDIES
+
+    if text not in STUDIES:
+        raise ArgumentTypeError(f"expected a study, one of {', '.join(STUDIES)}, got {text!r}")
+    return text
+
+
+def _scale(options: dict[str, Any]) -> Scale:
+    """The networks that can be studied here. Raises ValueError where a data set is missing."""
+    from ..data import load
+    from .scale import full, quick
+
+    if options.get("quick"):
+        if "dataset" in options:
+            raise ValueError("--dataset: not with --quick, which uses the embedded digits")
+        return quick()
+    wanted = (options["dataset"],) if "dataset" in options else ("mnist", "cifar10")
+    for name in wanted:
+        if load(name, data_dir=options.get("data_dir")).name != name:
+            raise ValueError(f"{name} is not here and could not be fetched: python -m sparsecore.data fetch {name}, "
+                             "or try --quick, which uses the embedded digits")  # fmt: skip
+    return full(wanted)
+
+
+def _say_estimate(board: Board, plan: Plan) -> None:
+    from .cost import seconds_of
+    from .progress import duration
+
+    parts: dict[str, float] = {}
+    for run in board.waiting:
+        dataset = next(each.options["dataset"] for each in (*run.sources(), run) if each.kind == "train")
+        parts[dataset] = parts.get(dataset, 0.0) + seconds_of(run)
+    shares = "".join(f"\n  {name}: about {duration(each / plan.workers)}" for name, each in sorted(parts.items()))
+    cached = f", {board.cached} more are there" if board.cached else ""
+    print(f"{len(board.waiting)} runs to make{cached}, {plan.workers} at a time, in {plan.out}: about "
+          f"{duration(sum(parts.values()) / plan.workers)}{shares if len(parts) > 1 else ''}", flush=True)  # fmt: skip
+
+
+def _report(plan: Plan, board: Board, arguments: list[str]) -> Report:
+    from .report import Report, Section
+    from .results import gather
+
+    sections = []
+    for study in plan.studies:
+        results = gather(study.points(plan.scale), plan.seeds_of(study), board.finished, plan.out / "runs")
+        if results.cells:
+            sections.append(Section(study, results, study.figures(results), study.readings(results)))
+    outcomes = board.finished.values()
+    commits = sorted({f"commit {each.commit}, version {each.version}" for each in outcomes})
+    return Report(
+        sections, failures={plan.names.get(run.key, run.key): why for run, why in board.failed.items()},
+        missing=len(board.waiting), command=" ".join([PROGRAM, *arguments]),
+        where=[*commits, *sorted({each.machine for each in outcomes})], quick=plan.quick,
+    )  # fmt: skip
+
+
+def _written(report: Report, plan: Plan) -> list[Path]:
+    from .markdown import write_markdown
+    from .page import write_page
+    from .report import write_csv
+
+    page, table = plan.out / "report.html", plan.out / "runs.csv"
+    write_page(report, page)
+    write_csv(report, table)
+    plan.results.parent.mkdir(parents=True, exist_ok=True)
+    write_markdown(report, plan.results)
+    return [page, plan.results, table]
+
+
+def _lock(lock: Any, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"{out}: another study is at work there, or its last runs are saving: wait, or choose another "
+                         "--out") from None  # fmt: skip
+
+
+def _place(point: Any) -> str:
+    from .readings import column
+
+    return f"{point.table}, {point.series}, {column(point.x)}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    write_anything()
+    sys.exit(main())

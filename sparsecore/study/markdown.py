@@ -1,0 +1,82 @@
+"""The report as a Markdown page with its pictures in a folder beside it: what `docs/results.md` is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..files import replace
+from .readings import column, explained, percent
+from .report import Report, Section, overview, table_of
+from .results import Cell
+from .study import Drawing
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write the page, and its pictures into the folder that has its name without the ending."""
+    pictures = path.with_suffix("")
+    pictures.mkdir(parents=True, exist_ok=True)
+    for old in pictures.glob("*.png"):
+        old.unlink()
+    lines = ["# Results of the study", "", *_head(report, pictures)]
+    for section in report.sections:
+        lines += ["", *_section(section, pictures)]
+    replace(path, ("\n".join(lines) + "\n").encode())
+
+
+def _head(report: Report, pictures: Path) -> list[str]:
+    lines = [" ".join(report.summary()), "", f"    {report.command}", "", *(f"- {each}" for each in report.where), "",
+             "Test accuracy in percent at the end of each run, mean ± sample standard deviation over the seeds; in "
+             "brackets the slides' number, in bold where ours is not above it."]  # fmt: skip
+    if report.compared:
+        lines += ["", *_picture(overview(report.compared), pictures)]
+    if report.below and not report.quick:
+        lines += ["", "Cells that are not above the slides' number:", ""]
+        lines += [f"- {place(cell)}: {percent(cell)} against {cell.point.slides:g}. {_capital(explained(cell))}."
+                  for cell in report.below]  # fmt: skip
+    if report.dead:
+        lines += ["", "Runs that lost classes:", ""]
+        lines += [f"- {place(cell)}: {cell.dead} of {len(cell.outcomes)}" for cell in report.dead]
+    if report.failures:
+        lines += ["", "Runs that failed:", "", *(f"- {name}: {why}" for name, why in report.failures.items())]
+    return lines
+
+
+def _section(section: Section, pictures: Path) -> list[str]:
+    study = section.study
+    lines = [f"## {study.title}", "", study.question, "", study.pinned, ""]
+    for drawing in section.drawings:
+        lines += [*_picture(drawing, pictures), ""]
+    lines += [f"- {reading}" for reading in section.readings]
+    for table in section.results.tables:
+        columns, rows = table_of(section.results, table)
+        lines += ["", f"**{table}**, by {study.x}", "", f"| | {' | '.join(map(column, columns))} |",
+                  "|---" * (len(columns) + 1) + "|"]  # fmt: skip
+        lines += [f"| {series} | {' | '.join(map(_cell, cells))} |" for series, cells in rows]
+        times = [cell.seconds for _, cells in rows for cell in cells if cell is not None and cell.seconds]
+        if times:
+            lines += ["", f"Training took {min(times):.1f} to {max(times):.1f} s a run, on one core."]
+    return lines
+
+
+def place(cell: Cell) -> str:
+    """Where a cell stands."""
+    return f"{cell.point.table}, {cell.point.series}, {column(cell.point.x)}"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = f"{cell.mean:.2f}" + (f" ± {cell.spread:.2f}" if len(cell.outcomes) > 1 else "")
+    if cell.point.slides is not None:
+        text += f" ({cell.point.slides:g})" if cell.above_slides else f" **({cell.point.slides:g})**"
+    return text + (" †" if cell.dead else "") + (" …" if cell.missing else "")
+
+
+def _picture(drawing: Drawing, pictures: Path) -> list[str]:
+    path = pictures / f"{drawing.name}.png"
+    drawing.figure.savefig(path, dpi=130)
+    return [f"![{drawing.caption}]({pictures.name}/{path.name})", "", f"*{drawing.caption}*"]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,147 @@
+"""What came of a run, beside what its trainer wrote: which classes its network answers, and where it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import replace
+
+NAME = "outcome.json"
+DEAD = 0.02
+"""A class is dead if it is the answer for fewer samples than this fraction of those that belong to it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes
+    ----------
+    accuracy : float
+        On the test split, at the end of the run; a fraction.
+    train_accuracy : float or None
+        Of the last epoch; None where nothing was trained.
+    connections : int
+    sparsity, global_sparsity : float
+        Of the sparse layers, and of all.
+    epochs : int
+    train_seconds, step_ms, seconds : float
+        Of training alone, of a step, and of everything since the run began or last went on.
+    answers, support : tuple of int
+        How many test samples the network takes for each class, and how many belong to it.
+    version, commit, machine : str
+    """
+
+    accuracy: float
+    train_accuracy: float | None
+    connections: int
+    sparsity: float
+    global_sparsity: float
+    epochs: int
+    train_seconds: float
+    step_ms: float
+    seconds: float
+    answers: tuple[int, ...]
+    support: tuple[int, ...]
+    version: str
+    commit: str
+    machine: str
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """The classes that the network never or hardly ever answers, though samples belong to them."""
+        return dead_classes(self.answers, self.support)
+
+
+def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[int, ...]:
+    """Classes with samples that are the answer for next to none.
+
+    A network that lost k of ten equal classes cannot reach more than 100 − 10·k percent. The answers tell such a
+    plateau from a network that is merely bad, which a low accuracy alone does not.
+    """
+    pairs = enumerate(zip(answers, support, strict=True))
+    return tuple(k for k, (given, there) in pairs if there and given < DEAD * there)
+
+
+def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
+    """Look at the network that a run left in its folder, and write down what came of it."""
+    from .. import __version__
+    from ..checkpoint import read
+    from ..data import load
+
+    checkpoint = read(folder)
+    network, state = checkpoint.network, checkpoint.state
+    dataset = load(state["config"]["options"]["dataset"], data_dir=data_dir)
+    answers, labels = network.predict(dataset.test.x), np.asarray(dataset.test.y)
+    history = state.get("run", {}).get("history", [])
+    result = history[-1] if history else {}
+    outcome = Outcome(
+        accuracy=float(result.get("test_accuracy", np.mean(answers == labels))),
+        train_accuracy=result.get("train_accuracy"),
+        connections=network.connections, sparsity=network.sparsity, global_sparsity=network.global_sparsity,
+        epochs=result.get("epochs", 0), train_seconds=result.get("train_seconds", 0.0),
+        step_ms=result.get("step_ms", 0.0), seconds=seconds,
+        answers=_counts(answers, dataset.classes), support=_counts(labels, dataset.classes),
+        version=__version__, commit=commit(), machine=machine(),
+    )  # fmt: skip
+    write(folder, outcome)
+    return outcome
+
+
+def write(folder: Path, outcome: Outcome) -> None:
+    """Into a run's folder, whole or not at all: a run counts as finished once this file is there."""
+    replace(folder / NAME, (json.dumps(asdict(outcome), indent=1) + "\n").encode())
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """What came of the run in a folder; None if it is not finished, or the file is not whole."""
+    try:
+        found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics of a run, as far as they are there."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def commit() -> str:
+    """The version of the source, if this is a checkout; with a + if something in it was changed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def machine() -> str:
+    """The processor's name and number of cores."""
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _counts(classes: Any, count: int) -> tuple[int, ...]:
+    return tuple(int(each) for each in np.bincount(classes, minlength=count))

@@ -1,0 +1,158 @@
+"""What the pages say: the studies with their tables, figures and readings, and a summary of all."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import figures
+from .outcome import Outcome
+from .readings import column
+from .results import Cell, Results, against_slides
+from .study import Drawing, Study
+
+
+@dataclass(frozen=True)
+class Section:
+    """A study with its results."""
+
+    study: Study
+    results: Results
+    drawings: Sequence[Drawing]
+    readings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All there is to show.
+
+    Attributes
+    ----------
+    sections : sequence of Section
+    failures : mapping of str to str
+        What failed and why.
+    missing : int
+        Runs that were not made: the report is of those that were.
+    command : str
+        That makes this report.
+    where : sequence of str
+        The commits and machines of the runs.
+    quick : bool
+        Whether the runs were cut short, so that nothing is proved by them.
+    """
+
+    sections: Sequence[Section]
+    failures: Mapping[str, str]
+    missing: int
+    command: str
+    where: Sequence[str]
+    quick: bool = False
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """Every run's outcome, each once, by its key."""
+        found = {}
+        for section in self.sections:
+            for cell in section.results.cells:
+                for seed, outcome in cell.by_seed.items():
+                    found[cell.point.run.seeded(seed).key] = outcome
+        return found
+
+    @property
+    def compared(self) -> list[Cell]:
+        """The cells that the slides have a number for, furthest below it first."""
+        return against_slides(section.results for section in self.sections)
+
+    @property
+    def below(self) -> list[Cell]:
+        """Those of them whose mean is not above it."""
+        return [cell for cell in self.compared if not cell.above_slides]
+
+    @property
+    def dead(self) -> list[Cell]:
+        """The cells with runs that lost classes, each once."""
+        found = {cell.point.run.key: cell for section in self.sections for cell in section.results.cells if cell.dead}
+        return list(found.values())
+
+    def summary(self) -> list[str]:
+        """The report in a few sentences."""
+        outcomes = self.outcomes.values()
+        hours = sum(outcome.seconds for outcome in outcomes) / 3600
+        lines = [f"{len(outcomes)} runs in {hours:.1f} hours of one core."]
+        if self.compared and not self.quick:
+            above = len(self.compared) - len(self.below)
+            lines.append(f"In {above} of {len(self.compared)} cells ({above / len(self.compared):.0%}) our mean is "
+                         "higher than the slides' number.")  # fmt: skip
+        lost = sum(cell.dead for cell in self.dead)
+        lines.append(f"{lost} runs lost classes." if lost else "No run lost a class.")
+        if self.failures:
+            lines.append(f"{len(self.failures)} runs failed.")
+        if self.missing:
+            lines.append(f"{self.missing} runs are not made yet: this is a report of what there is.")
+        if self.quick:
+            lines.append("These are quick runs on a small part of the data, which prove nothing about the slides.")
+        return lines
+
+
+def table_of(results: Results, table: str) -> tuple[list[float | str], list[tuple[str, list[Cell | None]]]]:
+    """A table's columns, and for each series its cells."""
+    columns = list(dict.fromkeys(cell.point.x for cell in results.cells if cell.point.table == table))
+    if not any(isinstance(x, str) for x in columns):
+        columns.sort()
+    rows = []
+    for series in results.series(table):
+        cells = {cell.point.x: cell for cell in results.row(table, series)}
+        rows.append((series, [cells.get(x) for x in columns]))
+    return columns, rows
+
+
+def overview(cells: Sequence[Cell]) -> Drawing:
+    """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
+    figure, (axes,) = figures.panels(1, width=6.2, height=5.2)
+    names = list(dict.fromkeys(f"{cell.point.table}: {cell.point.series}" for cell in cells))
+    for colour, name in zip(figures.COLOURS * 3, sorted(names), strict=False):
+        row = [cell for cell in cells if f"{cell.point.table}: {cell.point.series}" == name]
+        marker = "os^vDP*"[sorted(names).index(name) % 7]
+        axes.plot([100 - (cell.point.slides or 0) for cell in row], [100 - cell.mean for cell in row], marker,
+                  color=colour, markersize=6, alpha=0.8, label=name)  # fmt: skip
+    limits = (0.3, 100)
+    axes.plot(limits, limits, color="#777777", linewidth=1)
+    axes.fill_between(limits, limits, [100, 100], color="#b00020", alpha=0.05)
+    ticks = [100, 50, 20, 10, 5, 2, 1, 0.5]
+    for which in "xy":
+        getattr(axes, f"set_{which}scale")("log")
+        getattr(axes, f"set_{which}lim")(*reversed(limits))
+        getattr(axes, f"set_{which}ticks")(ticks, [f"{100 - tick:g}" for tick in ticks])
+        getattr(axes, f"set_{which}ticks")([], minor=True)
+    axes.set(xlabel="slides, %", ylabel="ours, mean, %")
+    axes.text(0.97, 0.04, "slides better", transform=axes.transAxes, ha="right", color="#b00020", alpha=0.7)
+    axes.text(0.03, 0.95, "ours better", transform=axes.transAxes, color="#555555")
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    return Drawing("overview", "Every cell of the slides' tables: their number across, ours up; above the line ours is "
+                   "better.", figure)  # fmt: skip
+
+
+def write_csv(report: Report, path: Path) -> int:
+    """A line for each run at each of its places; gives back how many."""
+    count = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(
+            ["study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
+             "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
+             "commit", "machine", "command"]
+        )  # fmt: skip
+        for section in report.sections:
+            for cell in section.results.cells:
+                for seed, o in cell.by_seed.items():
+                    point, run = cell.point, cell.point.run.seeded(seed)
+                    out.writerow(
+                        [section.study.name, point.table, point.series, column(point.x), seed, o.accuracy,
+                         "" if point.slides is None else point.slides, o.train_accuracy, " ".join(map(str, o.dead)),
+                         o.connections, o.sparsity, o.global_sparsity, o.epochs, o.train_seconds, o.step_ms, o.seconds,
+                         run.key, o.commit, o.machine, str(run)]
+                    )  # fmt: skip
+                    count += 1
+    return count

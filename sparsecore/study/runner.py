@@ -1,0 +1,208 @@
+"""Makes the runs that are not in the cache yet, in several processes, sources before what comes from them."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .cost import seconds_of
+from .outcome import Outcome, read_outcome
+from .run import Run
+
+PAUSE = 0.25
+"""Seconds between two looks at the progress."""
+
+
+@dataclass
+class Board:
+    """Where the runs of a study stand, for whoever shows it.
+
+    Attributes
+    ----------
+    waiting : list of Run
+        Longest chain first.
+    running : dict of Run to float
+        With the time that each began.
+    finished : dict of str to Outcome
+        By key, cached ones included.
+    failed : dict of Run to str
+        And why.
+    cached : int
+        How many were finished before.
+    """
+
+    waiting: list[Run]
+    running: dict[Run, float] = field(default_factory=dict)
+    finished: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[Run, str] = field(default_factory=dict)
+    cached: int = 0
+
+    @property
+    def remaining(self) -> float:
+        """Estimated seconds of one core for what is not done yet."""
+        now = time.monotonic()
+        under_way = sum(max(seconds_of(run) - (now - begun), 0.0) for run, begun in self.running.items())
+        return under_way + sum(map(seconds_of, self.waiting))
+
+    def ready(self) -> Run | None:
+        """Take the next run whose source is there; those whose source failed fail."""
+        for run in list(self.waiting):
+            source = run.source
+            if source is not None and source in self.failed:
+                self.waiting.remove(run)
+                self.failed[run] = f"its source failed, {source.key}"
+            elif source is None or source.key in self.finished:
+                self.waiting.remove(run)
+                return run
+        return None
+
+
+def board_of(runs: Iterable[Run], folder: Path) -> Board:
+    """All runs and their sources, each once: what is cached is finished, the rest waits."""
+    wanted = {each.key: each for run in runs for each in (*run.sources(), run)}
+    board = Board([])
+    for key, run in wanted.items():
+        outcome = read_outcome(folder / key)
+        if outcome is None:
+            board.waiting.append(run)
+        else:
+            board.finished[key] = outcome
+    board.cached = len(board.finished)
+    order = _chains(board.waiting)
+    board.waiting.sort(key=lambda run: (run.options.get("dataset", ""), order[run]), reverse=True)
+    return board
+
+
+class Maker:
+    """Makes a board's runs.
+
+    Parameters
+    ----------
+    board : Board
+        Changes as runs are made.
+    folder : Path
+        Each run has a folder of its key there.
+    workers : int
+        Processes, with one thread each.
+    shown : callable
+        Called with the board about four times a second.
+    hold : int, optional
+        A file descriptor that workers keep open to their end, such as a lock's.
+    data_dir : str, optional
+        Where data sets are.
+    """
+
+    def __init__(
+        self, board: Board, folder: Path, *, workers: int, shown: Callable[[Board], None] = lambda board: None,
+        hold: int | None = None, data_dir: str | None = None,
+    ) -> None:  # fmt: skip
+        self.board, self.folder, self.workers, self.shown = board, folder, workers, shown
+        self.hold, self.data_dir = hold, data_dir
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._jobs: dict[subprocess.Popen[str], Run | None] = {}
+
+    def stop(self) -> None:
+        """Let runs under way save, and make no more; may be called from a signal's handler."""
+        self._stopping = True
+
+    def __call__(self) -> None:
+        """Make the runs, until all are finished or failed, or until `stop`."""
+        told = False
+        while True:
+            if self._stopping and not told:
+                told = True
+                for worker in self._jobs:
+                    self._close(worker)
+            elif not self._stopping:
+                self._give()
+            if not self._jobs:
+                return
+            for key, _ in self._selector.select(PAUSE):
+                self._hear(key.data)
+            self.shown(self.board)
+
+    def _give(self) -> None:
+        """Work for those who have none; who will never have any more leaves."""
+        idle = [worker for worker, run in self._jobs.items() if run is None]
+        while len(idle) + len(self.board.running) < self.workers and self.board.waiting:
+            idle.append(self._hire())
+        for worker in idle:
+            run = self.board.ready()
+            if run is not None:
+                self._jobs[worker] = run
+                self.board.running[run] = time.monotonic()
+                self._send(worker, run)
+            elif not self.board.waiting:
+                self._close(worker)
+
+    def _hire(self) -> subprocess.Popen[str]:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "sparsecore.study.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, encoding="utf-8", bufsize=1, start_new_session=True,  # Ctrl-C is for this process alone
+            pass_fds=() if self.hold is None else (self.hold,),
+        )  # fmt: skip
+        self._jobs[worker] = None
+        assert worker.stdout is not None
+        self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+        return worker
+
+    def _send(self, worker: subprocess.Popen[str], run: Run) -> None:
+        job = {
+            "kind": run.kind, "folder": str(self.folder / run.key), "arguments": run.arguments(self.folder),
+            "data_dir": self.data_dir,
+        }  # fmt: skip
+        assert worker.stdin is not None
+        with suppress(BrokenPipeError):  # it died, which `_hear` finds out
+            worker.stdin.write(json.dumps(job) + "\n")
+
+    def _hear(self, worker: subprocess.Popen[str]) -> None:
+        """An answer, or the end of a worker."""
+        assert worker.stdout is not None
+        line = worker.stdout.readline()
+        run = self._jobs[worker]
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            self._jobs[worker] = None
+        else:
+            self._selector.unregister(worker.stdout)
+            del self._jobs[worker]
+            answer = {"status": worker.wait(), "why": _ending(worker.returncode)}
+            self._close(worker)
+        if run is None:
+            return
+        del self.board.running[run]
+        outcome = read_outcome(self.folder / run.key) if answer["status"] == 0 else None
+        if outcome is not None:
+            self.board.finished[run.key] = outcome
+        elif self._stopping:
+            self.board.waiting.insert(0, run)
+        else:
+            self.board.failed[run] = answer["why"] or "its outcome cannot be read"
+
+    def _close(self, worker: subprocess.Popen[str]) -> None:
+        assert worker.stdin is not None
+        with suppress(BrokenPipeError):
+            worker.stdin.close()
+
+
+def _ending(status: int) -> str:
+    return f"its process was ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
+
+
+def _chains(runs: list[Run]) -> dict[Run, float]:
+    """For each run the estimated seconds of the longest chain of runs that begins with it."""
+    longest: dict[Run, float] = {}
+    for run in sorted(runs, key=lambda run: -sum(1 for _ in run.sources())):
+        longest[run] = longest.get(run, 0.0) + seconds_of(run)
+        if run.source is not None:
+            longest[run.source] = max(longest.get(run.source, 0.0), longest[run])
+    return longest

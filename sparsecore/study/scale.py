@@ -1,0 +1,189 @@
+"""The networks of the study and the recipes they are trained by, all pinned here: in full, or quickly for a look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .run import Run, prune, train
+
+QUICK_EPOCHS = {"L300": 5, "L5": 2}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network on a data set, and the runs that studies make of it.
+
+    Attributes
+    ----------
+    name : str
+        The slides', as in `slides.py`.
+    title : str
+        Of its tables.
+    model, dataset : str
+        As on the command line.
+    samples : int
+        For training.
+    recipe : mapping
+        Options of every run.
+    hidden : tuple of int
+        Sizes of its hidden layers: neurons or channels. Random wirings that are wider widen `hidden[wide]`, which lies
+        between the two sparse layers.
+    wide : int
+    sparse : (int, int)
+        Connections of the two sparse layers where they are dense.
+    seconds : (float, float)
+        Estimate of an epoch on one core: without connections in the sparse layers, and what they add when dense.
+    every : int
+        Steps between two prunings, 200 as the slides had it, in proportion where a run is cut short.
+    """
+
+    name: str
+    title: str
+    model: str
+    dataset: str
+    samples: int
+    recipe: Mapping[str, Any]
+    hidden: tuple[int, ...]
+    wide: int
+    sparse: tuple[int, int]
+    seconds: tuple[float, float]
+    every: int = 200
+
+    @property
+    def steps(self) -> int:
+        """Of a whole run."""
+        return math.ceil(self.samples / self.recipe["batch_size"]) * int(self.recipe["epochs"])
+
+    def train(self, source: Run | None = None, **options: Any) -> Run:
+        """A run by this network's recipe, with these options; None leaves one out."""
+        return train(self.model, self.dataset, dict(self.recipe), source, **options)
+
+    def dense(self, **options: Any) -> Run:
+        """All connections: what several studies start from, and train once."""
+        return self.train(dense=True, **options)
+
+    def one_time(self, removed: float) -> Run:
+        """The trained dense network without its smallest weights, layer by layer, and without more training."""
+        return prune(self.dense(), sparsity=fraction(removed))
+
+    def iterative(self, removed: float, every: int | None = None, **options: Any) -> Run:
+        """Pruned while it trains: Zhu and Gupta's cubic curve from a twentieth of the run to its half."""
+        goal = {"prune": "gradual", "prune_to": fraction(removed), "prune_exponent": 3.0}
+        when = {
+            "prune_start": round(0.05 * self.steps), "prune_end": round(0.5 * self.steps),
+            "prune_every": every or self.every,
+        }  # fmt: skip
+        return self.dense(**goal | when | options)
+
+    def retrained(self, structure: Run, values: str = "initial", **options: Any) -> Run:
+        """Trained anew on the structure that pruning left, from the values of its beginning or from fresh ones."""
+        return self.train(structure, rewind=values, **options)
+
+    def random(self, factor: float, kind: str = "bernoulli") -> Run:
+        """Wired at random: with a fraction of the connections, or with as many in a layer that is wider by a factor."""
+        if factor == 1:
+            return self.dense()
+        kept = factor if factor < 1 else 1 / factor
+        return self.train(expander=kind, sparsity=round(1 - kept, 6), hidden=self.widened(factor))
+
+    def widened(self, factor: float) -> str | None:
+        """Hidden sizes with the layer between the two sparse ones wider by a factor; None if it is not above 1."""
+        if factor <= 1:
+            return None
+        sizes = list(self.hidden)
+        sizes[self.wide] = round(sizes[self.wide] * factor)
+        return ",".join(map(str, sizes))
+
+
+    def radix(self, radices: tuple[int, int], widths: str | None = None) -> Run:
+        """Wired as a RadiX-Net of one list of radices."""
+        return self.train(radix=",".join(map(str, radices)), widths=widths)
+
+    def kept(self, radices: tuple[int, int]) -> float:
+        """The fraction of its connections that the sparse layers keep as a RadiX-Net."""
+        nodes = radices[0] * radices[1]
+        kept = sum(size * radix / nodes for size, radix in zip(self.sparse, radices, strict=True))
+        return round(kept / sum(self.sparse), 3)
+
+
+def fraction(percent: float) -> str:
+    """A percentage as options have it."""
+    return f"{percent / 100:g}"
+
+
+SLIDES_RECIPE: dict[str, Any] = {"batch_size": 100, "lr": 0.2, "momentum": 0.0, "weight_decay": 0.0, "warm_up": 0.0}
+"""The slides' plain SGD; the rate falls to 0.1 and 0.05, each after a third of the run."""
+
+LENET300 = Net(
+    "L300", "LeNet-300-100, MNIST", "lenet300", "mnist", 60_000,
+    {"epochs": 40, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 3e-4, "schedule": "cosine",
+     "warm_up": 0.5},
+    hidden=(300, 100), wide=0, sparse=(235_200, 30_000), seconds=(0.03, 0.40),
+)  # fmt: skip
+LENET5 = Net(
+    "L5", "LeNet-5, MNIST", "lenet5", "mnist", 60_000,
+    {"epochs": 10, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
+     "warm_up": 0.5},
+    hidden=(20, 50, 500), wide=1, sparse=(25_000, 400_000), seconds=(2.1, 7.8),
+)  # fmt: skip
+LENET5_CIFAR = Net(
+    "L5 CIFAR-10", "LeNet-5, CIFAR-10", "lenet5", "cifar10", 50_000,
+    {"epochs": 30, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
+     "warm_up": 0.5},
+    hidden=(20, 50, 500), wide=1, sparse=(25_000, 625_000), seconds=(4.5, 9.5),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The networks that are studied, and how many columns their tables have.
+
+    Attributes
+    ----------
+    nets : tuple of Net
+    quick : bool
+        Fewer columns.
+    """
+
+    nets: tuple[Net, ...]
+    quick: bool = False
+
+    def choose(self, *names: str) -> list[Net]:
+        """Those of these networks that are studied."""
+        return [net for net in self.nets if net.name in names]
+
+    def some(self, values: tuple[float, ...], quick: tuple[float, ...]) -> tuple[float, ...]:
+        """The columns of a table: all, or those for a look."""
+        return quick if self.quick else values
+
+
+def full(datasets: tuple[str, ...] = ("mnist", "cifar10")) -> Scale:
+    """What the report is made of."""
+    return Scale(tuple(net for net in (LENET300, LENET5, LENET5_CIFAR) if net.dataset in datasets))
+
+
+def quick(dataset: str = "mnist-subset", samples: int = 8_000) -> Scale:
+    """Every study on a few thousand digits and for a few epochs, to see that all is in order."""
+    nets = []
+    for net in LENET300, LENET5:
+        title = f"{net.title.split(',')[0]}, {samples:,} digits"
+        nets.append(replace(_shortened(net, samples), dataset=dataset, title=title))
+    return Scale(tuple(nets), quick=True)
+
+
+def by_slides(net: Net) -> dict[str, Any]:
+    """The slides' recipe for a run as long as this network's."""
+    third = max(-(-int(net.recipe["epochs"]) // 3), 1)
+    return SLIDES_RECIPE | {"schedule": f"step:{third}:0.5"}
+
+
+def _shortened(net: Net, samples: int) -> Net:
+    short = replace(net, samples=samples, recipe=dict(net.recipe) | {"epochs": QUICK_EPOCHS[net.name]})
+    share = samples / net.samples
+    return replace(
+        short, every=max(round(net.every * short.steps / net.steps), 1),
+        seconds=(net.seconds[0] * share, net.seconds[1] * share),
+    )  # fmt: skip

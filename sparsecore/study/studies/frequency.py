@@ -1,0 +1,40 @@
+"""Pruning more often: the slides pruned every 200 steps, and asked what more often would do."""
+
+from __future__ import annotations
+
+from ..figures import by_factor
+from ..readings import course
+from ..results import Results
+from ..scale import Scale
+from ..study import Drawing, Point, Study
+
+REMOVED = {"L300": (90.0, 99.0), "L5": (99.0,)}
+STEPS = {"L300": (10, 50, 200, 1000, 4000), "L5": (20, 200, 1000)}
+
+
+def points(scale: Scale) -> list[Point]:
+    found = []
+    for net in scale.choose("L300", "L5"):
+        strides = dict.fromkeys(max(round(steps * net.every / 200), 1) for steps in STEPS[net.name])
+        for removed in REMOVED[net.name]:
+            for every in strides:
+                found.append(Point(net.title, f"to {removed:g}%", float(every), net.iterative(removed, every)))
+    return found
+
+
+def figures(results: Results) -> list[Drawing]:
+    figure = by_factor(results, "steps between two prunings")
+    return [Drawing("frequency", "Accuracy by how often a run prunes on its way to the same sparsity.", figure)]
+
+
+def readings(results: Results) -> list[str]:
+    return [line for table in results.tables for series in results.series(table)
+            for line in course(results, table, series)]  # fmt: skip
+
+
+STUDY = Study(
+    "frequency", "Pruning more often", "Is it better to prune a little and often, or more and seldom?",
+    "steps between two prunings",
+    "All else as in the study iterative, where 200 steps lie between two prunings, as in the slides.",
+    points, figures, readings,
+)  # fmt: skip
