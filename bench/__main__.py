@@ -29,6 +29,9 @@ def main() -> None:
     from .plot import plot
 
     options = Options(asked.model, tuple(asked.batch), tuple(asked.sparsity), asked.threads, asked.quick)
+    if asked.device != "cpu":
+        on_gpu(asked, options)
+        return
     print(f"{machine.describe()}\n")
     rows = machine.ceiling(options)
     sgemm = rows[0]["gflops"]
@@ -50,6 +53,26 @@ def main() -> None:
             sys.exit(f"--plot: {error}")
 
 
+def on_gpu(asked: argparse.Namespace, options: Any) -> None:
+    """The same on a GPU, timed by its own clock."""
+    from . import cuda
+
+    try:
+        place = cuda.place(asked.device)
+    except ValueError as error:
+        sys.exit(str(error))
+    if other := [bench for bench in asked.bench if bench not in cuda.BENCHES]:
+        sys.exit(f"{other[0]}: with --device cuda there are {', '.join(cuda.BENCHES)}")
+    print(f"{cuda.describe(place)}\n")
+    rows = []
+    for bench in asked.bench or cuda.BENCHES:
+        found = cuda.measure(options, bench, place)
+        rows += found
+        print(cuda.table(found), flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
 def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
     """Rows of one benchmark, and its tables; each stands in the module of its name."""
     if bench in ("gather", "sample"):
@@ -68,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", choices=list(OF), default="lenet300")
     found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
     found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
+    found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time against connections")

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.conv_problem import ConvProblem
 from bench.problem import Floats, Problem
-from sparsecore.device import CPU
+from sparsecore.device import CPU, Device
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.loss import CrossEntropy
@@ -22,10 +22,10 @@ from sparsecore.workspace import Workspace
 
 
 class _Recorded:
-    """A device of so many threads, and a tape to record on and replay."""
+    """A device, the CPU with so many threads if none is given, and a tape to record on and replay."""
 
-    def __init__(self, threads: int) -> None:
-        self.device = CPU(threads)
+    def __init__(self, threads: int, device: Device | None = None) -> None:
+        self.device = device if device is not None else CPU(threads)
         self.launcher = self.device.launcher()
         self.kernels, self.tape = self.device.recorder()
 
@@ -36,25 +36,25 @@ class _Recorded:
         """(batch, features) packed."""
         batch, features = x.shape
         data = self.device.zeros((tiles_of(batch), features, LANES), np.float32)
-        self.launcher.pack(np.ascontiguousarray(x), data)
+        self.launcher.pack(self.device.put(np.ascontiguousarray(x)), data)
         return Tiles(data, batch)
 
     def plain(self, tiles: Tiles) -> Floats:
         """(batch, features) of tiles."""
-        out = np.empty((tiles.batch, tiles.features), np.float32)
+        out = self.device.empty((tiles.batch, tiles.features), np.float32)
         self.launcher.unpack(tiles.data, out)
-        return out
+        return self.device.get(out)
 
 
 class Step(_Recorded):
     """A training step."""
 
-    def __init__(self, problem: Problem | ConvProblem, threads: int) -> None:
-        super().__init__(threads)
-        network = problem.network()
+    def __init__(self, problem: Problem | ConvProblem, threads: int, device: Device | None = None) -> None:
+        super().__init__(threads, device)
+        network = problem.network().to(self.device)
         x = self.tiles(problem.x)
         labels = self.device.zeros((len(x.data) * LANES,), np.int32)
-        labels[: len(problem.labels)] = problem.labels
+        self.device.fill(labels[: len(problem.labels)], problem.labels)
         workspace = Workspace(self.device, self.kernels)
         grads = self.device.zeros(network.params.shape, network.dtype)
         for k, pieces in enumerate(network.views(grads)):
@@ -73,8 +73,10 @@ class Step(_Recorded):
 class Gather(_Recorded):
     """spmm alone."""
 
-    def __init__(self, pattern: SparsityPattern, data: Any, x: Floats, threads: int, format: str) -> None:
-        super().__init__(threads)
+    def __init__(
+        self, pattern: SparsityPattern, data: Any, x: Floats, threads: int, format: str, device: Device | None = None
+    ) -> None:
+        super().__init__(threads, device)
         tiles = self.tiles(x.T)
         self.y = Tiles(self.device.empty((len(tiles.data), pattern.shape[0], LANES), np.float32), tiles.batch)
         plan = Plan(pattern, format)
@@ -88,15 +90,17 @@ class Gather(_Recorded):
 class Sample(_Recorded):
     """sddmm alone."""
 
-    def __init__(self, pattern: SparsityPattern, dy: Floats, x: Floats, threads: int, format: str) -> None:
-        super().__init__(threads)
+    def __init__(
+        self, pattern: SparsityPattern, dy: Floats, x: Floats, threads: int, format: str, device: Device | None = None
+    ) -> None:
+        super().__init__(threads, device)
         tiles, dy_tiles = self.tiles(x.T), self.tiles(dy.T)
         self.dw = self.device.empty((pattern.nnz,), np.float32)
         plan = Plan(pattern, format)
         self.kernels.sddmm(plan.forward, plan.grid(len(tiles.data)), dy_tiles.data, tiles.data, self.dw)
 
     def result(self) -> Any:
-        return self.dw
+        return self.device.get(self.dw)
 
 
 class LayerStep(_Recorded):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from sparsecore.models.lenet300 import lenet300
 
+from sparsecore.optim import SGD
 from sparsecore.pattern import SparsityPattern
 from sparsecore.plan import Plan
 from sparsecore.tiles import LANES
 from sparsecore.topology import fit_radix_net, uniform_random
 
+from . import cost
 from .emulator import stand_in
 from .machines import machine
 
@@ -40,3 +45,13 @@ def test_bytes_read_a_connection(pattern, dtype):
         print(f"{ratio:.3f} of the least possible")  # shown by `pytest -rP`
         assert least < 32 * counted[0] <= 1.25 * least, ratio
         assert 32 * counted[1] == out.nbytes  # each element is written once, in whole sectors
+
+
+def test_the_readme_has_what_the_emulator_counts():
+    """kernels/cuda/README.md: the launches of a step with their bytes, and where a gather is bound by its launch."""
+    text = (Path(__file__).resolve().parents[2] / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8")
+    launches = cost.step_launches(lenet300(cost.wirings()["RadiX-Net 90%"]), BATCH, SGD(0.1, 0.9))
+    assert len(launches) == 14
+    for launch in launches:
+        assert cost.traffic(launch) in text, f"python -m tests.cuda.cost now prints {cost.traffic(launch)}"
+    assert cost.region_table(BATCH) in text

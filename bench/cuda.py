@@ -1,0 +1,128 @@
+"""`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS's dense products and cupyx's sparse ones.
+
+Never run on hardware here: what it prints on a card is the first measurement there is.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from sparsecore.device import Device, DeviceError, device
+
+from . import kernels, steps
+from .engines import BOTH, DENSE, SPARSE, Contender
+from .options import Options
+from .problem import MODELS, SPARSITIES, layer_pattern, layer_topologies, training_problem
+from .tables import fastest, markdown, number, pick, ratio, wires
+from .timing import Entry, Row
+
+BENCHES = ("step", "gather", "sample")
+ENGINES = ("sparsecore", "cublas", "cupyx")
+_ROUNDS, _MS = 15, 3.0  # turns of each engine, and how long one is
+
+
+def place(name: str) -> Device:
+    """The GPU of this name. Raises DeviceError, which says that nothing ever ran on one here, and why."""
+    try:
+        return device(name)
+    except DeviceError as error:
+        raise DeviceError(f"never run on hardware here: {error}") from None
+
+
+def contenders(what: str, on: Device) -> list[Contender]:
+    """All that can do a "step", a "gather" or a "sample" there."""
+    from .engines import cupy_peers, sparsecore
+
+    found = [Contender("sparsecore", way, BOTH, partial(make, threads=1, device=on))
+             for way, make in sparsecore.WHAT[what].items()]  # fmt: skip
+    for engine, patterns, ways in (("cublas", DENSE, cupy_peers.DENSE), ("cupyx", SPARSE, cupy_peers.SPARSE)):
+        found += [Contender(engine, way, patterns, make) for way, make in ways.get(what, {}).items()]
+    return found
+
+
+def measure(options: Options, what: str, on: Device) -> list[Row]:
+    """Every engine at every size, batch and wiring; all of one size and batch take turns."""
+    rows: list[Row] = []
+    among = contenders(what, on)
+    if what == "step":
+        for batch in options.batches or ((32,) if options.quick else (128, 1024)):
+            entries = []
+            for topology, sparsity in steps.networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES)):
+                problem = training_problem(MODELS[options.model], topology, sparsity, batch)
+                entries += steps.entries_of(problem, options.model, topology, sparsity, among, 1)
+            rows += _fastest(entries, options.quick)
+        return rows
+    for size, batch in kernels.sizes(options):
+        entries = []
+        for topology, sparsity in layer_topologies(size[::-1], options.sparsities or (0.9, 0.99)):
+            pattern = layer_pattern(size[::-1], topology, sparsity)
+            entries += kernels.entries_of(what, topology, pattern, batch, among, 1)
+        rows += _fastest(entries, options.quick)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One table for each benchmark, size and batch: microseconds, by the GPU's own clock."""
+    tables = []
+    for bench, model, batch in dict.fromkeys((row["bench"], row["model"], row["batch"]) for row in rows):
+        some = pick(rows, bench=bench, model=model, batch=batch)
+        dense, body = fastest(pick(some, "cublas", topology="dense")), []
+        for topology, sparsity in dict.fromkeys((row["topology"], row["sparsity"]) for row in some):
+            these = pick(some, topology=topology, sparsity=sparsity)
+            times = [fastest(pick(these, engine)) for engine in ENGINES]
+            shown = [number(None if ms is None else 1e3 * ms) for ms in times]
+            body.append([wires(topology, sparsity), f"{these[0]['connections']:,}", *shown, ratio(dense, times[0])])
+        head = ["pattern", "connections", *ENGINES, "over cublas dense"]
+        tables.append(markdown(f"{bench}, {model}, batch {batch}, µs", head, body))
+    return "\n".join(tables)
+
+
+def describe(on: Device) -> str:
+    """The card, and the libraries."""
+    import cupy
+
+    number = int(on.name.partition(":")[2] or 0)
+    name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+    runtime, driver = cupy.cuda.runtime.runtimeGetVersion(), cupy.cuda.runtime.driverGetVersion()
+    return f"{name}; cupy {cupy.__version__}, CUDA {runtime}, driver {driver}"
+
+
+def _fastest(entries: Sequence[Entry], quick: bool) -> list[Row]:
+    """Median times of all entries, which take turns; of those that differ only in "variant" the fastest."""
+    best: dict[tuple[Any, ...], Row] = {}
+    plans = [(entry, _count(entry.run, quick)) for entry in entries]
+    times: list[list[float]] = [[] for _ in plans]
+    for _ in range(2 if quick else _ROUNDS):
+        for (entry, count), own in zip(plans, times, strict=True):
+            own.append(_milliseconds(entry.run, count))
+    for entry, own in zip(entries, times, strict=True):
+        row = entry.fields | {"ms": statistics.median(own), "device": "cuda"}
+        row["gflops"] = row.pop("flops") / row["ms"] / 1e6
+        key = tuple(value for name, value in entry.fields.items() if name != "variant")
+        if key not in best or row["ms"] < best[key]["ms"]:
+            best[key] = row
+    return list(best.values())
+
+
+def _count(run: Callable[[], object], quick: bool) -> int:
+    """Calls of a turn. The first two compile, and capture what can be captured."""
+    for _ in range(3):
+        run()
+    return 2 if quick else max(2, round(_MS / max(_milliseconds(run, 2), 1e-3)))
+
+
+def _milliseconds(run: Callable[[], object], count: int) -> float:
+    """Of one call, between two events on the stream; one call before them brings its data into the caches."""
+    import cupy
+
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    run()
+    begin.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(begin, end)) / count
