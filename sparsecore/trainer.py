@@ -87,7 +87,7 @@ class Trainer:
     save_epochs : int, optional
         Save after every so many epochs too.
     check_every_step : bool
-        Look at the loss after every step, not ten times a second.
+        Look at the loss and the parameters after every step, not at the loss alone ten times a second.
     device : Device, optional
         Where to train; the network and the optimizer move there. The network's own if not given.
     augment : Augmentation, optional
@@ -288,7 +288,7 @@ class Trainer:
 
     def _look(self) -> None:
         totals = self._step.totals(reset=False)
-        self._check_finite(totals)
+        self._check_finite(totals, values=self.check_every_step)
         state = self.state
         progress = Progress(state.epoch, self.epochs, state.batch, self.steps, totals, state.epoch_seconds)
         for callback in self.callbacks:

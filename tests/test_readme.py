@@ -27,6 +27,11 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert np.mean(names["digits"] == load("mnist-subset").test.y) > 0.7
 
 
+def test_python_of_the_page_on_reliability_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(block, "docs/reliability.md", "exec"), {})
+
+
 def test_files_that_the_readme_names_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     named = re.findall(r"`((?:sparsecore|kernels|models|bench|tests|docs)/[\w./-]+\.\w+)`", README)

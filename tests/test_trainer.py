@@ -352,6 +352,42 @@ def test_divergence_is_found_without_looking_at_every_step(digits: Dataset, tmp_
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_divergence_names_the_layer_whose_outputs_it_began_in(digits: Dataset, layer: int) -> None:
+    start = network()
+    start.layers[layer].params["weight"][:] = 3e38
+    with pytest.raises(Diverged) as error:
+        trainer(digits, start, check_every_step=True).run()
+    began = f"not finite: began in the outputs of layer {layer}, {start.layers[layer]!r}; in "
+    assert "in epoch 1, by step 1 of 8 (loss nan" in str(error.value)
+    assert began in str(error.value) and str(error.value).isprintable()
+
+
+def test_divergence_names_the_layer_whose_gradients_it_began_in(digits: Dataset) -> None:
+    """The loss is still finite then: outputs are about 1, but what comes back to the first layer is about 1e39."""
+    start = network()
+    for layer, weight, bias in zip(start.layers, (0.0, 1e24, 1e18), (1e-44, 0.0, 0.0), strict=True):
+        layer.params["weight"][:], layer.params["bias"][:] = weight, bias
+    start.layers[2].params["weight"][:500] *= -1
+    with pytest.raises(Diverged, match=r"by step 1 of 8 \(loss \d.*: began in the gradients of layer 0, SparseLinear"):
+        trainer(digits, start, check_every_step=True).run()
+    with pytest.raises(Diverged, match="with --check-every-step a run stops where it begins"):
+        trainer(digits, start, epochs=1).run()
+
+
+def test_saved_after_every_so_many_epochs(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    real = Trainer.save
+
+    def counting(self: Trainer) -> None:
+        saved.append(self.state.epoch)
+        real(self)
+
+    monkeypatch.setattr(Trainer, "save", counting)
+    trainer(digits, epochs=5, save_every=1e9, save_epochs=2, out=tmp_path / "run").run()
+    assert saved == [2, 4, 5]
+
+
 def test_full_disk_during_training(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = checkpoint.replace, 0
 

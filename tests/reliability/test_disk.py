@@ -153,10 +153,14 @@ def test_a_folder_that_goes_away_under_way() -> None:
     ("words", "status"),
     [
         (["sparsecore.train", *MINE], 1),
-        (["sparsecore.train", *MINE, "--quiet"], 1),
+        pytest.param(["sparsecore.train", *MINE, "--quiet"], 1, marks=pytest.mark.slow),
         (["sparsecore.data", "list"], 1),
-        (["sparsecore.prune", "net.safetensors", "--sparsity", "0.5", "--out", "pruned.safetensors"], 1),
-        (["sparsecore.inspect", "net.safetensors", "--json"], 1),
+        pytest.param(
+            ["sparsecore.prune", "net.safetensors", "--sparsity", "0.5", "--out", "pruned.safetensors"],
+            1,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["sparsecore.inspect", "net.safetensors", "--json"], 1, marks=pytest.mark.slow),
         (["sparsecore.evaluate", "net.safetensors", "--dataset", "images.npz"], 1),
     ],
 )

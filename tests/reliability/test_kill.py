@@ -61,7 +61,7 @@ def finished(words: Sequence[str]) -> None:
 def kills(name: str, times: int, seed: int) -> dict[str, int]:
     """Kill a run at a random moment, go on, compare; that many times."""
     words, chance = [*RUNS[name], *COMMON], random.Random(seed)
-    finished([*words, "--out", "warm"])  # what is compiled now is there for all that follow
+    assert command(*words, "--out", "warm") == 0  # here: what is compiled now, all that are forked have
     begin = time.monotonic()
     finished([*words, "--out", "whole"])
     lasts, whole = time.monotonic() - begin, kept(Path("whole"))
@@ -87,11 +87,11 @@ def kills(name: str, times: int, seed: int) -> dict[str, int]:
     return {"killed": killed, "from a checkpoint": saved}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["sparse", "pruned", "convolution"])
 def test_killed_and_resumed(name: str) -> None:
     if RUNS[name][0] not in MODELS:
         pytest.skip(f"there is no {RUNS[name][0]} yet")
-    kills(name, 2, seed=0)
+    kills(name, 1, seed=0)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_one_network_is_asked_by_many_threads() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_worker_processes(method: str) -> None:
     """A pool of workers made after this process imported, compiled and trained."""
     if not hasattr(os, "fork") and method != "spawn":
@@ -86,21 +86,23 @@ def test_worker_processes(method: str) -> None:
     python(f"""
 if __name__ == "__main__":
     mine = [digest(kind) for kind in KINDS]
-    with multiprocessing.get_context({method!r}).Pool(3) as pool:
+    with multiprocessing.get_context({method!r}).Pool(2) as pool:
         assert pool.map(digest, KINDS) == mine
         mine_again = digest("csr")
         assert pool.map(digest, ["csr"] * 6) == [mine_again] * 6
 """)
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+@pytest.mark.parametrize(
+    "backend", ["loky", *(pytest.param(b, marks=pytest.mark.slow) for b in ("threading", "multiprocessing"))]
+)
 def test_joblib(backend: str) -> None:
     need("joblib")
     python(f"""
 import joblib
 if __name__ == "__main__":
     mine = [digest(kind) for kind in KINDS]
-    assert joblib.Parallel(n_jobs=3, backend={backend!r})(joblib.delayed(digest)(kind) for kind in KINDS) == mine
+    assert joblib.Parallel(n_jobs=2, backend={backend!r})(joblib.delayed(digest)(kind) for kind in KINDS) == mine
 """)
 
 
