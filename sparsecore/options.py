@@ -138,7 +138,7 @@ def parser(models: Sequence[str]) -> Parser:
     )
     run.add_argument("--save-epochs", type=count, metavar="N", help="save after every N epochs too")
     run.add_argument(
-        "--check-every-step", action="store_true", help="look at every step whether loss and parameters are still numbers"
+        "--check-every-step", action="store_true", help="look after each step whether loss and parameters are finite"
     )
     run.add_argument("--quiet", action="store_true", help="print the result only")
     return made

@@ -217,7 +217,8 @@ class Trainer:
                 self._finish()
             elif self.save_epochs and state.epoch % self.save_epochs == 0:
                 self.save()
-            self._save_if_due()
+            else:
+                self._save_if_due()
         return state.history[-1]
 
     def save(self) -> None:
