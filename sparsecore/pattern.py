@@ -244,7 +244,9 @@ class SparsityPattern:
         values = np.ones(self.nnz, dtype=np.float32) if data is None else np.asarray(data)
         if values.shape != (self.nnz,):
             raise ValueError(f"data must have shape ({self.nnz},), one value a connection, got {values.shape}")
-        return scipy.sparse.csr_array((values, self.indices, self.indptr), shape=self.shape, copy=False)
+        matrix = scipy.sparse.csr_array((values, self.indices, self.indptr), shape=self.shape, copy=False)
+        matrix.data = values  # which scipy copies all the same where it is a small part of another array
+        return matrix
 
     def transpose(self) -> tuple[SparsityPattern, Array]:
         """The pattern with inputs and outputs exchanged, and where its connections come from.

@@ -1,0 +1,265 @@
+"""scikit-learn: multilayer perceptrons that are sparse while they are fitted, as a classifier and a regressor.
+
+Needs scikit-learn: pip install 'sparsecore[sklearn]'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from ..data import Split
+from ..device import cpu
+from ..layers.linear import SparseLinear
+from ..network import Network
+from ..optim import SGD
+from ..pattern import SparsityPattern
+from ..prune import gradual, to_sparsity
+from ..regression import RegressionStep
+from ..schedule import cosine
+from ..step import Step
+from ..store import Store
+from ..topology import dense, expander, uniform_random
+
+_PATIENCE = 10
+"""Epochs without progress after which fitting ends."""
+
+
+class _SparseMLP(BaseEstimator):
+    """What both estimators share; `SparseMLPClassifier` says what the parameters are."""
+
+    def __init__(
+        self, hidden_layer_sizes: Any = (100,), *, sparsity: float = 0.9, topology: Any = "expander",
+        prune: float | None = None, alpha: float = 1e-4, batch_size: int | str = "auto",
+        learning_rate_init: float = 0.05, momentum: float = 0.9, max_iter: int = 200, tol: float = 1e-4,
+        random_state: Any = None,
+    ) -> None:  # fmt: skip
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.sparsity = sparsity
+        self.topology = topology
+        self.prune = prune
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.momentum = momentum
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    @property
+    def coefs_(self) -> list[Any]:
+        """The layers' weights, of standardised inputs: CSR arrays (neurons, inputs) that share the network's values."""
+        return [layer.to_scipy() for layer in self.network_.layers if isinstance(layer, SparseLinear)]
+
+    @property
+    def intercepts_(self) -> list[Any]:
+        """The layers' biases."""
+        return [layer.params["bias"] for layer in self.network_.layers]
+
+    def _fit(self, x: Any, targets: Any, outputs: int) -> None:
+        """Standardise, wire, and train until the loss no longer falls; `targets` are classes or rows of floats."""
+        self._check_parameters()
+        self._mean = x.mean(axis=0, dtype=np.float64)
+        deviation = x.std(axis=0, dtype=np.float64)
+        self._scale = np.where(deviation > 0, deviation, 1.0)
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        classes = targets.ndim == 1
+        labels = targets.astype(np.int32) if classes else np.zeros(len(x), np.int32)
+        network = self._network(x.shape[1], outputs, np.random.default_rng(seed))
+        store = Store(Split(self._standardised(x), labels), (x.shape[1],), [0.0], [1.0], cpu())
+        optimizer = SGD(self.learning_rate_init, self.momentum, self.alpha, clip_norm=10.0)
+        step: Step = (
+            Step(network, store, optimizer, cpu()) if classes else RegressionStep(network, store, targets, optimizer)
+        )
+        self.network_ = network
+        self._train(step, seed)
+
+    def _train(self, step: Step, seed: int) -> None:
+        samples, optimizer = len(step.store), step.optimizer
+        assert optimizer is not None
+        batch = min(samples, 128 if self.batch_size == "auto" else int(self.batch_size))
+        steps = -(-samples // batch)
+        total = steps * self.max_iter
+        initial = step.network.sparsity
+        pruning = None if self.prune is None else gradual(total // 10, -(-total // 2), max(total // 50, 1))
+        rate = cosine(total, 0.01)
+        self.loss_curve_: list[float] = []
+        done = idle = 0
+        best = np.inf
+        for epoch in range(self.max_iter):
+            step.store.shuffle(seed, epoch)
+            for start in range(0, samples, batch):
+                optimizer.lr = self.learning_rate_init * rate(done)
+                step.run(start, min(batch, samples - start))
+                done += 1
+                if pruning is not None and pruning.due(done):
+                    goal = pruning.sparsity(done, float(self.prune or 0), initial)
+                    to_sparsity(step.network, goal, optimizer=optimizer)
+            loss = step.totals().mean_loss
+            self.loss_curve_.append(loss)
+            if not np.isfinite(loss):
+                raise ValueError(
+                    f"{type(self).__name__}: training diverged in epoch {epoch + 1}: lower learning_rate_init, now "
+                    f"{self.learning_rate_init}"
+                )
+            if pruning is not None and done < pruning.end:
+                continue
+            idle = 0 if loss < best - self.tol else idle + 1
+            best = min(best, loss)
+            if idle >= _PATIENCE:
+                break
+        else:
+            if self.max_iter > _PATIENCE and idle == 0 and best > self.tol:
+                warnings.warn(
+                    f"{type(self).__name__}: the loss was still falling after max_iter={self.max_iter} epochs",
+                    ConvergenceWarning, stacklevel=3,
+                )  # fmt: skip
+        self.n_iter_ = len(self.loss_curve_)
+        self.loss_ = self.loss_curve_[-1]
+
+    def _network(self, inputs: int, outputs: int, rng: np.random.Generator) -> Network:
+        sizes = [inputs, *np.atleast_1d(np.asarray(self.hidden_layer_sizes, int)).tolist()]
+        patterns = [self._pattern(k, out, into, rng) for k, (into, out) in enumerate(pairwise(sizes))]
+        head = SparseLinear(dense(outputs, sizes[-1]), rng=rng)
+        head.params["weight"] *= np.float32(0.5**0.5)  # no ReLU follows
+        hidden = [SparseLinear(pattern, relu=True, rng=rng) for pattern in patterns]
+        return Network([*hidden, head], sparse=range(len(hidden)))
+
+    def _pattern(self, layer: int, out: int, into: int, rng: np.random.Generator) -> SparsityPattern:
+        if not isinstance(self.topology, str):
+            pattern = list(self.topology)[layer] if layer < len(self.topology) else None
+            if not isinstance(pattern, SparsityPattern) or pattern.shape != (out, into):
+                raise ValueError(
+                    f"topology must be a name, or a SparsityPattern for each hidden layer; layer {layer} needs one of "
+                    f"shape {(out, into)}, got {pattern!r}"
+                )
+            return pattern
+        if self.topology == "dense":
+            return dense(out, into)
+        if self.topology == "random":
+            return uniform_random(out, into, self.sparsity, rng)
+        return expander(out, into, self.sparsity, "fixed" if self.topology == "expander" else "explicit", rng)
+
+    def _check_parameters(self) -> None:
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes))
+        batch = self.batch_size
+        for name, value, good, wanted in (
+            ("hidden_layer_sizes", self.hidden_layer_sizes, sizes.size == 0 or (sizes > 0).all(), "positive sizes"),
+            ("sparsity", self.sparsity, 0 <= self.sparsity < 1, "at least 0 and below 1"),
+            ("prune", self.prune, self.prune is None or 0 <= self.prune < 1, "None, or at least 0 and below 1"),
+            ("alpha", self.alpha, self.alpha >= 0, "at least 0"),
+            ("batch_size", batch, batch == "auto" or (not isinstance(batch, str) and batch >= 1), "'auto' or positive"),
+            ("max_iter", self.max_iter, self.max_iter >= 1, "at least 1"),
+            ("topology", self.topology, not isinstance(self.topology, str) or self.topology in TOPOLOGIES,
+             f"patterns, or one of {', '.join(TOPOLOGIES)}"),
+        ):  # fmt: skip
+            if not good:
+                raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
+
+    def _standardised(self, x: Any) -> Any:
+        return np.ascontiguousarray((x - self._mean) / self._scale, np.float32)
+
+    def _outputs(self, x: Any) -> Any:
+        check_is_fitted(self)
+        x = validate_data(self, x, reset=False)
+        return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
+
+
+TOPOLOGIES = ("expander", "explicit", "random", "dense")
+
+
+class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
+    """A multilayer perceptron whose hidden layers store a fraction of their connections, for classes.
+
+    ReLU between layers, softmax cross-entropy, SGD with momentum whose rate falls along half a cosine. Inputs are
+    standardised as the training data say. The output layer is dense.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int
+    sparsity : float
+        Fraction of each hidden layer's connections that is left out; with `prune`, at the start.
+    topology : {"expander", "explicit", "random", "dense"}, or sequence of SparsityPattern
+        How hidden layers are wired: see `sparsecore.topology`. Patterns, one a hidden layer and of shape (neurons,
+        inputs), may be anything, such as those of a RadiX-Net.
+    prune : float, optional
+        Sparsity that the hidden layers are pruned to, a little at a time over the first half of `max_iter`.
+    alpha : float
+        Weight decay.
+    batch_size : int or "auto"
+        "auto" is 128, or all samples if there are fewer.
+    learning_rate_init, momentum : float
+    max_iter : int
+        Epochs at most; the rate falls over these.
+    tol : float
+        Fitting ends after 10 epochs in which the loss has not fallen by so much.
+    random_state : int, RandomState or None
+        Of wiring, initial values and the samples' order.
+
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,)
+    network_ : Network
+        What was fitted; of standardised inputs.
+    coefs_, intercepts_ : list of CSR arrays, and of arrays
+    n_iter_ : int
+    loss_, loss_curve_ : float, and list of one for each epoch
+    n_features_in_, feature_names_in_
+        As scikit-learn has them.
+    """
+
+    def fit(self, X: Any, y: Any) -> SparseMLPClassifier:
+        """Fit to samples X of shape (n, features) and classes y of shape (n,)."""
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        self._fit(X, labels, len(self.classes_))
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probability of each class, shape (n, n_classes)."""
+        logits = self._outputs(X)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any) -> Any:
+        """The most probable class of each sample, shape (n,)."""
+        logits = self._outputs(X)
+        return self.classes_[logits.argmax(axis=1)]
+
+
+class SparseMLPRegressor(RegressorMixin, _SparseMLP):
+    """The same for numbers: half the mean squared error of standardised targets.
+
+    Parameters and attributes are those of `SparseMLPClassifier`, but for `classes_`. y may have several columns.
+    """
+
+    def fit(self, X: Any, y: Any) -> SparseMLPRegressor:
+        """Fit to samples X of shape (n, features) and targets y of shape (n,) or (n, outputs)."""
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._one = y.ndim == 1
+        rows = np.asarray(y, np.float64).reshape(len(X), -1)
+        self._y_mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+        self._y_scale = np.where(deviation > 0, deviation, 1.0)
+        self._fit(X, (rows - self._y_mean) / self._y_scale, rows.shape[1])
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The targets of each sample, shape (n,) or (n, outputs) as y was."""
+        found = self._outputs(X) * self._y_scale + self._y_mean
+        return found[:, 0] if self._one else found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
