@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ from sparsecore.models.lenet5 import lenet5, links
 
 from sparsecore import train
 from sparsecore.checkpoint import read
+from sparsecore.device import cpu
 from sparsecore.gradcheck import gradcheck
+from sparsecore.network import Network
 from sparsecore.pattern import SparsityPattern
+from sparsecore.tiles import LANES, Tiles
 from sparsecore.wiring import Link, Wiring
+from sparsecore.workspace import Workspace
 
 from .small import numbers
+from .test_conv import Counting
 
 IMAGES = {(1, 28, 28): 800, (3, 32, 32): 1250, (1, 16, 16): 50}
 
@@ -127,3 +133,41 @@ def test_the_command_trains_it(
     saved = read("run")
     assert saved.network.layers[0].in_shape == (1, 20, 20) and saved.network.connections == connections
     assert saved.state["run"]["history"][-1]["test_accuracy"] > 0.9
+
+
+# ------------------------------------------------------------------------------------------------ cost
+
+POSITIONS = {0: 24 * 24, 2: 8 * 8, 5: 1, 6: 1}
+"""Where each of a layer's connections is used, by the layer's place in the network."""
+
+
+def cost(wiring: Wiring) -> tuple[Network, int, int]:
+    """A network of this wiring, the multiply-adds of a step, and the bytes of what is as long as its patterns."""
+    network = lenet5(wiring.patterns(links((1, 28, 28)), 0)[0])
+    kernels = Counting()
+    workspace = Workspace(cpu(), kernels)
+    logits, caches = network.forward(Tiles(np.zeros((1, 1, 28, 28, LANES), np.float32), LANES), workspace)
+    network.backward(logits, caches, workspace)
+    layers = [network.layers[k] for k in network.patterns]
+    plans = [layout for layer in layers for layout in _layouts(layer.plan)]
+    arrays = [array for layout in plans for array in (layout.offsets, layout.indptr)]
+    arrays += [layer.pattern.indices for layer in layers] + [network.params]
+    return network, sum(map(sum, kernels.multiplies.values())) // LANES, sum(array.nbytes for array in arrays)
+
+
+def _layouts(plan: Any) -> list[Any]:
+    return [plan.forward, *([phase.layout for phase in plan.phases] if hasattr(plan, "phases") else [plan.transposed])]
+
+
+def test_a_steps_arithmetic_and_bytes_are_connections_times_positions() -> None:
+    """Forward, dW and, but in the first layer, dX do one multiply-add a connection and position. dX of the second
+    convolution meets zeros beyond the edges of 8×8 outputs, in the 12 columns of its inputs: half as many again."""
+    found = {sparsity: cost(Wiring("random", sparsity=sparsity)) for sparsity in (0.0, 0.5, 0.9, 0.99)}
+    for network, multiplies, _ in found.values():
+        connections = {k: pattern.nnz for k, pattern in network.patterns.items()}
+        least = sum((2 + (k > 0)) * connections[k] * at for k, at in POSITIONS.items())
+        assert least <= multiplies <= least + 1.01 * connections[2] * 64 / 2
+    dense = found[0.0]
+    for sparsity, (network, _, size) in found.items():
+        kept = network.connections / dense[0].connections
+        assert size < 1.1 * kept * dense[2] + 8 * 4 * 2000, sparsity  # row pointers and biases stay
