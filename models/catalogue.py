@@ -71,8 +71,8 @@ MODELS = {
         ),
         {
             "cifar10": Recipe(
-                epochs=30, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
-                augment="4,flip", padding=2,
+                epochs=60, batch_size=128, lr=0.05, momentum=0.9, weight_decay=1e-4, schedule="cosine", warm_up=0.5,
+                augment="2,flip", padding=2,
             ),
         },
         own=("padding",),

@@ -24,6 +24,7 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert np.shape(names["dx"]) == (128, 784)
+    assert np.mean(names["own"].predict(images) == load("mnist-subset").test.y) > 0.9
     assert np.mean(names["digits"] == load("mnist-subset").test.y) > 0.7
 
 
