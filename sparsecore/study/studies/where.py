@@ -46,7 +46,7 @@ def figures(results: Results) -> list[Drawing]:
                 axes.plot([at - 0.1, at + 0.1], [100 - cell.mean] * 2, color=colour, linewidth=2.4)
             axes.plot([], [], color=colour, linewidth=2.4, label=f"{x:g}% removed")
         accuracy_axis(axes, [cell for cell in results.cells if cell.point.table == table])
-        axes.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names], fontsize=8)
+        axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
         axes.set(title=table)
         axes.legend(fontsize=8, frameon=False)
     return [Drawing("where", "Accuracy when only these layers become sparse.", figure)]
