@@ -23,7 +23,6 @@ ROOMS = {
     "cupy": ("sparsecore.kernels.cuda",),
     "torch": ("sparsecore.interop.torch", "bench.engines"),
     "sklearn": ("sparsecore.interop.sklearn",),
-    "jax": ("sparsecore.interop.jax",),
     "matplotlib": (),
     "pytest": ("bench",),
     "threadpoolctl": ("bench",),
