@@ -25,7 +25,8 @@ def seconds_of(run: Run) -> float:
     samples = {"mnist-subset": 8_000}.get(options["dataset"], net.samples)
     floor, dense = net.seconds
     kept = _kept(run)
-    layers = dense * min(UNSTRUCTURED * kept, max(kept, 1.0)) + floor * _width(net, options)
+    full = kept == 1 and "hidden" not in options
+    layers = dense * kept * (1 if full else UNSTRUCTURED) + floor * _width(net, options)
     return AROUND + options["epochs"] * layers * samples / net.samples
 
 
@@ -47,7 +48,9 @@ def _kept(run: Run) -> float:
     if "radix" in options:
         radices = [int(each) for each in options["radix"].split(",")]
         return max(radices) / prod(radices) * (_wider(options) if "widths" in options else 1)
-    if "hidden" in options and "sparsity" in options:
+    if options.get("random"):  # as many as LeNet-300-100 at 90%, however large
+        return 0.1
+    if "hidden" in options:
         return 1.0
     return 1 - float(options.get("sparsity", 0))
 
