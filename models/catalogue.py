@@ -42,6 +42,8 @@ class Model:
         Tuned on a validation split of the training set.
     recipes : mapping of str to Recipe
         Other recipes, by the data set they are for.
+    pruning : Recipe, optional
+        For runs that prune, on data sets without a recipe of their own.
     own : tuple of str
         Options that `build` and `links` take besides.
     """
@@ -51,7 +53,13 @@ class Model:
     hidden: tuple[int, ...]
     recipe: Recipe
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    pruning: Recipe | None = None
     own: tuple[str, ...] = ()
+
+    def recipe_for(self, dataset: str, *, prunes: bool) -> Recipe:
+        """The recipe of a run on this data set."""
+        usual = self.pruning if prunes and self.pruning is not None else self.recipe
+        return self.recipes.get(dataset, usual)
 
 
 MODELS = {
@@ -60,6 +68,9 @@ MODELS = {
         lenet300.links,
         lenet300.HIDDEN,
         Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
+        pruning=Recipe(
+            epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
+        ),
     ),
     "lenet5": Model(
         lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),

@@ -95,8 +95,11 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
         parse.error(f"--padding: {given['model']} has no convolutions; leave it out")
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
     model, dataset = MODELS[given["model"]], given.get("dataset", common["dataset"])
-    recipe = vars(model.recipes.get(dataset, model.recipe))
-    return common | {name: value for name, value in recipe.items() if value is not None} | given, checkpoint
+    recipe = vars(model.recipe_for(dataset, prunes="prune" in given))
+    options = common | {name: value for name, value in recipe.items() if value is not None} | given
+    if "warm_up" not in given:  # a short run has a short one
+        options["warm_up"] = min(options["warm_up"], options["epochs"] / 2)
+    return options, checkpoint
 
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:

@@ -146,6 +146,14 @@ def test_pruning_before_the_first_step() -> None:
     assert records[0]["event"] == "prune" and records[0]["step"] == 0 and len(prunings(records)) == 1
 
 
+def test_a_run_that_prunes_has_a_recipe_of_its_own() -> None:
+    run(*DIGITS, "--epochs", "1", "--out", "plain")
+    run(*GRADUAL, "--epochs", "1", "--out", "pruned")
+    plain, pruned = (json.loads(Path(name, "config.json").read_text())["options"] for name in ("plain", "pruned"))
+    assert (plain["lr"], pruned["lr"]) == (0.1, 0.15)
+    assert pruned["warm_up"] == 0.5  # of one epoch; the recipe's is a whole one
+
+
 # -- interruptions ---------------------------------------------------------------------------------------------------
 
 
