@@ -223,7 +223,7 @@ def initial_network(seed: int = 0) -> Any:
 
 def test_values_after_k_steps_are_those_that_the_run_had() -> None:
     """--rewind 20 of a network's file: the very values of that run at step 20, which a run of 20 steps shows."""
-    common = [*DIGITS, "--schedule", "constant", "--batch-size", "100"]
+    common = [*DIGITS, "--schedule", "constant", "--batch-size", "100", "--lr", "0.1", "--weight-decay", "1e-4"]
     run(*common, "--prune", "one-time", "--prune-to", "0.9", "--prune-start", "80", "--epochs", "1", "--out", "pruned")
     run("--from", "pruned", "--rewind", "20", *FROZEN, "--out", "back")
 
@@ -264,7 +264,8 @@ def test_from_keeps_the_values_unless_it_is_told_otherwise(capsys: pytest.Captur
 
 def test_the_schedule_starts_anew_after_going_back() -> None:
     records = run(*DIGITS, "--prune", "one-time", "--prune-to", "0.9", "--prune-start", "126", "--rewind", "initial",
-                  "--epochs", "4", "--schedule", "step:1:0.1", "--lr", "0.1", "--out", "r")  # fmt: skip
+                  "--epochs", "4", "--schedule", "step:1:0.1", "--lr", "0.1", "--warm-up", "0.5",
+                  "--out", "r")  # fmt: skip
     rates = [record["lr"] for record in records if record["event"] == "epoch"]
     assert rates == pytest.approx([0.1, 0.01, 0.1, 0.01])
 
