@@ -96,7 +96,7 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
     model, dataset = MODELS[given["model"]], given.get("dataset", common["dataset"])
     recipe = vars(model.recipe_for(dataset, prunes="prune" in given))
-    options = common | {name: value for name, value in recipe.items() if value is not None} | given
+    options: Options = common | {name: value for name, value in recipe.items() if value is not None} | given
     if "warm_up" not in given:  # a short run has a short one
         options["warm_up"] = min(options["warm_up"], options["epochs"] / 2)
     return options, checkpoint
