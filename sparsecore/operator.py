@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import scipy.sparse
 from .arrays import host_array
 from .device import cpu
 from .kernels.layout import Grid
+from .lazy import lazy
 from .pattern import SparsityPattern
 from .plan import Plan
 from .program import Program
@@ -67,7 +67,7 @@ class SparseOperator:
         """Of the values, and of every product."""
         return self.data.dtype
 
-    @cached_property
+    @lazy
     def T(self) -> SparseOperator:
         """The transpose, which shares the values."""
         if self._turned is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import sys
 import zlib
-from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+
+from .lazy import lazy
 
 Shape = tuple[int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -97,18 +98,18 @@ class SparsityPattern:
         """Whether every possible connection is stored: a dense layer."""
         return self.nnz == self.shape[0] * self.shape[1]
 
-    @cached_property
+    @lazy
     def fan_in(self) -> Array:
         """Connections of each row (output): integers of shape (out_features,)."""
         return _frozen(np.diff(self.indptr))
 
-    @cached_property
+    @lazy
     def fan_out(self) -> Array:
         """Connections of each column (input): integers of shape (in_features,)."""
         counts = np.bincount(self.indices, minlength=self.shape[1])
         return _frozen(counts.astype(self.indptr.dtype, copy=False))
 
-    @cached_property
+    @lazy
     def rows(self) -> Array:
         """Row of each connection, as COO has it: integers of shape (nnz,). Built when first asked for, then kept."""
         numbers = np.arange(self.shape[0], dtype=index_dtype(self.shape[0]))
@@ -293,7 +294,7 @@ class SparsityPattern:
     def __hash__(self) -> int:
         return self._hash
 
-    @cached_property
+    @lazy
     def _hash(self) -> int:
         return hash((self.shape, zlib.crc32(self.indptr.data), zlib.crc32(self.indices.data)))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
 from .kernels.layout import CooLayout, Grid, Layout
+from .lazy import lazy
 from .pattern import SparsityPattern
 from .tiles import LANES
 
@@ -52,24 +51,24 @@ class Plan:
         """Where dx = Wᵀ dy finds dy's lines and puts dx's."""
         return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
 
-    @cached_property
+    @lazy
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
         return laid_out(self.pattern, self.pattern.indices, self.format)
 
-    @cached_property
+    @lazy
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
         return laid_out(pattern, pattern.indices, self.format)
 
-    @cached_property
+    @lazy
     def perm(self) -> NDArray[np.integer]:
         """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
         perm = self._transpose[1]
         return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
-    @cached_property
+    @lazy
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
 
