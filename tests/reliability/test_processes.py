@@ -116,13 +116,13 @@ def both():
         assert np.array_equal(a @ a, product) and digest("csr") == mine
 users = [threading.Thread(target=both) for _ in range(3)]
 for user in users: user.start()
-for _ in range(3):
+for user in users: user.join()
+for _ in range(3):  # not meanwhile: BLAS itself may not survive a fork while another of its threads computes
     child = os.fork()
     if child == 0:
         both()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-for user in users: user.join()
 """)
 
 
