@@ -72,6 +72,10 @@ def pooling(device: CUDA) -> None:
     kernels.test_pooling(device, np.float32, Window(3, 2, 1, 2))
 
 
+def augment(device: CUDA) -> None:
+    kernels.test_augmenting(device, np.uint8, (2, 7, 5), 3, True)
+
+
 def dropout(device: CUDA) -> None:
     kernels.test_dropout(device, np.float32, 0.3, (1000, 7, -1))
 
@@ -86,7 +90,7 @@ class Bug(NamedTuple):
     found: str
 
 
-FAMILIES = ("common", "spmm", "sddmm", "coo", "update", "loss", "pack", "pooling", "dropout")
+FAMILIES = ("common", "spmm", "sddmm", "coo", "update", "loss", "pack", "pooling", "augment", "dropout")
 WRONG = "wrong result"
 BUGS = [
     Bug("staged over what others still read", spmm,
@@ -149,6 +153,9 @@ BUGS = [
     Bug("a window that ends before the pixel", pooling, "(pixel - size) / step + 1", "(pixel - size) / step", WRONG),
     Bug("no guard for the last pixels", pooling, "if (k >= count) return;", "", "bounds|race"),
     Bug("two pixels in one place", pooling, "y[k] = best;", "y[k / 2] = best;", "race"),
+    Bug("no guard for the last pixels of a batch", augment, "if (at >= count) return;", "", "bounds|race"),
+    Bug("images moved past their edge", augment, "row >= 0 && row < height && ", "", "bounds"),
+    Bug("every pixel writes its image's label", augment, "if (pixel == 0) out_labels", "out_labels", "race"),
     Bug("no guard for the last numbers", dropout, "if (k >= count) return;", "", "bounds"),
 ]  # fmt: skip
 
@@ -166,7 +173,7 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, pooling, dropout], ids=lambda calls: calls.__name__
+    "calls", [spmm, sddmm, coo, bands, update, loss, pack, pooling, augment, dropout], ids=lambda calls: calls.__name__
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:
     with machine("random", checking=True) as device:

@@ -12,6 +12,7 @@ import pytest
 from sparsecore.models.lenet5 import lenet5, links
 from sparsecore.models.lenet300 import lenet300
 
+from sparsecore.augment import Augmentation
 from sparsecore.checkpoint import load, read, save
 from sparsecore.data import Dataset, Split
 from sparsecore.device import CUDA, Device, cpu
@@ -118,7 +119,9 @@ def samples(network: Network, count: int = 300) -> Split:
 def losses(network: Network, device: Device, batch: int, steps: int = STEPS, *, clip: float | None = 5.0) -> np.ndarray:
     """The loss of every step of a training run."""
     network.to(device)
-    store = Store(samples(network), network.layers[0].in_shape, [0.4], [0.3], device)
+    shape = network.layers[0].in_shape
+    augment = Augmentation(shape, 2, flip=True) if len(shape) == 3 else None
+    store = Store(samples(network), shape, [0.4], [0.3], device, augment=augment)
     step = Step(network, store, SGD(0.02, 0.9, 1e-4, nesterov=True, clip_norm=clip))
     found = []
     for number in range(steps):

@@ -372,6 +372,7 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_tally(checked_cuda, 129)
     test_placing(checked_cuda, dtype, (1, 2, 3, 1))
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
+    test_augmenting(checked_cuda, np.uint8, (2, 7, 5), 3, True)
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
 
 
