@@ -12,8 +12,10 @@ from bench.conv_problem import ConvProblem
 from bench.problem import as_dense
 from sparsecore.layers.conv import SparseConv2d
 
+from .torch_eager import Trained
 
-class Step:
+
+class Step(Trained):
     """A training step of LeNet-5."""
 
     def __init__(self, problem: ConvProblem, layout: torch.memory_format, fused: bool) -> None:
@@ -25,20 +27,8 @@ class Step:
                 layer.bias.zero_()
         pooled = [each for layer in convolve for each in (layer, nn.ReLU(), nn.MaxPool2d(2))]
         model: Any = nn.Sequential(*pooled, nn.Flatten(), connect[0], nn.ReLU(), connect[1])
-        self.model: Any = model.to(memory_format=layout)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.rate, fused=fused)
-        self.loss = nn.CrossEntropyLoss()
-        self.x = torch.tensor(problem.x).reshape(-1, 1, 28, 28).contiguous(memory_format=layout)
-        self.labels = torch.tensor(problem.labels, dtype=torch.int64)
-
-    def run(self) -> None:
-        self.optimizer.zero_grad()
-        self.logits = self.model(self.x)
-        self.loss(self.logits, self.labels).backward()
-        self.optimizer.step()
-
-    def result(self) -> Any:
-        return self.logits.detach().numpy()
+        x = torch.tensor(problem.x).reshape(-1, 1, 28, 28).contiguous(memory_format=layout)
+        super().__init__(model.to(memory_format=layout), x, problem, fused)
 
 
 class Layer:
