@@ -8,7 +8,8 @@ from io import BytesIO
 from pathlib import Path
 
 from .files import replace
-from .run_folder import CURVES, Record
+from .metrics import Record
+from .run_folder import CURVES
 
 SPLITS = ("train", "validation", "test")
 

@@ -38,21 +38,27 @@ def replace(path: Path, data: bytes, previous: Path | None = None) -> None:
     _sync_folder(path.parent)
 
 
-def append(path: Path, line: str) -> None:
-    """Add a line to a file; where it cannot be written whole, none of it stays.
+def append(path: Path, data: bytes) -> None:
+    """Add to a file; where it cannot be written whole, none of it stays.
 
     Raises
     ------
     OSError
     """
     with path.open("ab", buffering=0) as file:
-        end, data = file.tell(), line.encode() + b"\n"
+        end = file.tell()
         try:
             while data:
                 data = data[file.write(data) :]
         except OSError:
             file.truncate(end)
             raise
+
+
+def sync(path: Path) -> None:
+    """Bring what was added to a file to the disk. Raises OSError."""
+    with path.open("ab") as file:
+        os.fsync(file.fileno())
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .metrics import Record
 from .network import Network
-from .run_state import Record
 from .trainer import Callback, Progress
 
 

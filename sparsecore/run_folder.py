@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import NAME as CHECKPOINT
 from .errors import OneLineError
-from .files import append, replace
+from .files import replace
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -37,8 +37,12 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
 
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
     def exists(self) -> bool:
-        with _told(self.path):
+        with told(self.path):
             return self.path.is_dir()
 
     def has_checkpoint(self) -> bool:
@@ -46,7 +50,7 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Refuse a folder that has a run in it, or a path that is not a folder's."""
-        with _told(self.path):
+        with told(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path}: expected a folder, got a file: choose another")
             if any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous")):
@@ -64,7 +68,7 @@ class RunFolder:
         space : int
             Bytes that the run will need.
         """
-        with _told(self.path):
+        with told(self.path):
             place = self.path.absolute()
             free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
             if free < space:
@@ -77,7 +81,7 @@ class RunFolder:
     def config(self) -> Record | None:
         """What `create` wrote, or None if nothing was."""
         path = self.path / CONFIG
-        with _told(path):
+        with told(path):
             if not path.exists():
                 return None
             try:
@@ -88,21 +92,11 @@ class RunFolder:
             raise RunFolderError(f"{path}: expected a run's configuration as a JSON object, got something else")
         return found
 
-    def append(self, record: Record) -> None:
-        """One more line of metrics."""
-        with _told(self.path):
-            append(self.path / METRICS, json.dumps(record))
 
-    def rewrite(self, records: Iterable[Record]) -> None:
-        """Let the metrics be these: lines past the checkpoint that a run goes on from are told again."""
-        with _told(self.path):
-            replace(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in records).encode())
-
-
-class _told:
+class told:
     """Turns what the system says of a path into one line."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def __enter__(self) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoint import CheckpointError
+from .metrics import Mark, Record
 from .step import Totals
-
-Record = dict[str, Any]
 
 
 @dataclass
@@ -25,8 +24,10 @@ class RunState:
         What those steps came to.
     train_seconds, epoch_seconds : float
         Spent on training in all, and in those steps.
-    history : list of dict
-        All lines of metrics so far; the last has "event": "result" if the run is finished.
+    metrics : Mark
+        The lines of metrics that had been written when this was saved.
+    result : dict, optional
+        The last of them, once the run is finished.
     """
 
     epoch: int = 0
@@ -34,31 +35,43 @@ class RunState:
     totals: Totals = field(default_factory=lambda: Totals(0.0, 0, 0))
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
-    history: list[Record] = field(default_factory=list)
+    metrics: Mark = field(default_factory=lambda: Mark.after(b""))
+    result: Record | None = None
 
     @property
     def finished(self) -> bool:
-        return bool(self.history) and self.history[-1]["event"] == "result"
+        return self.result is not None
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` takes."""
-        return {**vars(self), "totals": list(self.totals)}
+        return {**vars(self), "totals": list(self.totals), "metrics": list(self.metrics)}
 
     @classmethod
     def from_json(cls, given: Any) -> RunState:
         """The state that gave this. Raises CheckpointError, since it comes from a file."""
         try:
+            if "history" in given:
+                given = _with_mark(given)
             loss, correct, samples = given["totals"]
+            length, checksum = given["metrics"]
             state = cls(
                 given["epoch"], given["batch"], Totals(loss, correct, samples), given["train_seconds"],
-                given["epoch_seconds"], list(given["history"]),
+                given["epoch_seconds"], Mark(length, checksum), given["result"],
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise CheckpointError("expected the state of a training run, got another") from None
-        counts = (state.epoch, state.batch, correct, samples)
+        counts = (state.epoch, state.batch, correct, samples, length)
         numbers = (loss, state.train_seconds, state.epoch_seconds)
         good = all(type(count) is int and count >= 0 for count in counts)
         good = good and all(type(number) is float and math.isfinite(number) for number in numbers)
-        if not good or not all(isinstance(record, Mapping) and "event" in record for record in state.history):
+        if not good or type(checksum) is not str or not isinstance(state.result, dict | None):
             raise CheckpointError("expected the state of a training run, got one with impossible values")
         return state
+
+
+def _with_mark(given: Record) -> Record:
+    """The state in a checkpoint that was written when they still held the lines of metrics themselves."""
+    lines = given["history"]
+    text = "".join(json.dumps(record) + "\n" for record in lines).encode()
+    result = lines[-1] if lines and lines[-1]["event"] == "result" else None
+    return given | {"metrics": Mark.after(text), "result": result}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .options import Options, Parser
     from .progress import Quiet
     from .run_folder import RunFolder
-    from .run_state import RunState
     from .trainer import Callback, Trainer
 
 PROGRAM = "python -m sparsecore.train"
@@ -56,12 +55,12 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
         report = reporter(options["epochs"], quiet=options.get("quiet", False))
         if checkpoint is not None and (done := RunState.from_json(checkpoint.state.get("run"))).finished:
             try:
-                line = result_line(done.history[-1])
+                line = result_line(done.result or {})
             except (KeyError, TypeError, ValueError):
                 raise ValueError(f"{options['out']}: expected a finished run's result, got another record") from None
             report.say(f"the run in {options['out']} is finished")
             report.result(line)
-            return _draw(done, RunFolder(options["out"]), anew=False)
+            return _draw(RunFolder(options["out"]), anew=False)
         trainer = _trainer(options, checkpoint, report)
         trainer.prepare()
     except ValueError as error:
@@ -255,18 +254,19 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     if result is None:
         return complain(PROGRAM, _stopped(trainer), interrupts.status)
     report.result(result_line(result))
-    return _draw(trainer.state, trainer.folder) if trainer.folder is not None else 0
+    return _draw(trainer.folder) if trainer.folder is not None else 0
 
 
-def _draw(state: RunState, folder: RunFolder, *, anew: bool = True) -> int:
+def _draw(folder: RunFolder, *, anew: bool = True) -> int:
     """The run's curves into its folder, anew or where a run was killed before it drew them."""
     from .curves import draw
+    from .metrics import Metrics
     from .run_folder import CURVES
 
     try:
         if anew or not (folder.path / CURVES).exists():
-            draw(state.history, folder.path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: a foreign history
+            draw(list(Metrics(folder.metrics)), folder.path)
+    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: foreign metrics
         return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
 

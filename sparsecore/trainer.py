@@ -18,11 +18,12 @@ from .device import Device
 from .divergence import Diverged as Diverged
 from .divergence import not_finite
 from .evaluation import Evaluation, check_fit, store_of
+from .metrics import Metrics, Record
 from .network import Network
 from .normalisation import Normalisation
 from .optim import SGD
 from .run_folder import RunFolder
-from .run_state import Record, RunState
+from .run_state import RunState
 from .schedule import Schedule, constant
 from .step import Step, Totals
 
@@ -102,6 +103,8 @@ class Trainer:
     ----------
     state : RunState
         Where the run stands.
+    metrics : Metrics
+        The lines so far, as dictionaries: in the folder, or in memory where there is none.
     steps : int
         In an epoch; the last one takes the samples that are left.
     store : Store
@@ -132,6 +135,7 @@ class Trainer:
         self.base_lr, self.schedule = optimizer.lr, schedule if schedule is not None else constant()
         self.callbacks = list(callbacks)
         self.folder = RunFolder(out) if out is not None else None
+        self.metrics = Metrics(self.folder.metrics if self.folder is not None else None)
         self.config = dict(config or {})
         self.save_every, self.save_epochs, self.check_every_step = save_every, save_epochs, check_every_step
         self.device = device if device is not None else network.device
@@ -211,21 +215,23 @@ class Trainer:
             if self._stopping:
                 self.save()
                 return None
-            self.record(self._epoch_record())
+            record = self._epoch_record()
             state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
+            self.record(record)
             if state.epoch == self.epochs:
-                self._finish()
+                self._finish(record)
             elif self.save_epochs and state.epoch % self.save_epochs == 0:
                 self.save()
             else:
                 self._save_if_due()
-        return state.history[-1]
+        return state.result
 
     def save(self) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
         self.state.totals = self._step.totals(reset=False)
         self.check()
         if self.folder is not None:
+            self.state.metrics = self.metrics.mark()
             state = {"config": self.config, "identity": self._identity(), "run": self.state.as_json()}
             save(self.network, self.folder.checkpoint, velocity=self._velocity(), state=state)
         self._saved_at = time.monotonic()
@@ -236,7 +242,7 @@ class Trainer:
 
     def record(self, record: Record) -> None:
         """Add a line to the run's metrics."""
-        self.state.history.append(record)
+        self.metrics.append(record)
         self._tell(record)
 
     def prepare(self) -> None:
@@ -250,7 +256,7 @@ class Trainer:
             patterns = [layer.pattern for layer in self.network.layers if hasattr(layer, "pattern")]
             size = 2 * self.network.params.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
             self.folder.create(self.config, 3 * size + (1 << 20))
-            self.folder.rewrite(self.state.history)
+        self.metrics.cut(self.state.metrics)
         self._step.prepare(self.batch_size)
         self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
@@ -315,32 +321,28 @@ class Trainer:
             record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
 
-    def _finish(self) -> None:
-        """The result is in the last checkpoint before anybody is told of it."""
+    def _finish(self, last: Record) -> None:
+        """The result, after the last epoch's record: it is in the last checkpoint before anybody is told of it."""
         state, network = self.state, self.network
-        last = next(record for record in reversed(state.history) if record["event"] == "epoch")
-        state.history.append(
-            {
-                "event": "result",
-                "model": self.config.get("model", repr(network)),
-                "dataset": self.dataset.name,
-                "device": self.device.name,
-                "seed": self.seed,
-                "epochs": self.epochs,
-                "connections": network.connections,
-                "sparsity": network.sparsity,
-                "global_sparsity": network.global_sparsity,
-                **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss"))},
-                "train_seconds": state.train_seconds,
-                "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
-            }
-        )
+        state.result = {
+            "event": "result",
+            "model": self.config.get("model", repr(network)),
+            "dataset": self.dataset.name,
+            "device": self.device.name,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "connections": network.connections,
+            "sparsity": network.sparsity,
+            "global_sparsity": network.global_sparsity,
+            **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss"))},
+            "train_seconds": state.train_seconds,
+            "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
+        }
+        self.metrics.append(state.result)
         self.save()
-        self._tell(state.history[-1])
+        self._tell(state.result)
 
     def _tell(self, record: Record) -> None:
-        if self.folder is not None:
-            self.folder.append(record)
         for callback in self.callbacks:
             callback.recorded(record)
 

@@ -132,7 +132,7 @@ def test_the_command_trains_it(
     assert train.main([*arguments, "--quiet", "--out", "run"]) == 0
     saved = read("run")
     assert saved.network.layers[0].in_shape == (1, 20, 20) and saved.network.connections == connections
-    assert saved.state["run"]["history"][-1]["test_accuracy"] > 0.9
+    assert saved.state["run"]["result"]["test_accuracy"] > 0.9
 
 
 # ------------------------------------------------------------------------------------------------ cost

@@ -15,6 +15,7 @@ from sparsecore.checkpoint import CheckpointError, read
 from sparsecore.data import Dataset, Split, load
 from sparsecore.device import cpu, get_threads, set_threads
 from sparsecore.evaluation import Evaluation, check_fit
+from sparsecore.metrics import Mark
 from sparsecore.network import Network
 from sparsecore.optim import SGD
 from sparsecore.run_folder import RunFolderError
@@ -73,7 +74,7 @@ def bits(done: Trainer) -> tuple[Any, ...]:
     """All that a run learned and said, to the bit."""
     assert done.optimizer.velocity is not None
     said = [{key: record[key] for key in record if "seconds" not in key and key != "step_ms"}
-            for record in done.state.history]  # fmt: skip
+            for record in done.metrics]  # fmt: skip
     return done.network.params.tobytes(), done.optimizer.velocity.tobytes(), said
 
 
@@ -135,7 +136,7 @@ def test_first_epoch_against_plain_arithmetic(digits: Dataset) -> None:
             param -= lr * v[each]
     done = trainer(digits, start, epochs=1)
     done.run()
-    record = done.state.history[0]
+    record = next(iter(done.metrics))
     assert record["train_loss"] == pytest.approx(total / 1000, rel=1e-4)
     assert record["train_accuracy"] == pytest.approx(correct / 1000, abs=0.002)
     for layer, weight in zip(start.layers, w, strict=True):
@@ -147,7 +148,7 @@ def test_learns(digits: Dataset) -> None:
     result = done.run()
     assert result is not None
     assert result["test_accuracy"] > 0.75
-    losses = [record["train_loss"] for record in done.state.history[:-1]]
+    losses = [record["train_loss"] for record in list(done.metrics)[:-1]]
     assert losses[-1] < 0.3 < losses[0]
 
 
@@ -191,7 +192,7 @@ def test_resumed_run_is_the_uninterrupted_one(digits: Dataset, tmp_path: Path, s
     result = resumed.run()
     assert bits(resumed) == bits(whole)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == resumed.state.history
+    assert lines == list(resumed.metrics)
     assert lines[-1] == result
 
 
@@ -205,23 +206,26 @@ def test_looking_and_saving_change_nothing(digits: Dataset, tmp_path: Path) -> N
 
 def test_resuming_from_every_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the process had been killed after each of the checkpoints that it wrote."""
-    kept: list[bytes] = []
+    kept: list[tuple[bytes, bytes]] = []
     real = checkpoint.replace
 
     def remembering(path: Path, data: bytes, previous: Path) -> None:
         real(path, data, previous)
-        kept.append(data)
+        kept.append((data, path.with_name("metrics.jsonl").read_bytes()))
 
     monkeypatch.setattr(checkpoint, "replace", remembering)
     whole = trainer(digits, epochs=2, out=tmp_path / "run", save_every=0.0, check_every_step=True)
     whole.run()
     monkeypatch.undo()
     assert len(kept) >= 18
-    for data in kept:
+    for data, lines in kept:
         (tmp_path / "model.safetensors").write_bytes(data)
+        (tmp_path / "metrics.jsonl").write_bytes(lines)
         saved = read(tmp_path)
-        again = trainer(digits, saved.network, epochs=2)
+        again = trainer(digits, saved.network, epochs=2, out=tmp_path)
         again.restore(saved)
+        if not again.state.finished:
+            again.metrics.append({"event": "past the checkpoint"})
         again.run()
         assert bits(again) == bits(whole)
 
@@ -236,7 +240,7 @@ def test_folder(digits: Dataset, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text()) == {"model": "mine", "note": [1]}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert lines == done.state.history
+    assert lines == list(done.metrics)
     assert [line["event"] for line in lines] == ["epoch"] * 3 + ["result"]
     assert [line["epoch"] for line in lines[:-1]] == [1, 2, 3]
     assert lines[-1] == result
@@ -277,7 +281,7 @@ def test_validation_is_held_out(digits: Dataset) -> None:
     assert len(done.store) == 750
     done.run()
     train, held_out = digits.holdout(0.25, seed=5)
-    record = done.state.history[0]
+    record = next(iter(done.metrics))
     assert record["validation_accuracy"] == np.mean(done.network.predict(held_out.x) == held_out.y)
     assert len(train) == 750
 
@@ -464,7 +468,7 @@ def test_checkpoint_of_another_run(digits: Dataset, tmp_path: Path) -> None:
         trainer(digits).restore(saved)
 
 
-GOOD_STATE = RunState(history=[{"event": "epoch"}]).as_json()
+GOOD_STATE = RunState(metrics=Mark(3, "abc"), result={"event": "result"}).as_json()
 
 
 @pytest.mark.parametrize(
@@ -473,7 +477,8 @@ GOOD_STATE = RunState(history=[{"event": "epoch"}]).as_json()
         {"epoch": -1}, {"epoch": 1.0}, {"epoch": True}, {"batch": "3"}, {"totals": [1.0, 2]}, {"totals": "abc"},
         {"totals": [float("nan"), 1, 2]}, {"totals": [1.0, 2.0, 3]}, {"totals": None}, {"train_seconds": None},
         {"train_seconds": float("inf")}, {"epoch_seconds": "1"}, {"history": 3}, {"history": [3]}, {"history": [{}]},
-        {"history": "ab"},
+        {"history": "ab"}, {"metrics": 3}, {"metrics": [-1, "abc"]}, {"metrics": [3, 4]}, {"metrics": [3, "abc", 1]},
+        {"metrics": "abc"}, {"result": 3}, {"result": []},
     ],
 )  # fmt: skip
 def test_hostile_states(change: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class Pruner(Callback):
     def started(self, trainer: Trainer) -> None:
         """Compile what a pruned network runs; prune, if the schedule begins before the first step."""
         _compile_pruned(trainer.network)
-        pruned = any(record["event"] == "prune" for record in trainer.state.history)
+        pruned = trainer.state.metrics.length > 0  # a checkpoint that knows lines before the first step has this one
         if trainer.done == 0 and self.schedule.due(0) and not pruned:
             self._prune(trainer)
 

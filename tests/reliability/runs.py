@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from sparsecore import train
 from sparsecore.checkpoint import read
 from sparsecore.data import Dataset, Split
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, SparseConv2d, SparseLinear
+from sparsecore.metrics import Metrics
 from sparsecore.network import Network
 from sparsecore.optim import SGD
 from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.schedule import gradual
+from sparsecore.run_folder import METRICS
 from sparsecore.topology import dense, uniform_random
 from sparsecore.trainer import Trainer
 
@@ -83,11 +86,11 @@ def digest_of(done: Trainer) -> str:
         found.update(np.ascontiguousarray(array).tobytes())
     for pattern in done.network.patterns.values():
         found.update(pattern.indptr.tobytes() + pattern.indices.tobytes())
-    found.update(json.dumps(timeless(done.state.history)).encode())
+    found.update(json.dumps(timeless(done.metrics)).encode())
     return found.hexdigest()
 
 
-def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def timeless(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of metrics without what the clock said."""
     return [{k: v for k, v in line.items() if "seconds" not in k and k != "step_ms"} for line in records]
 
@@ -96,7 +99,7 @@ def kept(folder: Path) -> tuple[Any, ...]:
     """What a run left in its folder, to the bit."""
     found = read(folder)
     patterns = [(p.indptr.tobytes(), p.indices.tobytes()) for p in found.network.patterns.values()]
-    return (found.network.params.tobytes(), found.velocity.tobytes(), patterns, timeless(found.state["run"]["history"]))
+    return (found.network.params.tobytes(), found.velocity.tobytes(), patterns, timeless(Metrics(folder / METRICS)))
 
 
 def command(*words: str) -> int:

@@ -117,11 +117,11 @@ def test_a_quota_reached_under_way() -> None:
 
 def test_a_line_is_added_whole_or_not_at_all() -> None:
     path = Path("lines")
-    append(path, "first")
+    append(path, b"first\n")
     with files_of_at_most(20), pytest.raises(OSError, match="too large"):
-        append(path, "x" * 100)
+        append(path, b"x" * 100)
     assert path.read_bytes() == b"first\n"
-    append(path, "last")
+    append(path, b"last\n")
     assert path.read_bytes() == b"first\nlast\n"
 
 

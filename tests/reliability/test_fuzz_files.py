@@ -28,10 +28,10 @@ from sparsecore.data.catalogue import CATALOGUE, CIFAR10
 from sparsecore.data.fetch import fetch as fetched
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
+from sparsecore.metrics import Mark, Metrics
 from sparsecore.network import Network
 from sparsecore.normalisation import Normalisation
 from sparsecore.prune.weights import WeightsError, read_weights
-from sparsecore.run_folder import RunFolder
 from sparsecore.run_state import RunState
 from sparsecore.topology import dense, uniform_random
 from tests.data_files import idx
@@ -92,7 +92,7 @@ STATE = {
     "config": {"model": "lenet300", "asked": "mnist-subset", "options": {"model": "lenet300", "epochs": 3, "lr": 0.1,
                "radix": "10,10", "nesterov": True, "dataset": "mnist-subset", "seed": 0}},
     "identity": {"train": 8000, "epochs": 3},
-    "run": RunState(epoch=1, batch=3, history=[{"event": "epoch", "epoch": 1}]).as_json(),
+    "run": RunState(epoch=1, batch=3, metrics=Mark.after(b'{"event": "epoch", "epoch": 1}\n')).as_json(),
 }  # fmt: skip
 PARTS = [parts(network, STATE) for network in NETWORKS]
 FILES = [with_checksum(*each) for each in PARTS]
@@ -492,16 +492,23 @@ def strange_configuration(rng: Rng, folder: Path) -> bool:
 
 
 def strange_metrics(rng: Rng, folder: Path) -> bool:
-    """Whatever is in metrics.jsonl when a run goes on, its lines are told again from the checkpoint."""
-    run = RunFolder(folder)
-    lines = [{"event": "epoch", "epoch": k} for k in range(3)]
-    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    (folder / "metrics.jsonl").write_bytes(damaged(text, rng))
-    with watched():
-        run.rewrite(lines)
-        run.append({"event": "result"})
-    assert (folder / "metrics.jsonl").read_bytes() == text + b'{"event": "result"}\n'
-    return True
+    """What is in metrics.jsonl when a run goes on: the lines that a checkpoint knows and perhaps more, or refused."""
+    path, lines = folder / "metrics.jsonl", [json.dumps({"event": "epoch", "epoch": k}).encode() for k in range(5)]
+    before, after = (b"".join(line + b"\n" for line in part) for part in (lines[:3], lines[3:]))
+    there = damaged(before + after, rng)
+
+    def going_on(path: Path) -> bytes:
+        metrics = Metrics(path)
+        metrics.cut(Mark.after(before))
+        metrics.append({"event": "result"})
+        assert [record["event"] for record in metrics][-1] == "result"
+        assert Mark.after(path.read_bytes()) == metrics.mark()
+        return path.read_bytes()
+
+    kept = there[: len(before)] == before
+    assert any_value_error(path, there, going_on) == (kept or not there)
+    assert path.read_bytes() == ((before if kept else b"") + b'{"event": "result"}\n' if kept or not there else there)
+    return kept
 
 
 SHARES: dict[Case, int] = {
