@@ -31,18 +31,19 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-class Watch(Callback):
+class Watch(Callback):  # figures after 1,000 steps, then ever farther apart, and the last: it must not be what grows
     def __init__(self):
-        self.begin, self.seen = time.monotonic(), {}
-        self.next = 1000
+        self.begin, self.seen, self.next = time.monotonic(), {}, 1000
 
     def stepped(self, trainer):
-        if trainer.done == self.next:
-            self.next += steps // 20
-            self.next -= self.next % 1000
+        if trainer.done % 1000:
+            return
+        over = trainer.done >= steps and time.monotonic() - self.begin >= seconds
+        if trainer.done >= self.next or over:
             self.seen[trainer.done] = resident()
-            if trainer.done >= steps and time.monotonic() - self.begin >= seconds:
-                trainer.stop()
+            self.next *= 2
+        if over:
+            trainer.stop()
 
 watch = Watch()
 data = Dataset("soak", "", split(samples), split(1000), (20,), 5, (0.5,), (0.3,))
