@@ -3,24 +3,97 @@
 They have the parameters of `Launcher.spmm` and `Launcher.sddmm`, run on the calling thread, and check nothing: arrays
 must be C-contiguous, of one dtype (float32 or float64) and of the sizes that layout and grid speak of. Any alignment
 will do.
+
+Numba compiles whatever a function calls along with it, at every level of calls anew. The kernels, which take seconds,
+are spared that: compiled code finds their addresses in a table in memory. The first call of a kernel compiles it, or
+loads it from Numba's cache.
 """
 
 from __future__ import annotations
 
+import _thread
+import ctypes
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ..compile import njit, register_bytes
-from .sddmm import SDDMM, sddmm_body
-from .spmm import SPMM, spmm_body
-from .vector import pointer
+from ..compile import njit, register_bytes, source
+from .sddmm import SDDMM, panel, sddmm_kernel
+from .spmm import SPMM, spmm_kernel
+from .vector import I64, Builder, Value, pointer
 
-_GROUP = 4
-_SPMM = {size: njit(spmm_body(size, _GROUP, register_bytes() // size)) for size in (4, 8)}
-_SDDMM = {size: njit(sddmm_body(size, _GROUP, register_bytes() // size)) for size in (4, 8)}
+_LARGEST_GROUP = 4
+_MAKERS = (spmm_kernel, sddmm_kernel)
+_VERSION = source()
+_SYMBOL = "sparsecore_embedded_kernels"
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def _stand_in(which: int, size: int, group: int) -> Any:
+    """What the table has until a kernel is first called: a way to Python, which puts the kernel there."""
+
+    def load_and_run(call: int, part: int, parts: int) -> None:
+        interrupted = False
+        while True:
+            try:
+                kernel = _MAKERS[which](size, group, register_bytes() // size)
+                break
+            except KeyboardInterrupt:  # compiled code goes on after this call, whose work must have been done
+                interrupted = True
+        _table[_place.py_func(which, size, group)] = kernel.address
+        kernel.ctypes(call, part, parts)
+        if interrupted:
+            _thread.interrupt_main()
+
+    return _CALLBACK(load_and_run)
+
+
+@njit
+def _place(which: int, size: int, group: int) -> int:
+    """Where the table has the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
+    return (2 * which + size // 8) * _LARGEST_GROUP + group
+
+
+_stand_ins = [
+    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, _LARGEST_GROUP + 1)
+]
+_table = np.array([_VERSION, *(ctypes.cast(each, ctypes.c_void_p).value for each in _stand_ins)], np.int64)
+llvm.add_symbol(_SYMBOL, _table.ctypes.data)
+
+
+@intrinsic
+def _word(_: Any, index: Any) -> Any:
+    """A word of the table."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        table = context.get_c_value(b, ir.ArrayType(I64, len(_table)), _SYMBOL)
+        return b.load(b.gep(table, [I64(0), args[0]]))
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def _jump(_: Any, kernel: Any, call: Any) -> Any:
+    """Run all of a call with the kernel at an address."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64])
+        b.call(b.inttoptr(args[0], kind.as_pointer()), [b.bitcast(args[1], byte), I64(0), I64(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, call), emit
+
+
+@intrinsic
+def _keep(_: Any, array: Any) -> Any:
+    """Numba frees an array after its last use, even if a pointer to it is still about: this is one more use."""
+    return types.void(array), lambda context, b, signature, args: context.get_dummy_value()
 
 
 def _spmm(layout, grid, data, x, bias, out, relu, mask):  # type: ignore[no-untyped-def]
@@ -33,7 +106,7 @@ def _sddmm(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-def]
 
 @overload(_spmm)
 def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignore[no-untyped-def]
-    body = _SPMM[_size(out)]
+    size = _size(out)
 
     def implementation(layout, grid, data, x, bias, out, relu, mask):  # type: ignore[no-untyped-def]
         calls = np.empty(1, SPMM)
@@ -46,15 +119,14 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
         c.ys, c.x_y, c.out_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.out_line, c.out_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.bands = _at(grid.bands)
-        body(pointer(calls), 0, 1)
-        _keep(calls)
+        _run(0, size, layout.most_group, calls)
 
     return implementation
 
 
 @overload(_sddmm)
 def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-def]
-    body = _SDDMM[_size(grad)]
+    size = _size(grad)
 
     def implementation(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-def]
         calls = np.empty(1, SDDMM)
@@ -66,17 +138,10 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.outer, c.x_outer, c.dy_outer = grid.outer, grid.x_outer, grid.out_outer
         c.ys, c.x_y, c.dy_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
-        c.panel = max(grid.lines, 1)
-        body(pointer(calls), 0, 1)
-        _keep(calls)
+        c.panel = _panel(grid, layout.most_group)
+        _run(1, size, layout.most_group, calls)
 
     return implementation
-
-
-@intrinsic
-def _keep(_: Any, array: Any) -> Any:
-    """Numba frees an array after its last use, even if a pointer to it is still about: this is one more use."""
-    return types.void(array), lambda context, b, signature, args: context.get_dummy_value()
 
 
 def _size(array: Any) -> int:
@@ -100,6 +165,17 @@ def _address_overload(array):  # type: ignore[no-untyped-def]
 @njit
 def _at(array: Any) -> int:
     return _address(array)
+
+
+@njit
+def _run(which, size, group, calls):  # type: ignore[no-untyped-def]
+    if _word(0) != _VERSION:  # the caller comes out of a cache
+        raise RuntimeError("sparsecore has changed since this function was compiled: delete its Numba cache")
+    _jump(_word(_place(which, size, group)), pointer(calls))
+    _keep(calls)
+
+
+_panel = njit(panel)
 
 
 @njit

@@ -23,7 +23,7 @@ from .place import PLACE, place_kernel
 from .pool import Pool
 from .pooling import LARGEST, MEAN, POOLING, TO_ALL, TO_LARGEST, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import SDDMM, sddmm_kernel
+from .sddmm import CACHE, SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
 from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
 from .vector import LANES
@@ -31,8 +31,6 @@ from .vector import LANES
 Array = NDArray[Any]
 
 _WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
-_NEAR = 64 * 1024  # bytes of a first-level cache and a little beyond: what lies there is found often enough
-_CACHE = 512 * 1024  # bytes of a second-level cache to count on
 _AHEAD = 32  # connections between fetching a line and using it: what memory takes to answer
 _MANY = 1 << 30  # as many parts as there are threads
 
@@ -133,7 +131,7 @@ class Launcher:
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
             kernel = sddmm_kernel(grad.itemsize, layout.most_group, width)
-            fields["panel"] = _panel(grid, layout.most_group)
+            fields["panel"] = panel(grid, layout.most_group)
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:
             kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))
@@ -264,22 +262,9 @@ class Launcher:
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
 
 
-def _panel(grid: Grid, most_group: int) -> int:
-    """Lines that sddmm takes before it goes over the connections again.
-
-    Rows that share their columns take as many as the second-level cache holds of x, since their sums stay in registers
-    meanwhile. Others wait for every line of x: they take four, or what the first level holds, so that more of them are
-    still near when the next row asks.
-    """
-    if grid.outer > 1 or grid.ys > 1:
-        return max(grid.lines, 1)  # an image is walked whole, tile by tile
-    cache, least = (_CACHE, 8) if most_group > 1 else (_NEAR, 4)
-    return max(least, cache // max(grid.x_line * 4, 1) // least * least)
-
-
 def _ahead(grid: Grid, x: Array) -> int:
     """How many connections before its use COO fetches a line of x: none where a cache holds what a loop of it reads."""
-    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > _CACHE
+    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > CACHE
     return _AHEAD if far else 0
 
 

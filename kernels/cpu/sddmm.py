@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from ..layout import Grid
 from .call import arguments, kernel
 from .sample import sample, total
 from .spmm import equal_work
 from .vector import advance, floats, ints
+
+_NEAR = 64 * 1024  # bytes of a first-level cache and a little beyond: what lies there is found often enough
+CACHE = 512 * 1024  # bytes of a second-level cache to count on
 
 SDDMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
@@ -19,6 +23,19 @@ SDDMM = arguments(
     "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
     "panel",
 )  # fmt: skip
+
+
+def panel(grid: Grid, most_group: int) -> int:
+    """Lines that sddmm takes before it goes over the connections again.
+
+    Rows that share their columns take as many as the second-level cache holds of x, since their sums stay in registers
+    meanwhile. Others wait for every line of x: they take four, or what the first level holds, so that more of them are
+    still near when the next row asks.
+    """
+    if grid.outer > 1 or grid.ys > 1:
+        return max(grid.lines, 1)  # an image is walked whole, tile by tile
+    cache, least = (CACHE, 8) if most_group > 1 else (_NEAR, 4)
+    return max(least, cache // max(grid.x_line * 4, 1) // least * least)
 
 
 @cache
