@@ -29,11 +29,15 @@ def host_array(x: Any) -> np.ndarray[Any, Any]:
     TypeError
         If x lies on a GPU: nothing is copied between devices silently.
     """
-    if not on_host(x):
+    if isinstance(x, np.ndarray):
+        array = x
+    elif on_host(x):
+        array = _imported(x)
+    else:
         kind = type(x).__name__
         raise TypeError(f"expected a NumPy array or another in the host's memory, got a {kind} on a GPU: copy it")
-    array = x if isinstance(x, np.ndarray) else _imported(x)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    custom = array.dtype.isbuiltin == 2
+    return array.astype(np.float32) if custom and array.dtype.name == "bfloat16" else array
 
 
 def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:

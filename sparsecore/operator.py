@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,6 @@ from .pattern import SparsityPattern
 from .plan import Plan
 from .program import Program
 from .tiles import LANES, tiles_of
-
-_NARROW, ALIGNED = 8, 64
-"""The kernel reads x as it lies where a row has at most so many tiles and x begins at a multiple of so many bytes.
-Longer rows collide in the caches, and elsewhere every line lies in two of theirs: such an x is cut into tiles."""
 
 _MOST = 8
 """Programs that a thread keeps: one for each number of tiles."""
@@ -82,8 +77,8 @@ class SparseOperator:
         Parameters
         ----------
         x : array of shape (columns,) or (columns, batch)
-            Any library's that lies on the host. Nothing is copied if it is C-contiguous, of the operator's dtype, and
-            batch a multiple of 16 up to 128.
+            Any library's that lies on the host. It is cut into tiles, and copied once more before if it is not
+            C-contiguous and of the operator's dtype, or batch no multiple of 16.
 
         Returns
         -------
@@ -99,7 +94,7 @@ class SparseOperator:
         given = self._checked(x, self.shape[1])
         columns = given if given.ndim == 2 else given[:, np.newaxis]
         batch, tiles = columns.shape[1], tiles_of(columns.shape[1])
-        columns, out = self._wide(columns, tiles), cpu().empty((self.shape[0], tiles * LANES), self.dtype)
+        columns, out = self._wide(columns, tiles), np.empty((self.shape[0], tiles * LANES), self.dtype)
         self._run("product", tiles, columns, self.data, out)
         return out[:, :batch] if given.ndim == 2 else out[:, 0].copy()
 
@@ -158,31 +153,29 @@ class SparseOperator:
     def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
         """Run the program of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
         programs = vars(self._local).setdefault("programs", {})
-        cut = tuple(tiles > _NARROW or array.ctypes.data % ALIGNED != 0 for array in arrays)
-        key = what, tiles, cut
+        key = what, tiles
         if key not in programs:
             if len(programs) >= _MOST:
                 programs.clear()
             stand_ins = [np.zeros_like(array) for array in arrays]
             kernels, tape = cpu().recorder()
-            (self._product if what == "product" else self._gradient)(kernels, tiles, cut, *stand_ins)
+            (self._product if what == "product" else self._gradient)(kernels, tiles, *stand_ins)
             programs[key] = Program(tape, stand_ins)
-        programs[key].run(*(array.ctypes.data for array in arrays))
+        programs[key].run(*[array.ctypes.data for array in arrays])
 
-    def _product(self, kernels: Any, tiles: int, cut: Sequence[bool], x: Any, data: Any, out: Any) -> None:
+    def _product(self, kernels: Any, tiles: int, x: Any, data: Any, out: Any) -> None:
         plan, turned = self._plan, self._turned is not None
-        lines, step, x_line = _lines(kernels, x, tiles, cut[0])
         if turned:
             in_order, data = data, np.empty_like(data)
             kernels.reorder(in_order, plan.perm, data)
-        grid = Grid(1, 0, 0, 1, 0, 0, tiles, x_line, LANES, tiles * LANES)
-        kernels.spmm(_stepping(plan.transposed if turned else plan.forward, step), grid, data, lines, None, out)
+        # y's lines go straight to their places in ordinary rows.
+        grid = Grid(1, 0, 0, 1, 0, 0, tiles, len(x) * LANES, LANES, tiles * LANES)
+        layout = plan.transposed if turned else plan.forward
+        kernels.spmm(layout, grid, data, _tiled(kernels, x, tiles), None, out)
 
-    def _gradient(self, kernels: Any, tiles: int, cut: Sequence[bool], x: Any, dy: Any, grad: Any) -> None:
-        x_lines, step, x_line = _lines(kernels, x, tiles, cut[0])
-        dy_lines, dy_step, dy_line = _lines(kernels, dy, tiles, cut[1])
-        grid = Grid(1, 0, 0, 1, 0, 0, tiles, x_line, dy_line, dy_step * LANES)
-        kernels.sddmm(_stepping(self._plan.forward, step), grid, dy_lines, x_lines, grad)
+    def _gradient(self, kernels: Any, tiles: int, x: Any, dy: Any, grad: Any) -> None:
+        plan = self._plan
+        kernels.sddmm(plan.forward, plan.grid(tiles), _tiled(kernels, dy, tiles), _tiled(kernels, x, tiles), grad)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_local": None}  # programs stay with their thread
@@ -194,20 +187,12 @@ class SparseOperator:
         return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self.data.size:,} stored)"
 
 
-def _lines(kernels: Any, x: np.ndarray[Any, Any], tiles: int, cut: bool) -> tuple[np.ndarray[Any, Any], int, int]:
-    """x as lines of 16 numbers, how many lines lie from a row to the next, and how many numbers from one line of a row
-    to the next."""
-    if not cut:
-        return x, tiles, LANES
+def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
+    """x of shape (rows, tiles · LANES) as tiles.
+
+    A kernel could read x where it lies, but is slower by more than this copy takes: lines of one tile would lie a power
+    of two apart and collide in the caches, and NumPy's arrays seldom begin where a line of the cache does.
+    """
     lines = cpu().empty((tiles, len(x), LANES), x.dtype)
     kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])
-    return lines, 1, len(x) * LANES
-
-
-def _stepping(layout: Any, step: int) -> Any:
-    """A layout for rows of x that lie `step` lines apart."""
-    if step == 1:
-        return layout
-    if layout.offsets.size and int(layout.offsets.max()) * step > np.iinfo(np.int32).max:
-        raise ValueError("SparseOperator: x has too many numbers to address with 32 bits")
-    return layout._replace(offsets=layout.offsets * np.int32(step))
+    return lines

@@ -5,32 +5,51 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import carray
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
 
 from .call import arguments, kernel, share
-from .vector import advance, floats
+from .vector import LANES, SCALAR, Builder, Value, advance, floats
 
 PLACE = arguments("x", "mask", "out", "planes", "rows", "length", "out_plane", "out_row")
 
 
+@intrinsic
+def _copy_line(_: Any, x: Any, out: Any) -> Any:
+    """A line, of any alignment. A loop of Numba's would first ask whether x and out overlap."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        scalar = SCALAR[signature.args[0].dtype]
+        size, line = 4 if isinstance(scalar, ir.FloatType) else 8, ir.VectorType(scalar, LANES).as_pointer()
+        value = b.load(b.bitcast(args[0], line))
+        value.align = size
+        b.store(value, b.bitcast(args[1], line)).align = size
+        return context.get_dummy_value()
+
+    return types.void(x, out), emit
+
+
 @cache
 def place_kernel(size: int) -> Any:
-    """out = x, or zero where `mask` is not positive. Rows of `length` elements; in `out` there is room between them."""
+    """out = x, or zero where `mask` is not positive. Rows of `length` elements, a multiple of LANES; in `out` there is
+    room between them."""
 
     def place(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]
         first, last = share(c.planes, part, parts)
+        rows, length, out_plane, out_row = c.rows, c.length, c.out_plane, c.out_row
         for plane in range(first, last):
-            for row in range(c.rows):
-                at = (plane * c.rows + row) * c.length
+            for row in range(rows):
+                at = (plane * rows + row) * length
                 x = advance(floats(c.x, size), at)
-                out = advance(floats(c.out, size), plane * c.out_plane + row * c.out_row)
+                out = advance(floats(c.out, size), plane * out_plane + row * out_row)
                 if c.mask == 0:
-                    for k in range(c.length):
-                        out[k] = x[k]
+                    for k in range(0, length, LANES):
+                        _copy_line(advance(x, k), advance(out, k))
                 else:
                     mask = advance(floats(c.mask, size), at)
-                    for k in range(c.length):
+                    for k in range(length):
                         out[k] = x[k] if mask[k] > 0 else 0
 
     return kernel(place)

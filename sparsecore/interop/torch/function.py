@@ -35,11 +35,11 @@ def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.
     """
     if weight.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.to(weight.dtype)
     if x.dtype != weight.dtype:
-        raise TypeError(f"{layer!r}: x must be {weight.dtype}, as the weights are, or 16 bits wide, got {x.dtype}")
-    if x.device != weight.device or x.device.type not in ("cpu", "cuda"):
+        if x.dtype not in (torch.float16, torch.bfloat16):
+            raise TypeError(f"{layer!r}: x must be {weight.dtype}, as the weights are, or 16 bits wide, got {x.dtype}")
+        x = x.to(weight.dtype)
+    if not (x.is_cpu and weight.is_cpu) and (x.device != weight.device or not x.is_cuda):
         raise TypeError(f"{layer!r}: x and the weights must be on one CPU or GPU, got {x.device} and {weight.device}")
     return _Call.apply(layer, x, weight, bias)
 
@@ -49,20 +49,29 @@ class _Call(torch.autograd.Function):
     def forward(
         ctx: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        run: Any = _forward_on_cpu if x.device.type == "cpu" else _forward_on_gpu
-        # x is kept as packed tiles only. Of the weights, a change in place before `backward` must be seen.
-        ctx.save_for_backward(*([weight] if ctx.needs_input_grad[1] else []))
-        y, ctx.left = run(layer, x, weight, bias, ctx.needs_input_grad[1])
+        run: Any = _forward_on_cpu if x.is_cpu else _forward_on_gpu
+        need_dx = ctx.needs_input_grad[1]
+        if need_dx:  # x is kept as packed tiles only. Of the weights, a change in place before `backward` must be seen.
+            ctx.save_for_backward(weight)
+        y, ctx.left = run(layer, x, weight, bias, need_dx)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        # Gradients of gradients are refused by a wrapper that costs some microseconds where nobody asks for them.
+        return (_backward_once if torch.is_grad_enabled() else _backward)(ctx, dy)
+
+
+def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    _, need_dx, need_dw, need_db = ctx.needs_input_grad
+    if need_dx:
         _ = ctx.saved_tensors  # raises if they were changed
-        needed = ctx.needs_input_grad[1:]
-        run: Any = _backward_on_cpu if dy.device.type == "cpu" else _backward_on_gpu
-        gradients = run(dy, *ctx.left, needed[0])
-        return None, *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
+    run: Any = _backward_on_cpu if dy.is_cpu else _backward_on_gpu
+    dx, dw, db = run(dy, *ctx.left, need_dx)
+    return None, dx, dw if need_dw else None, db if need_db else None
+
+
+_backward_once = once_differentiable(_backward)
 
 
 _MOST = 6

@@ -185,12 +185,16 @@ class SparseLinear(SparseModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (…, in_features) gives (…, out_features)."""
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(x.shape)}")
+        shape = x.shape
+        if not shape or shape[-1] != self.in_features:
+            raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
         if not self._layers:
             self._layers[()] = LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
-        y = call(self._layers[()], x.reshape(-1, self.in_features), self.weight, self.bias)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        layer = self._layers[()]
+        if len(shape) == 2:  # a reshape would be one more node of the graph
+            return call(layer, x, self.weight, self.bias)
+        y = call(layer, x.reshape(-1, self.in_features), self.weight, self.bias)
+        return y.reshape(*shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return (
