@@ -190,8 +190,8 @@ class SparseOperator:
 def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
     """x of shape (rows, tiles · LANES) as tiles.
 
-    A kernel could read x where it lies, but is slower by more than this copy takes: lines of one tile would lie a power
-    of two apart and collide in the caches, and NumPy's arrays seldom begin where a line of the cache does.
+    A kernel could read x where it lies, but loses what this copy takes: the lines of a tile would lie a power of two
+    apart and collide in the caches, and each in two of the cache's, since NumPy's arrays seldom begin at one.
     """
     lines = cpu().empty((tiles, len(x), LANES), x.dtype)
     kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])

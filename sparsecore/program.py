@@ -5,6 +5,8 @@ This is what embedding costs beside the kernels: a copy of the calls, a few addr
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,3 +88,21 @@ class LayerProgram:
         dx = dx if need_dx else np.empty(0)
         self.backward = Program(tape, [dy, room, weight, dx, grads["weight"], grads["bias"]])
 
+
+_MOST = 6
+"""Programs that a thread keeps of one layer: batch sizes, with and without dx. Each has buffers of its own."""
+
+_local = threading.local()
+
+
+def program_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> LayerProgram:
+    """This thread's program of a layer."""
+    if not hasattr(_local, "programs"):
+        _local.programs = weakref.WeakKeyDictionary()
+    programs = _local.programs.setdefault(layer, {})
+    key = batch, dtype, need_dx
+    if key not in programs:
+        while len(programs) >= _MOST:
+            del programs[next(iter(programs))]
+        programs[key] = LayerProgram(layer, batch, dtype, need_dx)
+    return programs[key]

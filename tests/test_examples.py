@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
-NEEDS = {"torch_pruned": "torch", "sklearn_pipeline": "sklearn", "deploy_onnx": "onnxruntime"}
+NEEDS = {"torch_pruned": "torch", "jax_regression": "jax", "sklearn_pipeline": "sklearn", "deploy_onnx": "onnxruntime"}
 
 
 @pytest.mark.parametrize("program", EXAMPLES, ids=lambda program: program.stem)

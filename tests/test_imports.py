@@ -22,6 +22,7 @@ COMMAND_LINES = {"sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}
 ROOMS = {
     "cupy": ("sparsecore.kernels.cuda",),
     "torch": ("sparsecore.interop.torch", "bench.engines"),
+    "jax": ("sparsecore.interop.jax",),
     "sklearn": ("sparsecore.interop.sklearn",),
     "matplotlib": (),
     "pytest": ("bench",),

@@ -216,12 +216,12 @@ def test_threads_share_a_module():
 
 
 def test_many_batch_sizes_keep_few_programs():
-    from sparsecore.interop.torch import function
+    from sparsecore import program
 
     module = small(torch.float32)
     for batch in range(1, 30):
         module(torch.zeros(batch, 20))
-    assert len(function._local.programs[module._layers[()]]) == function._MOST
+    assert len(program._local.programs[module._layers[()]]) == program._MOST
 
 
 def test_random_modules_follow_torchs_seed():

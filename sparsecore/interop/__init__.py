@@ -1,1 +1,1 @@
-"""The engine inside other libraries, each in a module of its own that imports it: `torch`, `sklearn`."""
+"""The engine inside other libraries, each in a module of its own that imports it: `torch`, `jax`, `sklearn`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,8 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from ...device import Device, cuda
 from ...layers.sparse import SparseLayer
-from ...program import LayerProgram
+from ...program import program_of
 from ...workspace import Workspace
+
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -33,7 +33,7 @@ def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.
     TypeError
         If the dtypes are others, or the tensors do not lie on one CPU or NVIDIA GPU.
     """
-    if weight.dtype not in (torch.float32, torch.float64):
+    if weight.dtype not in _NAMES:
         raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
     if x.dtype != weight.dtype:
         if x.dtype not in (torch.float16, torch.bfloat16):
@@ -74,30 +74,11 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 _backward_once = once_differentiable(_backward)
 
 
-_MOST = 6
-"""Programs that a thread keeps of one layer: batch sizes, with and without dx. Each has buffers of its own."""
-
-_local = threading.local()
-
-
-def _program(layer: SparseLayer, batch: int, dtype: torch.dtype, need_dx: bool) -> LayerProgram:
-    """This thread's recorded calls of a layer."""
-    if not hasattr(_local, "programs"):
-        _local.programs = weakref.WeakKeyDictionary()
-    programs = _local.programs.setdefault(layer, {})
-    key = batch, dtype, need_dx
-    if key not in programs:
-        while len(programs) >= _MOST:
-            del programs[next(iter(programs))]
-        programs[key] = LayerProgram(layer, batch, str(dtype)[6:], need_dx)
-    return programs[key]
-
-
 def _forward_on_cpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
 ) -> tuple[torch.Tensor, tuple[Any, ...]]:
     x, weight = x.contiguous(), weight.contiguous()
-    program = _program(layer, len(x), x.dtype, need_dx)
+    program = program_of(layer, len(x), _NAMES[x.dtype], need_dx)
     shape, zero = program.room
     room = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
@@ -110,7 +91,7 @@ def _backward_on_cpu(
     dy: torch.Tensor, layer: SparseLayer, room: torch.Tensor, weight: torch.Tensor, need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
     dy = dy.contiguous()
-    program = _program(layer, len(dy), dy.dtype, need_dx)
+    program = program_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
     dx = torch.empty((len(dy), *layer.in_shape), dtype=dy.dtype) if need_dx else None
     dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], dtype=dy.dtype)
     dx_at = 0 if dx is None else dx.data_ptr()

@@ -1,0 +1,83 @@
+"""JAX: a sparse layer as a function that is differentiated, compiled and mapped like any other.
+
+Needs JAX: pip install 'sparsecore[jax]'. The layer computes on the host, whatever device JAX uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..layers.sparse import SparseLayer
+from ..program import program_of
+
+
+def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
+    """f(x, weight, bias): what a layer makes of x with these parameters instead of its own.
+
+    Differentiable in reverse, once, by all three. Start from `layer.weight` and `layer.bias`.
+
+    Parameters
+    ----------
+    layer : SparseLinear or SparseConv2d
+        Without ReLU, which JAX has. Only its pattern and shapes are used.
+
+    Returns
+    -------
+    function
+        Of x (batch, *in_shape), weight (nnz,) in CSR order and bias (out_features,), which gives y (batch, *out_shape).
+        Weight and bias are of one dtype, float32 or float64; x is converted to it.
+
+    Raises
+    ------
+    ValueError
+        If the layer has a ReLU; when called, if an argument has another shape.
+    TypeError
+        When called, if weight and bias are of another dtype.
+    """
+    if layer.relu:
+        raise ValueError(f"as_function: {layer!r} must have no ReLU: make it without, and call jax.nn.relu")
+    parameters = [(layer.pattern.nnz,), (layer.pattern.shape[0],)]
+
+    @jax.custom_vjp
+    def function(x: Any, weight: Any, bias: Any) -> Any:
+        return forward(x, weight, bias)[0]
+
+    def forward(x: Any, weight: Any, bias: Any) -> Any:
+        room, _ = program_of(layer, len(x), weight.dtype.name, True).room
+        y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), room])
+        return y, (tiles, weight)
+
+    def backward(left: Any, dy: Any) -> Any:
+        return _call(layer, "backward", (dy, *left), [(len(dy), *layer.in_shape), *parameters])
+
+    function.defvjp(forward, backward)
+
+    def checked(x: Any, weight: Any, bias: Any) -> Any:
+        x, weight, bias = (jax.numpy.asarray(each) for each in (x, weight, bias))
+        if weight.dtype not in (np.float32, np.float64) or bias.dtype != weight.dtype:
+            raise TypeError(f"{layer!r}: weight and bias must be float32 or float64, got {weight.dtype}, {bias.dtype}")
+        shapes = [(*x.shape[:1], *layer.in_shape), *parameters]
+        for name, array, shape in zip(("x", "weight", "bias"), (x, weight, bias), shapes, strict=True):
+            if array.ndim == 0 or array.shape != shape:
+                raise ValueError(f"{layer!r}: {name} must have shape {shape}, got {array.shape}")
+        return function(x.astype(weight.dtype), weight, bias)
+
+    return checked
+
+
+def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:
+    """Run a layer's "forward" or "backward" program on the host; `shapes` are those of its results."""
+
+    def run(*given: Any) -> Any:
+        taken = [np.ascontiguousarray(each) for each in given]
+        made = tuple(np.zeros(shape, taken[0].dtype) for shape in shapes)
+        program = getattr(program_of(layer, len(taken[0]), taken[0].dtype.name, True), which)
+        program.run(*(each.ctypes.data for each in (*taken, *made)))
+        return made
+
+    results = tuple(jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in shapes)
+    return jax.pure_callback(run, results, *arrays, vmap_method="sequential")
