@@ -168,63 +168,19 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
     Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into
     groups of nearly equal size.
     """
+    from .kernels.cpu.rows import gather_rows, row_keys, row_leaders  # compiling waits until a plan is wanted
+
     count = pattern.shape[0]
-    leader = _leaders(pattern)
-    if leader is None:
+    leaders, sizes = np.zeros(count, np.int32), np.full(count, count, np.int32)
+    groups = -(-count // LARGEST_GROUP)
+    if not pattern.is_full:
+        keys = np.empty(count, np.uint64)
+        row_keys(pattern.indptr, pattern.indices, keys)
+        table = np.full(1 << count.bit_length(), -1, np.int32)
+        groups = row_leaders(pattern.indptr, pattern.indices, keys, table, LARGEST_GROUP, leaders, sizes)
+    if groups == count:
         alone = np.arange(count + 1, dtype=np.int32)
         return alone[:-1], alone, alone[:-1]
-    rows = np.argsort(leader, kind="stable")
-    leader = leader[rows]
-    begins = np.flatnonzero(np.append(True, leader[1:] != leader[:-1])[:count])
-    size = np.diff(np.append(begins, count))
-    place = np.arange(count) - np.repeat(begins, size)
-    pieces = -(-size // LARGEST_GROUP)
-    piece = place * np.repeat(pieces, size) // np.repeat(size, size)
-    new = (place == 0) | (np.diff(piece, prepend=0) != 0)
-    starts = np.flatnonzero(new)
-    return rows.astype(np.int32), np.append(starts, count).astype(np.int32), leader[starts]
-
-
-def _leaders(pattern: SparsityPattern) -> NDArray[np.int64] | None:
-    """For each row, the first row that has the same columns: found by a hash, confirmed by comparison.
-
-    None where no two rows have the same.
-    """
-    if pattern.is_full:
-        return np.zeros(pattern.shape[0], np.int64)
-    indptr, fan_in, key = pattern.indptr.astype(np.int64), pattern.fan_in, _row_hashes(pattern)
-    order = np.lexsort((key, fan_in))
-    row, before = order[1:], order[:-1]
-    same = (key[row] == key[before]) & (fan_in[row] == fan_in[before])
-    if not same.any():
-        return None
-    same[same] = _equal_rows(pattern.indices, indptr, row[same], before[same])
-    # The order is stable, so the first of a class is its lowest row.
-    first = np.append(True, ~same)[: len(order)]
-    leader = np.empty(len(order), np.int64)
-    leader[order] = order[first][np.cumsum(first) - 1]
-    return leader
-
-
-def _row_hashes(pattern: SparsityPattern) -> NDArray[np.uint64]:
-    """A number for each row, the same for rows with the same columns."""
-    mixed = pattern.indices.astype(np.uint32)
-    mixed += np.uint32(1)
-    mixed *= np.uint32(0x9E3779B1)
-    mixed ^= mixed >> np.uint32(15)
-    mixed *= np.uint32(0x85EBCA77)
-    hashes = np.zeros(pattern.shape[0], np.uint64)
-    stored = np.flatnonzero(pattern.fan_in)  # reduceat knows no empty sums
-    hashes[stored] = np.add.reduceat(mixed, pattern.indptr[stored], dtype=np.uint64)
-    return hashes
-
-
-def _equal_rows(
-    indices: NDArray[np.integer], indptr: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Whether rows `a[k]` and `b[k]`, of equal length, have the same columns."""
-    length = indptr[a + 1] - indptr[a]
-    ends = np.cumsum(length)
-    place = np.arange(length.sum()) - np.repeat(ends - length, length)
-    differ = indices[np.repeat(indptr[a], length) + place] != indices[np.repeat(indptr[b], length) + place]
-    return np.diff(np.append(0, np.cumsum(differ))[np.append(0, ends)]) == 0
+    rows, starts, firsts = np.empty(count, np.int32), np.empty(groups + 1, np.int32), np.empty(groups, np.int32)
+    gather_rows(leaders, sizes, LARGEST_GROUP, rows, starts, firsts)
+    return rows, starts, firsts
