@@ -33,6 +33,9 @@ class Device(Protocol):
     def fill(self, array: Any, values: Any) -> None:
         """Write host values into an array of this device."""
 
+    def pick(self, array: Any, positions: Any) -> Any:
+        """`array[positions]` of a flat array of floats on this device, for valid positions on the host."""
+
     def owns(self, array: Any) -> bool:
         """Whether it is an array on this device."""
 
@@ -81,6 +84,10 @@ class CPU:
 
     def fill(self, array: Any, values: Any) -> None:
         array[...] = values
+
+    def pick(self, array: Any, positions: Any) -> np.ndarray[Any, Any]:
+        out = self.empty((len(positions),), array.dtype)
+        return np.take(array, positions, out=out, mode="clip")  # valid: the mode spares a copy
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
@@ -155,6 +162,11 @@ class CUDA:
         with self._device:
             array.set(np.ascontiguousarray(np.broadcast_to(values, array.shape), array.dtype))
 
+    def pick(self, array: Any, positions: Any) -> Any:
+        out = self.empty((len(positions),), array.dtype)
+        self.launcher().reorder(array, positions, out)
+        return out
+
     def owns(self, array: Any) -> bool:
         return isinstance(array, self._cupy.ndarray) and array.device.id == self._device.id
 
@@ -213,13 +225,6 @@ def _working_cupy(index: int, name: str) -> Any:
             f"cpu"
         ) from None
     return cupy
-
-
-def taken(device: Device, array: Any, positions: Any) -> Any:
-    """`array[positions]` of a flat array of floats on a device, for positions on the host: what pruning leaves."""
-    out = device.empty((len(positions),), array.dtype)
-    device.launcher().reorder(array, positions, out)
-    return out
 
 
 def place_of(array: Any) -> str:

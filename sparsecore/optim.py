@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import device as devices
-from .device import Device, place_of, taken
+from .device import Device, place_of
 from .workspace import Workspace
 
 # Places in `rates`, as the kernels read them.
@@ -92,7 +92,7 @@ class SGD:
     def keep(self, positions: Any) -> None:
         """Let the velocity be that of the parameters that are left, given where these stood."""
         if self.velocity is not None:
-            self.velocity = taken(self.device, self.velocity, positions)
+            self.velocity = self.device.pick(self.velocity, positions)
 
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
         """Change `params` in place.

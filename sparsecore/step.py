@@ -72,7 +72,7 @@ class Step:
         """Compile and record what a step of this batch size runs, and run nothing."""
         if self._version != self.network.version or self._velocity is not getattr(self.optimizer, "velocity", None):
             self._tapes.clear()
-            self._workspaces.clear()
+            self._workspaces = {size: kept for size, kept in self._workspaces.items() if size == batch}
             self._version = self.network.version
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
         if batch not in self._tapes:
@@ -103,7 +103,10 @@ class Step:
 
     def _record(self, batch: int) -> Any:
         kernels, tape = self.device.recorder()
-        workspace = Workspace(self.device, kernels, clock=self.store.clock if self.optimizer is not None else None)
+        if batch in self._workspaces:  # of another structure: what has kept its shape is used again
+            workspace = self._workspaces[batch].recording(kernels)
+        else:
+            workspace = Workspace(self.device, kernels, clock=self.store.clock if self.optimizer is not None else None)
         workspace.put("totals", self._totals)
         for k, pieces in enumerate(self.network.views(self.grads)):
             for name, piece in pieces.items():

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from .device import Device, cpu
@@ -55,6 +56,13 @@ class Workspace:
             stream = key if isinstance(key, int) else self.stream
             self._children[key] = Workspace(self.device, self.kernels, clock=self.clock, stream=stream)
         return self._children[key]
+
+    def recording(self, kernels: Any) -> Workspace:
+        """A workspace of the same arrays, children's too, for another recorder."""
+        twin = copy.copy(self)
+        twin.kernels = kernels
+        twin._children = {key: child.recording(kernels) for key, child in self._children.items()}
+        return twin
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,8 @@ from ..workspace import Workspace
 
 Params = dict[str, Any]
 
+_KINDS = np.dtype(np.float32), np.dtype(np.float64)
+
 
 class Layer(ABC):
     """A function with parameters, and its gradient.
@@ -144,8 +146,8 @@ class Layer(ABC):
         ValueError
             If it is one that no kernel computes in.
         """
-        kind = next((array.dtype for array in self.params.values()), np.dtype(np.float32))
-        if kind not in (np.float32, np.float64):
+        kind = next(iter(self.params.values())).dtype if self.params else _KINDS[0]
+        if kind not in _KINDS:
             raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
         return kind
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import scipy.sparse
 
-from ..device import taken
 from ..initial import initial_values
 from ..pattern import SparsityPattern
 from .layer import Layer
@@ -56,7 +55,7 @@ class SparseLayer(Layer):
 
         `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
         """
-        left = taken(self.device, self.weight, np.flatnonzero(keep))
+        left = self.device.pick(self.weight, np.flatnonzero(keep))
         self._set(self.pattern.select(keep), left, self.bias)
 
     def with_params(self, weight: Any, bias: Any) -> Self:
