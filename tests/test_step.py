@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from sparsecore.device import cpu, get_threads, set_threads
 from sparsecore.loss import CrossEntropy
 from sparsecore.optim import SGD
+from sparsecore.prune import shrink
 from sparsecore.step import Step, Totals
 from sparsecore.topology import uniform_random
 from sparsecore.workspace import Workspace
@@ -109,6 +111,17 @@ def test_a_pattern_may_change_between_steps():
         step.run(start, 32), eager.run(start, 32)
         assert_same(step, eager)
     assert step.network.params.size == step.grads.size
+
+
+def test_a_pruned_step_uses_the_buffers_that_still_fit_and_frees_the_others():
+    step, _ = both()
+    step.run(0, 32), step.run(32, 16)
+    output, gone = step.output(32, 0), weakref.ref(step.grads.base)
+    shrink(step.network, {0: np.arange(step.network.patterns[0].nnz) % 2 == 0}, step.optimizer)
+    step.run(0, 32)
+    assert step.output(32, 0) is output
+    assert step.output(16, 0) is None, "another batch's arrays of the old size do not stay"
+    assert gone() is None
 
 
 def test_a_version_of_the_same_size_is_recorded_anew_too():
