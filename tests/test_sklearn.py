@@ -11,13 +11,16 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'sparseco
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_regression
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from sparsecore.initial import initial_values
 from sparsecore.interop.sklearn import SparseMLPClassifier, SparseMLPRegressor
-from sparsecore.topology import fit_radix_net
+from sparsecore.topology import dense, fit_radix_net
 
 DIGITS = train_test_split(*load_digits(return_X_y=True), random_state=0)
 
@@ -27,11 +30,38 @@ def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+def least(reference):
+    """What must be reached beside another model's test accuracy: all but two standard errors of such a difference."""
+    return reference - 2 * np.sqrt(2 * reference * (1 - reference) / len(DIGITS[1]))
+
+
+def masked_score(patterns, epochs):
+    """scikit-learn's own perceptron, dense but for a mask that is put on after every step of plain momentum.
+
+    It starts from values of the engine's distribution: the default one is smaller, which alone is worth a point here.
+    """
+    x, x_test, y, y_test = DIGITS
+    scaler, rng = StandardScaler().fit(x), np.random.default_rng(0)
+    x = scaler.transform(x)
+    sizes = [pattern.shape[0] for pattern in patterns]
+    model = MLPClassifier(sizes, solver="sgd", learning_rate_init=0.05, nesterovs_momentum=False, random_state=0)
+    patterns = [*patterns, dense(10, sizes[-1])]
+    masks = [pattern.to_scipy(np.ones(pattern.nnz)).toarray().T for pattern in patterns]
+    model.partial_fit(x[:1], y[:1], classes=np.unique(y))
+    model.coefs_ = [pattern.to_scipy(initial_values(pattern, rng, np.float64)).toarray().T for pattern in patterns]
+    for _ in range(epochs):
+        for rows in np.array_split(rng.permutation(len(x)), 11):
+            model.partial_fit(x[rows], y[rows])
+            model.coefs_ = [w * mask for w, mask in zip(model.coefs_, masks, strict=True)]
+    return model.score(scaler.transform(x_test), y_test)
+
+
 @pytest.mark.parametrize("topology", ["expander", "explicit", "random", "dense"])
-def test_digits_are_learned(topology):
+def test_digits_are_learned_as_well_as_under_a_mask(topology):
     x, x_test, y, y_test = DIGITS
     model = SparseMLPClassifier((100, 50), topology=topology, max_iter=40, random_state=0).fit(x, y)
-    assert model.score(x_test, y_test) > 0.92
+    reference = masked_score([layer.pattern for layer in model.network_.layers[:2]], 40)
+    assert model.score(x_test, y_test) > least(reference)
     assert [w.shape for w in model.coefs_] == [(100, 64), (50, 100), (10, 50)]
     expected = 0 if topology == "dense" else 0.9
     assert model.network_.sparsity == pytest.approx(expected, abs=0.01)
@@ -42,7 +72,8 @@ def test_pruning_ends_at_the_sparsity_that_was_asked_for():
     x, x_test, y, y_test = DIGITS
     model = SparseMLPClassifier((100,), topology="dense", prune=0.95, max_iter=60, random_state=0).fit(x, y)
     assert model.coefs_[0].nnz == round(0.05 * 6400)
-    assert model.score(x_test, y_test) > 0.93
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(x, y)
+    assert model.score(x_test, y_test) > least(linear.score(x_test, y_test))
 
 
 def test_patterns_as_topology():
