@@ -18,7 +18,7 @@ def main() -> None:
         path = Path(folder) / "lenet300.onnx"
         to_onnx(network, path, sparse=True)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (logits,) = session.run(None, {"x": x})
+        logits = np.asarray(session.run(None, {"x": x})[0])
         print(f"{path.stat().st_size:,} bytes; largest difference {abs(logits - network.logits(x)).max():.1e}")
     np.testing.assert_allclose(logits, network.logits(x), rtol=1e-3, atol=1e-4)
 

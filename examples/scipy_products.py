@@ -8,7 +8,7 @@ import sparsecore
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    a = scipy.sparse.random_array((300, 784), density=0.1, format="csr", dtype=np.float32, rng=rng)
+    a = scipy.sparse.csr_array(scipy.sparse.random_array((300, 784), density=0.1, dtype=np.float32, rng=rng))
     a.sort_indices()
     x = rng.standard_normal((784, 128), np.float32)
     operator = sparsecore.SparseOperator(a)
