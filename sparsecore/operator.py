@@ -24,7 +24,7 @@ _MOST = 8
 class SparseOperator:
     """A sparse matrix to multiply by, many times, with batches of vectors.
 
-    A CSR matrix of float32 or float64 in canonical form shares its values with the operator: what is later written to
+    A CSR matrix of float32 or float64 in canonical form shares its values with the operator: what is later written into
     `matrix.data` counts from the next product on. Its index arrays are copied and checked once, so that a later change
     of them cannot lead a kernel astray.
 
@@ -47,20 +47,24 @@ class SparseOperator:
         pattern, data = SparsityPattern.sharing_scipy(matrix)
         if data.dtype.kind not in "biuf":
             raise TypeError(f"SparseOperator: the matrix must hold real numbers, got {data.dtype}")
-        if data.dtype not in (np.float32, np.float64):
-            data = data.astype(np.float32)
-        self._init(Plan(pattern), data)
+        kind = np.float64 if data.dtype.newbyteorder("=") == np.float64 else np.float32
+        self._init(Plan(pattern), np.ascontiguousarray(data, kind))
 
     def _init(self, plan: Plan, data: np.ndarray[Any, Any], turned: SparseOperator | None = None) -> None:
-        self._plan, self.data, self._turned = plan, data, turned
+        self._plan, self._data, self._turned = plan, data, turned
         pattern = plan.pattern
         self.shape = pattern.shape if turned is None else pattern.shape[::-1]
         self._local = threading.local()
 
     @property
+    def data(self) -> np.ndarray[Any, Any]:
+        """The stored values, to be written into: `operator.data[:] = values`."""
+        return self._data
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values, and of every product."""
-        return self.data.dtype
+        return self._data.dtype
 
     @lazy
     def T(self) -> SparseOperator:
@@ -68,7 +72,7 @@ class SparseOperator:
         if self._turned is not None:
             return self._turned
         turned = object.__new__(SparseOperator)
-        turned._init(self._plan, self.data, self)
+        turned._init(self._plan, self._data, self)
         return turned
 
     def __matmul__(self, x: Any) -> np.ndarray[Any, Any]:
@@ -95,7 +99,7 @@ class SparseOperator:
         columns = given if given.ndim == 2 else given[:, np.newaxis]
         batch, tiles = columns.shape[1], tiles_of(columns.shape[1])
         columns, out = self._wide(columns, tiles), np.empty((self.shape[0], tiles * LANES), self.dtype)
-        self._run("product", tiles, columns, self.data, out)
+        self._run("product", tiles, columns, out)
         return out[:, :batch] if given.ndim == 2 else out[:, 0].copy()
 
     def __rmatmul__(self, x: Any) -> np.ndarray[Any, Any]:
@@ -124,13 +128,13 @@ class SparseOperator:
             x, dy = x[:, np.newaxis], dy[:, np.newaxis]
         tiles = tiles_of(x.shape[1])
         x, dy = self._wide(x, tiles), self._wide(dy, tiles)
-        grad = np.empty_like(self.data)
+        grad = np.empty_like(self._data)
         self._run("gradient", tiles, x, dy, grad)
         return grad
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The matrix, sharing its values unless this is a transpose."""
-        matrix = self._plan.pattern.to_scipy(self.data)
+        matrix = self._plan.pattern.to_scipy(self._data)
         return matrix if self._turned is None else matrix.T.tocsr()
 
     def _checked(self, x: Any, rows: int) -> np.ndarray[Any, Any]:
@@ -163,11 +167,11 @@ class SparseOperator:
             programs[key] = Program(tape, stand_ins)
         programs[key].run(*[array.ctypes.data for array in arrays])
 
-    def _product(self, kernels: Any, tiles: int, x: Any, data: Any, out: Any) -> None:
-        plan, turned = self._plan, self._turned is not None
+    def _product(self, kernels: Any, tiles: int, x: Any, out: Any) -> None:
+        plan, turned, data = self._plan, self._turned is not None, self._data
         if turned:
-            in_order, data = data, np.empty_like(data)
-            kernels.reorder(in_order, plan.perm, data)
+            data = np.empty_like(data)
+            kernels.reorder(self._data, plan.perm, data)
         # y's lines go straight to their places in ordinary rows.
         grid = Grid(1, 0, 0, 1, 0, 0, tiles, len(x) * LANES, LANES, tiles * LANES)
         layout = plan.transposed if turned else plan.forward
@@ -184,7 +188,7 @@ class SparseOperator:
         vars(self).update(state, _local=threading.local())
 
     def __repr__(self) -> str:
-        return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self.data.size:,} stored)"
+        return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self._data.size:,} stored)"
 
 
 def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:

@@ -59,6 +59,25 @@ def test_values_are_shared_and_later_changes_count():
     np.testing.assert_array_equal(ours @ x, 2 * before)
 
 
+def test_values_that_do_not_lie_side_by_side_or_are_swapped_are_copied():
+    a, x = matrix(), numbers((53, 16), dtype=np.float32)
+    room = np.zeros((a.nnz, 2), np.float32)
+    room[:, 1] = a.data
+    spread = scipy.sparse.csr_array((room[:, 1], a.indices, a.indptr), shape=a.shape)
+    np.testing.assert_array_equal(SparseOperator(spread) @ x, SparseOperator(a) @ x)
+    swapped, wide = a.astype(np.float64), x.astype(np.float64)
+    swapped.data /= 3
+    expected = swapped @ wide
+    swapped.data = swapped.data.astype(">f8")
+    np.testing.assert_allclose(SparseOperator(swapped) @ wide, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_values_cannot_be_replaced_by_others():
+    ours = SparseOperator(matrix())
+    with pytest.raises(AttributeError, match="no setter"):
+        ours.data = np.zeros(3, np.float32)
+
+
 @pytest.mark.parametrize("form", ["coo", "csc", "lil", "unsorted", "duplicates", "int"])
 def test_other_matrices_are_converted(form):
     a = matrix()

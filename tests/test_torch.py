@@ -275,6 +275,29 @@ def test_a_trained_model_keeps_the_largest():
     model(torch.randn(2, 1, 12, 12)).sum().backward()
 
 
+@pytest.mark.parametrize("made", [lambda: nn.Linear(20, 6), lambda: nn.Conv2d(2, 4, 3)], ids=["linear", "conv"])
+def test_a_pruned_layer_counts_as_of_its_last_step_and_not_its_last_pass(made):
+    layer, x = made(), torch.randn(3, 20) if isinstance(made(), nn.Linear) else torch.randn(3, 2, 8, 8)
+    for name in ("weight", "bias"):
+        prune.l1_unstructured(layer, name, 0.5)
+    layer(x)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1)
+    sparse = SparseLinear.from_linear(layer) if isinstance(layer, nn.Linear) else SparseConv2d.from_conv(layer)
+    assert torch.allclose(sparse(x), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1, float("nan")])
+def test_a_sparsity_out_of_range_is_refused(sparsity):
+    for refuse in (
+        lambda: SparseLinear.from_linear(nn.Linear(5, 4), sparsity),
+        lambda: SparseConv2d.from_conv(nn.Conv2d(2, 4, 3), sparsity), lambda: sparsify(nn.Linear(5, 4), sparsity),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="sparsity must be at least 0 and below 1, got"):
+            refuse()
+
+
 def test_masks_that_were_made_permanent_and_masked_zeros():
     layer = nn.Linear(6, 4)
     prune.random_unstructured(layer, "weight", 0.5)

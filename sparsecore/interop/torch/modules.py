@@ -167,12 +167,17 @@ class SparseLinear(SparseModule):
         sparsity : float, optional
             Keep the largest |w| of those. What is zero and not masked stays, if this is not given and there is a mask;
             without either, zeros go.
+
+        Raises
+        ------
+        ValueError
+            If the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept
+        from .sparsify import kept, pruned
 
         weight = linear.weight.detach()
         pattern, data = kept(linear, sparsity)
-        return cls.of(pattern, data, linear.bias, device=weight.device, dtype=weight.dtype)
+        return cls.of(pattern, data, pruned(linear, "bias"), device=weight.device, dtype=weight.dtype)
 
     def to_linear(self) -> nn.Linear:
         """The dense layer that computes the same."""
@@ -237,16 +242,16 @@ class SparseConv2d(SparseModule):
         Raises
         ------
         ValueError
-            If it pads with anything but as many zeros on either side.
+            If it pads with anything but as many zeros on either side, or the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept
+        from .sparsify import kept, pruned
 
-        weight = conv.weight.detach()
+        weight, bias = conv.weight.detach(), pruned(conv, "bias")
         pattern, data = kept(conv, sparsity)
-        bias = False if conv.bias is None else conv.bias.detach()
+        given = False if bias is None else bias
         steps = [conv.kernel_size, conv.stride, _padding(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
-        return cls(pattern, *sizes, weight=data, bias=bias, device=weight.device, dtype=weight.dtype)
+        return cls(pattern, *sizes, weight=data, bias=given, device=weight.device, dtype=weight.dtype)
 
     def to_conv(self) -> nn.Conv2d:
         """The dense convolution that computes the same, without groups."""

@@ -46,8 +46,7 @@ def sparsify(
         If the sparsity is out of range, a name in `skip` is not a module's, a weight belongs to two layers, or a
         convolution pads with something else than zeros.
     """
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise ValueError(f"sparsify: sparsity must be at least 0 and below 1, got {sparsity}")
+    _check(sparsity)
     modules = dict(model.named_modules())
     if unknown := set(skip) - set(modules):
         raise ValueError(f"sparsify: skip must name modules of the model, got {', '.join(sorted(unknown))}")
@@ -85,8 +84,10 @@ def _replacement(module: nn.Linear | nn.Conv2d, sparsity: float | None) -> Spars
 
 def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
     """The pattern of the connections that a dense layer keeps, and their values; see `sparsify`."""
-    mask = getattr(layer, "weight_mask", None)
-    weight = (layer.weight if mask is None else layer.weight_orig * mask).detach().cpu()
+    _check(sparsity)
+    mask, weight = getattr(layer, "weight_mask", None), pruned(layer, "weight")
+    assert weight is not None
+    weight = weight.cpu()
     values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
     keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
     if sparsity is not None:
@@ -99,6 +100,19 @@ def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[Sparsity
     indptr = np.searchsorted(where, np.arange(rows + 1))
     pattern = SparsityPattern((rows, columns * groups), indptr, shifted)
     return pattern, values.reshape(rows, columns)[where, within]
+
+
+def pruned(layer: nn.Linear | nn.Conv2d, name: str) -> torch.Tensor | None:
+    """A parameter as its `torch.nn.utils.prune` mask leaves it; `layer.name` itself is made anew in each forward pass
+    only, and may be older than the last step of an optimizer."""
+    mask = getattr(layer, f"{name}_mask", None)
+    found = getattr(layer, name) if mask is None else getattr(layer, f"{name}_orig") * mask
+    return None if found is None else found.detach()
+
+
+def _check(sparsity: float | None) -> None:
+    if sparsity is not None and not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}")
 
 
 def _largest(values: np.ndarray, keep: np.ndarray, count: int) -> np.ndarray:
