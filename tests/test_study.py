@@ -22,11 +22,12 @@ from sparsecore.models.catalogue import MODELS
 from sparsecore import options as train_options
 from sparsecore.study import slides, studies
 from sparsecore.study.__main__ import main
+from sparsecore.study.archive import Archive, course_of, read_archives, write_archive
 from sparsecore.study.cost import seconds_of
 from sparsecore.study.figures import by_sparsity
 from sparsecore.study.outcome import Outcome, dead_classes, read_outcome, write
 from sparsecore.study.readings import beside_slides, course, dead_runs, explained, versus
-from sparsecore.study.report import Report, Section, write_csv
+from sparsecore.study.report import Report, Section, parts, write_csv
 from sparsecore.study.results import Cell, Results, against_slides, differ, gather
 from sparsecore.study.run import Run, prune, train
 from sparsecore.study.runner import board_of
@@ -61,7 +62,7 @@ def results(*rows: tuple[Point, Iterable[float]]) -> Results:
     cells = [
         Cell(each, {seed: outcome(a / 100) for seed, a in enumerate(accuracies)}) for each, accuracies in rows
     ]  # fmt: skip
-    return Results(tuple(cells), Path("nowhere"))
+    return Results(tuple(cells))
 
 
 def all_runs(points: Iterable[Point]) -> list[Run]:
@@ -154,9 +155,9 @@ def test_runs_that_lost_classes_are_found_and_named() -> None:
     found = {0: outcome(0.98), 1: outcome(0.8873, lost=[4]), 2: outcome(0.78, lost=[1, 7])}
     bad = Cell(point("retrained", 90.0), found)
     good = Cell(point("retrained", 50.0), {0: outcome(0.98)})
-    said = dead_runs(Results((bad, good), Path("nowhere")))
+    said = dead_runs(Results((bad, good)))
     assert said == "2 of 4 runs lost classes: a table, retrained at 90: class 4 at 88.7%, classes 1 7 at 78.0%."
-    assert dead_runs(Results((good,), Path("nowhere"))) == "No run of 1 lost a class."
+    assert dead_runs(Results((good,))) == "No run of 1 lost a class."
 
 
 # -- what is read from numbers ---------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_the_verdict_on_the_logits_follows_the_runs(
     lost = dict(zip((p.series for p in points), (with_relu, without), strict=True))
     cells = [Cell(p, {s: outcome(0.88, lost=[3]) if s in lost[p.series] else outcome(0.98) for s in range(9)})
              for p in points]  # fmt: skip
-    assert wanted in study.readings(Results(tuple(cells), Path("nowhere")))[0]
+    assert wanted in study.readings(Results(tuple(cells)))[0]
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
@@ -255,7 +256,7 @@ def test_every_study_draws_and_reads_what_it_is_given(name: str) -> None:
     known = {p.run.seeded(seed).key: outcome(0.9 + 0.0005 * k + 0.001 * seed) for k, p in enumerate(points)
              for seed in range(3)}  # fmt: skip
     for some in (known, dict(list(known.items())[::4]), dict(list(known.items())[:1])):
-        found = gather(points, range(3), some, Path("nowhere"))
+        found = gather(points, range(3), Archive(some, {}))
         readings = study.readings(found)
         assert readings or len(found.cells) == 1
         assert all(line.endswith(".") and "nan" not in line for line in readings)
@@ -284,8 +285,8 @@ def test_the_report_says_what_the_numbers_say() -> None:
     assert len(report.outcomes) == 6
     assert report.summary() == [
         "6 runs in 0.0 hours of one core.",
-        "In 1 of 2 cells (50%) our mean is higher than the slides' number.", "No run lost a class.", "1 runs failed.",
-        "3 runs are not made yet: this is a report of what there is.",
+        "In 1 of 2 cells (50%) our mean is higher than the slides' number.", "No run lost a class.", "1 run failed.",
+        "3 runs not made yet: this is a report of what there is.",
     ]  # fmt: skip
 
 
@@ -326,6 +327,65 @@ def test_the_csv_has_a_line_for_each_run(tmp_path: Path) -> None:
         ("s", "0", "0", "0.98"), ("s", "0", "1", "0.981"), ("s", "90", "0", "0.96")
     ]  # fmt: skip
     assert "--seed=1" in rows[1]["command"]
+
+
+# -- what is kept of runs that are elsewhere -------------------------------------------------------------------------
+
+
+def test_outcomes_in_a_file_are_those_that_were_written(tmp_path: Path) -> None:
+    runs = [RETRAINED.seeded(seed) for seed in (0, 1, 1)]
+    course = [{"event": "prune", "step": 3, "layers": [{"name": "a 1→2", "sparsity": 0.5}]}]
+    outcomes = {run.key: outcome(0.9 + 0.01 * k, lost=[k]) for k, run in enumerate(runs)} | {"another": outcome(0.1)}
+    write_archive(tmp_path / "all.jsonl", runs, Archive(outcomes, {runs[0].key: course}))
+    read = read_archives([tmp_path / "all.jsonl"])
+    assert read == ({run.key: outcomes[run.key] for run in runs}, {runs[0].key: course})
+    write_archive(tmp_path / "one.jsonl", runs[:1], Archive(outcomes, {}))
+    both = read_archives([tmp_path / "one.jsonl", tmp_path / "all.jsonl"])
+    assert both == read, "files add up"
+    assert str(runs[0]) in (tmp_path / "all.jsonl").read_text().replace('\\"', '"')
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"run": "a", "command": "b"}', '"text"', "\0"])
+def test_a_file_that_holds_no_outcomes_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    write_archive(path, [DENSE], Archive({DENSE.key: outcome(0.9)}, {}))
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=r"runs.jsonl, line 2: expected a run"):
+        read_archives([path])
+    assert main(["--from", str(path), "--dry-run"]) == 2
+
+
+def test_runs_that_are_elsewhere_are_not_made_again_but_where_their_network_is_needed(tmp_path: Path) -> None:
+    there = {run.key: outcome(0.9) for run in (DENSE, RETRAINED)}
+    board = board_of([DENSE, RETRAINED], tmp_path, there)
+    assert not board.waiting and set(board.finished) == set(there)
+    board = board_of([DENSE, PRUNED, RETRAINED], tmp_path, there)
+    assert set(board.waiting) == {DENSE, PRUNED} and set(board.finished) == {RETRAINED.key}
+    (tmp_path / DENSE.key).mkdir()
+    write(tmp_path / DENSE.key, outcome(0.9))
+    assert board_of([DENSE, PRUNED, RETRAINED], tmp_path, there).waiting == [PRUNED]
+
+
+def test_parts_name_their_commit_and_machine() -> None:
+    runs = [DENSE.seeded(0), DENSE.seeded(1), train("lenet5", "cifar10", RECIPE)]
+    found = {runs[0].key: outcome(0.9), runs[1].key: outcome(0.9),
+             runs[2].key: replace(outcome(0.9), commit="def", machine="another, 8 cores")}  # fmt: skip
+    assert parts([*runs, *runs], found) == [
+        "mnist-subset: 2 runs, 6 s of one core, commit abc, version 0, on a machine, 2 cores",
+        "cifar10: 1 run, 3 s of one core, commit def, version 0, on another, 8 cores",
+    ]
+
+
+def test_courses_keep_what_is_drawn(tmp_path: Path) -> None:
+    layer = {"layer": 0, "name": "a", "threshold": 0.123456789, "removed": 3, "connections": 9, "sparsity": 0.25}
+    lines = [{"event": "epoch", "epoch": 1, "train_loss": 2.0, "test_accuracy": 0.5}, {"event": "result"},
+             {"event": "prune", "epoch": 0.5, "step": 7, "accuracy_before": 0.5, "accuracy_after": 0.25,
+              "layers": [layer]}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = course_of(tmp_path)
+    assert first == {"event": "epoch", "epoch": 1, "test_accuracy": 0.5}
+    assert second["layers"] == [{"name": "a", "sparsity": 0.25, "threshold": 0.123457, "removed": 3}]
+    assert course_of(tmp_path / "nowhere") == []
 
 
 def test_a_cell_is_compared_once_however_many_studies_show_it() -> None:
@@ -391,7 +451,8 @@ def test_runs_are_made_once_and_reported(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "3/3  digits, runs, 2, seed 0" in said
-    for name in ("report.html", "results.md", "runs.csv"):
+    assert "3 runs made in" in said
+    for name in ("report.html", "results.md", "runs.csv", "runs.jsonl"):
         assert (tmp_path / "out" / name).stat().st_size > 500
     found = {run.key: read_outcome(tmp_path / "out" / "runs" / run.seeded(0).key) for run in (DENSE, PRUNED, RETRAINED)}
     dense, pruned, retrained = (found[run.key] for run in (DENSE, PRUNED, RETRAINED))
@@ -403,6 +464,12 @@ def test_runs_are_made_once_and_reported(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")}
     assert main(command) == 0
     assert "0 runs to make, 3 more are there" in capsys.readouterr().out
+    file, other = str(tmp_path / "out" / "runs.jsonl"), tmp_path / "other"
+    assert main(["small", "--quick", "--from", file, "--out", str(other)]) == 0
+    assert "0 runs to make, 3 more are there" in capsys.readouterr().out
+    assert not list((other / "runs").iterdir())
+    assert (other / "runs.jsonl").read_text() == Path(file).read_text(), "as much is known there as here"
+    assert (other / "runs.csv").read_text() == (tmp_path / "out" / "runs.csv").read_text()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")} == before
 
 

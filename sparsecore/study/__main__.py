@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from ..interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
     from ..options import Parser
+    from .archive import Archive
     from .report import Report
     from .run import Run
     from .runner import Board
@@ -45,20 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    from .archive import read_archives
     from .progress import duration, show
+    from .readings import counted
     from .runner import Maker, board_of
 
     options = _options(arguments)
     plan = Plan(options)
     runs = plan.out / "runs"
-    board = board_of(plan.runs, runs)
+    elsewhere = read_archives(map(Path, options.get("from", ())))
+    board = board_of(plan.runs, runs, elsewhere.outcomes)
     _say_estimate(board, plan)
     if options.get("dry_run"):
         return 0
+    _check_data(board, options)
     runs.mkdir(parents=True, exist_ok=True)
     with (plan.out / "lock").open("w") as lock:
         _lock(lock, plan.out)
-        board = board_of(plan.runs, runs)
+        board = board_of(plan.runs, runs, elsewhere.outcomes)
+        begun, count = time.monotonic(), len(board.waiting)
         shown = show(board, plan.names, runs, plan.workers, plan.keys)
         maker = Maker(
             board, runs, workers=plan.workers, shown=shown, hold=lock.fileno(), data_dir=options.get("data_dir")
@@ -69,7 +76,9 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
         finally:
             shown.close()
         interrupts.stop = None
-        for path in _written(_report(plan, board, arguments), plan):
+        if made := count - len(board.waiting) - len(board.failed):
+            print(f"{counted(made, 'run')} made in {duration(time.monotonic() - begun)}")
+        for path in _written(plan, board, elsewhere, arguments):
             print(path)
     if interrupts.status:
         left = f"about {duration(board.remaining / plan.workers)} of work is left"
@@ -92,6 +101,8 @@ class Plan:
         The folder of everything, and the Markdown page.
     runs : list of Run
         All, with their seeds.
+    everything : list of Run
+        Those that they come from too.
     names : dict of str to str
         What people call a run, by its key.
     keys : dict of str to set of str
@@ -109,6 +120,7 @@ class Plan:
         self.results = Path(options.get("results", self.out / "results.md"))
         self.studies: list[Study] = [STUDIES[name] for name in options["names"] or STUDIES]
         self.runs: list[Run] = []
+        self.everything: list[Run] = []
         self.names: dict[str, str] = {}
         self.keys: dict[str, set[str]] = {}
         for study in self.studies:
@@ -122,6 +134,7 @@ class Plan:
 
     def _add(self, study: Study, run: Run, name: str) -> None:
         self.runs.append(run)
+        self.everything += [*run.sources(), run]
         for each in (*run.sources(), run):
             self.keys.setdefault(study.title, set()).add(each.key)
             self.names.setdefault(each.key, name if each is run else f"what comes before {name}")
@@ -151,6 +164,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--dataset", choices=("mnist", "cifar10"), help="the part of the studies on this data set; both if not given"
     )
+    parser.add_argument(
+        "--from", action="append", metavar="FILE", help="a runs.jsonl, whose runs need not be made; may be repeated"
+    )
     parser.add_argument("--out", metavar="DIR", help="for runs, which are kept, and reports: runs/study if not given")
     parser.add_argument("--results", metavar="FILE", help="the report in Markdown: results.md in --out if not given")
     parser.add_argument("--workers", type=count, help="processes, one for each core if not given")
@@ -168,20 +184,24 @@ def _study(text: str) -> str:
 
 
 def _scale(options: dict[str, Any]) -> Scale:
-    """The networks that can be studied here. Raises ValueError where a data set is missing."""
-    from ..data import load
+    """The networks that are studied."""
     from .scale import full, quick
 
     if options.get("quick"):
         if "dataset" in options:
             raise ValueError("--dataset: not with --quick, which uses the embedded digits")
         return quick()
-    wanted = (options["dataset"],) if "dataset" in options else ("mnist", "cifar10")
-    for name in wanted:
+    return full((options["dataset"],) if "dataset" in options else ("mnist", "cifar10"))
+
+
+def _check_data(board: Board, options: dict[str, Any]) -> None:
+    """Raise ValueError where a data set is missing that runs need."""
+    from ..data import load
+
+    for name in sorted({run.dataset for run in board.waiting}):
         if load(name, data_dir=options.get("data_dir")).name != name:
             raise ValueError(f"{name} is not here and could not be fetched: python -m sparsecore.data fetch {name}, "
                              "or try --quick, which uses the embedded digits")  # fmt: skip
-    return full(wanted)
 
 
 def _say_estimate(board: Board, plan: Plan) -> None:
@@ -190,43 +210,55 @@ def _say_estimate(board: Board, plan: Plan) -> None:
 
     parts: dict[str, float] = {}
     for run in board.waiting:
-        dataset = next(each.options["dataset"] for each in (*run.sources(), run) if each.kind == "train")
-        parts[dataset] = parts.get(dataset, 0.0) + seconds_of(run)
+        parts[run.dataset] = parts.get(run.dataset, 0.0) + seconds_of(run)
     shares = "".join(f"\n  {name}: about {duration(each / plan.workers)}" for name, each in sorted(parts.items()))
     cached = f", {board.cached} more are there" if board.cached else ""
     print(f"{len(board.waiting)} runs to make{cached}, {plan.workers} at a time, in {plan.out}: about "
           f"{duration(sum(parts.values()) / plan.workers)}{shares if len(parts) > 1 else ''}", flush=True)  # fmt: skip
 
 
-def _report(plan: Plan, board: Board, arguments: list[str]) -> Report:
-    from .report import Report, Section
+def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) -> Report:
+    from .report import Report, Section, parts
     from .results import gather
 
     sections = []
     for study in plan.studies:
-        results = gather(study.points(plan.scale), plan.seeds_of(study), board.finished, plan.out / "runs")
+        results = gather(study.points(plan.scale), plan.seeds_of(study), archive)
         if results.cells:
             sections.append(Section(study, results, study.figures(results), study.readings(results)))
-    outcomes = board.finished.values()
-    commits = sorted({f"commit {each.commit}, version {each.version}" for each in outcomes})
     return Report(
         sections, failures={plan.names.get(run.key, run.key): why for run, why in board.failed.items()},
         missing=len(board.waiting), command=" ".join([PROGRAM, *arguments]),
-        where=[*commits, *sorted({each.machine for each in outcomes})], quick=plan.quick,
+        where=parts(plan.everything, archive.outcomes), quick=plan.quick,
     )  # fmt: skip
 
 
-def _written(report: Report, plan: Plan) -> list[Path]:
+def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
+    """What is known of all runs, those made elsewhere included."""
+    from .archive import Archive, course_of
+
+    drawn = [point.run.seeded(0).key for study in plan.studies if study.over_time for point in study.points(plan.scale)]
+    here = {key: course for key in drawn if (course := course_of(plan.out / "runs" / key))}
+    there = {key: elsewhere.courses[key] for key in drawn if key in elsewhere.courses}
+    return Archive(board.finished, there | here)
+
+
+def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str]) -> list[Path]:
+    """Write the report in all its forms, and gives their paths."""
+    from .archive import write_archive
     from .markdown import write_markdown
     from .page import write_page
     from .report import write_csv
 
-    page, table = plan.out / "report.html", plan.out / "runs.csv"
+    archive = _archive(plan, board, elsewhere)
+    report = _report(plan, board, archive, arguments)
+    page, table, lines = (plan.out / name for name in ("report.html", "runs.csv", "runs.jsonl"))
     write_page(report, page)
     write_csv(report, table)
+    write_archive(lines, plan.everything, archive)
     plan.results.parent.mkdir(parents=True, exist_ok=True)
     write_markdown(report, plan.results)
-    return [page, plan.results, table]
+    return [page, plan.results, table, lines]
 
 
 def _lock(lock: Any, out: Path) -> None:

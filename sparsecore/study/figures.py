@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from math import log10
 from typing import Any
 
-from .outcome import records
 from .results import Cell, Results
 from .run import Run
 
@@ -100,7 +99,7 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     figure, (thresholds, sparsities, accuracies) = panels(3)
     _, last = runs[-1]
     layers: dict[str, list[dict[str, Any]]] = {}
-    for record in records(results.folder(last)):
+    for record in results.course(last):
         if record["event"] == "prune":
             for layer in record["layers"]:
                 layers.setdefault(layer["name"], []).append(layer | {"step": record["step"]})
@@ -111,7 +110,7 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
         if removing:  # where nothing goes there is no threshold
             thresholds.plot(*zip(*removing, strict=True), color=colour, label=layer)
     for colour, (label, run) in zip(COLOURS, runs, strict=False):
-        if course := _accuracies(records(results.folder(run))):
+        if course := _accuracies(results.course(run)):
             accuracies.plot(*zip(*course, strict=True), color=colour, label=label, linewidth=1.2)
     thresholds.set(xlabel="step", ylabel="threshold, |w|", title=f"threshold, {runs[-1][0]}")
     sparsities.set(xlabel="step", ylabel="connections removed, %", title=f"layer sparsity, {runs[-1][0]}")

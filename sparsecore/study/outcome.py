@@ -105,10 +105,14 @@ def write(folder: Path, outcome: Outcome) -> None:
 def read_outcome(folder: Path) -> Outcome | None:
     """What came of the run in a folder; None if it is not finished, or the file is not whole."""
     try:
-        found: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
+        return outcome_of(json.loads((folder / NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def outcome_of(found: dict[str, Any]) -> Outcome:
+    """An outcome that was written as JSON. Raises KeyError or TypeError if it is none."""
+    return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ def versus(results: Results, table: str, a: str, b: str) -> list[str]:
     behind = [(cell, other) for cell, other in pairs if differ(cell, other) < 0]
     even = [cell for cell, other in pairs if differ(cell, other) == 0]
     if len(even) == len(pairs):
-        return [f"{table}: {a} and {b} cannot be told apart in any of {_counted(len(pairs), 'column')}."]
+        return [f"{table}: {a} and {b} cannot be told apart in any of {counted(len(pairs), 'column')}."]
     parts = [f"is ahead of {b} at {_by(ahead)}" if ahead else "", f"is behind {b} at {_by(behind)}" if behind else "",
              f"cannot be told from {b} at {_columns(even)}" if even else ""]  # fmt: skip
     return [f"{table}: {a} {_joined(part for part in parts if part)}."]
@@ -62,7 +62,7 @@ def explained(cell: Cell) -> str:
     assert cell.point.slides is not None
     below = cell.point.slides - cell.mean
     if cell.dead:
-        return f"{cell.dead} of {_counted(len(cell.outcomes), 'run')} lost classes: {_lost(cell)}"
+        return f"{cell.dead} of {counted(len(cell.outcomes), 'run')} lost classes: {_lost(cell)}"
     if below <= 2 * cell.error:
         return f"{below:.2f} points below, within two standard errors of our mean ({2 * cell.error:.2f})"
     fits = [outcome.train_accuracy for outcome in cell.outcomes if outcome.train_accuracy is not None]
@@ -72,7 +72,7 @@ def explained(cell: Cell) -> str:
     if fit - cell.mean > 1:
         return f"{below:.2f} points below: it fits the training set ({fit:.1f}%) better than the test set"
     epochs = cell.outcomes[0].epochs
-    return f"{below:.2f} points below: after {_counted(epochs, 'epoch')} it does not fit the training set either " \
+    return f"{below:.2f} points below: after {counted(epochs, 'epoch')} it does not fit the training set either " \
            f"({fit:.1f}%)"  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _lost(cell: Cell) -> str:
 def _above(row: Sequence[Cell]) -> str:
     gaps = [cell.mean - (cell.point.slides or 0.0) for cell in row]
     below = [(cell, gap) for cell, gap in zip(row, gaps, strict=True) if gap <= 0]
-    count = f"our mean is above the slides' number in {len(row) - len(below)} of {_counted(len(row), 'column')}"
+    count = f"our mean is above the slides' number in {len(row) - len(below)} of {counted(len(row), 'column')}"
     if below:
         return f"{count}, and not at {_joined(f'{name(cell)} ({gap:+.2f} points)' for cell, gap in below)}"
     return f"{count}, by {min(gaps):.2f} to {max(gaps):.2f} points" if len(row) > 1 else f"{count}, by {gaps[0]:.2f}"
@@ -124,5 +124,6 @@ def _joined(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """So many of something."""
     return f"{count} {what}" + "s" * (count != 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import figures
 from .outcome import Outcome
-from .readings import column
+from .progress import duration
+from .readings import column, counted
 from .results import Cell, Results, against_slides
+from .run import Run
 from .study import Drawing, Study
 
 
@@ -38,7 +40,7 @@ class Report:
     command : str
         That makes this report.
     where : sequence of str
-        The commits and machines of the runs.
+        From what commits and on what machines the runs were made.
     quick : bool
         Whether the runs were cut short, so that nothing is proved by them.
     """
@@ -80,20 +82,31 @@ class Report:
         """The report in a few sentences."""
         outcomes = self.outcomes.values()
         hours = sum(outcome.seconds for outcome in outcomes) / 3600
-        lines = [f"{len(outcomes)} runs in {hours:.1f} hours of one core."]
+        lines = [f"{counted(len(outcomes), 'run')} in {hours:.1f} hours of one core."]
         if self.compared and not self.quick:
             above = len(self.compared) - len(self.below)
             lines.append(f"In {above} of {len(self.compared)} cells ({above / len(self.compared):.0%}) our mean is "
                          "higher than the slides' number.")  # fmt: skip
         lost = sum(cell.dead for cell in self.dead)
-        lines.append(f"{lost} runs lost classes." if lost else "No run lost a class.")
+        lines.append(f"{counted(lost, 'run')} lost classes." if lost else "No run lost a class.")
         if self.failures:
-            lines.append(f"{len(self.failures)} runs failed.")
+            lines.append(f"{counted(len(self.failures), 'run')} failed.")
         if self.missing:
-            lines.append(f"{self.missing} runs are not made yet: this is a report of what there is.")
+            lines.append(f"{counted(self.missing, 'run')} not made yet: this is a report of what there is.")
         if self.quick:
             lines.append("These are quick runs on a small part of the data, which prove nothing about the slides.")
         return lines
+
+
+def parts(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Which runs were made from what and where: a line for each data set, commit and machine."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for key, run in {run.key: run for run in runs}.items():
+        if key in outcomes:
+            o = outcomes[key]
+            found.setdefault((run.dataset, o.commit, o.version, o.machine), []).append(o.seconds)
+    return [f"{dataset}: {counted(len(seconds), 'run')}, {duration(sum(seconds))} of one core, commit {commit}, "
+            f"version {version}, on {machine}" for (dataset, commit, version, machine), seconds in found.items()]
 
 
 def table_of(results: Results, table: str) -> tuple[list[float | str], list[tuple[str, list[Cell | None]]]]:

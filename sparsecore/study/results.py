@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, sqrt
-from pathlib import Path
 from statistics import fmean, stdev
 
+from .archive import Archive, Course
 from .outcome import Outcome
 from .run import Run
 from .study import Point
@@ -85,14 +85,14 @@ class Results:
     ----------
     cells : tuple of Cell
         Those with at least one finished run, in the order of the points.
-    runs : Path
-        The folder of the runs' folders.
+    courses : mapping of str to list of dict
+        What the runs that are drawn over time came through, by their keys.
     seed : int
         The first seed.
     """
 
     cells: tuple[Cell, ...]
-    runs: Path
+    courses: Mapping[str, Course] = field(default_factory=dict)
     seed: int = 0
 
     @property
@@ -112,20 +112,20 @@ class Results:
         others = {cell.point.x: cell for cell in self.row(table, b)}
         return [(cell, others[cell.point.x]) for cell in self.row(table, a) if cell.point.x in others]
 
-    def folder(self, run: Run) -> Path:
-        """The folder of a run with the first seed."""
-        return self.runs / run.seeded(self.seed).key
+    def course(self, run: Run) -> Course:
+        """What a run with the first seed came through; nothing if that is not known."""
+        return self.courses.get(run.seeded(self.seed).key, [])
 
 
-def gather(points: Iterable[Point], seeds: Sequence[int], outcomes: Mapping[str, Outcome], runs: Path) -> Results:
-    """A study's results from all runs' outcomes by key."""
+def gather(points: Iterable[Point], seeds: Sequence[int], archive: Archive) -> Results:
+    """A study's results from what is known of all runs."""
     cells = []
     for point in points:
         keys = {seed: point.run.seeded(seed).key for seed in seeds}
-        there = {seed: outcomes[key] for seed, key in keys.items() if key in outcomes}
+        there = {seed: archive.outcomes[key] for seed, key in keys.items() if key in archive.outcomes}
         if there:
             cells.append(Cell(point, there, len(keys) - len(there)))
-    return Results(tuple(cells), runs, min(seeds, default=0))
+    return Results(tuple(cells), archive.courses, min(seeds, default=0))
 
 
 def against_slides(results: Iterable[Results]) -> list[Cell]:

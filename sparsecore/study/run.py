@@ -41,6 +41,14 @@ class Run:
         return dict(self.items)
 
     @property
+    def dataset(self) -> str:
+        """What it, or what it comes from, is trained on."""
+        own = self.options.get("dataset")
+        if own is not None or self.source is None:
+            return str(own)
+        return self.source.dataset
+
+    @property
     def key(self) -> str:
         """The same for the same configuration, sources included; another for any other."""
         source = None if self.source is None else self.source.key

@@ -7,7 +7,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,19 +65,22 @@ class Board:
         return None
 
 
-def board_of(runs: Iterable[Run], folder: Path) -> Board:
-    """All runs and their sources, each once: what is cached is finished, the rest waits."""
+def board_of(runs: Iterable[Run], folder: Path, elsewhere: Mapping[str, Outcome] | None = None) -> Board:
+    """All runs and their sources, each once: what is cached is finished, the rest waits.
+
+    What came of runs `elsewhere` is taken for them, but nothing can start from their networks: where a run that waits
+    would, its source is made here.
+    """
+    runs, elsewhere = list(runs), elsewhere or {}
     wanted = {each.key: each for run in runs for each in (*run.sources(), run)}
-    board = Board([])
-    for key, run in wanted.items():
-        outcome = read_outcome(folder / key)
-        if outcome is None:
-            board.waiting.append(run)
-        else:
-            board.finished[key] = outcome
+    here = {key: found for key in wanted if (found := read_outcome(folder / key)) is not None}
+    missing = [run for run in runs if run.key not in here and run.key not in elsewhere]
+    waiting = {each.key: each for run in missing for each in (*run.sources(), run) if each.key not in here}
+    known = {key: elsewhere[key] for key in wanted if key in elsewhere and key not in waiting}
+    board = Board(list(waiting.values()), finished=known | here)
     board.cached = len(board.finished)
     order = _chains(board.waiting)
-    board.waiting.sort(key=lambda run: (run.options.get("dataset", ""), order[run]), reverse=True)
+    board.waiting.sort(key=lambda run: (run.dataset, order[run]), reverse=True)
     return board
 
 

@@ -64,6 +64,8 @@ class Study:
         From Results to sentences.
     seeds : int
         For each of the seeds that are asked for, so many are run.
+    over_time : bool
+        Whether its figures show the runs of the first seed over time.
     """
 
     name: str
@@ -75,3 +77,4 @@ class Study:
     figures: Callable[[Results], Sequence[Drawing]]
     readings: Callable[[Results], Sequence[str]]
     seeds: int = 1
+    over_time: bool = False

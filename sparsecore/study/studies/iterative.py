@@ -45,5 +45,5 @@ STUDY = Study(
     "connections removed, %",
     "As in the slides, pruned every 200 steps along the cubic curve, by magnitude, layer by layer. Where the slides do "
     "not say, pruning goes from a twentieth of the run to its half. The recipe (momentum, cosine) is this engine's.",
-    points, figures, readings,
+    points, figures, readings, over_time=True,
 )  # fmt: skip

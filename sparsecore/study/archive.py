@@ -1,0 +1,78 @@
+"""What came of many runs in one file, small enough to be committed: reports are made from it where the runs are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import replace
+from .outcome import Outcome, outcome_of, records
+from .run import Run
+
+Course = list[dict[str, Any]]
+"""A run's lines of metrics, as far as they are drawn over time."""
+DRAWN = ("event", "epoch", "step", "test_accuracy", "accuracy_before", "accuracy_after")
+OF_LAYERS = ("name", "sparsity", "threshold", "removed")
+
+
+class Archive(NamedTuple):
+    """Outcomes, and courses of those runs that are drawn over time, by the runs' keys."""
+
+    outcomes: Mapping[str, Outcome]
+    courses: Mapping[str, Course]
+
+
+def course_of(folder: Path) -> Course:
+    """What a run in a folder came through."""
+    found = []
+    for record in records(folder):
+        if record["event"] in ("epoch", "prune"):
+            line = {name: _short(record[name]) for name in DRAWN if name in record}
+            if "layers" in record:
+                line["layers"] = [{name: _short(layer[name]) for name in OF_LAYERS} for layer in record["layers"]]
+            found.append(line)
+    return found
+
+
+def write_archive(path: Path, runs: Iterable[Run], archive: Archive) -> None:
+    """A line of JSON for each of these runs that is in an archive: its key, its command, and what came of it."""
+    lines = []
+    for key, run in {run.key: run for run in runs}.items():
+        if key in archive.outcomes:
+            line = {"run": key, "command": str(run)} | asdict(archive.outcomes[key])
+            if key in archive.courses:
+                line["course"] = archive.courses[key]
+            lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")))
+    replace(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_archives(paths: Iterable[Path]) -> Archive:
+    """What is in these files together.
+
+    Raises
+    ------
+    ValueError
+        Names the file and the line that is no outcome of a run.
+    OSError
+    """
+    outcomes: dict[str, Outcome] = {}
+    courses: dict[str, Course] = {}
+    for path in paths:
+        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            try:
+                line = json.loads(text)
+                key, _ = str(line.pop("run")), line.pop("command")
+                course = line.pop("course", None)
+                outcomes[key] = outcome_of(line)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{path}, line {number}: expected a run as a study writes it to runs.jsonl") from None
+            if course is not None:
+                courses[key] = course
+    return Archive(outcomes, courses)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
