@@ -20,7 +20,7 @@ from .wiring import Grain, Wiring
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
 FREE = ("threads", "device", "data_dir", "save_every", "save_epochs", "check_every_step")
 """Options that change no bit of what is learned on one processor, and may differ when a run goes on."""
-HERE = ("out", "resume", "quiet", "help", "asked")
+HERE = ("out", "resume", "quiet", "no_curves", "help", "asked")
 """Options of one command, that a run does not keep."""
 
 Options = dict[str, Any]
@@ -140,6 +140,7 @@ def parser(models: Sequence[str]) -> Parser:
     run.add_argument(
         "--check-every-step", action="store_true", help="look after each step whether loss and parameters are finite"
     )
+    run.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
     run.add_argument("--quiet", action="store_true", help="print the result only")
     return made
 

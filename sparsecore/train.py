@@ -60,14 +60,14 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
                 raise ValueError(f"{options['out']}: expected a finished run's result, got another record") from None
             report.say(f"the run in {options['out']} is finished")
             report.result(line)
-            return _draw(RunFolder(options["out"]), anew=False)
+            return 0 if "no_curves" in options else _draw(RunFolder(options["out"]), anew=False)
         trainer = _trainer(options, checkpoint, report)
         trainer.prepare()
     except ValueError as error:
         return complain(PROGRAM, error, 2)
     except MemoryError:
         return complain(PROGRAM, "the run does not fit into this machine's memory: ask for fewer connections", 2)
-    return _train(trainer, report, interrupts)
+    return _train(trainer, report, interrupts, curves="no_curves" not in options)
 
 
 def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
@@ -237,7 +237,7 @@ def _with_logits(network: Network, options: Options) -> Network:
     return network
 
 
-def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
+def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts, *, curves: bool) -> int:
     from .checkpoint import CheckpointError
     from .divergence import Diverged
     from .progress import result_line
@@ -254,7 +254,7 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts) -> int:
     if result is None:
         return complain(PROGRAM, _stopped(trainer), interrupts.status)
     report.result(result_line(result))
-    return _draw(trainer.folder) if trainer.folder is not None else 0
+    return _draw(trainer.folder) if curves and trainer.folder is not None else 0
 
 
 def _draw(folder: RunFolder, *, anew: bool = True) -> int:

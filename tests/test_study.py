@@ -180,18 +180,18 @@ def test_versus_speaks_in_both_directions() -> None:
     ours, theirs = (point("RadiX-Net", x) for x in (0.1, 10.0)), (point("random", x) for x in (0.1, 10.0))
     better, worse = (98.0, 98.1, 97.9), (95.0, 95.1, 94.9)
     for first, second, wanted in (
-        (better, worse, "RadiX-Net is ahead of random at 0.1 (by 3.00 points)"),
-        (worse, better, "RadiX-Net is behind random at 0.1 (by 3.00 points)"),
+        (better, worse, "“RadiX-Net” is ahead of “random” at 0.1 (by 3.00 points)"),
+        (worse, better, "“RadiX-Net” is behind “random” at 0.1 (by 3.00 points)"),
     ):
         a, b = point("RadiX-Net", 0.1), point("random", 0.1)
         assert versus(results((a, first), (b, second)), "a table", "RadiX-Net", "random") == [f"a table: {wanted}."]
     found = results(*zip(ours, (better, worse), strict=True), *zip(theirs, (worse, worse), strict=True))
     assert versus(found, "a table", "RadiX-Net", "random") == [
-        "a table: RadiX-Net is ahead of random at 0.1 (by 3.00 points) and cannot be told from random at 10."
+        "a table: “RadiX-Net” is ahead of “random” at 0.1 (by 3.00 points) and cannot be told from “random” at 10."
     ]
     assert versus(found, "a table", "RadiX-Net", "nobody") == []
     same = results((point("a", 1.0), better), (point("b", 1.0), better))
-    assert versus(same, "a table", "a", "b") == ["a table: a and b cannot be told apart in any of 1 column."]
+    assert versus(same, "a table", "a", "b") == ["a table: “a” and “b” cannot be told apart at 1."]
 
 
 def test_course_names_the_best_the_worst_and_what_is_as_good() -> None:
@@ -212,10 +212,11 @@ def test_beside_the_slides_in_both_directions() -> None:
     ]
     mixed = results((point("s", 50.0, 97.0), (98.0,)), (point("s", 90.0, 96.5), (96.0,)), (point("t", 1.0), (50.0,)))
     assert beside_slides(mixed) == [
-        "a table, s: our mean is above the slides' number in 1 of 2 columns, and not at 90 (-0.50 points)."
+        "a table, s: our mean is above the slides' number in 1 of 2 columns, and not at 90 (−0.50 points)."
     ]
     equal = results((point("s", 50.0, 97.0), (97.0,)))
     assert not equal.cells[0].above_slides, "as high is not higher"
+    assert beside_slides(equal) == ["a table, s: our mean is not above the slides' number at 50 (+0.00 points)."]
 
 
 def test_cells_below_the_slides_are_explained_by_their_data() -> None:
@@ -284,8 +285,8 @@ def test_the_report_says_what_the_numbers_say() -> None:
     assert [cell.point.x for cell in report.compared] == [90.0, 0.0], "the furthest below first"
     assert len(report.outcomes) == 6
     assert report.summary() == [
-        "6 runs in 0.0 hours of one core.",
-        "In 1 of 2 cells (50%) our mean is higher than the slides' number.", "No run lost a class.", "1 run failed.",
+        "6 runs in 18 s of one core.",
+        "In 1 of 2 cells (50%) our mean is higher than the slides' number.", "No run lost classes.", "1 run failed.",
         "3 runs not made yet: this is a report of what there is.",
     ]  # fmt: skip
 

@@ -44,14 +44,23 @@ def accuracy_axis(axes: Any, cells: Sequence[Cell]) -> None:
     """Accuracy on an axis that is logarithmic in the error, so that 99 and 99.5 stand as far apart as 80 and 90."""
     lows = [min(cell.percents) for cell in cells] + [cell.point.slides for cell in cells if cell.point.slides]
     highs = [max(cell.percents) for cell in cells] + [cell.point.slides for cell in cells if cell.point.slides]
-    worst, best = 100 - min(lows), max(100 - max(highs), 0.02)
+    worst, best = min((100 - min(lows)) * 1.25, 100), max(100 - max(highs), 0.02) / 1.25
     axes.set_yscale("log")
-    axes.set_ylim(min(worst * 1.25, 100), best / 1.25)
-    ticks = [e for e in (90, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1.5, 1, 0.7, 0.5, 0.3, 0.2, 0.1) if best / 1.25 <= e]
-    ticks = [e for e in ticks if e <= min(worst * 1.25, 100)]
+    axes.set_ylim(worst, best)
+    ticks = _errors(best, worst)
     axes.set_yticks(ticks, [f"{100 - e:g}" for e in ticks])
     axes.set_yticks([], minor=True)
     axes.set_ylabel("test accuracy, %")
+
+
+def _errors(least: float, most: float) -> list[float]:
+    """Round errors between two, for a logarithmic axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = [e for e in (90, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1.5, 1, 0.7, 0.5, 0.3, 0.2, 0.1) if least <= e <= most]
+    if len(ticks) < 4:  # so near each other that an even scale is as good
+        ticks = [round(float(e), 4) for e in MaxNLocator(5).tick_values(least, most) if least <= e <= most and e > 0]
+    return ticks
 
 
 def draw_row(axes: Any, row: Sequence[Cell], place: Place, colour: str, label: str) -> None:
@@ -96,7 +105,7 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     runs : sequence of (str, Run)
         Thresholds and sparsities are those of the last one, accuracies of all.
     """
-    figure, (thresholds, sparsities, accuracies) = panels(3)
+    figure, (thresholds, sparsities, accuracies) = panels(3, width=3.8, height=3.3)
     _, last = runs[-1]
     layers: dict[str, list[dict[str, Any]]] = {}
     for record in results.course(last):

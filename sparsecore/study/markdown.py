@@ -26,7 +26,8 @@ def write_markdown(report: Report, path: Path) -> None:
 def _head(report: Report, pictures: Path) -> list[str]:
     lines = [" ".join(report.summary()), "", f"    {report.command}", "", *(f"- {each}" for each in report.where), "",
              "Test accuracy in percent at the end of each run, mean ± sample standard deviation over the seeds; in "
-             "brackets the slides' number, in bold where ours is not above it."]  # fmt: skip
+             "brackets the slides' number, in bold where ours is not above it. † marks cells with runs that lost "
+             "classes, … those with runs that are missing."]  # fmt: skip
     if report.compared:
         lines += ["", *_picture(overview(report.compared), pictures)]
     if report.below and not report.quick:
@@ -54,7 +55,8 @@ def _section(section: Section, pictures: Path) -> list[str]:
         lines += [f"| {series} | {' | '.join(map(_cell, cells))} |" for series, cells in rows]
         times = [cell.seconds for _, cells in rows for cell in cells if cell is not None and cell.seconds]
         if times:
-            lines += ["", f"Training took {min(times):.1f} to {max(times):.1f} s a run, on one core."]
+            span = " to ".join(dict.fromkeys(f"{each:.1f}" for each in (min(times), max(times))))
+            lines += ["", f"Training took {span} s a run, on one core."]
     return lines
 
 

@@ -44,7 +44,8 @@ ul { padding-left: 1.2em; max-width: 88ch } li { margin: .25em 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem }
 th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap;
   line-height: 1.35 }
-th { font-weight: 600 } th:first-child, td:first-child { text-align: left }
+th { font-weight: 600; vertical-align: bottom } th:first-child, td:first-child { text-align: left }
+th:first-child { white-space: normal; min-width: 11em; max-width: 15em }
 td small { color: var(--soft); display: block; font-size: .75rem } td i { font-style: normal; color: var(--soft) }
 code, pre { font: .8rem/1.5 ui-monospace, monospace }
 pre { background: var(--back); padding: 12px 16px; border-radius: 6px; overflow-x: auto; white-space: pre-wrap }
@@ -69,14 +70,13 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def _facts(report: Report) -> str:
-    outcomes = list(report.outcomes.values())
-    lost = sum(cell.dead for cell in report.dead)
-    facts = [(f"{len(outcomes)}", "runs", ""), (duration(sum(o.seconds for o in outcomes)), "of one core", "")]
+    facts = [(f"{len(report.outcomes)}", "runs", ""), (duration(report.seconds), "of one core", "")]
     if report.compared and not report.quick:
         above = len(report.compared) - len(report.below)
         good = above >= 0.9 * len(report.compared)
         facts.append((f"{above}/{len(report.compared)}", "cells above the slides'", "good" if good else "bad"))
-    facts.append((f"{lost}", "runs lost classes", "bad" if lost else "good"))
+    by_relu = f", and {report.lost_by_relu} with a ReLU on the logits" if report.lost_by_relu else ""
+    facts.append((f"{report.lost}", f"runs lost classes{by_relu}", "bad" if report.lost else "good"))
     if report.failures:
         facts.append((f"{len(report.failures)}", "runs failed", "bad"))
     shown = "".join(f'<div class="fact"><b class="{kind}">{value}</b><span>{what}</span></div>'
@@ -141,7 +141,7 @@ def _cell(cell: Cell | None) -> str:
     )
     title = escape(f"{cell.outcomes[0].connections:,} connections; " + ", ".join(f"{p:.2f}" for p in cell.percents))
     return (f'<td title="{title}"><span class="{kind}">{cell.mean:.2f}</span>{spread}{marks}'
-            f"<small>{' · '.join(notes)}</small></td>")  # fmt: skip
+            f"<small>{'<br>'.join(notes)}</small></td>")  # fmt: skip
 
 
 def _figure(drawing: Drawing) -> str:

@@ -16,10 +16,12 @@ def versus(results: Results, table: str, a: str, b: str) -> list[str]:
     behind = [(cell, other) for cell, other in pairs if differ(cell, other) < 0]
     even = [cell for cell, other in pairs if differ(cell, other) == 0]
     if len(even) == len(pairs):
-        return [f"{table}: {a} and {b} cannot be told apart in any of {counted(len(pairs), 'column')}."]
-    parts = [f"is ahead of {b} at {_by(ahead)}" if ahead else "", f"is behind {b} at {_by(behind)}" if behind else "",
-             f"cannot be told from {b} at {_columns(even)}" if even else ""]  # fmt: skip
-    return [f"{table}: {a} {_joined(part for part in parts if part)}."]
+        where = f"in any of {len(pairs)} columns" if len(pairs) > 1 else f"at {_columns(even)}"
+        return [f"{table}: “{a}” and “{b}” cannot be told apart {where}."]
+    parts = [f"is ahead of “{b}” at {_by(ahead)}" if ahead else "",
+             f"is behind “{b}” at {_by(behind)}" if behind else "",
+             f"cannot be told from “{b}” at {_columns(even)}" if even else ""]  # fmt: skip
+    return [f"{table}: “{a}” {_joined(part for part in parts if part)}."]
 
 
 def course(results: Results, table: str, series: str) -> list[str]:
@@ -107,7 +109,9 @@ def _above(row: Sequence[Cell]) -> str:
     below = [(cell, gap) for cell, gap in zip(row, gaps, strict=True) if gap <= 0]
     count = f"our mean is above the slides' number in {len(row) - len(below)} of {counted(len(row), 'column')}"
     if below:
-        return f"{count}, and not at {_joined(f'{name(cell)} ({gap:+.2f} points)' for cell, gap in below)}"
+        where = _joined(f"{name(cell)} ({gap:+.2f} points)".replace("-", "−") for cell, gap in below)
+        none = f"our mean is not above the slides' number at {where}"
+        return none if len(below) == len(row) else f"{count}, and not at {where}"
     return f"{count}, by {min(gaps):.2f} to {max(gaps):.2f} points" if len(row) > 1 else f"{count}, by {gaps[0]:.2f}"
 
 

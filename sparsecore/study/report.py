@@ -78,17 +78,30 @@ class Report:
         found = {cell.point.run.key: cell for section in self.sections for cell in section.results.cells if cell.dead}
         return list(found.values())
 
+    @property
+    def lost(self) -> int:
+        """How many runs lost classes, but for those whose logits have the slides' ReLU, which are made to see that."""
+        return sum(cell.dead for cell in self.dead) - self.lost_by_relu
+
+    @property
+    def lost_by_relu(self) -> int:
+        """How many of those did."""
+        return sum(cell.dead for cell in self.dead if cell.point.run.options.get("relu_logits"))
+
+    @property
+    def seconds(self) -> float:
+        """Of one core, for all runs."""
+        return sum(outcome.seconds for outcome in self.outcomes.values())
+
     def summary(self) -> list[str]:
         """The report in a few sentences."""
-        outcomes = self.outcomes.values()
-        hours = sum(outcome.seconds for outcome in outcomes) / 3600
-        lines = [f"{counted(len(outcomes), 'run')} in {hours:.1f} hours of one core."]
+        lines = [f"{counted(len(self.outcomes), 'run')} in {duration(self.seconds)} of one core."]
         if self.compared and not self.quick:
             above = len(self.compared) - len(self.below)
             lines.append(f"In {above} of {len(self.compared)} cells ({above / len(self.compared):.0%}) our mean is "
                          "higher than the slides' number.")  # fmt: skip
-        lost = sum(cell.dead for cell in self.dead)
-        lines.append(f"{counted(lost, 'run')} lost classes." if lost else "No run lost a class.")
+        by_relu = f", and {counted(self.lost_by_relu, 'run')} with a ReLU on the logits" if self.lost_by_relu else ""
+        lines.append(f"{counted(self.lost, 'run') if self.lost else 'No run'} lost classes{by_relu}.")
         if self.failures:
             lines.append(f"{counted(len(self.failures), 'run')} failed.")
         if self.missing:
@@ -123,7 +136,7 @@ def table_of(results: Results, table: str) -> tuple[list[float | str], list[tupl
 
 def overview(cells: Sequence[Cell]) -> Drawing:
     """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
-    figure, (axes,) = figures.panels(1, width=6.2, height=5.2)
+    figure, (axes,) = figures.panels(1, width=8.6, height=5.0)
     names = list(dict.fromkeys(f"{cell.point.table}: {cell.point.series}" for cell in cells))
     for colour, name in zip(figures.COLOURS * 3, sorted(names), strict=False):
         row = [cell for cell in cells if f"{cell.point.table}: {cell.point.series}" == name]

@@ -9,14 +9,15 @@ from ..scale import Scale
 from ..study import Drawing, Point, Study
 
 REMOVED = {"L300": (90.0, 99.0), "L5": (99.0,)}
-STEPS = {"L300": (10, 50, 200, 1000, 4000), "L5": (20, 200, 1000)}
+QUICK = {"L300": (90.0,), "L5": ()}
+STEPS = {"L300": (20, 200, 1000, 4000), "L5": (50, 200, 1000)}
 
 
 def points(scale: Scale) -> list[Point]:
     found = []
     for net in scale.choose("L300", "L5"):
-        strides = dict.fromkeys(max(round(steps * net.every / 200), 1) for steps in STEPS[net.name])
-        for removed in REMOVED[net.name]:
+        strides = [every for steps in STEPS[net.name] if (every := round(steps * net.every / 200))]
+        for removed in scale.some(REMOVED[net.name], QUICK[net.name]):
             for every in strides:
                 found.append(Point(net.title, f"to {removed:g}%", float(every), net.iterative(removed, every)))
     return found

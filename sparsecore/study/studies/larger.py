@@ -13,7 +13,7 @@ from ..study import Drawing, Point, Study
 
 CONNECTIONS = 27_520
 """Those of LeNet-300-100 at 90%, its head included."""
-WIDTHS = (1.0, 2.0, 4.0, 8.0)
+WIDTHS = (1.0, 2.0, 4.0)
 QUICK = (1.0, 4.0)
 DEPTHS = (2, 3, 4)
 

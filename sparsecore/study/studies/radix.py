@@ -9,14 +9,14 @@ from ..scale import Net, Scale
 from ..slides import WIDTH
 from ..study import Drawing, Point, Study
 
-FACTORS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)
+FACTORS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 10.0, 100.0)
 QUICK = (0.01, 0.1, 0.5, 1.0, 10.0)
 OF_LENET5 = (0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 10.0)
 QUICK_LENET5 = (0.1, 1.0)
 RADIX = {0.1: ((10, 10), None), 0.2: ((5, 5), None), 0.5: ((2, 2), None), 2.0: ((2, 2), "196,150,25"),
-         5.0: ((5, 5), "32,60,4"), 10.0: ((10, 10), "8,30,1")}  # fmt: skip
+         10.0: ((10, 10), "8,30,1")}  # fmt: skip
 """For LeNet-300-100: radices and widths that keep a factor's share; 10,10 with 8,30,1 is the slides' own."""
-RADIX_LENET5 = {"L5": ((5, 2), (2, 5)), "L5 CIFAR-10": ((5, 2),)}
+RADIX_LENET5 = (5, 2)
 
 
 def points(scale: Scale) -> list[Point]:
@@ -34,7 +34,7 @@ def _of_lenet300(net: Net, factors: tuple[float, ...]) -> list[Point]:
     slides = WIDTH["L300 RadiX-Net"]
     return [
         *(Point(net.title, "random, fixed fan-in", each, net.random(each, "fixed")) for each in factors
-          if each not in (1, 100)),
+          if each not in (1, 2, 100)),
         *(Point(net.title, "RadiX-Net", each, net.radix(*RADIX[each]), slides.get(each))
           for each in factors if each in RADIX),
     ]  # fmt: skip
@@ -42,12 +42,9 @@ def _of_lenet300(net: Net, factors: tuple[float, ...]) -> list[Point]:
 
 def _of_lenet5(net: Net) -> list[Point]:
     """RadiX layers between channels, and random ones with as many connections in all."""
-    found = []
-    for radices in RADIX_LENET5[net.name]:
-        kept = net.kept(radices)
-        found += [Point(net.title, "RadiX-Net", kept, net.radix(radices)),
-                  Point(net.title, "random", kept, net.random(kept))]  # fmt: skip
-    return found
+    kept = net.kept(RADIX_LENET5)
+    return [Point(net.title, "RadiX-Net", kept, net.radix(RADIX_LENET5)),
+            Point(net.title, "random", kept, net.random(kept))]  # fmt: skip
 
 
 def figures(results: Results) -> list[Drawing]:

@@ -10,17 +10,19 @@ from ..slides import SPARSITY
 from ..study import Drawing, Point, Study
 
 REMOVED = (50.0, 75.0, 90.0, 95.0, 99.0)
+QUICK = (90.0, 99.0)
 
 
 def points(scale: Scale) -> list[Point]:
-    return [point for net in scale.choose("L300", "L5") for point in _of(net)]
+    return [point for net in scale.choose("L300", "L5")
+            for point in _of(net, scale.some(REMOVED, QUICK))]  # fmt: skip
 
 
-def _of(net: Net) -> list[Point]:
+def _of(net: Net, columns: tuple[float, ...]) -> list[Point]:
     found = []
     if 0 in (theirs := SPARSITY[f"{net.name} one-time, retrained"]):
         found.append(Point(net.title, "one-time, retrained", 0.0, net.dense(), theirs[0]))
-    for removed in REMOVED:
+    for removed in columns:
         for way, structure in ("one-time", net.one_time(removed)), ("iterative", net.iterative(removed)):
             slides = SPARSITY[f"{net.name} {way}, retrained"].get(removed)
             found.append(Point(net.title, f"{way}, retrained", removed, net.retrained(structure), slides))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..figures import COLOURS, accuracy_axis, panels
 from ..readings import dead_runs
 from ..results import Cell, Results, differ
-from ..scale import Scale, fraction
+from ..run import Run
+from ..scale import Net, Scale, fraction
 from ..study import Drawing, Point, Study
 
 LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -17,18 +18,25 @@ LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
            "last": (0, 0, 0, 1), "the two in the middle": (0, 1, 1, 0), "all": (1, 1, 1, 1)},
 }  # fmt: skip
 REMOVED = {"L300": (90.0, 99.0), "L5": (95.0,)}
+QUICK = {"L300": (90.0,), "L5": ()}
 NONE = "none"
 
 
 def points(scale: Scale) -> list[Point]:
     found = []
     for net in scale.choose("L300", "L5"):
-        for removed in REMOVED[net.name]:
+        for removed in scale.some(REMOVED[net.name], QUICK[net.name]):
             found.append(Point(net.title, NONE, removed, net.dense()))
             for series, chosen in LAYERS[net.name].items():
-                goals = ",".join(fraction(removed) if each else "0" for each in chosen)
-                found.append(Point(net.title, series, removed, net.iterative(removed, prune_to=goals)))
+                found.append(Point(net.title, series, removed, _run(net, removed, chosen)))
     return found
+
+
+def _run(net: Net, removed: float, chosen: tuple[int, ...]) -> Run:
+    """Pruned in these layers; in those that are sparse elsewhere, it is the run of the study iterative."""
+    if [k for k, each in enumerate(chosen) if each] == [net.first, net.first + 1]:
+        return net.iterative(removed)
+    return net.iterative(removed, prune_to=",".join(fraction(removed) if each else "0" for each in chosen))
 
 
 def figures(results: Results) -> list[Drawing]:
