@@ -18,7 +18,7 @@ from .topology import ExpanderKind
 from .wiring import Grain, Wiring
 
 EXAMPLE = "python -m sparsecore.train lenet300 --radix 10,10"
-FREE = ("threads", "device", "data_dir", "save_every", "save_epochs", "check_every_step")
+FREE = ("threads", "device", "data_dir", "save_every", "save_epochs", "look_epochs", "check_every_step")
 """Options that change no bit of what is learned on one processor, and may differ when a run goes on."""
 HERE = ("out", "resume", "quiet", "no_curves", "help", "asked")
 """Options of one command, that a run does not keep."""
@@ -137,6 +137,10 @@ def parser(models: Sequence[str]) -> Parser:
         "--save-every", type=not_negative, metavar="SECONDS", help="between checkpoints in --out (5 if not given)"
     )
     run.add_argument("--save-epochs", type=count, metavar="N", help="save after every N epochs too")
+    run.add_argument(
+        "--look-epochs", type=count, metavar="N",
+        help="look at the test and validation splits after every N epochs (1 if not given), and at the end",
+    )  # fmt: skip
     run.add_argument(
         "--check-every-step", action="store_true", help="look after each step whether loss and parameters are finite"
     )

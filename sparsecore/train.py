@@ -123,6 +123,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
         network, dataset, optimizer, epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
         validation=options["validation"], callbacks=[report], out=options.get("out"),
         config=config, save_every=options["save_every"], save_epochs=options.get("save_epochs"),
+        look_epochs=options.get("look_epochs", 1),
         check_every_step=options.get("check_every_step", False), device=where,
         augment=augment_of(options, dataset.shape),
     )  # fmt: skip

@@ -77,7 +77,7 @@ class Trainer:
     seed : int
         Of the samples' order and of the validation split.
     validation : float
-        Fraction of the training split that is held out and looked at after every epoch.
+        Fraction of the training split that is held out and looked at as the test split is.
     callbacks : sequence of Callback
     out : str or Path, optional
         Folder for configuration, metrics and checkpoints. Nothing is written without it.
@@ -87,6 +87,8 @@ class Trainer:
         Seconds between checkpoints; there is always one at the end.
     save_epochs : int, optional
         Save after every so many epochs too.
+    look_epochs : int
+        Look at the splits that are not trained on after every so many epochs; there is always one look at the end.
     check_every_step : bool
         Look at the loss and the parameters after every step, not at the loss alone ten times a second.
     device : Device, optional
@@ -117,14 +119,15 @@ class Trainer:
         self, network: Network, dataset: Dataset, optimizer: SGD, *, epochs: int, batch_size: int = 128,
         schedule: Schedule | None = None, seed: int = 0, validation: float = 0.0, callbacks: Sequence[Callback] = (),
         out: str | Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = 5.0,
-        save_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
-        augment: Augmentation | None = None,
+        save_epochs: int | None = None, look_epochs: int = 1, check_every_step: bool = False,
+        device: Device | None = None, augment: Augmentation | None = None,
     ) -> None:  # fmt: skip
         check_fit(network, dataset)
         train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
         for name, value, most in (
             ("epochs", epochs, math.inf), ("batch_size", batch_size, len(train)),
             ("save_epochs", 1 if save_epochs is None else save_epochs, math.inf),
+            ("look_epochs", look_epochs, math.inf),
         ):  # fmt: skip
             if not 1 <= value <= most:
                 limit = f" and at most the {most:,} training samples" if most < math.inf else ""
@@ -137,7 +140,8 @@ class Trainer:
         self.folder = RunFolder(out) if out is not None else None
         self.metrics = Metrics(self.folder.metrics if self.folder is not None else None)
         self.config = dict(config or {})
-        self.save_every, self.save_epochs, self.check_every_step = save_every, save_epochs, check_every_step
+        self.save_every, self.save_epochs, self.look_epochs = save_every, save_epochs, look_epochs
+        self.check_every_step = check_every_step
         self.device = device if device is not None else network.device
         network.to(self.device)
         optimizer.to(self.device)
@@ -316,9 +320,11 @@ class Trainer:
             "train_loss": totals.mean_loss,
             "train_accuracy": totals.accuracy,
         }
-        for name, evaluation in self.evaluations.items():
-            found = evaluation()
-            record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
+        epoch = self.state.epoch + 1
+        if epoch % self.look_epochs == 0 or epoch == self.epochs:
+            for name, evaluation in self.evaluations.items():
+                found = evaluation()
+                record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
 
     def _finish(self, last: Record) -> None:

@@ -118,8 +118,10 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_wirings(capsys: pytest.CaptureFixture[str], wiring: list[str], connections: int | None) -> None:
-    assert train.main(["lenet300", *wiring, "--dataset", "mnist-subset", "--epochs", "1", "--quiet", "--out", "r"]) == 0
+    run = ["--dataset", "mnist-subset", "--epochs", "1", "--quiet", "--no-curves", "--out", "r"]
+    assert train.main(["lenet300", *wiring, *run]) == 0
     assert capsys.readouterr().out.count("\n") == 1
+    assert not Path("r/curves.png").exists()
     result = records("r")[-1]
     if connections is None:
         assert 25_500 < result["connections"] < 29_500

@@ -8,6 +8,7 @@ from typing import Any
 
 from .run import Run
 from .scale import LENET5, LENET5_CIFAR, LENET300, Net
+from .worker import LOOK_EPOCHS
 
 AROUND = 0.5
 """Seconds for loading data, recording steps, looking at the result."""
@@ -27,7 +28,7 @@ def seconds_of(run: Run) -> float:
     samples = {"mnist-subset": 8_000}.get(options["dataset"], net.samples)
     floor, layers = net.seconds
     epoch = (floor * _width(net, options) + layers * _work(net, run)) * samples / net.samples
-    looks = options["epochs"] + 2 * _prunings(options)
+    looks = options["epochs"] / LOOK_EPOCHS + 2 * _prunings(options)
     return AROUND + epoch * (options["epochs"] + looks * EVALUATION * TEST.get(options["dataset"], 10_000) / samples)
 
 

@@ -138,7 +138,7 @@ def _accuracies(lines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     steps = next((each["step"] / each["epoch"] for each in lines if each["event"] == "prune" and each["step"]), 1.0)
     found = []
     for each in lines:
-        if each["event"] == "epoch":
+        if "test_accuracy" in each:
             found.append((each["epoch"] * steps, 100 * each["test_accuracy"]))
         elif each["event"] == "prune":
             found += [(each["step"], 100 * each[name]) for name in ("accuracy_before", "accuracy_after")]

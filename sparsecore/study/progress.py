@@ -91,7 +91,8 @@ class Table:
             epochs = run.options.get("epochs", 1)
             lines = [each for each in records(self.runs / run.key) if each["event"] == "epoch"]
             shown = f"epoch {len(lines)}/{epochs}" if run.kind == "train" else "pruning"
-            accuracy = f"{lines[-1]['test_accuracy']:.2%}" if lines else ""
+            seen = [each["test_accuracy"] for each in lines if "test_accuracy" in each]
+            accuracy = f"{seen[-1]:.2%}" if seen else ""
             bar = ProgressBar(total=epochs, completed=len(lines), width=20)
             table.add_row(self.names.get(run.key, run.key), bar, shown, accuracy)
         return table

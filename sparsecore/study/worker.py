@@ -20,6 +20,8 @@ from typing import Any, TextIO
 from ..run_folder import CONFIG, METRICS
 from .outcome import assess
 
+LOOK_EPOCHS = 4
+"""Between two looks at the test split, which take a tenth of an epoch."""
 LOG = "log.txt"
 """What a run's command printed, in its folder."""
 
@@ -84,7 +86,7 @@ def _command(job: dict[str, Any], folder: Path) -> int:
         for left in folder.glob("model.safetensors*"):  # of an attempt that did not get to its outcome
             left.unlink()
         return prune(job["arguments"])
-    free = ["--threads=1", "--quiet", "--no-curves", f"--out={folder}"]
+    free = ["--threads=1", "--quiet", "--no-curves", f"--look-epochs={LOOK_EPOCHS}", f"--out={folder}"]
     if job.get("data_dir"):
         free.append(f"--data-dir={job['data_dir']}")
     begun = any((folder / name).exists() for name in (CONFIG, METRICS))
