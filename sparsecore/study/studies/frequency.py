@@ -10,7 +10,7 @@ from ..study import Drawing, Point, Study
 
 REMOVED = {"L300": (90.0, 99.0), "L5": (99.0,)}
 QUICK = {"L300": (90.0,), "L5": ()}
-STEPS = {"L300": (20, 200, 1000, 4000), "L5": (50, 200, 1000)}
+STEPS = {"L300": (20, 200, 1000, 4000), "L5": (50, 200)}
 
 
 def points(scale: Scale) -> list[Point]:

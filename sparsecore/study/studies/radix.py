@@ -34,7 +34,7 @@ def _of_lenet300(net: Net, factors: tuple[float, ...]) -> list[Point]:
     slides = WIDTH["L300 RadiX-Net"]
     return [
         *(Point(net.title, "random, fixed fan-in", each, net.random(each, "fixed")) for each in factors
-          if each not in (1, 2, 100)),
+          if each < 1),
         *(Point(net.title, "RadiX-Net", each, net.radix(*RADIX[each]), slides.get(each))
           for each in factors if each in RADIX),
     ]  # fmt: skip
