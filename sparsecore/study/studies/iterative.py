@@ -45,7 +45,7 @@ STUDY = Study(
     "iterative", "Iterative pruning", "How sparse can a network become while it trains?",
     "connections removed, %",
     "As in the slides, pruned every 200 steps along the cubic curve, by magnitude, layer by layer. Where the slides do "
-    "not say, pruning goes from a twentieth of the run to its half. The recipe (momentum, cosine, fewer epochs) is this "
-    "engine's, and on CIFAR-10 whole images with a border of a pixel stand for the slides' crops of 24×24.",
+    "not say, pruning goes from a twentieth of the run to its half. The recipe (momentum, cosine, fewer epochs) is "
+    "this engine's, and on CIFAR-10 whole images with a border of a pixel stand for the slides' crops of 24×24.",
     points, figures, readings, over_time=True,
 )  # fmt: skip
