@@ -395,7 +395,7 @@ def test_saved_after_every_so_many_epochs(digits: Dataset, tmp_path: Path, monke
 def test_looked_at_after_every_so_many_epochs_and_at_the_end(digits: Dataset) -> None:
     run = trainer(digits, epochs=5, look_epochs=2)
     result = run.run()
-    epochs = [each for each in run.state.history if each["event"] == "epoch"]
+    epochs = [each for each in run.metrics if each["event"] == "epoch"]
     assert [each["epoch"] for each in epochs if "test_accuracy" in each] == [2, 4, 5]
     assert result is not None and result["test_accuracy"] == epochs[-1]["test_accuracy"]
     often = trainer(digits, epochs=5)
