@@ -124,6 +124,7 @@ def test_files_that_are_not_networks(trained: Path, capsys: pytest.CaptureFixtur
     save(network(), "alone.safetensors")
     assert "say --dataset" in refusal(capsys, "alone.safetensors", *ask, "--by", "curvature")
     assert "is there already" in refusal(capsys, "alone.safetensors", "--sparsity", "0.5", "--out", "alone.safetensors")
+    assert "got a.npz" in refusal(capsys, "alone.safetensors", "--sparsity", "0.5", "--out", "a.npz")
 
 
 # -- dense weights ---------------------------------------------------------------------------------------------------

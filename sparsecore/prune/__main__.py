@@ -39,6 +39,8 @@ def _pruned(arguments: list[str]) -> list[str]:
     if "sparsity" not in options and (other := {"by", "global"} & options.keys()):
         parser.error(f"--{other.pop()}: goes with --sparsity only")
     out = Path(options["out"])
+    if out.suffix == ".npz":  # which would be read as one
+        parser.error(f"--out: expected a name such as a.safetensors, which is what is written, got {out}")
     if out.exists():
         parser.error(f"--out: {out} is there already; choose another name")
     network, config = _read(Path(options["path"]))
