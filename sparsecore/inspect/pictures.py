@@ -67,7 +67,8 @@ def _layers(figure: Any, stages: list[Stage]) -> None:
 
 def _histogram(axes: Any, counts: Any) -> None:
     most = int(counts.max(initial=0))
-    axes.hist(counts, bins=np.linspace(-0.5, most + 0.5, min(most + 2, 61)), color="0.4")
+    wide = -(-(most + 1) // 60)  # a whole number, or some bars would stand for more counts than their neighbours
+    axes.hist(counts, bins=np.arange(-0.5, most + wide + 0.5, wide), color="0.4")
 
 
 def _shares(pattern: SparsityPattern) -> Any:
