@@ -16,7 +16,7 @@ STEPS = {"L300": (20, 200, 1000, 4000), "L5": (50, 200)}
 def points(scale: Scale) -> list[Point]:
     found = []
     for net in scale.choose("L300", "L5"):
-        strides = [every for steps in STEPS[net.name] if (every := round(steps * net.every / 200))]
+        strides = [every for steps in STEPS[net.name] if (every := round(steps * net.every / 200)) > 1]
         for removed in scale.some(REMOVED[net.name], QUICK[net.name]):
             for every in strides:
                 found.append(Point(net.title, f"to {removed:g}%", float(every), net.iterative(removed, every)))
