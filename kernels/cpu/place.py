@@ -38,18 +38,19 @@ def place_kernel(size: int) -> Any:
     def place(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]
         first, last = share(c.planes, part, parts)
+        # Read once: for all that LLVM knows, what is written to `out` could change them.
+        from_x, from_mask, to, masked = floats(c.x, size), floats(c.mask, size), floats(c.out, size), c.mask != 0
         rows, length, out_plane, out_row = c.rows, c.length, c.out_plane, c.out_row
         for plane in range(first, last):
             for row in range(rows):
                 at = (plane * rows + row) * length
-                x = advance(floats(c.x, size), at)
-                out = advance(floats(c.out, size), plane * out_plane + row * out_row)
-                if c.mask == 0:
-                    for k in range(0, length, LANES):
-                        _copy_line(advance(x, k), advance(out, k))
-                else:
-                    mask = advance(floats(c.mask, size), at)
+                x, out = advance(from_x, at), advance(to, plane * out_plane + row * out_row)
+                if masked:
+                    mask = advance(from_mask, at)
                     for k in range(length):
                         out[k] = x[k] if mask[k] > 0 else 0
+                else:
+                    for k in range(0, length, LANES):
+                        _copy_line(advance(x, k), advance(out, k))
 
     return kernel(place)
