@@ -84,7 +84,9 @@ class LayerProgram:
         self.zero_bias = bias
         self.forward = Program(tape, [x, weight, bias, y, room])
         kernels, tape = cpu().recorder()
-        dx, grads = used.backward(dy, cache, Workspace(kernels=kernels), need_dx=need_dx)
+        workspace = Workspace(kernels=kernels)
+        workspace.child(used).put("packed dy", cache[-1])  # y's tiles have been unpacked: less to keep in the caches
+        dx, grads = used.backward(dy, cache, workspace, need_dx=need_dx)
         dx = dx if need_dx else np.empty(0)
         self.backward = Program(tape, [dy, room, weight, dx, grads["weight"], grads["bias"]])
 
