@@ -19,6 +19,7 @@ from .interrupts import Interrupted, Interrupts
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .checkpoint import Checkpoint
     from .data import Dataset
+    from .models.catalogue import Kind
     from .network import Network
     from .options import Options, Parser
     from .progress import Quiet
@@ -94,11 +95,18 @@ def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
         parse.error(f"--padding: {given['model']} has no convolutions; leave it out")
     common = {"dataset": "mnist", "format": "csr", "seed": 0, "device": "cpu", "validation": 0.0, "save_every": 5.0}
     model, dataset = MODELS[given["model"]], given.get("dataset", common["dataset"])
-    recipe = vars(model.recipe_for(dataset, prunes="prune" in given))
+    recipe = vars(model.recipe_for(dataset, _kind(given)))
     options: Options = common | {name: value for name, value in recipe.items() if value is not None} | given
     if "warm_up" not in given:  # a short run has a short one
         options["warm_up"] = min(options["warm_up"], options["epochs"] / 2)
     return options, checkpoint
+
+
+def _kind(given: Options) -> Kind:
+    """What kind of run is asked for."""
+    if "prune" in given:
+        return "pruned"
+    return "sparse" if any(given.get(name) for name in ("radix", "expander", "random", "from")) else "dense"
 
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
