@@ -64,7 +64,7 @@ def gradcheck(
 
     For a layer, f is a random linear function of its output, differentiated by the input and all parameters; for a
     network, it is the mean cross-entropy, differentiated by all parameters. Everything is computed in float64 on a
-    copy, so the parameters may be float32, and are not changed.
+    copy on the processor, so the parameters may be float32 or on a GPU, and are not changed.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def _of_network(network: Network, x: Array, labels: Any) -> _Function:
 
 
 def _in_float64(layer: Layer) -> Layer:
-    """The same layer on float64 copies of its parameters."""
-    twin = copy.copy(layer)
-    twin.params = {name: np.array(array, np.float64) for name, array in layer.params.items()}
+    """The same layer on the host, on float64 copies of its parameters."""
+    twin = copy.copy(layer).to("cpu")
+    twin.params = {name: np.array(array, np.float64) for name, array in twin.params.items()}
     return twin

@@ -92,12 +92,13 @@ class Network:
 
     @params.setter
     def params(self, values: Any) -> None:
-        if np.shape(values) != self._params.shape:
-            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {np.shape(values)}")
         if self.device.name != "cpu" and not self.device.owns(values):
             raise TypeError(
                 f"{self!r}: is on {self.device.name}, and params given on {place_of(values)}: put() them there"
             )
+        shape = values.shape if self.device.owns(values) else np.shape(values)
+        if shape != self._params.shape:
+            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {shape}")
         self._params[...] = values
 
     @property

@@ -106,7 +106,8 @@ class SGD:
         """
         if self.velocity is None:
             self.to(workspace.device)
-        for name, array in (("params", params), ("grads", grads), ("velocity", self.velocity)):
+        arrays = {"params": params, "grads": grads, "velocity": self.velocity, "rates": self.rates}
+        for name, array in arrays.items():
             if array is not None and not workspace.device.owns(array):
                 raise TypeError(
                     f"SGD: steps on {workspace.device.name}, and {name} are on {place_of(array)}: move all with to()"

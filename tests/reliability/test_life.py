@@ -1,7 +1,8 @@
 """A network's life in any order: trained, pruned, saved, loaded, moved, copied, resumed; Hypothesis chooses what next.
 
 Two networks live it side by side. One only trains and is pruned. The other is also written to a file and read back,
-copied, pickled, gathered anew, used by other threads' numbers and asked in between; none of it may change a bit.
+copied, pickled, gathered anew, used by other threads' numbers, asked in between and moved to a GPU, emulated, where it
+lives on as it would here; none of it may change a bit. Where it is trained on the GPU, the first goes there for that.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sparsecore.kernels.cpu import launch
 
 from sparsecore.checkpoint import Checkpoint, read, save
-from sparsecore.device import get_threads, set_threads
+from sparsecore.device import Device, cpu, get_threads, set_threads
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers import SparseLinear
 from sparsecore.network import Network
@@ -28,23 +30,43 @@ from sparsecore.optim import SGD
 from sparsecore.prune.shrink import PruneError, by_quality, by_threshold, to_sparsity
 from sparsecore.step import Step
 from sparsecore.store import Store
+from tests.cuda.emulator import build
+from tests.cuda.machines import machine
 from tests.reliability.runs import KINDS, network, samples
 
 BATCHES = (1, 16, 27, 40)
 
 
 class Being:
-    """A network, what trains it, and what it learns from."""
+    """A network, what trains it, and what it learns from; numbers as the host sees them."""
 
     def __init__(self, network: Network, velocity: Any = None) -> None:
-        images = len(network.layers[0].in_shape) == 3
-        data = samples(80, shape=(2, 8, 8) if images else (24,))
         self.network, self.optimizer = network, SGD(0.05, 0.9, 1e-4, clip_norm=2.0)
         if velocity is not None:
+            self.optimizer.to(network.device)
             self.optimizer.velocity = self.network.device.put(velocity)
-        shape = network.layers[0].in_shape
+        self._settle()
+
+    def _settle(self) -> None:
+        network, shape = self.network, self.network.layers[0].in_shape
+        data = samples(80, shape=(2, 8, 8) if len(shape) == 3 else (24,))
         self.store = Store(data.train, shape, data.mean, data.std, network.device, network.dtype)
         self.step = Step(network, self.store, self.optimizer)
+
+    @property
+    def params(self) -> Any:
+        return self.network.device.get(self.network.params)
+
+    @property
+    def velocity(self) -> Any:
+        velocity = self.optimizer.velocity
+        return None if velocity is None else self.network.device.get(velocity)
+
+    def go_to(self, device: Device) -> None:
+        if self.network.device is not device:
+            self.network.to(device)
+            self.optimizer.to(device)
+            self._settle()
 
     def train(self, epoch: int, start: int, batch: int) -> None:
         self.store.shuffle(7, epoch)
@@ -52,6 +74,7 @@ class Being:
 
 
 class Life(RuleBasedStateMachine):
+    places: Sequence[Device] = (cpu(),)
     plain: Being
     other: Being
 
@@ -74,12 +97,14 @@ class Life(RuleBasedStateMachine):
     @rule(start=st.integers(0, 40), batch=st.sampled_from(BATCHES), steps=st.integers(1, 3), threads=st.integers(1, 3))
     def train(self, start: int, batch: int, steps: int, threads: int) -> None:
         start = min(start, 40 - batch)
+        self.plain.go_to(self.other.network.device)
         for _ in range(steps):
             self.epoch += 1
             set_threads(1)
             self.plain.train(self.epoch, start, batch)
             set_threads(threads)
             self.other.train(self.epoch, start, batch)
+        self.plain.go_to(cpu())
 
     @rule(sparsity=st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.95, 1.0]), globally=st.booleans(), empty=st.booleans())
     def prune_to(self, sparsity: float, globally: bool, empty: bool) -> None:
@@ -94,7 +119,7 @@ class Life(RuleBasedStateMachine):
         self._prune(by_quality, quality, allow_empty=empty)
 
     def _prune(self, how: Any, *arguments: Any, **options: Any) -> None:
-        before, results = self.plain.network.params.copy(), []
+        before, results = self.plain.params.copy(), []
         for being in (self.plain, self.other):
             try:
                 how(being.network, *arguments, optimizer=being.optimizer, **options)
@@ -110,7 +135,7 @@ class Life(RuleBasedStateMachine):
         """By their user: another learning rate, other values."""
         for being in (self.plain, self.other):
             being.optimizer.lr = lr
-            being.network.params = being.network.params * being.network.dtype.type(factor)
+            being.network.params = being.network.device.put(being.params * being.network.dtype.type(factor))
 
     # -- what only the other goes through ------------------------------------------------------------------------------
 
@@ -135,7 +160,7 @@ class Life(RuleBasedStateMachine):
         """Whether nothing has happened since that the file does not know."""
         assert self.saved is not None
         kept, now = self.saved[0].network, self.other.network
-        return kept.patterns == now.patterns and kept.params.tobytes() == now.params.tobytes()
+        return kept.patterns == now.patterns and kept.params.tobytes() == self.other.params.tobytes()
 
     @rule()
     def save_and_resume(self) -> None:
@@ -143,12 +168,18 @@ class Life(RuleBasedStateMachine):
         found = read(self.path)
         self._go_on(found.network, found.velocity)
 
+    @precondition(lambda self: len(self.places) > 1)
+    @rule(number=st.integers(0, 1))
+    def move(self, number: int) -> None:
+        self.other.go_to(self.places[number])
+
     @rule(how=st.sampled_from(["copy", "pickle"]))
-    def move(self, how: str) -> None:
-        network = self.other.network
-        moved = copy.deepcopy(network) if how == "copy" else pickle.loads(pickle.dumps(network))
-        assert moved is not network and not np.shares_memory(moved.params, network.params)
-        self._go_on(moved, self.other.optimizer.velocity)
+    def be_copied(self, how: str) -> None:
+        velocity, network = self.other.velocity, self.other.network
+        twin = copy.deepcopy(network) if how == "copy" else pickle.loads(pickle.dumps(network))
+        assert twin is not network and twin.device is network.device
+        self._go_on(twin, velocity)
+        network.params.fill(np.nan)  # which is none of the twin's business
 
     @rule()
     def gather(self) -> None:
@@ -158,12 +189,13 @@ class Life(RuleBasedStateMachine):
     def be_asked(self, batch: int) -> None:
         network = self.other.network
         x = np.random.default_rng(batch).standard_normal((batch, *network.layers[0].in_shape))
-        y = network.logits(x)
-        assert np.array_equal(y, self.plain.network.logits(x, batch_size=7))
+        y, same = network.logits(x), self.plain.network.logits(x, batch_size=7)
+        assert np.array_equal(y, same) or network.device is not cpu()
+        np.testing.assert_allclose(y, same, rtol=1e-3, atol=1e-4 * max(np.abs(same).max(), 1))
         if all(isinstance(layer, SparseLinear) for layer in network.layers):
             h: Any = x.reshape(batch, -1)
             for layer in network.layers:
-                h = h @ layer.to_scipy().toarray().T.astype(np.float64) + layer.params["bias"]
+                h = h @ layer.to_scipy().toarray().T.astype(np.float64) + network.device.get(layer.bias)
                 h = np.maximum(h, 0) if layer.relu else h
             np.testing.assert_allclose(y, h, rtol=1e-3, atol=1e-4 * max(np.abs(h).max(), 1))
 
@@ -172,7 +204,7 @@ class Life(RuleBasedStateMachine):
         """The gradients of its structure are right at every age; at values that keep ReLUs off their kinks, where a
         neuron that was pruned to a bias of zero would stand."""
         network, rng = copy.deepcopy(self.other.network), np.random.default_rng(seed)
-        network.params = rng.standard_normal(network.params.shape)
+        network.params = network.device.put(rng.standard_normal(network.params.shape).astype(network.dtype))
         x = rng.standard_normal((3, *network.layers[0].in_shape))
         gradcheck(network, x, labels=np.arange(3) % 5, samples=3, seed=seed)
 
@@ -184,10 +216,10 @@ class Life(RuleBasedStateMachine):
             return
         plain, other = self.plain.network, self.other.network
         assert plain.patterns == other.patterns
-        assert plain.params.tobytes() == other.params.tobytes()
+        assert self.plain.params.tobytes() == self.other.params.tobytes()
         for one, two in zip(plain.layers, other.layers, strict=True):
             assert repr(one) == repr(two) and one.config() == two.config()
-        first, second = self.plain.optimizer.velocity, self.other.optimizer.velocity
+        first, second = self.plain.velocity, self.other.velocity
         assert first is None or second is None or first.tobytes() == second.tobytes()
 
     @invariant()
@@ -196,11 +228,12 @@ class Life(RuleBasedStateMachine):
             return
         for being in (self.plain, self.other):
             network = being.network
-            assert np.isfinite(network.params).all()
+            assert np.isfinite(being.params).all()
             assert network.connections == sum(pattern.nnz for pattern in network.patterns.values())
             for layer in network.layers:
                 for array in layer.params.values():
-                    assert np.shares_memory(array, network.params) or not array.size
+                    assert network.device.owns(array)
+                    assert network.device is not cpu() or np.shares_memory(array, network.params) or not array.size
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +242,17 @@ def cut_everything(monkeypatch: pytest.MonkeyPatch) -> Any:
     before = get_threads()
     yield
     set_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def two_places(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The processor, and an emulated GPU where there is a compiler for it."""
+    if build.why_not():
+        yield
+        return
+    with machine("forward") as device:
+        monkeypatch.setattr(Life, "places", (cpu(), device))
+        yield
 
 
 class TestLife(Life.TestCase):

@@ -117,6 +117,10 @@ class ndarray:
         copy._view[...] = self._view
         return copy
 
+    def __reduce__(self) -> Any:
+        """As CuPy's: through the host, to the device that is the current one then."""
+        return _from_pickle, (self.get(),)
+
     __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3})
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -153,6 +157,10 @@ def zeros(shape: Any, dtype: Any = float) -> ndarray:
     array = empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def _from_pickle(values: np.ndarray[Any, Any]) -> ndarray:
+    return array(values, order="C")
 
 
 def array(values: Any, *, order: str) -> ndarray:
