@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import one_line
 from .network import Network
-from .step import Step
+from .step import Step, Totals
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 
 class Diverged(FloatingPointError):
@@ -17,6 +20,23 @@ class Diverged(FloatingPointError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message, 1000))
+
+
+def explanation(trainer: Trainer, step: Step, totals: Totals) -> str:
+    """When a run diverged, where, and what to do."""
+    state, size = trainer.state, trainer.batch_size
+    last = min(size, len(trainer.store) - max(state.batch - 1, 0) * size)
+    found, kept = not_finite(step, last), ""
+    where = f"; not finite: {found}" if found else ""
+    if found and not trainer.check_every_step:
+        where += "; with --check-every-step a run stops where it begins"
+    if trainer.folder is not None and trainer.folder.has_checkpoint():
+        kept = f"; the last good checkpoint is kept in {trainer.folder.path}"
+    return (
+        f"training diverged in epoch {state.epoch + 1}, by step {state.batch} of {trainer.steps} "
+        f"(loss {totals.mean_loss}{where}): lower the learning rate (--lr, now {trainer.base_lr:g}) or limit the "
+        f"gradient (--clip-norm 1){kept}"
+    )
 
 
 def not_finite(step: Step, batch: int) -> str:

@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluated(arguments: list[str]) -> list[str]:
     """What is to be printed. Raises ValueError."""
+    from .arguments import PLACES, Parser, integer, place
     from .checkpoint import read
     from .data import load
     from .device import set_threads
     from .evaluation import Evaluation, check_fit
     from .normalisation import Normalisation
-    from .options import PLACES, Parser, integer, place
 
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import zlib
 from typing import Any, NoReturn
@@ -11,12 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt
 from .lazy import lazy
-
-Shape = tuple[int, int]
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_INT32_MAX = int(np.iinfo(np.int32).max)
 
 
 class SparsityPattern:
@@ -57,9 +52,9 @@ class SparsityPattern:
 
     def __init__(self, shape: Shape, indptr: npt.ArrayLike, indices: npt.ArrayLike) -> None:
         shape = checked_shape(shape)
-        given_indptr = _integers("indptr", indptr)
-        given_indices = _integers("indices", indices)
-        _check_csr(shape, given_indptr, given_indices)
+        given_indptr = integers("indptr", indptr)
+        given_indices = integers("indices", indices)
+        check_csr(shape, given_indptr, given_indices)
         self._own(
             shape,
             given_indptr.astype(index_dtype(given_indices.size), order="C"),
@@ -148,13 +143,13 @@ class SparsityPattern:
             If the lengths differ, an index is out of range or a connection is given twice.
         """
         shape = checked_shape(shape)
-        given_rows, given_columns = _integers("rows", rows), _integers("columns", columns)
+        given_rows, given_columns = integers("rows", rows), integers("columns", columns)
         if given_rows.size != given_columns.size:
             raise ValueError(
                 f"rows and columns must have the same length, got {given_rows.size:,} and {given_columns.size:,}"
             )
-        _check_range("rows", given_rows, shape[0])
-        _check_range("columns", given_columns, shape[1])
+        check_range("rows", given_rows, shape[0])
+        check_range("columns", given_columns, shape[1])
         once = np.ones(given_rows.size, dtype=np.int32)
         summed = scipy.sparse.coo_array((once, (given_rows, given_columns)), shape=shape).tocsr()
         summed.sum_duplicates()
@@ -191,7 +186,7 @@ class SparsityPattern:
             raise TypeError(f"a scipy.sparse array or matrix is needed, got {type(matrix).__name__}; see from_dense")
         if matrix.ndim != 2:
             raise ValueError(f"a sparse matrix must have 2 dimensions, got {matrix.ndim}")
-        csr = _rebuilt(matrix.copy()).tocsr()
+        csr = rebuilt(matrix.copy()).tocsr()
         csr.sum_duplicates()
         return cls(csr.shape, csr.indptr, csr.indices), csr.data
 
@@ -314,83 +309,6 @@ class SparsityPattern:
         return f"SparsityPattern({self.shape[0]}×{self.shape[1]}, {self.nnz:,} connections, {percent} sparse)"
 
 
-def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
-    """The integer type that holds counts and indices up to `largest`: int32 as long as it can."""
-    return np.int32 if largest <= _INT32_MAX else np.int64
-
-
 def _frozen(array: Array) -> Array:
     array.flags.writeable = False
     return array
-
-
-def checked_shape(shape: Shape) -> Shape:
-    try:
-        out_features, in_features = shape
-    except (TypeError, ValueError):
-        raise ValueError(f"shape must be (out_features, in_features), got {shape!r}") from None
-    sizes = []
-    for name, size in (("out_features", out_features), ("in_features", in_features)):
-        if isinstance(size, bool):
-            raise TypeError(f"{name} must be an integer, got {size!r}")
-        try:
-            number = operator.index(size)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, got {size!r}") from None
-        if not 0 <= number < sys.maxsize:
-            raise ValueError(f"{name} must be at least 0 and below {sys.maxsize:,}, got {number}")
-        sizes.append(number)
-    return sizes[0], sizes[1]
-
-
-def _integers(name: str, values: npt.ArrayLike) -> Array:
-    array = np.asarray(values)
-    if array.size == 0 and not isinstance(values, np.ndarray):
-        array = array.astype(np.int32)  # numpy takes [] for floats
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
-    return array
-
-
-def _check_range(name: str, values: Array, size: int) -> None:
-    if values.size and (values.min() < 0 or values.max() >= size):
-        at = int(np.argmax((values < 0) | (values >= size)))
-        raise ValueError(f"{name} must be at least 0 and below {size:,}, got {values[at]} at position {at:,}")
-
-
-def _check_csr(shape: Shape, indptr: Array, indices: Array) -> None:
-    """Refuse index arrays that are not sorted, unique and in range; comparisons only, which no dtype can wrap."""
-    out_features, in_features = shape
-    if indptr.size != out_features + 1:
-        raise ValueError(f"indptr must have out_features + 1 = {out_features + 1:,} entries, got {indptr.size:,}")
-    if indptr[0] != 0:
-        raise ValueError(f"indptr must start at 0, got {indptr[0]}")
-    if (falls := indptr[1:] < indptr[:-1]).any():
-        row = int(np.argmax(falls))
-        raise ValueError(f"indptr must never decrease, got {indptr[row]} then {indptr[row + 1]} at row {row:,}")
-    if indptr[-1] != indices.size:
-        raise ValueError(f"indptr must end at the number of indices, {indices.size:,}, got {indptr[-1]}")
-    _check_range("indices", indices, in_features)
-    disordered = indices[1:] <= indices[:-1]
-    row_starts = indptr[(indptr > 0) & (indptr < indices.size)]
-    disordered[row_starts.astype(np.intp) - 1] = False  # the last of a row and the first of the next
-    if disordered.any():
-        at = int(np.argmax(disordered))
-        row = int(np.searchsorted(indptr, at, side="right")) - 1
-        raise ValueError(
-            f"indices of a row must increase strictly, got {indices[at]} then {indices[at + 1]} in row {row:,} "
-            f"(positions {at:,} and {at + 1:,})"
-        )
-
-
-def _rebuilt(matrix: Any) -> Any:
-    """A scipy.sparse matrix built anew from its arrays, since scipy's C++ follows broken indices out of bounds and
-    its cached flags (sorted, canonical) outlive a change of the arrays."""
-    if matrix.format == "coo":
-        return type(matrix)((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
-    if matrix.format in ("csr", "csc", "bsr"):
-        matrix = type(matrix)((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
-        matrix.check_format(full_check=True)
-    return matrix

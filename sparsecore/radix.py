@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.pattern import SparsityPattern, index_dtype
+from sparsecore.indices import index_dtype
+from sparsecore.pattern import SparsityPattern
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Radices = tuple[tuple[int, ...], ...]

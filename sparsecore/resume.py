@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .arguments import Parser, UsageError
 from .checkpoint import Checkpoint, read
-from .options import FREE, HERE, Options, Parser, UsageError, command_line, spelled
+from .options import FREE, HERE, Options, command_line, spelled
 from .run_folder import RunFolder
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse.linalg
 
 from sparsecore.images import Pair, pair
-from sparsecore.pattern import SparsityPattern, checked_shape, index_dtype
+from sparsecore.indices import checked_shape, index_dtype
+from sparsecore.pattern import SparsityPattern
 from sparsecore.radix import FittedRadixNet, fit_radix_net, radix_layer, radix_net
 
 __all__ = [

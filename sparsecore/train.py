@@ -17,11 +17,12 @@ from .console import complain, leave_stdout, write_anything
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
+    from .arguments import Parser
     from .checkpoint import Checkpoint
     from .data import Dataset
     from .models.catalogue import Kind
     from .network import Network
-    from .options import Options, Parser
+    from .options import Options
     from .progress import Quiet
     from .run_folder import RunFolder
     from .trainer import Callback, Trainer
@@ -193,9 +194,10 @@ def _inherited(path: str, parser: Parser) -> Options:
 
 def _origin(path: str) -> Options:
     """The options of the run that a checkpoint comes from. Raises UsageError."""
+    from .arguments import UsageError
     from .checkpoint import read
     from .models.catalogue import MODELS
-    from .options import UsageError, parser
+    from .options import parser
     from .resume import kept_options
 
     config = read(path).state.get("config")

@@ -7,16 +7,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .augment import Augmentation
+from .callback import Callback as Callback
+from .callback import Progress as Progress
 from .checkpoint import Checkpoint, CheckpointError, save
 from .data import Dataset
 from .device import Device
 from .divergence import Diverged as Diverged
-from .divergence import not_finite
+from .divergence import explanation
 from .evaluation import Evaluation, check_fit, store_of
 from .metrics import Metrics, Record
 from .network import Network
@@ -29,33 +31,6 @@ from .step import Step, Totals
 
 LOOK = 0.1
 """Seconds between two looks at the running totals."""
-
-
-class Progress(NamedTuple):
-    """A look at a running epoch: `step` of `steps` are done, which came to `totals` and took `seconds`."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    totals: Totals
-    seconds: float
-
-
-class Callback:
-    """What a trainer tells, and when. Override what is needed."""
-
-    def started(self, trainer: Trainer) -> None:
-        """Everything is compiled; the first step comes next."""
-
-    def stepped(self, trainer: Trainer) -> None:
-        """After each step; may change the network's structure, and the optimizer's state with it."""
-
-    def looked(self, progress: Progress) -> None:
-        """About ten times a second."""
-
-    def recorded(self, record: Record) -> None:
-        """A line of metrics was written."""
 
 
 class Trainer:
@@ -356,18 +331,7 @@ class Trainer:
         """Raise Diverged if the loss or, where they are looked at too, the parameters are not finite."""
         if math.isfinite(totals.loss) and not (values and self._broken()):
             return
-        last = min(self.batch_size, len(self.store) - max(self.state.batch - 1, 0) * self.batch_size)
-        found, kept = not_finite(self._step, last), ""
-        where = f"; not finite: {found}" if found else ""
-        if found and not self.check_every_step:
-            where += "; with --check-every-step a run stops where it begins"
-        if self.folder is not None and self.folder.has_checkpoint():
-            kept = f"; the last good checkpoint is kept in {self.folder.path}"
-        raise Diverged(
-            f"training diverged in epoch {self.state.epoch + 1}, by step {self.state.batch} of {self.steps} "
-            f"(loss {totals.mean_loss}{where}): lower the learning rate (--lr, now {self.base_lr:g}) or limit the "
-            f"gradient (--clip-norm 1){kept}"
-        )
+        raise Diverged(explanation(self, self._step, totals))
 
     def _broken(self) -> bool:
         return not np.isfinite(self.device.get(self.network.params)).all()

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _inspected(arguments: list[str]) -> list[str]:
     """What is to be printed. Raises ValueError."""
+    from ..arguments import Parser
     from ..checkpoint import read, save
-    from ..options import Parser
     from .dead import remove_dead
     from .pictures import draw
     from .report import describe

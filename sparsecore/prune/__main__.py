@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..console import answer, write_anything
 
 if TYPE_CHECKING:
+    from ..arguments import Parser
     from ..network import Network
-    from ..options import Parser
     from .saliency import Saliencies
     from .shrink import PrunedLayer
 
@@ -52,7 +52,7 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 
 def _parser() -> Parser:
-    from ..options import Parser
+    from ..arguments import Parser
     from .options import positive, targets
     from .pruner import SALIENCIES
 

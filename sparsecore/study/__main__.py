@@ -19,7 +19,7 @@ from ..console import complain, leave_stdout, write_anything
 from ..interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
-    from ..options import Parser
+    from ..arguments import Parser
     from .archive import Archive
     from .report import Report
     from .run import Run
@@ -150,7 +150,7 @@ def _options(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> Parser:
-    from ..options import Parser, integer
+    from ..arguments import Parser, integer
     from .studies import STUDIES
 
     parser = Parser(PROGRAM, "Train the networks of the studies and report on them.", EXAMPLE)
