@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sparsecore.models.catalogue import MODELS
@@ -441,37 +442,90 @@ def wait_for_epochs(out: Path, count: int, process: subprocess.Popen[str]) -> No
     raise AssertionError("the runs did not begin")
 
 
-def test_runs_are_made_once_and_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    use(monkeypatch, study_of(DENSE, PRUNED, RETRAINED))
-    command = ["small", "--quick", "--out", str(tmp_path / "out"), "--workers", "2"]
-    assert main([*command, "--dry-run"]) == 0
-    assert "3 runs to make, 2 at a time" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-    assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "3/3  digits, runs, 2, seed 0" in said
-    assert "3 runs made in" in said
-    for name in ("report.html", "results.md", "runs.csv", "runs.jsonl"):
-        assert (tmp_path / "out" / name).stat().st_size > 500
-    found = {run.key: read_outcome(tmp_path / "out" / "runs" / run.seeded(0).key) for run in (DENSE, PRUNED, RETRAINED)}
-    dense, pruned, retrained = (found[run.key] for run in (DENSE, PRUNED, RETRAINED))
-    assert dense is not None and pruned is not None and retrained is not None
-    assert dense.accuracy > 0.9 and sum(dense.support) == sum(dense.answers) == 2000
-    assert pruned.connections == retrained.connections == 27_520
-    assert retrained.accuracy > 0.85 and pruned.train_accuracy is None
+class Quick(NamedTuple):
+    """`--quick` as a user runs it: stopped by a signal on its way, then to its end; what it said, and what it took.
 
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")}
-    assert main(command) == 0
-    assert "0 runs to make, 3 more are there" in capsys.readouterr().out
-    file, other = str(tmp_path / "out" / "runs.jsonl"), tmp_path / "other"
-    assert main(["small", "--quick", "--from", file, "--out", str(other)]) == 0
-    assert "0 runs to make, 3 more are there" in capsys.readouterr().out
-    assert not list((other / "runs").iterdir())
-    assert (other / "runs.jsonl").read_text() == Path(file).read_text(), "as much is known there as here"
-    assert (other / "runs.csv").read_text() == (tmp_path / "out" / "runs.csv").read_text()
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")} == before
+    `seconds` are those of two cores that do nothing else: half of what all processes had of one.
+    """
+
+    out: Path
+    refused: str
+    stopped: tuple[int, str, str]
+    finished: tuple[int, str, str]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def quickly(tmp_path_factory: pytest.TempPathFactory) -> Quick:
+    out, begun = tmp_path_factory.mktemp("quick") / "out", os.times()
+    command = [sys.executable, "-m", "sparsecore.study", "--quick", "--workers", "2", "--out", str(out)]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    while len(list(out.glob("runs/*/outcome.json"))) < 6 and process.poll() is None:
+        time.sleep(0.02)
+    refused = subprocess.run([*command, "where"], **pipes).stderr
+    process.terminate()
+    said = process.communicate(timeout=120)
+    again = subprocess.run(command, **pipes)
+    ended = os.times()
+    seconds = (ended.children_user - begun.children_user + ended.children_system - begun.children_system) / 2
+    return Quick(out, refused, (process.returncode, *said), (again.returncode, again.stdout, again.stderr), seconds)
+
+
+def test_quick_runs_take_less_than_three_minutes(quickly: Quick) -> None:
+    status, out, error = quickly.finished
+    assert (status, error) == (0, "")
+    assert quickly.seconds < 180
+    for name in ("report.html", "results.md", "runs.csv", "runs.jsonl"):
+        assert str(quickly.out / name) in out and (quickly.out / name).stat().st_size > 5000
+
+
+def test_a_signal_stops_it_in_order_and_nothing_is_lost(quickly: Quick) -> None:
+    status, out, error = quickly.stopped
+    assert status == 143 and error.count("\n") == 1 and "stopped; about" in error
+    assert "results.md" in out, "what there is is reported"
+    made = int(re.search(r"^(\d+) runs made in", out, re.MULTILINE)[1])  # type: ignore[index]
+    left, there = map(int, re.search(r"^(\d+) runs to make, (\d+) more are there", quickly.finished[1]).groups())  # type: ignore[union-attr]
+    assert made == there >= 6 and left + there == len(list(quickly.out.glob("runs/*")))
+
+
+def test_two_studies_do_not_work_in_one_folder(quickly: Quick) -> None:
+    assert "another study is at work there" in quickly.refused and quickly.refused.count("\n") == 1
+
+
+def test_quick_runs_learn_and_none_but_the_slides_own_lose_classes(quickly: Quick) -> None:
+    net = quick().nets[0]
+    found = read_archives([quickly.out / "runs.jsonl"]).outcomes
+    assert len(found) == len({run.key for study in studies.STUDIES.values() for point in study.points(quick())
+                              for seed in range(study.seeds) for run in (*point.run.seeded(seed).sources(),
+                                                                         point.run.seeded(seed))})  # fmt: skip
+    runs = [net.dense(), net.one_time(90), net.retrained(net.one_time(90)), net.iterative(90), net.radix((10, 10))]
+    dense, pruned, retrained, iterative, radix = (found[run.seeded(0).key] for run in runs)
+    assert all(each.accuracy > 0.92 and sum(each.support) == sum(each.answers) == 2000
+               for each in (dense, retrained, iterative, radix))  # fmt: skip
+    assert pruned.connections == retrained.connections == iterative.connections == radix.connections == 27_520
+    assert pruned.train_accuracy is None and pruned.accuracy < retrained.accuracy
+    with (quickly.out / "runs.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["study"] for row in rows} == set(studies.STUDIES)
+    lost = {row["command"] for row in rows if row["dead_classes"]}
+    assert all("--relu-logits" in each or "sparsecore.prune" in each for each in lost)
+
+
+def test_runs_are_made_once_and_reported_from_their_file_elsewhere(
+    quickly: Quick, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (quickly.out / "runs").rglob("*")}
+    here = ["where", "--quick", "--out", str(quickly.out)]
+    assert main([*here, "--dry-run"]) == 0
+    there = ["where", "--quick", "--out", str(tmp_path / "other"), "--from", str(quickly.out / "runs.jsonl")]
+    for command in (here, there):
+        assert main(command) == 0
+        assert "0 runs to make, 6 more are there" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (quickly.out / "runs").rglob("*")} == before
+    assert not list((tmp_path / "other" / "runs").iterdir())
+    for name in ("runs.csv", "runs.jsonl", "results/where.png"):
+        assert (tmp_path / "other" / name).read_bytes() == (quickly.out / name).read_bytes()
 
 
 def test_a_failure_is_named_and_stops_nothing_else(
@@ -498,10 +552,10 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         wait_for_epochs(out, epochs, process)
         os.kill(process.pid, signal.SIGKILL)  # the study alone: its workers notice, save and leave
         process.communicate()
+        with (out / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the last worker has saved
     process = begin(out)
-    while "another study is at work" in (said := process.communicate()[1]):  # until the last worker has saved
-        time.sleep(0.1)
-        process = begin(out)
+    said = process.communicate()[1]
     assert process.returncode == 0, said
     for run in long_runs():
         key = run.seeded(0).key
@@ -516,31 +570,6 @@ def weights(path: Path) -> bytes:
     from sparsecore.checkpoint import read
 
     return bytes(read(path).network.params.tobytes())
-
-
-def test_a_signal_stops_it_in_order_and_nothing_is_lost(tmp_path: Path) -> None:
-    process = begin(tmp_path)
-    wait_for_epochs(tmp_path, 3, process)
-    process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "stopped; about" in error and error.count("\n") == 1
-    assert "results.md" in out, "what there is is reported"
-    checkpoints = list(tmp_path.glob("runs/*/model.safetensors"))
-    assert checkpoints, "runs under way were saved"
-    process = begin(tmp_path)
-    process.communicate(timeout=120)
-    assert process.returncode == 0
-
-
-def test_two_studies_do_not_work_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    process = begin(tmp_path)
-    wait_for_epochs(tmp_path, 1, process)
-    use(monkeypatch, study_of(DENSE))
-    assert main(["--quick", "--out", str(tmp_path)]) == 2
-    assert "another study is at work there" in capsys.readouterr().err
-    process.terminate()
-    process.communicate()
 
 
 def test_a_worker_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
