@@ -43,7 +43,7 @@ class Model:
     hidden : tuple of int
         Sizes of the hidden layers where the user does not say.
     recipe : Recipe
-        Tuned on a validation split of the training set.
+        Where no other is for the run. What was tuned on held-out images, and what was not, is in docs/.
     recipes : mapping of (str or None, Kind or None) to Recipe
         Other recipes, by the data set and the kind of run that they are for; None is any.
     own : tuple of str
@@ -90,7 +90,7 @@ MODELS = {
                 epochs=10, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
                 augment="2", padding=0,
             ),
-            # The fewer connections, the more epochs and the less decay: fifteen minutes on two cores have room for all.
+            # Tried in docs/lenet5.md: with fewer connections, less decay and more epochs.
             ("cifar10", "dense"): Recipe(
                 epochs=40, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
                 augment="4,flip", padding=2,

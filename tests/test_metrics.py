@@ -13,7 +13,7 @@ from sparsecore.metrics import Mark, Metrics
 from sparsecore.run_folder import RunFolderError
 from sparsecore.run_state import RunState
 from sparsecore.trainer import Callback, Trainer
-from tests.reliability.runs import timeless, trainer
+from tests.reliability.runs import StopAt, timeless, trainer
 
 LINES = [{"event": "epoch", "epoch": k, "loss": 0.1 + 0.2 * k} for k in range(4)]
 
@@ -77,19 +77,10 @@ def test_a_path_that_cannot_be_used(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class StopAfter(Callback):
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def stepped(self, trainer: Trainer) -> None:
-        if trainer.done == self.steps:
-            trainer.stop()
-
-
 @pytest.mark.parametrize("there", [True, False])
 def test_a_checkpoint_that_holds_its_lines_itself(tmp_path: Path, there: bool) -> None:
     """As they did at first: the run goes on, with the lines that it wrote beside it if they are there."""
-    whole, stopped = trainer("csr"), trainer("csr", out=tmp_path, callbacks=[StopAfter(6)])
+    whole, stopped = trainer("csr"), trainer("csr", out=tmp_path, callbacks=[StopAt(6)])
     whole.run()
     stopped.run()
     saved = read(tmp_path)
@@ -114,7 +105,7 @@ def test_a_checkpoint_that_holds_its_lines_itself(tmp_path: Path, there: bool) -
 
 def test_metrics_of_another_run(tmp_path: Path) -> None:
     """Before a step is taken, and with all files as they were."""
-    stopped = trainer("csr", out=tmp_path, callbacks=[StopAfter(6)])
+    stopped = trainer("csr", out=tmp_path, callbacks=[StopAt(6)])
     stopped.run()
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().replace("epoch", "epoca"))

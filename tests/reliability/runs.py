@@ -23,7 +23,7 @@ from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.schedule import gradual
 from sparsecore.run_folder import METRICS
 from sparsecore.topology import dense, uniform_random
-from sparsecore.trainer import Trainer
+from sparsecore.trainer import Callback, Trainer
 
 KINDS = ("csr", "coo", "float64", "dense", "dropout", "convolution", "pruned")
 """Runs that between them call every kernel of training."""
@@ -106,3 +106,14 @@ def command(*words: str) -> int:
     """The training command with its output thrown away; for processes of their own."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         return train.main(list(words))
+
+
+class StopAt(Callback):
+    """Stops a run after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, trainer: Trainer) -> None:
+        if trainer.done == self.step:
+            trainer.stop()

@@ -17,8 +17,8 @@ from sparsecore.kernels.cpu import launch
 
 from sparsecore.checkpoint import read
 from sparsecore.device import get_threads, set_threads
-from sparsecore.trainer import Callback, Trainer
-from tests.reliability.runs import KINDS, digest, digest_of, trainer
+from sparsecore.trainer import Trainer
+from tests.reliability.runs import KINDS, StopAt, digest, digest_of, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,15 +39,6 @@ def test_for_any_number_of_threads(kind: str) -> None:
         set_threads(count)
         found.add(digest(kind))
     assert len(found) == 1
-
-
-class StopAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def stepped(self, trainer: Trainer) -> None:
-        if trainer.done == self.step:
-            trainer.stop()
 
 
 @pytest.mark.parametrize("kind", KINDS)
