@@ -2,12 +2,15 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import tarfile
+import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +126,19 @@ def test_the_embedded_subset_can_be_made_again(tmp_path: Path) -> None:
         assert np.array_equal(drawn.x, kept.x) and np.array_equal(drawn.y, kept.y)
     write_subset(full, tmp_path / "again.npz")
     if "ng" not in zlib.ZLIB_RUNTIME_VERSION:  # zlib-ng packs the same pictures into other bytes
-        assert (tmp_path / "again.npz").read_bytes() == PATH.read_bytes()
+        assert packed(tmp_path / "again.npz") == packed(PATH)
+
+
+def packed(path: Path) -> list[tuple[Any, ...]]:
+    """What an archive holds, compressed; all but the headers, whose version is another in Python 3.11.2."""
+    with zipfile.ZipFile(path) as archive:
+        entries, found = archive.infolist(), []
+        for entry in entries:
+            start = entry.header_offset
+            name, extra = struct.unpack("<HH", path.read_bytes()[start + 26 : start + 30])
+            data = path.read_bytes()[start + 30 + name + extra :][: entry.compress_size]
+            found.append((entry.filename, entry.date_time, entry.compress_type, entry.file_size, entry.CRC, data))
+        return found
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)

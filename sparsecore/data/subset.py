@@ -31,7 +31,7 @@ def draw_subset(full: Dataset) -> tuple[Split, Split]:
 
 
 def write_subset(full: Dataset, path: Path) -> None:
-    """Make the embedded file: the same bytes from the same set, wherever zlib is the same."""
+    """Make the embedded file: the same packed bytes from the same set, wherever zlib is the same."""
     train, test = draw_subset(full)
     stream = BytesIO()
     np.savez_compressed(stream, x=train.x.reshape(-1, 28, 28), y=train.y.astype(np.uint8),
