@@ -116,6 +116,19 @@ def widths(text: str) -> list[int]:
     return found
 
 
+def sparsities(text: str) -> float | list[float]:
+    """An argument's type: a fraction removed, or several as 0.5,0.9."""
+    try:
+        found = [float(each) for each in text.split(",")]
+    except ValueError:
+        found = [1.0]
+    if not all(0 <= each < 1 for each in found):
+        raise argparse.ArgumentTypeError(
+            f"expected a fraction removed, at least 0 and below 1, such as 0.9, or one a layer as 0.5,0.9, got {text!r}"
+        )
+    return found if len(found) > 1 else found[0]
+
+
 def augment_text(text: str) -> str:
     """An argument's type: how far images move, and whether they are mirrored."""
     pixels = text.partition(",")[0]

@@ -52,11 +52,9 @@ def parser(models: Sequence[str]) -> Parser:
         help="sizes of the hidden layers, channels or neurons: 3000,100; deeper where the model allows",
     )  # fmt: skip
     wiring.add_argument(
-        "--sparsity",
-        type=arguments.number("a fraction removed, at least 0 and below 1", 0.9, lambda v: 0 <= v < 1),
-        metavar="S",
-        help="of the sparse layers: the fraction of connections removed",
-    )
+        "--sparsity", type=arguments.sparsities, metavar="S",
+        help="the fraction of connections removed, of each sparse layer or of one after another: 0.9, or 0.5,0.9",
+    )  # fmt: skip
     wiring.add_argument(
         "--pattern", type=arguments.one_of("a pattern", ("channel", "weight")),
         help="what a connection of a convolution is: a whole filter (--radix's, if not given) or a single weight",
@@ -157,15 +155,17 @@ def check(options: Mapping[str, Any], parser: Parser) -> None:
 def wiring_of(options: Options) -> Wiring:
     """The wiring that options ask for."""
     grain: Grain | None = options.get("pattern")
+    sparsity = options.get("sparsity", 0.0)
+    sparsity = tuple(sparsity) if isinstance(sparsity, list) else sparsity
     if "radix" in options:
         widths = options.get("widths")
         widths = tuple(widths) if widths is not None else None
         return Wiring("radix", _tuples(options["radix"]), widths=widths, grain=grain)
     if "expander" in options:
         kind: ExpanderKind = options["expander"]
-        return Wiring("expander", expander=kind, sparsity=options["sparsity"], grain=grain)
+        return Wiring("expander", expander=kind, sparsity=sparsity, grain=grain)
     if options.get("random"):
-        return Wiring("random", sparsity=options["sparsity"], grain=grain)
+        return Wiring("random", sparsity=sparsity, grain=grain)
     return Wiring()
 
 

@@ -49,8 +49,9 @@ class Wiring:
         For "radix"; one a layer of neurons. They change the sizes of a model whose sparse layers follow one another.
     expander : {"fixed", "bernoulli", "explicit"}
         For "expander".
-    sparsity : float
-        For "expander" and "random": fraction of each sparse layer that is removed.
+    sparsity : float or tuple of float
+        For "expander" and "random": fraction of the connections that is removed, of each sparse layer or of one after
+        another.
     grain : {"channel", "weight"}, optional
         What a connection of a convolution is: a whole filter from one channel to another, or a single weight. Whole
         filters for "radix", single weights otherwise, if not given.
@@ -60,7 +61,7 @@ class Wiring:
     radices: Radices = ()
     widths: tuple[int, ...] | None = None
     expander: ExpanderKind = "fixed"
-    sparsity: float = 0.0
+    sparsity: float | tuple[float, ...] = 0.0
     grain: Grain | None = None
 
     def patterns(self, links: Sequence[Link], seed: int) -> tuple[list[SparsityPattern], str]:
@@ -91,17 +92,18 @@ class Wiring:
             layers, note = fit_radix_layers(self.radices, [self._sizes(link) for link in links])
             return [self._spread(*each) for each in zip(layers, links, strict=True)], f"RadiX layers: {note}"
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-        made = [self._spread(self._layer(link, rng), link) for link in links]
-        for pattern, link in zip(made, links, strict=True):
+        sparsities = self._sparsities(links)
+        made = [self._spread(self._layer(link, each, rng), link) for link, each in zip(links, sparsities, strict=True)]
+        for pattern, link, each in zip(made, links, sparsities, strict=True):
             if not pattern.nnz:
-                raise ValueError(f"sparsity {self.sparsity} leaves the layer {link} no connections: ask for less")
+                raise ValueError(f"sparsity {each} leaves the layer {link} no connections: ask for less")
         names = {"expander": f"{self.expander} expander", "random": "uniform random", "dense": "dense"}
         between = f" between {'channels' if self._whole_filters else 'weights'}" if self.kind != "dense" else ""
         return made, names[self.kind] + (between if convolutions else "")
 
     def connections(self, links: Sequence[Link]) -> int:
         """About how many connections the patterns will have, before any is made."""
-        kept = [1 - self.sparsity] * len(links)
+        kept = [1 - each for each in self._sparsities(links)]
         sizes = [(link.inputs * prod(link.kernel_size), link.outputs) for link in links]
         if self.kind == "radix":
             nodes = prod(self.radices[0])
@@ -122,12 +124,22 @@ class Wiring:
         """The pattern of all weights, where a connection may be a whole filter."""
         return filters(pattern, link.kernel_size) if self._whole_filters else pattern
 
-    def _layer(self, link: Link, rng: np.random.Generator) -> SparsityPattern:
+    def _sparsities(self, links: Sequence[Link]) -> Sequence[float]:
+        """One for each layer. Raises ValueError if there are others than these layers."""
+        if isinstance(self.sparsity, tuple) and len(self.sparsity) != len(links):
+            layers = ", ".join(map(str, links))
+            raise ValueError(
+                f"--sparsity: give one for all sparse layers or one for each of {len(links)} ({layers}), "
+                f"got {len(self.sparsity)}"
+            )
+        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,) * len(links)
+
+    def _layer(self, link: Link, sparsity: float, rng: np.random.Generator) -> SparsityPattern:
         in_features, out_features = self._sizes(link)
         if self.kind == "expander":
-            return expander(out_features, in_features, self.sparsity, self.expander, rng)
+            return expander(out_features, in_features, sparsity, self.expander, rng)
         if self.kind == "random":
-            return uniform_random(out_features, in_features, self.sparsity, rng)
+            return uniform_random(out_features, in_features, sparsity, rng)
         return dense(out_features, in_features)
 
 

@@ -111,6 +111,7 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
         (["--expander", "--sparsity", "0.9"], 23_400 + 3000 + 1000),
         (["--expander", "explicit", "--sparsity", "0.9"], 23_400 + 3000 + 1000),
         (["--expander", "bernoulli", "--sparsity", "0.9"], None),
+        (["--random", "--sparsity", "0.95,0.5"], 11_760 + 15_000 + 1000),
         (["--random", "--sparsity", "0.9", "--sparse-all"], 23_520 + 3000 + 100),
         (["--random", "--sparsity", "0.9", "--hidden", "3000,100"], 235_200 + 30_000 + 1000),
         (["--dense", "--hidden", "30,20,10"], 784 * 30 + 600 + 200 + 100),
@@ -224,6 +225,9 @@ WRONG: list[tuple[str, str]] = [
     ("lenet300 --random --sparsity 1", "at least 0 and below 1"),
     ("lenet300 --random --sparsity -0.1", "at least 0 and below 1"),
     ("lenet300 --random --sparsity nan", "at least 0 and below 1"),
+    ("lenet300 --random --sparsity 0.9,1", "at least 0 and below 1"),
+    ("lenet300 --random --sparsity 0.9,", "at least 0 and below 1"),
+    ("lenet300 --random --sparsity 0.9,0.5,0.5", "one for each of 2 (784→300, 300→100), got 3"),
     ("lenet300 --random --sparsity 0.9999999", "no connections"),
     ("lenet300 --random --sparsity 0.9 --pattern channel", "this model has none"),
     ("lenet300 --pattern weight", "--pattern: goes with --radix, --expander or --random"),
@@ -589,18 +593,7 @@ def test_resume_from_elsewhere_with_own_data(
     x, y = rng.standard_normal((400, 20)).astype(np.float32), np.arange(400) % 4
     x[np.arange(400), y] += 3
     np.savez("mine.npz", x=x, y=y)
-    options = [
-        "lenet300",
-        "--random",
-        "--sparsity",
-        "0.8",
-        "--dataset",
-        "mine.npz",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "50",
-    ]
+    options = ["lenet300", "--random", "--sparsity=0.8,0.9", "--dataset=mine.npz", "--epochs=3", "--batch-size=50"]
     assert train.main([*options, "--out", "whole", "--quiet"]) == 0
     with monkeypatch.context() as patch:
         After(patch, 9, lambda: signal.raise_signal(signal.SIGINT))

@@ -89,6 +89,17 @@ def test_hidden_layers_have_the_sizes_that_are_asked_for(every: bool) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["expander", "random"])
+def test_each_layer_may_have_its_own_sparsity(kind: str) -> None:
+    wiring = Wiring(kind, sparsity=(0.5, 0.90625))
+    layers = links((3, 32, 32), padding=2)
+    found, _ = wiring.patterns(layers, 0)
+    assert [pattern.nnz for pattern in found] == [12_500, 150_000]
+    assert wiring.connections(layers) == 162_500
+    alone, _ = Wiring(kind, sparsity=0.5).patterns(layers, 0)
+    assert np.array_equal(found[0].indices, alone[0].indices)
+
+
 @pytest.mark.parametrize(
     ("wiring", "chain", "problem"),
     [
@@ -98,6 +109,8 @@ def test_hidden_layers_have_the_sizes_that_are_asked_for(every: bool) -> None:
         (Wiring("radix", ((2, 5),)), links((1, 28, 28), every=True), "no radices fit"),
         (Wiring("random", sparsity=0.9, grain="channel"), [Link(784, 300)], "--pattern channel: is for convolutions"),
         (Wiring("random", sparsity=0.99999), links((1, 16, 16)), "leaves the layer 20→50, 5×5 "),
+        (Wiring("random", sparsity=(0.5, 0.9999999)), links((1, 16, 16)), "0.9999999 leaves the layer 50→500 "),
+        (Wiring("random", sparsity=(0.5,)), links((1, 16, 16)), r"one for each of 2 \(20→50, 5×5, 50→500\), got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(wiring: Wiring, chain: list[Link], problem: str) -> None:
