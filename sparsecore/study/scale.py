@@ -136,7 +136,7 @@ LENET300 = Net(
 )  # fmt: skip
 LENET5 = Net(
     "L5", "LeNet-5, MNIST", "lenet5", "mnist", 60_000,
-    {"epochs": 6, "batch_size": 128, "lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine",
+    {"epochs": 6, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
      "warm_up": 0.5, "augment": "1", "padding": 0},
     hidden=(20, 50, 500), wide=1, first=1, sparse=(25_000, 400_000), positions=(64, 1), seconds=(1.7, 8.0),
     unstructured=1.8,
