@@ -114,22 +114,29 @@ class Network:
         Raises
         ------
         DeviceError
-            If there is no such device. Nothing has moved then.
+            If there is no such device. Nothing has moved then, nor after any other error, such as of a full memory.
         """
-        before = self.device
-        for layer in self.layers:
-            layer.to(device)
-        if self.device is not before:
-            self.flatten()
+        before = [(layer, layer.params, layer._device) for layer in self.layers]
+        here = self.device
+        try:
+            for layer in self.layers:
+                layer.to(device)
+            if self.device is not here:
+                self.flatten()
+        except BaseException:  # a device that is full: the network stays where it was, whole
+            for layer, params, place in before:
+                layer.params, layer._device = params, place
+            raise
         return self
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
         size = sum(array.size for _, _, array in self._named())
-        self._params = self.device.empty((size,), self.dtype)
-        for layer, name, piece, array in self._pieces(self._params):
+        params = self.device.empty((size,), self.dtype)
+        for layer, name, piece, array in self._pieces(params):
             piece[...] = array
             layer.params[name] = piece
+        self._params = params
         self._given = [dict(layer.params) for layer in self.layers]
         self.version += 1
 

@@ -358,7 +358,10 @@ def unchanged(net: Network, call: Any, message: str) -> None:
 
 def test_a_layer_pruned_to_nothing_is_refused_by_name():
     net = dense_network()
-    message = "layer 1, SparseLinear(12→9): would lose all its 108 connections: prune less, or allow it (allow_empty)"
+    message = (
+        "layer 1, SparseLinear(12→9): would lose all its 108 connections: prune less, or allow it (allow_empty=True; "
+        "--prune-empty while a run trains, --allow-empty for a checkpoint)"
+    )
     unchanged(net, lambda: to_sparsity(net, {0: 0.5, 1: 1.0}), message)
     unchanged(net, lambda: to_sparsity(net, {0: 0.5, 1: 0.999}), message)
     unchanged(net, lambda: by_threshold(net, {0: 0.5, 1: 100.0}), message)

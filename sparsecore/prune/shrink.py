@@ -203,7 +203,8 @@ def _shrunk(network: Network, kept: Mapping[int, Kept], optimizer: SGD | None, a
     for k, count in left.items():
         if had[k] and not count and not allow_empty:
             raise PruneError(
-                f"{_name(network, k)}: would lose all its {had[k]:,} connections: prune less, or allow it (allow_empty)"
+                f"{_name(network, k)}: would lose all its {had[k]:,} connections: prune less, or allow it "
+                "(allow_empty=True; --prune-empty while a run trains, --allow-empty for a checkpoint)"
             )
     shrink(network, {k: keep.mask for k, keep in kept.items()}, optimizer)
     sparsity = {k: pattern.sparsity for k, pattern in network.patterns.items()}

@@ -356,6 +356,31 @@ def test_a_second_card() -> None:
         np.testing.assert_allclose(network.to("cuda").logits(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "fit"), [("put", 0), ("put", 3), ("empty", 0)])
+def test_a_full_card_leaves_the_network_where_it_was(monkeypatch: pytest.MonkeyPatch, asked: str, fit: int) -> None:
+    """Whether a layer's array does not fit, or the flat one of all parameters."""
+    with machine("forward"):
+        from sparsecore.device import cuda
+
+        network, x = small_network(), numbers((3, 20), dtype=np.float32)
+        expected, given, rest = network.logits(x), network.params, iter(range(fit))
+        make = getattr(type(cuda()), asked)
+
+        def short(*arguments: Any) -> Any:
+            if next(rest, None) is None:
+                raise MemoryError
+            return make(*arguments)
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(type(cuda()), asked, short)
+            network.to("cuda")
+        assert network.device.name == "cpu" and network.params is given
+        assert np.array_equal(network.logits(x), expected)
+        given[:] = 0
+        assert not network.logits(x).any()  # the layers' parameters are still views of the network's
+        assert network.to("cuda").device is cuda()
+
+
 def test_the_command_line_trains_on_it(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     from sparsecore import evaluate, train
 
