@@ -100,8 +100,8 @@ MODELS = {
                 augment="4,flip", padding=2,
             ),
             ("cifar10", None): Recipe(
-                epochs=60, batch_size=128, lr=0.05, momentum=0.9, weight_decay=1e-4, schedule="cosine", warm_up=0.5,
-                augment="2,flip", padding=2,
+                epochs=150, batch_size=128, lr=0.05, momentum=0.9, weight_decay=2e-4, schedule="cosine", warm_up=0.5,
+                augment="4,flip", padding=2,
             ),
         },
         own=("padding",),
