@@ -82,18 +82,22 @@ def draw_row(axes: Any, row: Sequence[Cell], place: Place, colour: str, label: s
                   markerfacecolor="white", linewidth=1.1, alpha=0.8, zorder=1)  # fmt: skip
 
 
-def legend(axes: Any, cells: Sequence[Cell]) -> None:
-    """Names of the series, and what dashes and crosses are where there are any."""
+def legend(figure: Any, cells: Sequence[Cell] = ()) -> None:
+    """Below all panels, each name once: of the series, and of dashes and crosses where cells have any."""
     from matplotlib.lines import Line2D
 
-    handles, _ = axes.get_legend_handles_labels()
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    handles = list(found.values())
     if any(cell.point.slides is not None for cell in cells):
         handles.append(Line2D([], [], color="#777777", linestyle=(0, (4, 3)), marker="D", markersize=4.5,
                               markerfacecolor="white", label="slides, 2018"))  # fmt: skip
     if any(cell.dead for cell in cells):
         handles.append(Line2D([], [], color="#b00020", linestyle="", marker="x", markersize=9, markeredgewidth=2,
                               label="a run lost classes"))  # fmt: skip
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="best")
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=min(len(handles), 4))
 
 
 def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
@@ -146,16 +150,18 @@ def _accuracies(lines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
 
 
 def _by_table(results: Results, place: Place, label: str) -> Any:
-    figure, all_axes = panels(len(results.tables))
+    figure, all_axes = panels(len(results.tables), height=4.1)
+    names = dict.fromkeys(cell.point.series for cell in results.cells)
+    colours = dict(zip(names, COLOURS * 3, strict=False))  # a series has one, whatever the table
     for axes, table in zip(all_axes, results.tables, strict=True):
         cells = [cell for cell in results.cells if cell.point.table == table]
-        for colour, series in zip(COLOURS * 3, results.series(table), strict=False):
+        for series in results.series(table):
             row = sorted(results.row(table, series), key=lambda cell: place(cell.point.x))
-            draw_row(axes, row, place, colour, series)
+            draw_row(axes, row, place, colours[series], series)
         columns = sorted({cell.point.x for cell in cells}, key=place)
         axes.set_xticks([place(x) for x in columns], [f"{x:g}" for x in columns], fontsize=8)
         axes.set_xticks([], minor=True)
         accuracy_axis(axes, cells)
         axes.set(xlabel=label, title=table)
-        legend(axes, cells)
+    legend(figure, results.cells)
     return figure

@@ -27,7 +27,9 @@ def _head(report: Report, pictures: Path) -> list[str]:
     lines = [" ".join(report.summary()), "", f"    {report.command}", "", *(f"- {each}" for each in report.where), "",
              "Test accuracy in percent at the end of each run, mean ± sample standard deviation over the seeds; in "
              "brackets the slides' number, in bold where ours is not above it. † marks cells with runs that lost "
-             "classes, … those with runs that are missing."]  # fmt: skip
+             "classes, … those with runs that are missing. Two means “cannot be told apart” where they differ by less "
+             "than two standard errors; the error of a mean is never taken to be smaller than the test set's size "
+             "allows."]  # fmt: skip
     if report.compared:
         lines += ["", *_picture(overview(report.compared), pictures)]
     if report.below and not report.quick:

@@ -138,9 +138,9 @@ def overview(cells: Sequence[Cell]) -> Drawing:
     """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
     figure, (axes,) = figures.panels(1, width=8.6, height=5.0)
     names = list(dict.fromkeys(f"{cell.point.table}: {cell.point.series}" for cell in cells))
-    for colour, name in zip(figures.COLOURS * 3, sorted(names), strict=False):
+    for k, name in enumerate(sorted(names)):
         row = [cell for cell in cells if f"{cell.point.table}: {cell.point.series}" == name]
-        marker = "os^vDP*"[sorted(names).index(name) % 7]
+        colour, marker = figures.COLOURS[k % 7], "os^vDP*"[(k + k // 7) % 7]  # together 49 kinds
         axes.plot([100 - (cell.point.slides or 0) for cell in row], [100 - cell.mean for cell in row], marker,
                   color=colour, markersize=6, alpha=0.8, label=name)  # fmt: skip
     limits = (0.3, 100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..figures import COLOURS, panels
+from ..figures import COLOURS, legend, panels
 from ..readings import dead_runs, versus
 from ..results import Cell, Results
 from ..run import Run
@@ -46,7 +46,7 @@ def figures(results: Results) -> list[Drawing]:
         axes.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
         axes.set(xlabel="connections removed, %", ylabel="test accuracy, %", title=table, ylim=(0, 101),
                  xlim=(-0.6, len(columns) - 0.4))  # fmt: skip
-        axes.legend(fontsize=8, frameon=False, loc="lower left")
+    legend(figure)
     caption = "Every run by the slides' plain SGD, with and without a ReLU on the logits. Dotted: what is left when " \
               "one, two, … classes are lost."  # fmt: skip
     return [Drawing("logits-relu", caption, figure)]

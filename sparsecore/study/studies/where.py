@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..figures import COLOURS, accuracy_axis, panels
+from ..figures import COLOURS, accuracy_axis, legend, panels
 from ..readings import dead_runs
 from ..results import Cell, Results, differ
 from ..run import Run
@@ -41,10 +41,12 @@ def _run(net: Net, removed: float, chosen: tuple[int, ...]) -> Run:
 
 def figures(results: Results) -> list[Drawing]:
     figure, all_axes = panels(len(results.tables), width=5.4)
+    colours = dict(zip(dict.fromkeys(cell.point.x for cell in results.cells), COLOURS, strict=False))
     for axes, table in zip(all_axes, results.tables, strict=True):
         names = results.series(table)
         columns = list(dict.fromkeys(cell.point.x for cell in results.cells if cell.point.table == table))
-        for colour, x in zip(COLOURS, columns, strict=False):
+        for x in columns:
+            colour = colours[x]
             cells = [cell for cell in results.cells if (cell.point.table, cell.point.x) == (table, x)]
             shift = 0.25 * (columns.index(x) - (len(columns) - 1) / 2)
             for cell in cells:
@@ -56,7 +58,7 @@ def figures(results: Results) -> list[Drawing]:
         accuracy_axis(axes, [cell for cell in results.cells if cell.point.table == table])
         axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
         axes.set(title=table)
-        axes.legend(fontsize=8, frameon=False)
+    legend(figure)
     return [Drawing("where", "Accuracy when only these layers become sparse.", figure)]
 
 
