@@ -143,7 +143,7 @@ LENET5 = Net(
 )  # fmt: skip
 LENET5_CIFAR = Net(
     "L5 CIFAR-10", "LeNet-5, CIFAR-10", "lenet5", "cifar10", 50_000,
-    {"epochs": 18, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 2e-4, "schedule": "cosine",
+    {"epochs": 20, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
      "warm_up": 0.5, "augment": "2,flip", "padding": 1},
     hidden=(20, 50, 500), wide=1, first=1, sparse=(25_000, 900_000), positions=(169, 1), seconds=(5.1, 14.7),
     unstructured=1.8,
