@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsecore.prune import PruningSchedule, gradual, iterative, one_time
@@ -57,6 +57,7 @@ def test_any_monotone_curve():
 
 
 @given(starts, lengths, strides, sparsities, sparsities, st.sampled_from([polynomial(), polynomial(0.5), by_rounds]))
+@example(0, 1, 1, 2.8050692803126906e-09, 2.8050692803126906e-09, by_rounds)
 def test_sparsity_never_falls_and_ends_at_its_target(start, length, every, low, high, curve):
     initial, final = sorted((low, high))
     schedule = PruningSchedule(start, start + length, every, curve, before=every)

@@ -27,7 +27,8 @@ def by_rounds(progress: float, initial: float, final: float) -> float:
     """Every round removes the same fraction of the connections that are left, as iterative pruning does."""
     if final == 1:  # no fraction of what is left gets there
         return initial if progress < 1 else 1.0
-    return 1 - (1 - initial) * ((1 - final) / (1 - initial)) ** progress
+    found = 1 - (1 - initial) * ((1 - final) / (1 - initial)) ** progress
+    return min(max(found, initial), final)  # next to none removed, 1 - (1 - initial) is not initial
 
 
 @dataclass(frozen=True)
