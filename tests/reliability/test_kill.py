@@ -1,8 +1,8 @@
 """SIGKILL at any moment: a checkpoint that can be read, and on from there to the very bits of a run left alone.
 
 Runs are forked from this process, which has everything compiled, so that a killed one costs what it computed. They
-save after every step; a good part of their time is spent in the middle of writing. `tests/test_cli.py` kills whole
-commands, from their start.
+save after every step; a good part of their time is spent in the middle of writing. `tests/command/test_interrupted.py`
+kills whole commands, from their start.
 """
 
 from __future__ import annotations

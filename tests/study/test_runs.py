@@ -1,0 +1,85 @@
+"""Runs as values: keys, seeds, sources, and a command for each; every cell of the slides has its runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sparsecore.models.catalogue import MODELS
+
+from sparsecore import options as train_options
+from sparsecore.study import slides, studies
+from sparsecore.study.cost import seconds_of
+from sparsecore.study.run import prune, train
+from sparsecore.study.scale import LENET300, full, quick
+from tests.study.given import DENSE, PRUNED, RECIPE, RETRAINED, all_runs
+
+
+def test_a_key_is_the_same_for_the_same_configuration_only() -> None:
+    shuffled = train("lenet300", "mnist-subset", dict(reversed(RECIPE.items())), dense=True)
+    assert shuffled.key == DENSE.key and shuffled == DENSE
+    others = [
+        DENSE.seeded(0), DENSE.seeded(1), PRUNED, PRUNED.seeded(0), prune(DENSE, sparsity="0.95"), RETRAINED,
+        train("lenet300", "mnist-subset", RECIPE, prune(DENSE, sparsity="0.95"), rewind="initial"),
+        train("lenet300", "mnist-subset", RECIPE | {"lr": 0.2}, dense=True),
+        train("lenet300", "mnist", RECIPE, dense=True),
+    ]  # fmt: skip
+    keys = [run.key for run in (DENSE, *others)]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)
+
+
+def test_a_key_does_not_change_between_versions() -> None:
+    """What was computed yesterday is found today. Whoever changes this on purpose raises `run.VERSION`."""
+    assert (DENSE.seeded(0).key, RETRAINED.seeded(0).key) == ("ac353ce027ca86eb", "80f8fb2380c2641a")
+
+
+def test_a_seed_reaches_the_sources_but_for_those_that_have_one() -> None:
+    seeded = RETRAINED.seeded(3)
+    assert [each.options.get("seed") for each in (*seeded.sources(), seeded)] == [3, None, 3]
+    pinned = train("lenet300", "mnist-subset", RECIPE, PRUNED.seeded(0), rewind="fresh")
+    assert pinned.seeded(3).source == pinned.seeded(4).source == PRUNED.seeded(0)
+    assert pinned.seeded(3).key != pinned.seeded(4).key
+
+
+def test_none_is_left_out_of_a_run() -> None:
+    assert train("lenet300", "mnist", RECIPE, hidden=None) == train("lenet300", "mnist", RECIPE)
+
+
+@pytest.mark.parametrize("scale", [full(), quick()], ids=["full", "quick"])
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_run_is_a_command_that_the_parser_takes(name: str, scale: Any) -> None:
+    parser = train_options.parser(list(MODELS))
+    for run in all_runs(studies.STUDIES[name].points(scale)):
+        assert seconds_of(run) > 0
+        if run.kind == "train":
+            given = {k: v for k, v in vars(parser.parse_args(run.arguments(Path("runs")))).items() if v is not None}
+            train_options.check(given, parser)
+            recipe = {name for name, value in vars(MODELS[given["model"]].recipe).items() if value is not None}
+            recipe -= {"padding"} if run.source is not None else set()  # the network that it starts from has it
+            assert recipe <= set(given), "what a recipe says is pinned, so that a better default changes no study"
+
+
+def test_every_cell_of_the_slides_has_its_counterpart() -> None:
+    found: dict[str, dict[float, float]] = {}
+    for study in studies.STUDIES.values():
+        for each in study.points(full()):
+            if each.slides is not None:
+                network = {"LeNet-300-100, MNIST": "L300", "LeNet-5, MNIST": "L5", "LeNet-5, CIFAR-10": "L5 CIFAR-10"}
+                found.setdefault(f"{network[each.table]} {each.series}", {})[float(each.x)] = each.slides
+    assert found == slides.SPARSITY | slides.WIDTH
+    assert sum(map(len, found.values())) == 66
+
+
+def test_studies_share_the_runs_that_are_the_same() -> None:
+    dense = LENET300.dense().seeded(0).key
+    sharing = [name for name, study in studies.STUDIES.items()
+               if dense in {run.key for run in all_runs(study.points(full()))}]  # fmt: skip
+    assert {"one-time", "iterative", "retrain", "radix", "where"} <= set(sharing)
+
+
+def test_a_network_that_is_replaced_is_not_the_same_run() -> None:
+    assert replace(LENET300, recipe=dict(LENET300.recipe) | {"epochs": 1}).dense().key != LENET300.dense().key
