@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 
-from .files import replace
+from . import png
 from .metrics import Record
 from .run_folder import CURVES
 
@@ -42,10 +41,7 @@ def draw(history: Sequence[Record], folder: Path) -> Path | None:
         axes.grid(alpha=0.25)
         if axes.lines:
             axes.legend()
-    path, picture = folder / CURVES, BytesIO()
-    figure.savefig(picture, dpi=120)
-    replace(path, picture.getvalue())
-    return path
+    return png.write(figure, folder / CURVES, dpi=120)
 
 
 def _curves(history: Sequence[Record], prunings: Sequence[Record], kind: str) -> dict[str, list[tuple[float, float]]]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsecore
-from sparsecore import Network, SparsityPattern, train
+from sparsecore import Network, SparsityPattern, png, train
 from sparsecore.checkpoint import save
 from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, remove_dead
 from sparsecore.inspect.__main__ import main
@@ -225,12 +225,10 @@ def test_the_command(pruned: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_pictures_are_drawn_and_say_what_is_there(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
     assert main(["run"]) == 0
     assert sorted(path.name for path in Path("run.pictures").iterdir()) == ["inputs.png", "layers.png"]
     figures = {}
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: figures.setdefault(Path(path).name, self))
+    monkeypatch.setattr(png, "write", lambda figure, path, **_: figures.setdefault(path.name, figure) and path)
     assert main(["run"]) == 0
     pattern = sparsecore.load("run").patterns[0]
     rows = figures["layers.png"].axes

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import png
 from ..network import Network
 from ..pattern import SparsityPattern
 from .units import Stage, stages_of
@@ -46,8 +47,7 @@ def _saved(path: Path, paint: Callable[[Any], None]) -> Path:
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     paint(figure)
-    figure.savefig(path, dpi=110)
-    return path
+    return png.write(figure, path, dpi=110)
 
 
 def _layers(figure: Any, stages: list[Stage]) -> None:

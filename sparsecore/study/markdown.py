@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import png
 from ..files import replace
 from .readings import column, explained, percent
 from .report import Report, Section, overview, table_of
@@ -15,12 +16,14 @@ def write_markdown(report: Report, path: Path) -> None:
     """Write the page, and its pictures into the folder that has its name without the ending."""
     pictures = path.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
-    for old in pictures.glob("*.png"):
-        old.unlink()
     lines = ["# Results of the study", "", *_head(report, pictures)]
     for section in report.sections:
         lines += ["", *_section(section, pictures)]
-    replace(path, ("\n".join(lines) + "\n").encode())
+    text = "\n".join(lines) + "\n"
+    replace(path, text.encode())
+    for picture in pictures.glob("*.png"):  # of a report before this one
+        if f"({pictures.name}/{picture.name})" not in text:
+            picture.unlink()
 
 
 def _head(report: Report, pictures: Path) -> list[str]:
@@ -77,8 +80,7 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _picture(drawing: Drawing, pictures: Path) -> list[str]:
-    path = pictures / f"{drawing.name}.png"
-    drawing.figure.savefig(path, dpi=130)
+    path = png.write(drawing.figure, pictures / f"{drawing.name}.png", dpi=130)
     return [f"![{drawing.caption}]({pictures.name}/{path.name})", "", f"*{drawing.caption}*"]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
+from ..files import replace
 from . import figures
 from .outcome import Outcome
 from .progress import duration
@@ -14,6 +16,11 @@ from .readings import column, counted
 from .results import Cell, Results, against_slides
 from .run import Run
 from .study import Drawing, Study
+
+COLUMNS = ("study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
+           "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
+           "commit", "machine", "command")  # fmt: skip
+"""Of the table of all runs."""
 
 
 @dataclass(frozen=True)
@@ -162,23 +169,19 @@ def overview(cells: Sequence[Cell]) -> Drawing:
 
 def write_csv(report: Report, path: Path) -> int:
     """A line for each run at each of its places; gives back how many."""
-    count = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(
-            ["study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
-             "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
-             "commit", "machine", "command"]
-        )  # fmt: skip
-        for section in report.sections:
-            for cell in section.results.cells:
-                for seed, o in cell.by_seed.items():
-                    point, run = cell.point, cell.point.run.seeded(seed)
-                    out.writerow(
-                        [section.study.name, point.table, point.series, column(point.x), seed, o.accuracy,
-                         "" if point.slides is None else point.slides, o.train_accuracy, " ".join(map(str, o.dead)),
-                         o.connections, o.sparsity, o.global_sparsity, o.epochs, o.train_seconds, o.step_ms, o.seconds,
-                         run.key, o.commit, o.machine, str(run)]
-                    )  # fmt: skip
-                    count += 1
-    return count
+    lines = [
+        _line(section.study, cell, seed)
+        for section in report.sections for cell in section.results.cells for seed in cell.by_seed
+    ]  # fmt: skip
+    text = StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *lines])
+    replace(path, text.getvalue().encode())
+    return len(lines)
+
+
+def _line(study: Study, cell: Cell, seed: int) -> list[object]:
+    point, run, o = cell.point, cell.point.run.seeded(seed), cell.by_seed[seed]
+    return [study.name, point.table, point.series, column(point.x), seed, o.accuracy,
+            "" if point.slides is None else point.slides, o.train_accuracy, " ".join(map(str, o.dead)), o.connections,
+            o.sparsity, o.global_sparsity, o.epochs, o.train_seconds, o.step_ms, o.seconds, run.key, o.commit,
+            o.machine, str(run)]  # fmt: skip

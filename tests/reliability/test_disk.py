@@ -17,9 +17,14 @@ import pytest
 from sparsecore import files
 from sparsecore.checkpoint import CheckpointError, read, save
 from sparsecore.files import append, replace
+from sparsecore.inspect.pictures import draw
 from sparsecore.run_folder import RunFolderError
+from sparsecore.study.markdown import write_markdown
+from sparsecore.study.page import write_page
+from sparsecore.study.report import write_csv
 from sparsecore.trainer import Callback, Trainer
 from tests.reliability.runs import digest, digest_of, network, trainer
+from tests.study.given import made_up
 
 ROOT = Path(__file__).resolve().parents[2]
 MINE = ["lenet300", "--dataset", "mine.npz", "--epochs", "3", "--batch-size", "40", "--warm-up", "0"]
@@ -139,6 +144,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="Input/output"):
         replace(path, b"new")
     assert path.read_bytes() == b"old" and sorted(map(str, Path().iterdir())) == ["file", "mine.npz"]
+
+
+def test_reports_and_pictures_are_replaced_whole_or_not_at_all() -> None:
+    pytest.importorskip("matplotlib")
+    report, net = made_up(), network("csr")
+    writers = (
+        lambda: write_page(report, Path("report.html")), lambda: write_markdown(report, Path("results.md")),
+        lambda: write_csv(report, Path("runs.csv")), lambda: draw(net, Path("pictures")),
+    )  # fmt: skip
+    for write in writers:
+        write()
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert {"layers.png", "made-up.png", "runs.csv"} <= {path.name for path in before}
+    with files_of_at_most(300):
+        for write in writers:
+            with pytest.raises(OSError, match="too large"):
+                write()
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_that_goes_away_under_way() -> None:

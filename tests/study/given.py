@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from sparsecore.study.figures import by_sparsity
 from sparsecore.study.outcome import Outcome
 from sparsecore.study.readings import dead_runs
+from sparsecore.study.report import Report, Section
 from sparsecore.study.results import Cell, Results
 from sparsecore.study.run import Run, prune, train
-from sparsecore.study.study import Point, Study
+from sparsecore.study.study import Drawing, Point, Study
 
 RECIPE = {"epochs": 2, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant",
           "warm_up": 0.0}  # fmt: skip
@@ -49,3 +52,15 @@ def study_of(*runs: Run, seeds: int = 1) -> Study:
     points = [Point("digits", "runs", float(k), run) for k, run in enumerate(runs)]
     return Study("small", "Small", "Is it?", "run", "Nothing.", lambda scale: points, lambda found: [],
                  lambda found: [dead_runs(found)], seeds)  # fmt: skip
+
+
+def made_up() -> Report:
+    """A report of one study, with two figures."""
+    found = results(
+        (point("s", 0.0, 97.0), (98.0, 98.1)), (point("s", 90.0, 96.5), (96.0, 96.2)),
+        (point("t <b>", 90.0), (50.0, 60.0)),
+    )  # fmt: skip
+    study = replace(study_of(), name="made-up", title="Made up & more", x="x, %")
+    drawings = [Drawing("made-up", "A figure.", by_sparsity(found)), Drawing("second", "Another.", by_sparsity(found))]
+    section = Section(study, found, drawings, ["It is <so>."])
+    return Report([section], {"a run": "it <failed>"}, 3, "python -m sparsecore.study", ["commit abc", "a machine"])

@@ -9,25 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sparsecore.study.figures import by_sparsity
-from sparsecore.study.report import Report, Section, parts, write_csv
+from sparsecore.study.report import parts, write_csv
 from sparsecore.study.results import against_slides
 from sparsecore.study.run import train
-from sparsecore.study.study import Drawing
-from tests.study.given import DENSE, RECIPE, outcome, point, results, study_of
+from tests.study.given import DENSE, RECIPE, made_up, outcome, point, results
 
 pytest.importorskip("matplotlib")
-
-
-def made_up() -> Report:
-    found = results(
-        (point("s", 0.0, 97.0), (98.0, 98.1)), (point("s", 90.0, 96.5), (96.0, 96.2)),
-        (point("t <b>", 90.0), (50.0, 60.0)),
-    )  # fmt: skip
-    study = replace(study_of(), name="made-up", title="Made up & more", x="x, %")
-    drawings = [Drawing("made-up", "A figure.", by_sparsity(found)), Drawing("second", "Another.", by_sparsity(found))]
-    section = Section(study, found, drawings, ["It is <so>."])
-    return Report([section], {"a run": "it <failed>"}, 3, "python -m sparsecore.study", ["commit abc", "a machine"])
 
 
 def test_the_report_says_what_the_numbers_say() -> None:
