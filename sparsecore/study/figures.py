@@ -109,7 +109,7 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     runs : sequence of (str, Run)
         Thresholds and sparsities are those of the last one, accuracies of all.
     """
-    figure, (thresholds, sparsities, accuracies) = panels(3, width=3.8, height=3.3)
+    figure, (thresholds, sparsities, accuracies) = panels(3, width=3.8, height=3.7)
     _, last = runs[-1]
     layers: dict[str, list[dict[str, Any]]] = {}
     for record in results.course(last):
@@ -131,9 +131,9 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     shown = sorted(y for line in accuracies.lines for y in line.get_ydata())
     if shown:  # not all the way down to the first steps
         accuracies.set_ylim(shown[len(shown) // 10] - 0.5, shown[-1] + 0.2)
-    for axes in (thresholds, sparsities, accuracies):
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
+    for axes, columns in (thresholds, 1), (sparsities, 1), (accuracies, 3):
+        if axes.lines:  # each below its panel: a colour is a layer in two of them and a sparsity in the third
+            axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=columns)
     return figure
 
 
