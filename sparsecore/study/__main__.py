@@ -61,7 +61,8 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     if options.get("dry_run"):
         return 0
     _check_data(board, options)
-    runs.mkdir(parents=True, exist_ok=True)
+    for folder in runs, plan.results.parent:
+        _make(folder)  # both now: hours later is too late to find that a report cannot be written
     with (plan.out / "lock").open("w") as lock:
         _lock(lock, plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
@@ -256,9 +257,16 @@ def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str])
     write_page(report, page)
     write_csv(report, table)
     write_archive(lines, plan.everything, archive)
-    plan.results.parent.mkdir(parents=True, exist_ok=True)
     write_markdown(report, plan.results)
     return [page, plan.results, table, lines]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made a folder ({error.strerror}): choose another --out or --results"
+                         ) from None  # fmt: skip
 
 
 def _lock(lock: Any, out: Path) -> None:

@@ -55,13 +55,12 @@ def read_archives(paths: Iterable[Path]) -> Archive:
     Raises
     ------
     ValueError
-        Names the file and the line that is no outcome of a run.
-    OSError
+        Names the file that cannot be read or is empty, or its line that is no outcome of a run.
     """
     outcomes: dict[str, Outcome] = {}
     courses: dict[str, Course] = {}
     for path in paths:
-        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, text in enumerate(_lines(path), 1):
             try:
                 line = json.loads(text)
                 key, _ = str(line.pop("run")), line.pop("command")
@@ -72,6 +71,16 @@ def read_archives(paths: Iterable[Path]) -> Archive:
             if course is not None:
                 courses[key] = course
     return Archive(outcomes, courses)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}): expected the runs.jsonl of a study") from None
+    if not lines:
+        raise ValueError(f"{path}: holds no runs: expected the runs.jsonl of a study that has made some")
+    return lines
 
 
 def _short(value: Any) -> Any:

@@ -13,6 +13,14 @@ from sparsecore.study.outcome import read_outcome, write
 from tests.study.given import DENSE, RETRAINED, outcome
 
 
+def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").touch()
+    for name, problem in ("nowhere", "(No such file"), ("empty", "holds no runs"), ("", "Is a directory"):
+        assert main(["--from", str(tmp_path / name), "--dry-run"]) == 2
+        error = capsys.readouterr().err
+        assert problem in error and "runs.jsonl" in error and error.count("\n") == 1
+
+
 def test_outcomes_in_a_file_are_those_that_were_written(tmp_path: Path) -> None:
     runs = [RETRAINED.seeded(seed) for seed in (0, 1, 1)]
     course = [{"event": "prune", "step": 3, "layers": [{"name": "a 1→2", "sparsity": 0.5}]}]

@@ -242,6 +242,18 @@ def test_commands_that_cannot_be_followed(arguments: list[str], capsys: pytest.C
     assert error.count("\n") == 1 and "Traceback" not in error
 
 
+@pytest.mark.parametrize("option", [["--out", "file"], ["--out", "o", "--results", "file/results.md"]])
+def test_a_place_that_cannot_be_written_is_said_before_any_run(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert main(["where", "--quick", *option]) == 2
+    error = capsys.readouterr().err
+    assert "choose another --out or --results" in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("o/runs/*"))
+
+
 def test_a_missing_data_set_is_said_before_anything_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
