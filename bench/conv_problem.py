@@ -12,8 +12,8 @@ from sparsecore.models.lenet5 import lenet5, links
 
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
-from sparsecore.wiring import Link, Wiring, full
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.topology.wiring import Link, Wiring, full
 
 from .problem import Floats
 

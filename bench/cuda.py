@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sparsecore.device import Device, DeviceError, device
+from sparsecore.runtime.device import Device, DeviceError, device
 
 from . import kernels, steps
 from .engines import BOTH, DENSE, SPARSE, Contender

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsecore.device import set_threads
-from sparsecore.operator import SparseOperator
+from sparsecore.interop.operator import SparseOperator
+from sparsecore.runtime.device import set_threads
 
 from .engines import has_torch
 from .options import Options

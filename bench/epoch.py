@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sparsecore.data import Dataset, Split, load
-from sparsecore.device import CPU
-from sparsecore.optim import SGD
-from sparsecore.step import Step
-from sparsecore.store import Store
-from sparsecore.workspace import Workspace
+from sparsecore.data.batches import Store
+from sparsecore.runtime.device import CPU
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from .engines import numpy_hand
 from .options import Options

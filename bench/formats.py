@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparsecore.device import cpu, set_threads
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan
+from sparsecore.runtime.device import cpu, set_threads
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan
 from sparsecore.topology import uniform_random
 
 

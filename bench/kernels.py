@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 
 from .engines import Contender, contenders
 from .options import Options

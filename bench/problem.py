@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.initial import initial_values
+from sparsecore.layers.initial import initial_values
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, fit_radix_net, uniform_random
 
 Floats = NDArray[np.float32]

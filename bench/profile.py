@@ -8,10 +8,10 @@ import numpy as np
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 
 from sparsecore.data import load
-from sparsecore.device import CPU
-from sparsecore.optim import SGD
-from sparsecore.step import Step
-from sparsecore.store import Store
+from sparsecore.data.batches import Store
+from sparsecore.runtime.device import CPU
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from .options import Options
 from .problem import MODELS, training_problem

@@ -14,17 +14,17 @@ import numpy as np
 from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.data import load
-from sparsecore.device import cpu, set_threads
-from sparsecore.evaluation import store_of
+from sparsecore.data.batches import Store
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.network import Network
-from sparsecore.normalisation import Normalisation
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
 from sparsecore.prune import gradual, to_sparsity
 from sparsecore.prune.pruner import Pruner, sparsity_rule
-from sparsecore.step import Step
-from sparsecore.store import Store
-from sparsecore.trainer import Trainer
+from sparsecore.runs.trainer import Trainer
+from sparsecore.runtime.device import cpu, set_threads
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.training.evaluation import store_of
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from .tables import markdown
 from .timing import Budget, interleaved

@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 from sparsecore.models.lenet300 import lenet300
 
-from sparsecore.export import to_onnx
-from sparsecore.radix import fit_radix_net
+from sparsecore.interop.export import to_onnx
+from sparsecore.topology.radix import fit_radix_net
 
 
 def main() -> None:

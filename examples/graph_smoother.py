@@ -7,9 +7,9 @@ import numpy as np
 from numba import njit
 from sparsecore.kernels.cpu import sddmm, spmm
 
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan
-from sparsecore.tiles import LANES
+from sparsecore.runtime.tiles import LANES
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan
 
 
 @njit(nogil=True)

@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit
 from sparsecore.kernels.cpu import sddmm, spmm
 
-from sparsecore.plan import Plan
-from sparsecore.tiles import LANES
+from sparsecore.runtime.tiles import LANES
+from sparsecore.storage.plan import Plan
 from sparsecore.topology import uniform_random
 
 

@@ -1,7 +1,7 @@
 """What a kernel is told about a sparse operator: which connections there are, and where its lines lie.
 
 Both are tuples of arrays and integers, so that a compiled kernel can take them as they are, on any device.
-`sparsecore.plan` makes them; nothing here knows how.
+`sparsecore.storage` makes them; nothing here knows how.
 """
 
 from __future__ import annotations

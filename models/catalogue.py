@@ -9,7 +9,7 @@ from typing import Literal
 from sparsecore.models import lenet5, lenet300
 
 from sparsecore.network import Network
-from sparsecore.wiring import Link
+from sparsecore.topology.wiring import Link
 
 Kind = Literal["dense", "sparse", "pruned"]
 """Of a run: all connections from first to last, wired sparse, or pruned on its way."""

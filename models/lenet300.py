@@ -21,9 +21,9 @@ import numpy as np
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.sparse import Format
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense
-from sparsecore.wiring import Link
+from sparsecore.topology.wiring import Link
 
 SIZES = (784, 300, 100, 10)
 HIDDEN = SIZES[1:-1]

@@ -22,8 +22,8 @@ import numpy as np
 from sparsecore.layers import Flatten, MaxPool2d, SparseConv2d, SparseLinear
 from sparsecore.layers.sparse import Format
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
-from sparsecore.wiring import Link, full
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.topology.wiring import Link, full
 
 Shape = tuple[int, int, int]
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import CheckpointError, load, save
-    from .device import get_threads, set_threads
+    from .interop.operator import SparseOperator
     from .layers import Layer, ReLU, SparseLinear
     from .network import Network
-    from .operator import SparseOperator
-    from .optim import SGD
-    from .pattern import SparsityPattern
-    from .trainer import Trainer
+    from .runs.checkpoint import CheckpointError, load, save
+    from .runs.trainer import Trainer
+    from .runtime.device import get_threads, set_threads
+    from .storage.pattern import SparsityPattern
+    from .training.optimizers import SGD
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,25 +38,29 @@ if (_root / "pyproject.toml").is_file() and (_root / "kernels" / "__init__.py").
     __path__.append(str(_root))
 del _root, Path
 
+from ._moved import MOVED as _MOVED  # noqa: E402
+
 _MODULES = {
-    "SGD": "optim",
-    "CheckpointError": "checkpoint",
+    "SGD": "training.optimizers",
+    "CheckpointError": "runs.checkpoint",
     "Layer": "layers",
     "Network": "network",
     "ReLU": "layers",
     "SparseLinear": "layers",
-    "SparseOperator": "operator",
-    "SparsityPattern": "pattern",
-    "Trainer": "trainer",
-    "get_threads": "device",
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "set_threads": "device",
+    "SparseOperator": "interop.operator",
+    "SparsityPattern": "storage.pattern",
+    "Trainer": "runs.trainer",
+    "get_threads": "runtime.device",
+    "load": "runs.checkpoint",
+    "save": "runs.checkpoint",
+    "set_threads": "runtime.device",
 }
 
 
 def __getattr__(name: str) -> Any:
     """The names above, each imported when it is first asked for: `import sparsecore` itself costs nothing."""
+    if name in _MOVED:
+        return import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .console import answer, write_anything
+from .console.output import answer, write_anything
 
 PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"
@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluated(arguments: list[str]) -> list[str]:
     """What is to be printed. Raises ValueError."""
-    from .arguments import PLACES, Parser, integer, place
-    from .checkpoint import read
+    from .console.arguments import PLACES, Parser, integer, place
     from .data import load
-    from .device import set_threads
-    from .evaluation import Evaluation, check_fit
-    from .normalisation import Normalisation
+    from .data.normalisation import Normalisation
+    from .runs.checkpoint import read
+    from .runtime.device import set_threads
+    from .training.evaluation import Evaluation, check_fit
 
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")

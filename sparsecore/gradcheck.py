@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layers.layer import Layer
-from .loss import CrossEntropy
 from .network import Network
-from .tiles import Labels
-from .workspace import Workspace
+from .runtime.tiles import Labels
+from .runtime.workspace import Workspace
+from .training.losses import CrossEntropy
 
 Array = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .device import Device, place_of
+from .data.normalisation import Normalisation
 from .layers.layer import Layer, real_numbers
-from .normalisation import Normalisation
-from .pattern import SparsityPattern
-from .tiles import LANES, Tiles, tiles_of
-from .workspace import Workspace
+from .runtime.device import Device, place_of
+from .runtime.tiles import LANES, Tiles, tiles_of
+from .runtime.workspace import Workspace
+from .storage.pattern import SparsityPattern
 
 
 class LayerSummary(NamedTuple):

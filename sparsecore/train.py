@@ -13,19 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import complain, leave_stdout, write_anything
-from .interrupts import Interrupted, Interrupts
+from .console.interrupts import Interrupted, Interrupts
+from .console.output import complain, leave_stdout, write_anything
 
 if TYPE_CHECKING:  # the rest is imported while signals are already heeded
-    from .arguments import Parser
-    from .checkpoint import Checkpoint
+    from .commands.options import Options
+    from .commands.report import Quiet
+    from .console.arguments import Parser
     from .data import Dataset
     from .models.catalogue import Kind
     from .network import Network
-    from .options import Options
-    from .progress import Quiet
-    from .run_folder import RunFolder
-    from .trainer import Callback, Trainer
+    from .runs.checkpoint import Checkpoint
+    from .runs.folder import RunFolder
+    from .runs.trainer import Callback, Trainer
 
 PROGRAM = "python -m sparsecore.train"
 BYTES_A_CONNECTION = 40
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
-    from .progress import reporter, result_line
-    from .run_folder import RunFolder
-    from .run_state import RunState
+    from .commands.report import reporter, result_line
+    from .runs.folder import RunFolder
+    from .runs.state import RunState
 
     try:
         options, checkpoint = _options(arguments)
@@ -74,10 +74,10 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
 
 def _options(arguments: list[str]) -> tuple[Options, Checkpoint | None]:
     """All options, and the checkpoint to go on from if there is one. Raises ValueError."""
+    from .commands.options import check, parser
+    from .commands.resume import resume
     from .models.catalogue import MODELS
-    from .options import check, parser
-    from .resume import resume
-    from .run_folder import RunFolder
+    from .runs.folder import RunFolder
 
     parse = parser(list(MODELS))
     given: Options = {name: value for name, value in vars(parse.parse_args(arguments)).items() if value is not None}
@@ -112,10 +112,10 @@ def _kind(given: Options) -> Kind:
 
 def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> Trainer:
     """The run, with nothing written yet. Raises ValueError."""
-    from .device import device, set_threads
-    from .optim import SGD
-    from .options import augment_of, config_of
-    from .trainer import Trainer
+    from .commands.options import augment_of, config_of
+    from .runs.trainer import Trainer
+    from .runtime.device import device, set_threads
+    from .training.optimizers import SGD
 
     where = device(options["device"])
     dataset, initial = _built(options, report)
@@ -144,8 +144,8 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
 
 def _schedule(trainer: Trainer, options: Options, initial: Network) -> None:
     """When the learning rate changes, and when the network is pruned."""
-    from .options import schedule_of
-    from .prune.options import pruner_of, restarted
+    from .commands.options import schedule_of
+    from .commands.pruning import pruner_of, restarted
 
     steps, total = trainer.steps, trainer.steps * trainer.epochs
     if "prune" in options:
@@ -158,7 +158,7 @@ def _schedule(trainer: Trainer, options: Options, initial: Network) -> None:
 
 def _earlier(options: Options, step: int) -> Network:
     """The network of a run as it was after so many steps, found by going there again."""
-    from .progress import Quiet
+    from .commands.report import Quiet
 
     options = {name: value for name, value in options.items() if name not in ("out", "resume", "threads")}
     if step == 0:
@@ -170,7 +170,7 @@ def _earlier(options: Options, step: int) -> Network:
 
 
 def _until(step: int) -> Callback:
-    from .trainer import Callback
+    from .runs.trainer import Callback
 
     class Until(Callback):
         def stepped(self, trainer: Trainer) -> None:
@@ -182,8 +182,8 @@ def _until(step: int) -> Callback:
 
 def _inherited(path: str, parser: Parser) -> Options:
     """What a run takes over from the one that its network comes from, if the file tells."""
-    from .checkpoint import read
-    from .resume import kept_options
+    from .commands.resume import kept_options
+    from .runs.checkpoint import read
 
     config = read(path).state.get("config")
     if config is None:
@@ -194,11 +194,11 @@ def _inherited(path: str, parser: Parser) -> Options:
 
 def _origin(path: str) -> Options:
     """The options of the run that a checkpoint comes from. Raises UsageError."""
-    from .arguments import UsageError
-    from .checkpoint import read
+    from .commands.options import parser
+    from .commands.resume import kept_options
+    from .console.arguments import UsageError
     from .models.catalogue import MODELS
-    from .options import parser
-    from .resume import kept_options
+    from .runs.checkpoint import read
 
     config = read(path).state.get("config")
     if config is None:
@@ -208,12 +208,12 @@ def _origin(path: str) -> Options:
 
 def _built(options: Options, report: Quiet) -> tuple[Dataset, Network]:
     """The data set, and the network as it starts out."""
-    from .checkpoint import read
+    from .commands.options import wiring_of
+    from .commands.pruning import go_back
     from .data import load
     from .data.catalogue import CATALOGUE, EMBEDDED, MNIST
     from .models.catalogue import MODELS
-    from .options import wiring_of
-    from .prune.options import go_back
+    from .runs.checkpoint import read
 
     if "from" in options:
         network = read(options["from"]).network
@@ -249,11 +249,11 @@ def _with_logits(network: Network, options: Options) -> Network:
 
 
 def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts, *, curves: bool) -> int:
-    from .checkpoint import CheckpointError
-    from .divergence import Diverged
-    from .progress import result_line
+    from .commands.report import result_line
     from .prune import PruneError
-    from .run_folder import RunFolderError
+    from .runs.checkpoint import CheckpointError
+    from .runs.folder import RunFolderError
+    from .training.divergence import Diverged
 
     interrupts.stop = trainer.stop
     try:
@@ -270,9 +270,9 @@ def _train(trainer: Trainer, report: Quiet, interrupts: Interrupts, *, curves: b
 
 def _draw(folder: RunFolder, *, anew: bool = True) -> int:
     """The run's curves into its folder, anew or where a run was killed before it drew them."""
-    from .curves import draw
-    from .metrics import Metrics
-    from .run_folder import CURVES
+    from .runs.curves import draw
+    from .runs.folder import CURVES
+    from .runs.metrics import Metrics
 
     try:
         if anew or not (folder.path / CURVES).exists():

@@ -20,7 +20,7 @@ from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher
 from sparsecore.kernels.cpu.pool import Pool
 
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 
 Array = NDArray[Any]
 

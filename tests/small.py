@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsecore.data import Split
-from sparsecore.device import cpu
+from sparsecore.data.batches import Store
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.relu import ReLU
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
-from sparsecore.radix import radix_layer
-from sparsecore.store import Store
-from sparsecore.tiles import LANES, Tiles, tiles_of
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES, Tiles, tiles_of
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import uniform_random
+from sparsecore.topology.radix import radix_layer
 
 Array = NDArray[Any]
 

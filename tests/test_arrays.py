@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sparsecore import SparseLinear
-from sparsecore.arrays import host_array, rows_of
+from sparsecore.runtime.arrays import host_array, rows_of
 
 from .small import numbers
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sparsecore.kernels import reference
 
 from sparsecore import train
-from sparsecore.augment import Augmentation
-from sparsecore.checkpoint import read
 from sparsecore.data import Split
-from sparsecore.device import cpu
-from sparsecore.store import Store
-from sparsecore.tiles import LANES
-from sparsecore.workspace import Workspace
+from sparsecore.data.augmentation import Augmentation
+from sparsecore.data.batches import Store
+from sparsecore.runs.checkpoint import read
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES
+from sparsecore.runtime.workspace import Workspace
 
 from .kernel_checks import POOLS, Guarded, Launcher, assert_same_bits
 from .small import Array, untiled
@@ -168,7 +168,7 @@ def test_a_run_learns_from_it_and_resumes_to_the_same_bits(tmp_path: Path, monke
 
     assert train.main([*line, "--augment", "2,flip", "--out", "whole", "--threads", "1"]) == 0
     assert train.main([*line, "--out", "plain"]) == 0
-    from sparsecore.trainer import Trainer
+    from sparsecore.runs.trainer import Trainer
 
     with monkeypatch.context() as patch:
         look = Trainer._look

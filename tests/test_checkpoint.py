@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import sparsecore
-from sparsecore import checkpoint
-from sparsecore.checkpoint import CheckpointError, load, read, save
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.layers import Layer, ReLU, SparseLinear
 from sparsecore.network import Network
-from sparsecore.normalisation import Normalisation
-from sparsecore.pattern import SparsityPattern
+from sparsecore.runs import checkpoint
+from sparsecore.runs.checkpoint import CheckpointError, load, read, save
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
 
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 from sparsecore.kernels import reference
 
-from sparsecore.device import cpu
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
-from sparsecore.tiles import LANES
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
-from sparsecore.workspace import Workspace
 
 from .kernel_checks import POOLS, Guarded, Launcher, assert_close, assert_same_bits, machines
 from .small import FORMATS, Array, numbers, pattern_of, tiled

@@ -16,10 +16,10 @@ from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import CooLayout, Grid
 
 from sparsecore.layers.linear import SparseLinear
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import SEGMENT, Plan, coo_layout_of, linear_grid
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import SEGMENT, Plan, coo_layout_of, linear_grid
 from sparsecore.topology import uniform_random
-from sparsecore.workspace import Workspace
 
 from .kernel_checks import LANES, POOLS, Fenced, Guarded, assert_close, assert_same_bits, machines
 

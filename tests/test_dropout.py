@@ -7,15 +7,15 @@ import pytest
 from sparsecore.kernels import reference
 
 from sparsecore.data import Split
-from sparsecore.device import cpu
+from sparsecore.data.batches import Store
 from sparsecore.layers import KINDS, Dropout, SparseLinear
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.step import Step
-from sparsecore.store import Store
-from sparsecore.tiles import LANES
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense
-from sparsecore.workspace import Workspace
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from .kernel_checks import POOLS, Guarded, Launcher, assert_same_bits, machines
 from .small import Array, numbers, tiled

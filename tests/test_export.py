@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsecore.export import to_npz, to_onnx, to_scipy
+from sparsecore.data.normalisation import Normalisation
+from sparsecore.interop.export import to_npz, to_onnx, to_scipy
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, Layer, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
-from sparsecore.normalisation import Normalisation
 from sparsecore.topology import dense, uniform_random
 
 from .small import network, numbers

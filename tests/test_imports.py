@@ -17,7 +17,7 @@ FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models"
 
 RUNTIME = {"numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "platformdirs", "PIL", "rich"}
 FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
-COMMAND_LINES = {"sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}
+COMMAND_LINES = {"sparsecore.commands", "sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}
 # Where an optional package may be imported at module level; elsewhere only inside the function that needs it.
 ROOMS = {
     "cupy": ("sparsecore.kernels.cuda",),

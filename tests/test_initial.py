@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sparsecore.initial import initial_values
-from sparsecore.pattern import SparsityPattern
+from sparsecore.layers.initial import initial_values
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import uniform_random
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsecore
-from sparsecore import Network, SparsityPattern, png, train
-from sparsecore.checkpoint import save
+from sparsecore import Network, SparsityPattern, train
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, remove_dead
 from sparsecore.inspect.__main__ import main
 from sparsecore.inspect.units import units_of
@@ -25,8 +25,9 @@ from sparsecore.layers.dropout import Dropout
 from sparsecore.layers.flatten import Flatten
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
-from sparsecore.normalisation import Normalisation
-from sparsecore.radix import fit_radix_net
+from sparsecore.runs import pictures as png
+from sparsecore.runs.checkpoint import save
+from sparsecore.topology.radix import fit_radix_net
 
 from .small import linear, network, pattern_of
 

@@ -20,8 +20,8 @@ from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import Grid, Layout
 
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan, layout_of, linear_grid
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan, layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .kernel_checks import (

@@ -10,14 +10,14 @@ import pytest
 from sparsecore.models.lenet5 import lenet5, links
 
 from sparsecore import train
-from sparsecore.checkpoint import read
-from sparsecore.device import cpu
 from sparsecore.gradcheck import gradcheck
 from sparsecore.network import Network
-from sparsecore.pattern import SparsityPattern
-from sparsecore.tiles import LANES, Tiles
-from sparsecore.wiring import Link, Wiring
-from sparsecore.workspace import Workspace
+from sparsecore.runs.checkpoint import read
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES, Tiles
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.topology.wiring import Link, Wiring
 
 from .small import numbers
 from .test_conv import Counting

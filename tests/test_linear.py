@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.linear import SparseLinear
-from sparsecore.pattern import SparsityPattern
-from sparsecore.tiles import LANES, Tiles
+from sparsecore.runtime.tiles import LANES, Tiles
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
-from sparsecore.workspace import Workspace
 
 from .small import BATCHES, FORMATS, PATTERNS, linear, matrix_of, numbers, pattern_of, refused, tiled, untiled
 

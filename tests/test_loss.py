@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.loss import CrossEntropy
-from sparsecore.tiles import LANES, Labels, Tiles
-from sparsecore.workspace import Workspace
+from sparsecore.runtime.tiles import LANES, Labels, Tiles
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.training.losses import CrossEntropy
 
 from .small import BATCHES, numbers, refused, tiled, untiled
 

@@ -9,11 +9,11 @@ import pytest
 
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
-from sparsecore.radix import radix_layer
-from sparsecore.step import Step
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
+from sparsecore.topology.radix import radix_layer
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from .small import FORMATS, store
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsecore.checkpoint import read, save
-from sparsecore.metrics import Mark, Metrics
-from sparsecore.run_folder import RunFolderError
-from sparsecore.run_state import RunState
-from sparsecore.trainer import Callback, Trainer
+from sparsecore.runs.checkpoint import read, save
+from sparsecore.runs.folder import RunFolderError
+from sparsecore.runs.metrics import Mark, Metrics
+from sparsecore.runs.state import RunState
+from sparsecore.runs.trainer import Callback, Trainer
 from tests.reliability.runs import StopAt, timeless, trainer
 
 LINES = [{"event": "epoch", "epoch": k, "loss": 0.1 + 0.2 * k} for k in range(4)]

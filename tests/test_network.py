@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from sparsecore.models.lenet300 import lenet300
 
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.layer import Layer
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.relu import ReLU
-from sparsecore.loss import CrossEntropy
 from sparsecore.network import Network
-from sparsecore.normalisation import Normalisation
-from sparsecore.pattern import SparsityPattern
-from sparsecore.radix import fit_radix_net
-from sparsecore.tiles import Labels
+from sparsecore.runtime.tiles import Labels
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
-from sparsecore.workspace import Workspace
+from sparsecore.topology.radix import fit_radix_net
+from sparsecore.training.losses import CrossEntropy
 
 from .small import FORMATS, linear, matrix_of, network, numbers, refused, tiled, untiled
 

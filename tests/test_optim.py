@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.optim import SGD
-from sparsecore.workspace import Workspace
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.training.optimizers import SGD
 
 from .small import numbers
 

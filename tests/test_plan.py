@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sparsecore.kernels.cpu import rows as row_kernels
 
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import LARGEST_GROUP, Plan, layout_of
-from sparsecore.radix import fit_radix_net
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import LARGEST_GROUP, Plan, layout_of
+from sparsecore.topology.radix import fit_radix_net
 
 from .kernel_checks import patterns
 

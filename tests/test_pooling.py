@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsecore.kernels import reference
 
-from sparsecore.device import cpu
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers import KINDS, AvgPool2d, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
-from sparsecore.tiles import LANES
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, uniform_random
-from sparsecore.workspace import Workspace
 
 from .kernel_checks import POOLS, Guarded, Launcher, assert_same_bits, machines
 from .small import Array, Counting, numbers, tiled

@@ -16,7 +16,6 @@ from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.flatten import Flatten
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
-from sparsecore.pattern import SparsityPattern
 from sparsecore.prune import (
     PruneError,
     by_quality,
@@ -30,8 +29,9 @@ from sparsecore.prune import (
     to_sparsity,
 )
 from sparsecore.prune.masks import keep_largest
-from sparsecore.step import Step
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
+from sparsecore.training.step import Step
 
 from .small import linear, matrix_of, network, refused, store
 

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 import sparsecore
 from sparsecore import evaluate, train
-from sparsecore.checkpoint import read, save
 from sparsecore.prune.__main__ import main
 from sparsecore.prune.weights import WeightsError, read_weights
+from sparsecore.runs.checkpoint import read, save
 
 from .small import network
 

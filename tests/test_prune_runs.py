@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsecore import train
-from sparsecore.checkpoint import read
+from sparsecore.runs.checkpoint import read
 
 DIGITS = ["lenet300", "--dataset", "mnist-subset"]  # 63 steps an epoch
 GRADUAL = [*DIGITS, "--prune", "gradual", "--prune-to", "0.9"]
@@ -163,7 +163,7 @@ def test_a_run_that_prunes_has_a_recipe_of_its_own() -> None:
 )
 def test_stopped_anywhere_a_run_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch, rewind: str, at: int) -> None:
     """Prunings at 16, 24 and 32 of 126 steps, then perhaps a rewinding: saved and loaded at any step between."""
-    from sparsecore.trainer import Trainer
+    from sparsecore.runs.trainer import Trainer
 
     schedule = ["--prune-start", "16", "--prune-end", "32", "--prune-every", "8", "--epochs", "2", "--threads", "1"]
     options = [*GRADUAL, *schedule, *(["--rewind", rewind] if rewind else [])]
@@ -188,7 +188,7 @@ def test_stopped_anywhere_a_run_goes_on_to_the_same_bits(monkeypatch: pytest.Mon
 
 
 def test_pruning_does_not_count_its_evaluations_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsecore.evaluation import Evaluation
+    from sparsecore.training.evaluation import Evaluation
 
     slow = Evaluation.__call__
 
@@ -227,7 +227,7 @@ def test_values_after_k_steps_are_those_that_the_run_had() -> None:
     run(*common, "--prune", "one-time", "--prune-to", "0.9", "--prune-start", "80", "--epochs", "1", "--out", "pruned")
     run("--from", "pruned", "--rewind", "20", *FROZEN, "--out", "back")
 
-    from sparsecore.trainer import Trainer
+    from sparsecore.runs.trainer import Trainer
 
     lr, seen = Trainer._lr, []
 
@@ -324,7 +324,7 @@ def test_a_layer_pruned_to_nothing_under_way(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_file_that_does_not_tell_its_run(capsys: pytest.CaptureFixture[str]) -> None:
-    from sparsecore.checkpoint import save
+    from sparsecore.runs.checkpoint import save
 
     save(initial_network(), "alone.safetensors")
     assert "expected a model" in refusal(capsys, "--from", "alone.safetensors")

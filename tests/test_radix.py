@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecore.radix import fit_radix_net, radix_layer, radix_net
+from sparsecore.topology.radix import fit_radix_net, radix_layer, radix_net
 
 
 def dense_matrix(pattern):

@@ -6,9 +6,9 @@ import pytest
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.relu import ReLU
 from sparsecore.network import Network
-from sparsecore.tiles import Tiles
+from sparsecore.runtime.tiles import Tiles
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import uniform_random
-from sparsecore.workspace import Workspace
 
 from .small import BATCHES, Counting, linear, matrix_of, numbers, tiled, untiled
 

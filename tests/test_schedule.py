@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sparsecore.schedule import constant, cosine, step_decay, warm_up
+from sparsecore.training.schedules import constant, cosine, step_decay, warm_up
 
 
 def test_constant():

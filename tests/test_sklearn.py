@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sparsecore.initial import initial_values
 from sparsecore.interop.sklearn import SparseMLPClassifier, SparseMLPRegressor
+from sparsecore.layers.initial import initial_values
 from sparsecore.topology import dense, fit_radix_net
 
 DIGITS = train_test_split(*load_digits(return_X_y=True), random_state=0)
@@ -97,10 +97,10 @@ def test_numbers_are_learned(outputs):
 def test_the_regressors_gradient_is_that_of_its_loss():
     """One step of plain descent from the same values, by hand in float64."""
     from sparsecore.data import Split
-    from sparsecore.device import cpu
-    from sparsecore.optim import SGD
-    from sparsecore.regression import RegressionStep
-    from sparsecore.store import Store
+    from sparsecore.data.batches import Store
+    from sparsecore.runtime.device import cpu
+    from sparsecore.training.optimizers import SGD
+    from sparsecore.training.regression import RegressionStep
 
     from .small import matrix_of, network, numbers
 

@@ -9,13 +9,13 @@ import weakref
 import numpy as np
 import pytest
 
-from sparsecore.device import cpu, get_threads, set_threads
-from sparsecore.loss import CrossEntropy
-from sparsecore.optim import SGD
 from sparsecore.prune import shrink
-from sparsecore.step import Step, Totals
+from sparsecore.runtime.device import cpu, get_threads, set_threads
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import uniform_random
-from sparsecore.workspace import Workspace
+from sparsecore.training.losses import CrossEntropy
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step, Totals
 
 from .small import matrix_of, network, store
 

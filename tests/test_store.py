@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.data import Split
-from sparsecore.device import cpu
-from sparsecore.store import Store
-from sparsecore.tiles import LANES
-from sparsecore.workspace import Workspace
+from sparsecore.data.batches import Store
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.tiles import LANES
+from sparsecore.runtime.workspace import Workspace
 
 from .small import store, untiled
 

@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsecore import radix, topology
-from sparsecore.pattern import SparsityPattern
-from sparsecore.topology import dense, expander, spectral_gap, uniform_random
+from sparsecore import topology
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.topology import dense, expander, radix, spectral_gap, uniform_random
 
 sides = st.integers(1, 40)
 sparsities = st.floats(0, 1, exclude_max=True)

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
 from sparsecore.interop.torch import SparseConv2d, SparseLinear, sparsify  # noqa: E402
-from sparsecore.pattern import SparsityPattern  # noqa: E402
+from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
 from sparsecore.topology import uniform_random  # noqa: E402
 
 CONV_STEPS = [(1, 0, 1), (2, 1, 1), ((1, 2), (2, 0), (1, 2))]
@@ -216,7 +216,7 @@ def test_threads_share_a_module():
 
 
 def test_many_batch_sizes_keep_few_programs():
-    from sparsecore import program
+    from sparsecore.layers import replay as program
 
     module = small(torch.float32)
     for batch in range(1, 30):

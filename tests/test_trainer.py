@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from sparsecore.models.lenet300 import lenet300
 
-from sparsecore import checkpoint
-from sparsecore.checkpoint import CheckpointError, read
 from sparsecore.data import Dataset, Split, load
-from sparsecore.device import cpu, get_threads, set_threads
-from sparsecore.evaluation import Evaluation, check_fit
-from sparsecore.metrics import Mark
+from sparsecore.data.batches import Store
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.run_folder import RunFolderError
-from sparsecore.run_state import RunState
-from sparsecore.schedule import cosine, step_decay, warm_up
-from sparsecore.step import Step
-from sparsecore.store import Store
+from sparsecore.runs import checkpoint
+from sparsecore.runs.checkpoint import CheckpointError, read
+from sparsecore.runs.folder import RunFolderError
+from sparsecore.runs.metrics import Mark
+from sparsecore.runs.state import RunState
+from sparsecore.runs.trainer import Callback, Diverged, Progress, Trainer
+from sparsecore.runtime.device import cpu, get_threads, set_threads
 from sparsecore.topology import fit_radix_net, uniform_random
-from sparsecore.trainer import Callback, Diverged, Progress, Trainer
+from sparsecore.training.evaluation import Evaluation, check_fit
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.schedules import cosine, step_decay, warm_up
+from sparsecore.training.step import Step
 
 
 @pytest.fixture(scope="module")

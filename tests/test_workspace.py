@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sparsecore.device import cpu
-from sparsecore.workspace import Workspace
+from sparsecore.runtime.device import cpu
+from sparsecore.runtime.workspace import Workspace
 
 
 def test_an_array_is_made_once_and_kept_while_it_fits():

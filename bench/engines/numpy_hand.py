@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.problem import Floats, Problem, as_dense
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 
 Order = Literal["C", "F"]
 

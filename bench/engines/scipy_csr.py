@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.problem import Floats, Problem, as_dense
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 
 
 class Gather:

@@ -9,16 +9,16 @@ import numpy as np
 
 from bench.conv_problem import ConvProblem
 from bench.problem import Floats, Problem
-from sparsecore.device import CPU, Device
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
-from sparsecore.loss import CrossEntropy
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan
-from sparsecore.tiles import LANES, Labels, Tiles, tiles_of
-from sparsecore.workspace import Workspace
+from sparsecore.runtime.device import CPU, Device
+from sparsecore.runtime.tiles import LANES, Labels, Tiles, tiles_of
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan
+from sparsecore.training.losses import CrossEntropy
+from sparsecore.training.optimizers import SGD
 
 
 class _Recorded:

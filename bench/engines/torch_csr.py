@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bench.problem import Floats, Problem, as_dense
-from sparsecore.pattern import SparsityPattern
+from sparsecore.storage.pattern import SparsityPattern
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta|Sparse invariant checks are implicitly")
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from sparsecore.console import complain, told
+from sparsecore.console.output import complain, told
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from sparsecore.data.fetch import fetch

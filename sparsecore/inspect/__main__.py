@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console import answer, write_anything
+from ..console.output import answer, write_anything
 
 PROGRAM = "python -m sparsecore.inspect"
 EXAMPLE = f"{PROGRAM} runs/pruned --pictures pictures"
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _inspected(arguments: list[str]) -> list[str]:
     """What is to be printed. Raises ValueError."""
-    from ..arguments import Parser
-    from ..checkpoint import read, save
+    from ..console.arguments import Parser
+    from ..runs.checkpoint import read, save
     from .dead import remove_dead
     from .pictures import draw
     from .report import describe

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..layers.layer import Layer
 from ..network import Network
-from ..pattern import SparsityPattern
+from ..storage.pattern import SparsityPattern
 from .units import Mask, Stage, folds, stages_of, units_of
 
 

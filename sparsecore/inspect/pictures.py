@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import png
 from ..network import Network
-from ..pattern import SparsityPattern
+from ..runs import pictures as png
+from ..storage.pattern import SparsityPattern
 from .units import Stage, stages_of
 
 NEURONS = 24

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..network import Network
-from ..pattern import SparsityPattern
+from ..storage.pattern import SparsityPattern
 from .paths import count_paths
 from .units import Units, stages_of, units_of
 

@@ -11,7 +11,7 @@ from ..layers.conv import SparseConv2d
 from ..layers.layer import Layer
 from ..layers.relu import ReLU
 from ..network import Network
-from ..pattern import SparsityPattern
+from ..storage.pattern import SparsityPattern
 
 Mask = NDArray[np.bool_]
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..layers.replay import program_of
 from ..layers.sparse import SparseLayer
-from ..program import program_of
 
 
 def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:

@@ -17,17 +17,17 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from ..data import Split
-from ..device import cpu
+from ..data.batches import Store
 from ..layers.linear import SparseLinear
 from ..network import Network
-from ..optim import SGD
-from ..pattern import SparsityPattern
 from ..prune import gradual, to_sparsity
-from ..regression import RegressionStep
-from ..schedule import cosine
-from ..step import Step
-from ..store import Store
+from ..runtime.device import cpu
+from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
+from ..training.optimizers import SGD
+from ..training.regression import RegressionStep
+from ..training.schedules import cosine
+from ..training.step import Step
 
 _PATIENCE = 10
 """Epochs without progress after which fitting ends."""

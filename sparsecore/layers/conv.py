@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..conv_plan import NO_BORDER, Border, ConvPlan, bordered
-from ..images import Pair, pair, sizes, spell
-from ..pattern import SparsityPattern
-from ..tiles import LANES, Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
+from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
+from ..storage.pattern import SparsityPattern
+from ..storage.sizes import Pair, pair, sizes, spell
 from .layer import Params
 from .sparse import Format, SparseLayer, checked_pattern
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..images import spell
-from ..pattern import SparsityPattern
-from ..tiles import Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
+from ..storage.sizes import spell
 from .layer import Layer, Params
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from ..images import spell
-from ..pattern import SparsityPattern
-from ..tiles import LANES, Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
+from ..storage.sizes import spell
 from .layer import Layer, Params
 
 

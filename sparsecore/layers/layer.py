@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from .. import device as devices
-from ..arrays import host_array, on_host, rows_of
-from ..device import Device, place_of
-from ..pattern import SparsityPattern
-from ..tiles import LANES, Tiles, tiles_of
-from ..workspace import Workspace
+from ..runtime import device as devices
+from ..runtime.arrays import host_array, on_host, rows_of
+from ..runtime.device import Device, place_of
+from ..runtime.tiles import LANES, Tiles, tiles_of
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
 
 Params = dict[str, Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..pattern import SparsityPattern
-from ..plan import Plan
-from ..tiles import LANES, Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
+from ..storage.plan import Plan
 from .layer import Params
 from .sparse import Format, SparseLayer, checked_pattern
 

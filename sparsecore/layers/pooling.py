@@ -8,11 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..images import Pair, pair, sizes, spell
 from ..kernels.layout import Window
-from ..pattern import SparsityPattern
-from ..tiles import LANES, Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
+from ..storage.sizes import Pair, pair, sizes, spell
 from .layer import Layer, Params
 
 

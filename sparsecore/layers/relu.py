@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..pattern import SparsityPattern
-from ..tiles import Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
 from .layer import Layer, Params
 
 

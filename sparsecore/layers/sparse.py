@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import scipy.sparse
 
-from ..initial import initial_values
-from ..pattern import SparsityPattern
+from ..storage.pattern import SparsityPattern
+from .initial import initial_values
 from .layer import Layer
 
 Format = Literal["csr", "coo"]

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import answer, write_anything
+from ..console.output import answer, write_anything
 
 if TYPE_CHECKING:
-    from ..arguments import Parser
+    from ..console.arguments import Parser
     from ..network import Network
     from .saliency import Saliencies
     from .shrink import PrunedLayer
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pruned(arguments: list[str]) -> list[str]:
     """Do it; what is to be printed. Raises ValueError."""
-    from ..checkpoint import save
+    from ..runs.checkpoint import save
 
     parser = _parser()
     options: dict[str, Any] = vars(parser.parse_args(arguments))
@@ -52,8 +52,8 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 
 def _parser() -> Parser:
-    from ..arguments import Parser
-    from .options import positive, targets
+    from ..commands.pruning import positive, targets
+    from ..console.arguments import Parser
     from .pruner import SALIENCIES
 
     parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
@@ -77,7 +77,7 @@ def _parser() -> Parser:
 
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     """The network in a checkpoint with its run's configuration, or that of a user's own weights."""
-    from ..checkpoint import CheckpointError, read
+    from ..runs.checkpoint import CheckpointError, read
     from .weights import read_weights
 
     if path.suffix == ".npz":
@@ -95,7 +95,7 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
 def _is_ours(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
-    from ..checkpoint import FORMAT
+    from ..runs.checkpoint import FORMAT
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -105,7 +105,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> list[PrunedLayer]:
-    from .options import layer_targets
+    from ..commands.pruning import layer_targets
     from .shrink import by_quality, by_threshold, to_sparsity
 
     allow_empty = options.get("allow_empty", False)
@@ -125,8 +125,8 @@ def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], pa
 def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> Saliencies | None:
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
-    from ..evaluation import check_fit, store_of
-    from ..normalisation import Normalisation
+    from ..data.normalisation import Normalisation
+    from ..training.evaluation import check_fit, store_of
     from .saliency import curvature, gradient
 
     by = options.get("by", "magnitude")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..network import Network
-from ..tiles import LANES, Tiles
-from ..trainer import Callback, Trainer
-from ..workspace import Workspace
+from ..runs.trainer import Callback, Trainer
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
 from .saliency import Saliencies, curvature, gradient
 from .schedule import PruningSchedule
 from .shrink import PrunedLayer, Targets, by_quality, by_threshold, shrink, to_sparsity

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..initial import initial_values
+from ..layers.initial import initial_values
 from ..network import Network
-from ..optim import SGD
-from ..pattern import SparsityPattern
+from ..storage.pattern import SparsityPattern
+from ..training.optimizers import SGD
 
 
 def rewind(network: Network, earlier: Network, optimizer: SGD | None = None) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.batches import Store
 from ..layers.layer import Layer
 from ..layers.pooling import AvgPool2d
-from ..loss import CrossEntropy
 from ..network import Network
-from ..store import Store
-from ..tiles import Tiles
-from ..workspace import Workspace
+from ..runtime.tiles import Tiles
+from ..runtime.workspace import Workspace
+from ..training.losses import CrossEntropy
 
 Saliencies = Mapping[int, NDArray[np.floating[Any]]]
 """For each layer, by its place in the network, an array of shape (nnz,), at least 0."""

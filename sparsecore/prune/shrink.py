@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import OneLineError
 from ..network import Network
-from ..optim import SGD
+from ..training.optimizers import SGD
 from .masks import Kept, Mask, keep_from, keep_largest
 from .saliency import Saliencies, magnitude
 

@@ -15,11 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import complain, leave_stdout, write_anything
-from ..interrupts import Interrupted, Interrupts
+from ..console.interrupts import Interrupted, Interrupts
+from ..console.output import complain, leave_stdout, write_anything
 
 if TYPE_CHECKING:
-    from ..arguments import Parser
+    from ..console.arguments import Parser
     from .archive import Archive
     from .report import Report
     from .run import Run
@@ -151,7 +151,7 @@ def _options(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> Parser:
-    from ..arguments import Parser, integer
+    from ..console.arguments import Parser, integer
     from .studies import STUDIES
 
     parser = Parser(PROGRAM, "Train the networks of the studies and report on them.", EXAMPLE)

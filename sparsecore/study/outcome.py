@@ -75,9 +75,9 @@ def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[in
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
     """Look at the network that a run left in its folder, and write down what came of it."""
     from .. import __version__
-    from ..checkpoint import read
     from ..data import load
-    from ..run_state import RunState
+    from ..runs.checkpoint import read
+    from ..runs.state import RunState
 
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state

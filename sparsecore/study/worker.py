@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..run_folder import CONFIG, METRICS
+from ..runs.folder import CONFIG, METRICS
 from .outcome import assess
 
 LOOK_EPOCHS = 4
@@ -29,7 +29,7 @@ LOG = "log.txt"
 def main() -> int:
     """Work until stdin closes."""
     jobs, answers = _channels()
-    from ..device import set_threads
+    from ..runtime.device import set_threads
 
     set_threads(1)
     for job in jobs:

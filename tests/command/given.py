@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sparsecore.checkpoint import read
-from sparsecore.step import Step
+from sparsecore.runs.checkpoint import read
+from sparsecore.training.step import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 RADIX = ["lenet300", "--radix", "10,10", "--dataset", "mnist-subset"]

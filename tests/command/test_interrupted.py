@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sparsecore import train
-from sparsecore.checkpoint import read
-from sparsecore.interrupts import Interrupts
-from sparsecore.metrics import Mark
+from sparsecore.console.interrupts import Interrupts
+from sparsecore.runs.checkpoint import read
+from sparsecore.runs.metrics import Mark
 from tests.command.given import RADIX, After, bits, command, environment, one_line, records
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import sparsecore
 from sparsecore import evaluate, train
-from sparsecore.checkpoint import read
+from sparsecore.runs.checkpoint import read
 from tests.command.given import RADIX, bits, command, environment, records
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparsecore.device import CUDA
+from sparsecore.runtime.device import CUDA
 
 from .machines import CARD, machine
 

@@ -16,14 +16,14 @@ import numpy as np
 from sparsecore.models.lenet300 import SIZES, lenet300
 
 from sparsecore.data import Split
-from sparsecore.device import CUDA
-from sparsecore.loss import CrossEntropy
+from sparsecore.data.batches import Store
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
-from sparsecore.store import Store
+from sparsecore.runtime.device import CUDA
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import fit_radix_net, uniform_random
-from sparsecore.workspace import Workspace
+from sparsecore.training.losses import CrossEntropy
+from sparsecore.training.optimizers import SGD
 
 from . import nvrtc
 from .emulator import stand_in

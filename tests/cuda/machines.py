@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore import device as devices
-from sparsecore.device import CUDA
+from sparsecore.runtime import device as devices
+from sparsecore.runtime.device import CUDA
 
 from .emulator import build, stand_in
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sparsecore.kernels.layout import Window
 
-from sparsecore.device import CUDA
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import layout_of
+from sparsecore.runtime.device import CUDA
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import layout_of
 
 from ..kernel_checks import Guarded
 from ..test_kernels import awkward_cases, check_sddmm, check_spmm

@@ -12,23 +12,23 @@ import pytest
 from sparsecore.models.lenet5 import lenet5, links
 from sparsecore.models.lenet300 import lenet300
 
-from sparsecore.augment import Augmentation
-from sparsecore.checkpoint import load, read, save
 from sparsecore.data import Dataset, Split
-from sparsecore.device import CUDA, Device, cpu
+from sparsecore.data.augmentation import Augmentation
+from sparsecore.data.batches import Store
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
-from sparsecore.optim import SGD
 from sparsecore.prune import by_threshold, curvature, gradient, refresh, rewind, to_sparsity
 from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.schedule import gradual
-from sparsecore.step import Step
-from sparsecore.store import Store
-from sparsecore.tiles import LANES, Tiles
+from sparsecore.runs.checkpoint import load, read, save
+from sparsecore.runs.trainer import Callback, Trainer
+from sparsecore.runtime.device import CUDA, Device, cpu
+from sparsecore.runtime.tiles import LANES, Tiles
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, fit_radix_net, uniform_random
-from sparsecore.trainer import Callback, Trainer
-from sparsecore.wiring import full
-from sparsecore.workspace import Workspace
+from sparsecore.topology.wiring import full
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 
 from ..small import network as small_network
 from ..small import numbers, tiled
@@ -343,7 +343,7 @@ def test_host_and_device_are_not_mixed(a_cuda: CUDA) -> None:
 
 def test_a_second_card() -> None:
     with machine("forward"):
-        from sparsecore.device import cuda
+        from sparsecore.runtime.device import cuda
 
         second, x = cuda(1), numbers((3, 20), dtype=np.float32)
         network = small_network()
@@ -360,7 +360,7 @@ def test_a_second_card() -> None:
 def test_a_full_card_leaves_the_network_where_it_was(monkeypatch: pytest.MonkeyPatch, asked: str, fit: int) -> None:
     """Whether a layer's array does not fit, or the flat one of all parameters."""
     with machine("forward"):
-        from sparsecore.device import cuda
+        from sparsecore.runtime.device import cuda
 
         network, x = small_network(), numbers((3, 20), dtype=np.float32)
         expected, given, rest = network.logits(x), network.params, iter(range(fit))

@@ -14,8 +14,8 @@ from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher as CPULauncher
 from sparsecore.kernels.layout import Grid, Window
 
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan, coo_layout_of, layout_of, linear_grid
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan, coo_layout_of, layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .. import test_coo as coo

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sparsecore.models.lenet300 import lenet300
 
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
-from sparsecore.plan import Plan
-from sparsecore.tiles import LANES
+from sparsecore.runtime.tiles import LANES
+from sparsecore.storage.pattern import SparsityPattern
+from sparsecore.storage.plan import Plan
 from sparsecore.topology import fit_radix_net, uniform_random
+from sparsecore.training.optimizers import SGD
 
 from . import cost
 from .emulator import stand_in

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from sparsecore import train
-from sparsecore.checkpoint import read
 from sparsecore.data import Dataset, Split
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, SparseConv2d, SparseLinear
-from sparsecore.metrics import Metrics
 from sparsecore.network import Network
-from sparsecore.optim import SGD
 from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.schedule import gradual
-from sparsecore.run_folder import METRICS
+from sparsecore.runs.checkpoint import read
+from sparsecore.runs.folder import METRICS
+from sparsecore.runs.metrics import Metrics
+from sparsecore.runs.trainer import Callback, Trainer
 from sparsecore.topology import dense, uniform_random
-from sparsecore.trainer import Callback, Trainer
+from sparsecore.training.optimizers import SGD
 
 KINDS = ("csr", "coo", "float64", "dense", "dropout", "convolution", "pruned")
 """Runs that between them call every kernel of training."""

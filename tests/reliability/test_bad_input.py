@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsecore.checkpoint import CheckpointError, read, save
 from sparsecore.data import DataError, Dataset, Split, load
 from sparsecore.data.formats import read_idx
 from sparsecore.errors import OneLineError
 from sparsecore.layers import SparseConv2d, SparseLinear
 from sparsecore.network import Network
-from sparsecore.optim import SGD
-from sparsecore.pattern import SparsityPattern
 from sparsecore.prune.weights import WeightsError, read_weights
+from sparsecore.runs.checkpoint import CheckpointError, read, save
+from sparsecore.runs.trainer import Trainer
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense
-from sparsecore.trainer import Trainer
+from sparsecore.training.optimizers import SGD
 from tests.reliability.runs import network, samples
 
 NET, DATA = network("csr"), samples()

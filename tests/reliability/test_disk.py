@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from sparsecore import files
-from sparsecore.checkpoint import CheckpointError, read, save
 from sparsecore.files import append, replace
 from sparsecore.inspect.pictures import draw
-from sparsecore.run_folder import RunFolderError
+from sparsecore.runs.checkpoint import CheckpointError, read, save
+from sparsecore.runs.folder import RunFolderError
+from sparsecore.runs.trainer import Callback, Trainer
 from sparsecore.study.markdown import write_markdown
 from sparsecore.study.page import write_page
 from sparsecore.study.report import write_csv
-from sparsecore.trainer import Callback, Trainer
 from tests.reliability.runs import digest, digest_of, network, trainer
 from tests.study.given import made_up
 

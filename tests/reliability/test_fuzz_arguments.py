@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 from sparsecore import evaluate, train
-from sparsecore.checkpoint import read, save
 from sparsecore.data import __main__ as data
 from sparsecore.data import loading, sources
 from sparsecore.inspect import __main__ as inspect
 from sparsecore.inspect import pictures
 from sparsecore.prune import __main__ as prune
-from sparsecore.trainer import Trainer
+from sparsecore.runs.checkpoint import read, save
+from sparsecore.runs.trainer import Trainer
 from tests.reliability.fuzz import Rng, damaged, in_a_child, watched
 from tests.small import network
 

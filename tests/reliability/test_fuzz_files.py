@@ -21,18 +21,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save as serialised
 
-from sparsecore import checkpoint, train
-from sparsecore.checkpoint import CheckpointError
+from sparsecore import train
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
 from sparsecore.data.fetch import fetch as fetched
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
-from sparsecore.metrics import Mark, Metrics
 from sparsecore.network import Network
-from sparsecore.normalisation import Normalisation
 from sparsecore.prune.weights import WeightsError, read_weights
-from sparsecore.run_state import RunState
+from sparsecore.runs import checkpoint
+from sparsecore.runs.checkpoint import CheckpointError
+from sparsecore.runs.metrics import Mark, Metrics
+from sparsecore.runs.state import RunState
 from sparsecore.topology import dense, uniform_random
 from tests.data_files import idx
 from tests.reliability.fuzz import Rng, as_text, damaged, in_a_child, one_line, warped, watched
@@ -242,7 +243,7 @@ def any_value_error(path: Path, data: bytes, read: Callable[[Path], Any]) -> boo
         with watched():
             read(path)
     except ValueError as refusal:
-        from sparsecore.console import one_line as shown
+        from sparsecore.console.output import one_line as shown
 
         one_line(shown(refusal))
         return False

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from sparsecore.models.catalogue import MODELS
 
-from sparsecore.checkpoint import located, read
-from sparsecore.run_folder import RunFolder
+from sparsecore.runs.checkpoint import located, read
+from sparsecore.runs.folder import RunFolder
 from tests.reliability.runs import command, kept
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sparsecore.kernels.cpu import launch
 
-from sparsecore.checkpoint import Checkpoint, read, save
-from sparsecore.device import Device, cpu, get_threads, set_threads
+from sparsecore.data.batches import Store
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers import SparseLinear
 from sparsecore.network import Network
-from sparsecore.optim import SGD
 from sparsecore.prune.shrink import PruneError, by_quality, by_threshold, to_sparsity
-from sparsecore.step import Step
-from sparsecore.store import Store
+from sparsecore.runs.checkpoint import Checkpoint, read, save
+from sparsecore.runtime.device import Device, cpu, get_threads, set_threads
+from sparsecore.training.optimizers import SGD
+from sparsecore.training.step import Step
 from tests.cuda.emulator import build
 from tests.cuda.machines import machine
 from tests.reliability.runs import KINDS, network, samples

@@ -15,9 +15,9 @@ import pytest
 from sparsecore.kernels import compile as compiling
 from sparsecore.kernels.cpu import launch
 
-from sparsecore.checkpoint import read
-from sparsecore.device import get_threads, set_threads
-from sparsecore.trainer import Trainer
+from sparsecore.runs.checkpoint import read
+from sparsecore.runs.trainer import Trainer
+from sparsecore.runtime.device import get_threads, set_threads
 from tests.reliability.runs import KINDS, StopAt, digest, digest_of, trainer
 
 ROOT = Path(__file__).resolve().parents[2]

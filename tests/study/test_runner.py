@@ -203,7 +203,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def weights(path: Path) -> bytes:
-    from sparsecore.checkpoint import read
+    from sparsecore.runs.checkpoint import read
 
     return bytes(read(path).network.params.tobytes())
 

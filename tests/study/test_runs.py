@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sparsecore.models.catalogue import MODELS
 
-from sparsecore import options as train_options
+from sparsecore.commands import options as train_options
 from sparsecore.study import slides, studies
 from sparsecore.study.cost import seconds_of
 from sparsecore.study.run import prune, train

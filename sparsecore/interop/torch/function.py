@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ...device import Device, cuda
+from ...layers.replay import program_of
 from ...layers.sparse import SparseLayer
-from ...program import program_of
-from ...workspace import Workspace
+from ...runtime.device import Device, cuda
+from ...runtime.workspace import Workspace
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 

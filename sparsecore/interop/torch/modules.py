@@ -11,11 +11,11 @@ import scipy.sparse
 import torch
 from torch import nn
 
-from ...images import Pair, pair
 from ...layers.conv import SparseConv2d as ConvLayer
 from ...layers.linear import SparseLinear as LinearLayer
 from ...layers.sparse import SparseLayer
-from ...pattern import SparsityPattern
+from ...storage.pattern import SparsityPattern
+from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
 from .function import call
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...pattern import SparsityPattern
+from ...storage.pattern import SparsityPattern
 from .modules import SparseConv2d, SparseLinear
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -1,0 +1,76 @@
+"""Where modules of the last release stand now: their old paths go on working, and cost nothing until they are used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "arguments": "console.arguments",
+    "arrays": "runtime.arrays",
+    "augment": "data.augmentation",
+    "callback": "training.callbacks",
+    "checkpoint": "runs.checkpoint",
+    "conv_plan": "storage.conv_plan",
+    "curves": "runs.curves",
+    "device": "runtime.device",
+    "divergence": "training.divergence",
+    "evaluation": "training.evaluation",
+    "export": "interop.export",
+    "images": "storage.sizes",
+    "indices": "storage.indices",
+    "initial": "layers.initial",
+    "interrupts": "console.interrupts",
+    "lazy": "storage.cached",
+    "loss": "training.losses",
+    "metrics": "runs.metrics",
+    "normalisation": "data.normalisation",
+    "operator": "interop.operator",
+    "optim": "training.optimizers",
+    "options": "commands.options",
+    "pattern": "storage.pattern",
+    "plan": "storage.plan",
+    "png": "runs.pictures",
+    "program": "layers.replay",
+    "progress": "commands.report",
+    "radix": "topology.radix",
+    "radix_layers": "topology.radix_layers",
+    "regression": "training.regression",
+    "resume": "commands.resume",
+    "run_folder": "runs.folder",
+    "run_state": "runs.state",
+    "schedule": "training.schedules",
+    "step": "training.step",
+    "store": "data.batches",
+    "tiles": "runtime.tiles",
+    "trainer": "runs.trainer",
+    "wiring": "topology.wiring",
+    "workspace": "runtime.workspace",
+}
+"""Old names in this package, and new ones."""
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Answers for a module's old path with the module itself, not with a copy; asked only where no file answers."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, old = name.rpartition(".")
+        return ModuleSpec(name, self) if package == __package__ and old in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(f".{MOVED[spec.name.rpartition('.')[2]]}", __package__)
+        self._own = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own  # the import system has just given it the old path's
+
+
+if not any(type(finder).__name__ == "_Finder" and type(finder).__module__ == __name__ for finder in sys.meta_path):
+    sys.meta_path.append(_Finder())

@@ -1,0 +1,1 @@
+"""The command lines: what their options mean and what they print."""

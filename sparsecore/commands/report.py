@@ -1,0 +1,148 @@
+"""What a run shows of itself: lines anywhere, a live bar and a table on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ..network import Network
+from ..runs.metrics import Record
+from ..runs.trainer import Callback, Progress
+
+
+class Quiet(Callback):
+    """The result alone."""
+
+    def say(self, line: str) -> None:
+        """A line about the run."""
+
+    def layers(self, network: Network) -> None:
+        """The network's layers as a table."""
+
+    def result(self, line: str) -> None:
+        """The last line."""
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+
+
+class Lines(Quiet):
+    """Plain lines, for files and pipes."""
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def layers(self, network: Network) -> None:
+        rows = [TITLES, *rows_of(network)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [
+                cell.ljust(width) if not k else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.say("  ".join(cells))
+
+    def recorded(self, record: Record) -> None:
+        if record["event"] == "epoch":
+            self.say(epoch_line(record))
+        elif record["event"] == "prune":
+            self.say(prune_line(record))
+
+
+class Live(Lines):
+    """A bar with loss, accuracy and images/s below the epochs' lines."""
+
+    def __init__(self, epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(), console=self._console, auto_refresh=False, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=epochs, epoch=f"1/{epochs}", shown="")
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def layers(self, network: Network) -> None:
+        from rich.table import Table
+
+        table = Table(*TITLES)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows_of(network):
+            table.add_row(*row)
+        self._console.print(table)
+
+    def started(self, trainer: Any) -> None:
+        self._bar.start()
+
+    def looked(self, progress: Progress) -> None:
+        totals, rate = progress.totals, progress.totals.samples / max(progress.seconds, 1e-9)
+        shown = f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
+        done = progress.epoch + progress.step / progress.steps
+        self._bar.update(
+            self._task, completed=done, epoch=f"{progress.epoch + 1}/{progress.epochs}", shown=shown, refresh=True
+        )
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def reporter(epochs: int, *, quiet: bool) -> Quiet:
+    """What suits where the output goes."""
+    if quiet:
+        return Quiet()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Live(epochs) if terminal else Lines()
+
+
+TITLES = ("layer", "shape", "connections", "sparsity")
+
+
+def rows_of(network: Network) -> list[tuple[str, str, str, str]]:
+    """A row for each layer that has connections, and one for all of them."""
+    rows = [
+        (line.name, f"{line.shape[0]}×{line.shape[1]}", f"{line.connections:,}", f"{line.sparsity:.1%}")
+        for line in network.summary()
+    ]
+    return [*rows, ("all", "", f"{network.connections:,}", f"{network.global_sparsity:.1%}")]
+
+
+def epoch_line(record: Record) -> str:
+    """An epoch's record as a line."""
+    parts = [
+        f"epoch {record['epoch']:3}",
+        f"loss {record['train_loss']:.4f}",
+        f"accuracy {record['train_accuracy']:.2%}",
+        *(
+            f"{name} {record[f'{name}_accuracy']:.2%}"
+            for name in ("validation", "test")
+            if f"{name}_accuracy" in record
+        ),
+        f"lr {record['lr']:.3g}",
+        f"{record['seconds']:.2f} s",
+    ]
+    return "  ".join(parts)
+
+
+def prune_line(record: Record) -> str:
+    """A pruning's record as a line."""
+    return (
+        f"pruned after step {record['step']:,} to {record['connections']:,} connections, sparse layers "
+        f"{record['sparsity']:.1%} sparse: {record['split']} accuracy {record['accuracy_before']:.2%} → "
+        f"{record['accuracy_after']:.2%}"
+    )
+
+
+def result_line(record: Record) -> str:
+    """The result's record as a line."""
+    return (
+        f"{record['model']} on {record['dataset']}: test accuracy {record['test_accuracy']:.2%} "
+        f"after {record['epochs']} epochs; {record['connections']:,} connections, sparse layers "
+        f"{record['sparsity']:.1%} sparse, all {record['global_sparsity']:.1%}; "
+        f"trained in {record['train_seconds']:.2f} s, {record['step_ms']:.3f} ms a step, on {record['device']}"
+    )

@@ -1,0 +1,1 @@
+"""What every command line of this package shares: argument types, output on one line, orderly interruption."""

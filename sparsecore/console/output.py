@@ -1,0 +1,68 @@
+"""What every command line of this package does with its streams."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ..errors import one_line
+from .interrupts import Interrupted, Interrupts
+
+
+def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequence[str] | None, nothing: str) -> int:
+    """Do what a command line asks and print the lines that come of it; returns the exit status.
+
+    Parameters
+    ----------
+    program : str
+    work : callable
+        From the arguments to the lines. What it raises of ValueError and OSError is said on one line.
+    arguments : sequence of str, optional
+        The process's own if not given.
+    nothing : str
+        What there is to say of an interruption.
+    """
+    with Interrupts() as interrupts:
+        try:
+            lines = work(list(sys.argv[1:] if arguments is None else arguments))
+        except Interrupted:
+            return complain(program, nothing, interrupts.status)
+        except (ValueError, OSError) as error:
+            return complain(program, error, 2)
+        except MemoryError:
+            return complain(program, "what is asked for does not fit into this machine's memory", 2)
+    return told(program, lines)
+
+
+def told(program: str, lines: Sequence[str]) -> int:
+    """Print lines; the exit status is 1 where whoever reads them has left, or they cannot be written."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_stdout()
+        return 1
+    except OSError as error:
+        leave_stdout()
+        return complain(program, f"the output cannot be written ({error.strerror})", 1)
+    return 0
+
+
+def leave_stdout() -> None:
+    """Let the rest of the output go nowhere, so that nothing is said of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(program: str, problem: object, status: int) -> int:
+    """Say on one line of stderr what is wrong; gives back the exit status."""
+    print(f"{program}: {one_line(problem)}", file=sys.stderr)
+    return status
+
+
+def write_anything() -> None:
+    """Let letters that a stream's encoding lacks be spelled out, rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

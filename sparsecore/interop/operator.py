@@ -1,0 +1,202 @@
+"""Products with a `scipy.sparse` matrix through the engine's kernels: `A @ x`, `A.T @ y`, and their gradient."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from ..kernels.layout import Grid
+from ..layers.replay import Program
+from ..runtime.arrays import host_array
+from ..runtime.device import cpu
+from ..runtime.tiles import LANES, tiles_of
+from ..storage.cached import lazy
+from ..storage.pattern import SparsityPattern
+from ..storage.plan import Plan
+
+_MOST = 8
+"""Programs that a thread keeps: one for each number of tiles."""
+
+
+class SparseOperator:
+    """A sparse matrix to multiply by, many times, with batches of vectors.
+
+    A CSR matrix of float32 or float64 in canonical form shares its values with the operator: what is later written into
+    `matrix.data` counts from the next product on. Its index arrays are copied and checked once, so that a later change
+    of them cannot lead a kernel astray.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix
+        Any format; those that are not CSR of float32 or float64 are converted, integers and smaller floats to float32.
+
+    Raises
+    ------
+    TypeError
+        If it is not sparse, or not real.
+    ValueError
+        If its index arrays are broken.
+    """
+
+    __array_ufunc__ = None  # let x @ A come to __rmatmul__
+
+    def __init__(self, matrix: Any) -> None:
+        pattern, data = SparsityPattern.sharing_scipy(matrix)
+        if data.dtype.kind not in "biuf":
+            raise TypeError(f"SparseOperator: the matrix must hold real numbers, got {data.dtype}")
+        kind = np.float64 if data.dtype.newbyteorder("=") == np.float64 else np.float32
+        self._init(Plan(pattern), np.ascontiguousarray(data, kind))
+
+    def _init(self, plan: Plan, data: np.ndarray[Any, Any], turned: SparseOperator | None = None) -> None:
+        self._plan, self._data, self._turned = plan, data, turned
+        pattern = plan.pattern
+        self.shape = pattern.shape if turned is None else pattern.shape[::-1]
+        self._local = threading.local()
+
+    @property
+    def data(self) -> np.ndarray[Any, Any]:
+        """The stored values, to be written into: `operator.data[:] = values`."""
+        return self._data
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values, and of every product."""
+        return self._data.dtype
+
+    @lazy
+    def T(self) -> SparseOperator:
+        """The transpose, which shares the values."""
+        if self._turned is not None:
+            return self._turned
+        turned = object.__new__(SparseOperator)
+        turned._init(self._plan, self._data, self)
+        return turned
+
+    def __matmul__(self, x: Any) -> np.ndarray[Any, Any]:
+        """The product with vectors in columns.
+
+        Parameters
+        ----------
+        x : array of shape (columns,) or (columns, batch)
+            Any library's that lies on the host. It is cut into tiles, and copied once more before if it is not
+            C-contiguous and of the operator's dtype, or batch no multiple of 16.
+
+        Returns
+        -------
+        array of shape (rows,) or (rows, batch)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape.
+        TypeError
+            If x does not hold real numbers, or lies on a GPU.
+        """
+        given = self._checked(x, self.shape[1])
+        columns = given if given.ndim == 2 else given[:, np.newaxis]
+        batch, tiles = columns.shape[1], tiles_of(columns.shape[1])
+        columns, out = self._wide(columns, tiles), np.empty((self.shape[0], tiles * LANES), self.dtype)
+        self._run("product", tiles, columns, out)
+        return out[:, :batch] if given.ndim == 2 else out[:, 0].copy()
+
+    def __rmatmul__(self, x: Any) -> np.ndarray[Any, Any]:
+        """x @ A for x of shape (rows,) or (batch, rows)."""
+        return (self.T @ np.asarray(x).T).T
+
+    def gradient(self, dy: Any, x: Any) -> np.ndarray[Any, Any]:
+        """(dy xᵀ) at the stored entries only: how a function of A @ x changes with each of `data`.
+
+        Parameters
+        ----------
+        dy : array of shape (rows, batch) or (rows,)
+        x : array of shape (columns, batch) or (columns,)
+
+        Returns
+        -------
+        array of shape (nnz,)
+            In the order of `data`.
+        """
+        if self._turned is not None:
+            return self._turned.gradient(x, dy)
+        dy, x = self._checked(dy, self.shape[0]), self._checked(x, self.shape[1])
+        if dy.shape[1:] != x.shape[1:]:
+            raise ValueError(f"{self!r}: dy and x must have the same batch, got {dy.shape} and {x.shape}")
+        if x.ndim == 1:
+            x, dy = x[:, np.newaxis], dy[:, np.newaxis]
+        tiles = tiles_of(x.shape[1])
+        x, dy = self._wide(x, tiles), self._wide(dy, tiles)
+        grad = np.empty_like(self._data)
+        self._run("gradient", tiles, x, dy, grad)
+        return grad
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """The matrix, sharing its values unless this is a transpose."""
+        matrix = self._plan.pattern.to_scipy(self._data)
+        return matrix if self._turned is None else matrix.T.tocsr()
+
+    def _checked(self, x: Any, rows: int) -> np.ndarray[Any, Any]:
+        array = host_array(x)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{self!r}: x must hold real numbers, got {array.dtype}")
+        if array.ndim not in (1, 2) or len(array) != rows:
+            raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
+        return array
+
+    def _wide(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
+        """x with its rows as long as whole tiles, itself if it is as the kernels want it."""
+        batch = x.shape[1]
+        if batch % LANES == 0 and x.dtype == self.dtype and x.flags.c_contiguous:
+            return x
+        wide = cpu().zeros((len(x), tiles * LANES), self.dtype)
+        wide[:, :batch] = x
+        return wide
+
+    def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
+        """Run the program of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
+        programs = vars(self._local).setdefault("programs", {})
+        key = what, tiles
+        if key not in programs:
+            if len(programs) >= _MOST:
+                programs.clear()
+            stand_ins = [np.zeros_like(array) for array in arrays]
+            kernels, tape = cpu().recorder()
+            (self._product if what == "product" else self._gradient)(kernels, tiles, *stand_ins)
+            programs[key] = Program(tape, stand_ins)
+        programs[key].run(*[array.ctypes.data for array in arrays])
+
+    def _product(self, kernels: Any, tiles: int, x: Any, out: Any) -> None:
+        plan, turned, data = self._plan, self._turned is not None, self._data
+        if turned:
+            data = np.empty_like(data)
+            kernels.reorder(self._data, plan.perm, data)
+        # y's lines go straight to their places in ordinary rows.
+        grid = Grid(1, 0, 0, 1, 0, 0, tiles, len(x) * LANES, LANES, tiles * LANES)
+        layout = plan.transposed if turned else plan.forward
+        kernels.spmm(layout, grid, data, _tiled(kernels, x, tiles), None, out)
+
+    def _gradient(self, kernels: Any, tiles: int, x: Any, dy: Any, grad: Any) -> None:
+        plan = self._plan
+        kernels.sddmm(plan.forward, plan.grid(tiles), _tiled(kernels, dy, tiles), _tiled(kernels, x, tiles), grad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_local": None}  # programs stay with their thread
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local())
+
+    def __repr__(self) -> str:
+        return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self._data.size:,} stored)"
+
+
+def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
+    """x of shape (rows, tiles · LANES) as tiles.
+
+    A kernel could read x where it lies, but loses what this copy takes: the lines of a tile would lie a power of two
+    apart and collide in the caches, and each in two of the cache's, since NumPy's arrays seldom begin at one.
+    """
+    lines = cpu().empty((tiles, len(x), LANES), x.dtype)
+    kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])
+    return lines

@@ -1,0 +1,108 @@
+"""A run's folder: config.json, metrics.jsonl, model.safetensors and, with matplotlib, curves.png."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OneLineError
+from ..files import replace
+from .checkpoint import NAME as CHECKPOINT
+
+CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
+
+Record = dict[str, Any]
+
+
+class RunFolderError(OneLineError):
+    """A folder that a run cannot use; one line that names it and says what to do."""
+
+
+class RunFolder:
+    """Where a run leaves what it did.
+
+    Parameters
+    ----------
+    path : str or Path
+        Nothing is created before `create`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    def exists(self) -> bool:
+        with told(self.path):
+            return self.path.is_dir()
+
+    def has_checkpoint(self) -> bool:
+        return any((self.path / name).is_file() for name in (CHECKPOINT, f"{CHECKPOINT}.previous"))
+
+    def check_new(self) -> None:
+        """Refuse a folder that has a run in it, or a path that is not a folder's."""
+        with told(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise RunFolderError(f"{self.path}: expected a folder, got a file: choose another")
+            if any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous")):
+                raise RunFolderError(
+                    f"{self.path}: there is a run in it: go on with it (--resume) or choose another folder"
+                )
+
+    def create(self, config: Mapping[str, Any], space: int) -> None:
+        """Make the folder and write the configuration, so that what cannot be written is known before training.
+
+        Parameters
+        ----------
+        config : mapping
+            What JSON can hold.
+        space : int
+            Bytes that the run will need.
+        """
+        with told(self.path):
+            place = self.path.absolute()
+            free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+            if free < space:
+                raise RunFolderError(
+                    f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+    def config(self) -> Record | None:
+        """What `create` wrote, or None if nothing was."""
+        path = self.path / CONFIG
+        with told(path):
+            if not path.exists():
+                return None
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, RecursionError):
+                found = None
+        if not isinstance(found, dict):
+            raise RunFolderError(f"{path}: expected a run's configuration as a JSON object, got something else")
+        return found
+
+
+class told:
+    """Turns what the system says of a path into one line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and not isinstance(error, RunFolderError)):
+            reason = getattr(error, "strerror", None) or error
+            raise RunFolderError(f"{self.path!s:.200}: cannot be used ({reason}): choose another folder") from None

@@ -1,0 +1,105 @@
+"""A run's lines of metrics, one JSON object each: in a file, or in memory where a run has no folder.
+
+They are not part of a checkpoint, which would grow with every epoch, and memory with it: a checkpoint knows how many
+bytes of them belong to it and what their checksum is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import append, replace, sync
+from .folder import RunFolderError, told
+
+Record = dict[str, Any]
+
+
+class Mark(NamedTuple):
+    """A place in the metrics: the bytes before it, and their checksum."""
+
+    length: int
+    sha256: str
+
+    @classmethod
+    def after(cls, text: bytes) -> Mark:
+        return cls(len(text), hashlib.sha256(text).hexdigest())
+
+
+class Metrics:
+    """Lines of metrics; iterating over them reads them again, oldest first.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file. It is touched by `cut`, which comes first, and `append`.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._memory = bytearray()
+        self._count(b"")
+
+    def append(self, record: Record) -> None:
+        """One more line. Raises RunFolderError if it cannot be written, and then none of it stays."""
+        line = json.dumps(record).encode() + b"\n"
+        if self.path is None:
+            self._memory += line
+        else:
+            with told(self.path):
+                append(self.path, line)
+        self._length += len(line)
+        self._sum.update(line)
+        self._synced = False
+
+    def mark(self) -> Mark:
+        """Where they end, once all before it is on the disk."""
+        if self.path is not None and not self._synced:
+            with told(self.path):
+                sync(self.path)
+            self._synced = True
+        return Mark(self._length, self._sum.hexdigest())
+
+    def cut(self, mark: Mark) -> None:
+        """Go on from a mark: lines past it are told again, and if there is no line at all, so be it.
+
+        Raises
+        ------
+        RunFolderError
+            If other lines come before it than did, or the file cannot be used.
+        """
+        with told(self.path):
+            kept = self._text()[: mark.length]
+            if kept and (found := Mark.after(kept)) != mark:
+                raise RunFolderError(
+                    f"{self.path}: altered since the checkpoint was written: expected {mark.length:,} bytes of sha256 "
+                    f"{mark.sha256:.64}, got {found.length:,} of {found.sha256}; put it back, or delete it to go on "
+                    "without the lines so far"
+                )
+            if self.path is not None:
+                replace(self.path, kept)
+            else:
+                self._memory = bytearray(kept)
+        self._count(kept)
+
+    def __iter__(self) -> Iterator[Record]:
+        for number, line in enumerate(self._text().splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict) or "event" not in record:
+                raise RunFolderError(f"{self.path}: line {number}: expected a record of metrics, got {line[:60]!r}")
+            yield record
+
+    def _text(self) -> bytes:
+        if self.path is None:
+            return bytes(self._memory)
+        with told(self.path):
+            return self.path.read_bytes() if self.path.exists() else b""
+
+    def _count(self, text: bytes) -> None:
+        self._length, self._sum, self._synced = len(text), hashlib.sha256(text), True

@@ -1,0 +1,1 @@
+"""Which connections there are, and how kernels walk them."""

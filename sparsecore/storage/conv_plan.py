@@ -1,0 +1,246 @@
+"""A pattern bound to a convolution: offsets into images, the border these need, and the transposed pass in phases."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.layout import CooLayout, Grid, Layout
+from ..runtime.tiles import LANES
+from .cached import lazy
+from .pattern import SparsityPattern
+from .plan import laid_out
+
+_SIDE = 1 << 15  # pixels along an image: larger ones would not fit in any memory, and are a mistake or an attack
+
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+
+class Border(NamedTuple):
+    """Zeros around an image, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def interior(self, room: Any) -> Any:
+        """The images within their border: a view of shape (tiles, channels, height, width, LANES)."""
+        height, width = room.shape[2:4]
+        return room[:, :, self.top : height - self.bottom, self.left : width - self.right]
+
+
+NO_BORDER = Border(0, 0, 0, 0)
+
+
+def bordered(shape: Shape, border: Border) -> Shape:
+    """The shape (channels, height, width) of images with their border."""
+    channels, height, width = shape
+    return channels, height + border.top + border.bottom, width + border.left + border.right
+
+
+class Phase(NamedTuple):
+    """dX at the inputs of one place within a stride, and the connections that reach these.
+
+    Attributes
+    ----------
+    origin, step : (int, int)
+        First row and column of dx, and the stride between them.
+    size : (int, int)
+        Rows and columns.
+    layout : Layout or CooLayout
+        Its rows are input channels.
+    perm : integer array
+        Position in the pattern's values of each of the layout's.
+    bands : int32 array, shape (rows, 2), optional
+        See Grid.
+    """
+
+    origin: Pair
+    step: Pair
+    size: Pair
+    layout: Layout | CooLayout
+    perm: NDArray[np.integer]
+    bands: NDArray[np.int32] | None
+
+    def of(self, images: Any) -> Any:
+        """This phase's pixels of images."""
+        return images[:, :, self.origin[0] :: self.step[0], self.origin[1] :: self.step[1]]
+
+
+class ConvPlan:
+    """How a convolution's pattern is walked, forward and transposed.
+
+    Forward is a gather whose origin moves with the output position. Where filters stand out over an edge, images lie
+    within a border of zeros, and the same gather reads these. Transposed, each input gathers from the outputs that read
+    it. Which connections these use depends on its phase: its place within a stride. Columns beyond dy's edges are zeros
+    too; rows beyond them are passed over.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_channels, in_channels · kernel height · kernel width).
+    in_shape, out_shape : (channels, height, width)
+    kernel_size, stride, padding, dilation : (int, int)
+        Vertical and horizontal.
+    format : {"csr", "coo"}
+        Row by row, or in segments of equally many connections.
+
+    Raises
+    ------
+    ValueError
+        If the format is not one of these, or images are too large for 32-bit numbers, or have a side of more than
+        32,768 pixels.
+    """
+
+    def __init__(
+        self, pattern: SparsityPattern, in_shape: Shape, out_shape: Shape, kernel_size: Pair, stride: Pair,
+        padding: Pair, dilation: Pair, format: str = "csr",
+    ) -> None:  # fmt: skip
+        if format not in ("csr", "coo"):
+            raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
+        self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
+        if max(sides) > _SIDE:  # before anything is counted along one
+            got = max(sides)
+            raise ValueError(f"an image may have sides of at most {_SIDE:,} pixels, padding included, got {got:,}")
+        most, images = np.iinfo(np.int32).max, ((in_shape, self.x_border), (out_shape, self.dy_border))
+        pixels = max(prod(bordered(shape, border)) for shape, border in images)
+        if pixels > most:
+            raise ValueError(f"an image may have at most {most:,} pixels, border included, got {pixels:,}")
+
+    # ------------------------------------------------------------------------------------------ forward
+
+    @lazy
+    def x_border(self) -> Border:
+        """What forward reads beyond x."""
+        sides: list[int] = []
+        for axis, padding in enumerate(self.padding):
+            size, out = self.in_shape[1 + axis], self.out_shape[1 + axis]
+            last = (out - 1) * self.stride[axis] + (self.kernel_size[axis] - 1) * self.dilation[axis] - padding
+            sides += [padding, max(0, last - (size - 1))]
+        return Border(*sides)
+
+    @lazy
+    def forward(self) -> Layout | CooLayout:
+        """The layout of y = W ∗ x and of dW, for x within its border."""
+        _, height, width = bordered(self.in_shape, self.x_border)
+        c, ky, kx = self._places
+        offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
+        return laid_out(self.pattern, offsets, self.format)
+
+    def grid(self, tiles: int, y: Any) -> Grid:
+        """Positions of y (or dy), and where they read x within its border.
+
+        Parameters
+        ----------
+        tiles : int
+        y : array of shape (tiles, out_channels, height, width, LANES)
+            Only its strides matter.
+        """
+        return self._grid(tiles, bordered(self.in_shape, self.x_border), self.stride, y, None)
+
+    # ------------------------------------------------------------------------------------------ transposed
+
+    @lazy
+    def dy_border(self) -> Border:
+        """What dX reads beyond dy."""
+        sides: list[int] = []
+        for axis in (0, 1):
+            before, after = 0, 0
+            for phase in range(min(self.stride[axis], self.in_shape[1 + axis])):
+                _, shifts = self._reach(phase, axis)
+                if shifts.size:
+                    last = self._count(phase, axis) - 1 + int(shifts.max())
+                    before, after = max(before, -int(shifts.min())), max(after, last - (self.out_shape[1 + axis] - 1))
+            # Rows are passed over by bands, which COO's segments do not know.
+            sides += [before, after] if axis == 1 or self.format == "coo" else [0, 0]
+        return Border(*sides)
+
+    @lazy
+    def phases(self) -> list[Phase]:
+        """One for each place within a stride: together they write every element of dx."""
+        rows, columns = (range(min(step, size)) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
+        return [self._phase((a, b)) for a in rows for b in columns]
+
+    def phase_grid(self, phase: Phase, tiles: int, dx: Any) -> Grid:
+        """Positions of one phase of dx, and where they read dy within its border.
+
+        Parameters
+        ----------
+        phase : Phase
+        tiles : int
+        dx : array of shape (tiles, in_channels, height, width, LANES)
+            Only its strides matter.
+        """
+        return self._grid(tiles, bordered(self.out_shape, self.dy_border), (1, 1), phase.of(dx), phase.bands)
+
+    def _grid(self, tiles: int, x_shape: Shape, step: Pair, out: Any, bands: NDArray[np.int32] | None) -> Grid:
+        _, _, rows, columns = out.shape[:4]
+        tile, channel, row, column = (stride // out.itemsize for stride in out.strides[:4])
+        x_tile, x_row, x_column = prod(x_shape) * LANES, step[0] * x_shape[2] * LANES, step[1] * LANES
+        return Grid(tiles, x_tile, tile, rows, x_row, row, columns, x_column, column, channel, bands)
+
+    def _phase(self, origin: Pair) -> Phase:
+        channels, high, _ = self.out_shape
+        wide = self.kernel_size[1]
+        (ky, y_shift), (kx, x_shift) = (self._reach(phase, axis) for axis, phase in enumerate(origin))
+        rows, columns = (self._count(phase, axis) for axis, phase in enumerate(origin))
+        pattern, perm = self._transpose
+        row, rest = np.divmod(pattern.indices.astype(np.int64), channels * wide)
+        o, column = np.divmod(rest, wide)
+        keep = np.isin(row, ky) & np.isin(column, kx)
+        row, o, column = row[keep], o[keep], column[keep]
+        # Where the line of dy stands that the phase's first input reads: perhaps beyond an edge.
+        y, x = y_shift[np.searchsorted(-ky, -row)], x_shift[np.searchsorted(-kx, -column)]
+        _, height, width = bordered(self.out_shape, self.dy_border)
+        offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
+        bands = _bands(ky, y_shift, rows, high) if self.format == "csr" else None
+        layout = laid_out(pattern.select(keep), offsets, self.format, channels * wide)
+        return Phase(origin, self.stride, (rows, columns), layout, perm[keep], bands)
+
+    def _reach(self, phase: int, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which rows (axis 0) or columns k of a filter reach the inputs of a phase, and from which output, k falling.
+
+        Input m·stride + phase is read by output m + shift through k where phase + padding − k·dilation = shift·stride.
+        """
+        k = np.arange(self.kernel_size[axis])[::-1]
+        ahead = phase + self.padding[axis] - k * self.dilation[axis]
+        reaches = ahead % self.stride[axis] == 0
+        return k[reaches], ahead[reaches] // self.stride[axis]
+
+    def _count(self, phase: int, axis: int) -> int:
+        """Rows or columns of dx in a phase."""
+        return -(-(self.in_shape[1 + axis] - phase) // self.stride[axis])
+
+    @lazy
+    def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
+        """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
+        c, ky, kx = self._places
+        channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
+        columns = (ky * out_channels + self.pattern.rows) * wide + kx
+        perm = np.lexsort((columns, c))
+        indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
+        return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
+
+    @lazy
+    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Input channel, filter row and filter column of each connection."""
+        c, place = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))
+        ky, kx = np.divmod(place, self.kernel_size[1])
+        return c, ky, kx
+
+
+def _bands(ky: NDArray[np.int64], shift: NDArray[np.int64], rows: int, high: int) -> NDArray[np.int32]:
+    """For each row of dx, the range of filter rows through which an output reads it: shifts rise as ky falls."""
+    bands = np.zeros((rows, 2), np.int32)
+    for row in range(rows):
+        valid = ky[(row + shift >= 0) & (row + shift < high)]
+        if valid.size:
+            bands[row] = valid.min(), valid.max() + 1
+    return bands

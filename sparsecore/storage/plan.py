@@ -1,0 +1,186 @@
+"""A pattern bound to a use: rows grouped by their columns, offsets, and the transpose, each made when first needed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.layout import CooLayout, Grid, Layout
+from ..runtime.tiles import LANES
+from .cached import lazy
+from .pattern import SparsityPattern
+
+LARGEST_GROUP = 4
+"""Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
+
+SEGMENT = 512
+"""Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads."""
+
+_BLOCK, _BLOCK_CONNECTIONS, _BLOCK_ROWS = 160, 32, 2048
+
+
+class Plan:
+    """How a fully connected layer's pattern is walked, forward and transposed.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+        Shape (out_features, in_features).
+    format : {"csr", "coo"}
+        Row by row, or in segments of equally many connections.
+
+    Raises
+    ------
+    ValueError
+        If the format is not one of these, or the pattern has too many rows or columns for 32-bit numbers.
+    """
+
+    def __init__(self, pattern: SparsityPattern, format: str = "csr") -> None:
+        if format not in ("csr", "coo"):
+            raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
+        if max(pattern.shape) > np.iinfo(np.int32).max:
+            raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
+        self.pattern = pattern
+        self.format = format
+
+    def grid(self, tiles: int) -> Grid:
+        """Where y = W x finds x's lines and puts y's."""
+        return linear_grid(tiles, self.pattern.shape[1], self.pattern.shape[0])
+
+    def grid_t(self, tiles: int) -> Grid:
+        """Where dx = Wᵀ dy finds dy's lines and puts dx's."""
+        return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
+
+    @lazy
+    def forward(self) -> Layout | CooLayout:
+        """The layout of y = W x and of dW."""
+        return laid_out(self.pattern, self.pattern.indices, self.format)
+
+    @lazy
+    def transposed(self) -> Layout | CooLayout:
+        """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
+        pattern, _ = self._transpose
+        return laid_out(pattern, pattern.indices, self.format)
+
+    @lazy
+    def perm(self) -> NDArray[np.integer]:
+        """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
+        perm = self._transpose[1]
+        return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
+
+    @lazy
+    def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
+        return self.pattern.transpose()
+
+
+def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
+    """The positions of a fully connected layer: one a tile."""
+    return Grid(1, 0, 0, 1, 0, 0, tiles, in_features * LANES, out_features * LANES, LANES)
+
+
+def laid_out(
+    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None
+) -> Layout | CooLayout:
+    """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
+    if format == "coo":
+        return coo_layout_of(pattern, offsets)
+    return layout_of(pattern, offsets, columns_per_block)
+
+
+def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
+    """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
+
+    Gather reads four lines of a column at once, 256 bytes: 160 columns take 40 KiB. Every block loads and stores a
+    row's sums once more, which needs enough connections to pay for it, and so few rows that a second-level cache holds
+    their sums. Rows that share what they read from the second level do not wait for it. Larger blocks for that level do
+    not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
+    """
+    rows, columns = pattern.shape
+    fan_in = pattern.nnz / max(rows, 1)
+    pays = columns > _BLOCK and fan_in * _BLOCK / columns >= _BLOCK_CONNECTIONS and rows <= _BLOCK_ROWS
+    return _BLOCK if pays and largest_group == 1 else 0
+
+
+def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
+    """Gather a pattern's rows into groups that share their columns.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+    offsets : integer array, shape (nnz,)
+        Line of x that each connection reads: the pattern's columns, or for an image their places.
+    columns_per_block : int, optional
+        Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
+    """
+    rows, starts, leaders = _groups(pattern)
+    indptr = pattern.indptr.astype(np.int64)
+    first = rows[starts[:-1]]
+    length = pattern.fan_in[first]
+    sizes = starts[1:] - starts[:-1]
+    most = int(sizes.max(initial=1))
+    if columns_per_block is None:
+        columns_per_block = _block_columns(pattern, most)
+    edges = np.arange(columns_per_block, pattern.shape[1], columns_per_block) if columns_per_block else np.arange(0)
+    cuts = np.empty((len(edges) + 2, len(first)), np.int32)
+    cuts[0], cuts[-1] = 0, length
+    if len(edges):
+        columns = np.int64(pattern.shape[1])
+        places = pattern.rows * columns + pattern.indices  # in the whole matrix: they rise from start to end
+        cuts[1:-1] = np.searchsorted(places, first * columns + edges[:, np.newaxis]) - indptr[first]
+    if most == 1:  # every row is a group: one array serves for several, since rows are many where this matters
+        rows, runs, work = starts[:-1], indptr[:-1], indptr
+    else:
+        runs, work = indptr[leaders], np.zeros(len(starts), np.int64)
+        np.cumsum(length * sizes, out=work[1:])
+    return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
+
+
+def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = SEGMENT) -> CooLayout:
+    """Cut a pattern's connections into segments.
+
+    Parameters
+    ----------
+    pattern : SparsityPattern
+    offsets : integer array, shape (nnz,)
+        Line of x that each connection reads.
+    segment : int
+        Connections of a segment, and up to twice as many where that spares a row: only longer rows are cut.
+    """
+    nnz, rows, indptr = pattern.nnz, pattern.rows, pattern.indptr.astype(np.int64)
+    begin = np.arange(0, nnz, segment)
+    end_of_row = indptr[rows[begin - 1] + 1]  # of the row before; row -1's is not used
+    begin[1:] = np.where(end_of_row < begin + segment, end_of_row, begin)[1:]
+    begin = begin[begin < nnz]
+    end = np.append(begin[1:], nnz)[: len(begin)]
+    row, last = rows[begin], rows[end - 1]
+    whole = np.where(indptr[row] < begin, np.minimum(indptr[row + 1], end), begin)
+    tail = np.where(indptr[last + 1] > end, np.maximum(indptr[last], whole), end)
+    edges = np.stack([np.append(edge, nnz) for edge in (begin, whole, tail)], axis=1)
+    return CooLayout(
+        np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(offsets, np.int32), edges,
+        np.flatnonzero(indptr[1:] == indptr[:-1]).astype(np.int32), pattern.shape[0], int(np.sum(whole > begin)),
+    )  # fmt: skip
+
+
+def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
+    """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
+
+    Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into
+    groups of nearly equal size.
+    """
+    from ..kernels.cpu.rows import gather_rows, row_keys, row_leaders  # compiling waits until a plan is wanted
+
+    count = pattern.shape[0]
+    leaders, sizes = np.zeros(count, np.int32), np.full(count, count, np.int32)
+    groups = -(-count // LARGEST_GROUP)
+    if not pattern.is_full:
+        keys = np.empty(count, np.uint64)
+        row_keys(pattern.indptr, pattern.indices, keys)
+        table = np.full(1 << count.bit_length(), -1, np.int32)
+        groups = row_leaders(pattern.indptr, pattern.indices, keys, table, LARGEST_GROUP, leaders, sizes)
+    if groups == count:
+        alone = np.arange(count + 1, dtype=np.int32)
+        return alone[:-1], alone, alone[:-1]
+    rows, starts, firsts = np.empty(count, np.int32), np.empty(groups + 1, np.int32), np.empty(groups, np.int32)
+    gather_rows(leaders, sizes, LARGEST_GROUP, rows, starts, firsts)
+    return rows, starts, firsts

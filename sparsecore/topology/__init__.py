@@ -1,0 +1,18 @@
+"""Sparsity patterns made from rules: RadiX-Nets, expanders, uniform random and dense layers."""
+
+from .radix import FittedRadixNet, fit_radix_net, radix_layer, radix_net
+from .rules import ExpanderKind, SpectralGap, dense, expander, filters, spectral_gap, uniform_random
+
+__all__ = [
+    "ExpanderKind",
+    "FittedRadixNet",
+    "SpectralGap",
+    "dense",
+    "expander",
+    "filters",
+    "fit_radix_net",
+    "radix_layer",
+    "radix_net",
+    "spectral_gap",
+    "uniform_random",
+]

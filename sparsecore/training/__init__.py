@@ -1,0 +1,1 @@
+"""One step of learning and many of them: losses, optimizers, schedules, evaluation."""
