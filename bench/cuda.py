@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sparsecore.runtime.device import Device, DeviceError, device
+from sparsecore.runtime.device import Device, DeviceError
+from sparsecore.runtime.devices import device
 
 from . import kernels, steps
 from .engines import BOTH, DENSE, SPARSE, Contender

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsecore.interop.operator import SparseOperator
-from sparsecore.runtime.device import set_threads
+from sparsecore.runtime.devices import set_threads
 
 from .engines import has_torch
 from .options import Options

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparsecore.data import Dataset, Split, load
-from sparsecore.data.batches import Store
-from sparsecore.runtime.device import CPU
+from sparsecore.data.batches import Batches
+from sparsecore.runtime.devices import CPU
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.training.optimizers import SGD
 from sparsecore.training.step import Step
@@ -115,8 +115,8 @@ def table(rows: list[Row]) -> str:
     return "\n".join([markdown(title, head, body), *packing])
 
 
-def _store(data: Dataset, split: Split, device: Any) -> Store:
-    return Store(split, data.shape, data.mean, data.std, device)
+def _store(data: Dataset, split: Split, device: Any) -> Batches:
+    return Batches(split, data.shape, data.mean, data.std, device)
 
 
 def _fields(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparsecore.runtime.device import cpu, set_threads
+from sparsecore.runtime.devices import cpu, set_threads
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import Plan
 from sparsecore.topology import uniform_random

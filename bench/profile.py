@@ -8,8 +8,8 @@ import numpy as np
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 
 from sparsecore.data import load
-from sparsecore.data.batches import Store
-from sparsecore.runtime.device import CPU
+from sparsecore.data.batches import Batches
+from sparsecore.runtime.devices import CPU
 from sparsecore.training.optimizers import SGD
 from sparsecore.training.step import Step
 
@@ -57,7 +57,7 @@ def measure(options: Options) -> list[Row]:
     data = load("mnist-subset")
     problem = training_problem(MODELS[options.model], "random", sparsity, batch)
     device = ListingCPU(options.threads)
-    store = Store(data.train, data.shape, data.mean, data.std, device)
+    store = Batches(data.train, data.shape, data.mean, data.std, device)
     # A rate of zero, since repeating one call alone must change nothing.
     step = Step(problem.network(), store, SGD(0.0), device)
     step.run(0, batch)

@@ -14,13 +14,13 @@ import numpy as np
 from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.data import load
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.network import Network
 from sparsecore.prune import gradual, to_sparsity
 from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.runs.trainer import Trainer
-from sparsecore.runtime.device import cpu, set_threads
+from sparsecore.runtime.devices import cpu, set_threads
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.training.evaluation import store_of
 from sparsecore.training.optimizers import SGD
@@ -35,7 +35,7 @@ STEPS = 10
 """Timed after each pruning."""
 
 
-def pruned(sparsity: float) -> tuple[Network, SGD, Store]:
+def pruned(sparsity: float) -> tuple[Network, SGD, Batches]:
     """A network that was pruned to this sparsity while it learned the embedded digits."""
     network, data, optimizer = lenet300(), load("mnist-subset"), SGD(0.1, 0.9, 3e-4)
     steps = EPOCHS * -(-len(data.train) // BATCH)
@@ -57,7 +57,7 @@ def twin(network: Network) -> Network:
     return lenet300(wiring)
 
 
-def pruning(network: Network, optimizer: SGD, store: Store, sparsity: float, times: int) -> tuple[float, float]:
+def pruning(network: Network, optimizer: SGD, store: Batches, sparsity: float, times: int) -> tuple[float, float]:
     """Median milliseconds that a pruning adds, and as many of the steps after it.
 
     All from choosing until a step has run, less that step. Each pruning is set against the steps right after it: a

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from sparsecore.kernels.compile import njit, register_bytes
 from sparsecore.kernels.cpu.vector import I64, LANES, Lines, Value, count_loop, literals, pointer
 
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 
 from .options import Options
 from .tables import markdown, number, pick

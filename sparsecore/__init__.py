@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .network import Network
     from .runs.checkpoint import CheckpointError, load, save
     from .runs.trainer import Trainer
-    from .runtime.device import get_threads, set_threads
+    from .runtime.devices import get_threads, set_threads
     from .storage.pattern import SparsityPattern
     from .training.optimizers import SGD
 
@@ -50,10 +50,10 @@ _MODULES = {
     "SparseOperator": "interop.operator",
     "SparsityPattern": "storage.pattern",
     "Trainer": "runs.trainer",
-    "get_threads": "runtime.device",
+    "get_threads": "runtime.devices",
     "load": "runs.checkpoint",
     "save": "runs.checkpoint",
-    "set_threads": "runtime.device",
+    "set_threads": "runtime.devices",
 }
 
 

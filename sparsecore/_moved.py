@@ -17,7 +17,7 @@ MOVED = {
     "checkpoint": "runs.checkpoint",
     "conv_plan": "storage.conv_plan",
     "curves": "runs.curves",
-    "device": "runtime.device",
+    "device": "runtime.devices",
     "divergence": "training.divergence",
     "evaluation": "training.evaluation",
     "export": "interop.export",

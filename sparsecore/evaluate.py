@@ -27,7 +27,7 @@ def _evaluated(arguments: list[str]) -> list[str]:
     from .data import load
     from .data.normalisation import Normalisation
     from .runs.checkpoint import read
-    from .runtime.device import set_threads
+    from .runtime.devices import set_threads
     from .training.evaluation import Evaluation, check_fit
 
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)

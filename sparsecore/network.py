@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .data.normalisation import Normalisation
+from .layers.call import backward_through, forward_through
 from .layers.layer import Layer, real_numbers
 from .runtime.device import Device, place_of
 from .runtime.tiles import LANES, Tiles, tiles_of
@@ -161,7 +162,7 @@ class Network:
         x.clear_padding()
         caches = []
         for k, layer in enumerate(self.layers):
-            x, cache = layer.forward_tiles(x, workspace.child(k))
+            x, cache = forward_through(layer, x, workspace.child(k))
             caches.append(cache)
         return x, caches
 
@@ -183,7 +184,7 @@ class Network:
                 raise ValueError(f"{layer!r} has parameters that are not {self!r}'s: call flatten() to gather them")
         dy.clear_padding()
         for k in range(len(self.layers) - 1, -1, -1):
-            dx, _ = self.layers[k].backward_tiles(dy, caches[k], workspace.child(k), need_dx=k > 0)
+            dx, _ = backward_through(self.layers[k], dy, caches[k], workspace.child(k), need_dx=k > 0)
             if dx is not None:
                 dy = dx
 

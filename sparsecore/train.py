@@ -114,7 +114,7 @@ def _trainer(options: Options, checkpoint: Checkpoint | None, report: Quiet) -> 
     """The run, with nothing written yet. Raises ValueError."""
     from .commands.options import augment_of, config_of
     from .runs.trainer import Trainer
-    from .runtime.device import device, set_threads
+    from .runtime.devices import device, set_threads
     from .training.optimizers import SGD
 
     where = device(options["device"])

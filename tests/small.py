@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsecore.data import Split
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.relu import ReLU
 from sparsecore.network import Network
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES, Tiles, tiles_of
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import uniform_random
@@ -83,11 +83,11 @@ def store(
     kind: Any = np.uint8,
     dtype: Any = np.float32,
     seed: int = 0,
-) -> Store:
+) -> Batches:
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (samples, features)).astype(kind)
     y = rng.integers(0, classes, samples, dtype=np.int32)
-    return Store(Split(x, y), (features,), [0.3], [0.25 if kind == np.uint8 else 70.0], cpu(), dtype)
+    return Batches(Split(x, y), (features,), [0.3], [0.25 if kind == np.uint8 else 70.0], cpu(), dtype)
 
 
 def tiled(x: Any, padding: float = 0.0, **flags: Any) -> Tiles:

@@ -14,9 +14,9 @@ from sparsecore.kernels import reference
 from sparsecore import train
 from sparsecore.data import Split
 from sparsecore.data.augmentation import Augmentation
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.runs.checkpoint import read
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
 
@@ -31,11 +31,11 @@ def images(count: int, shape: tuple[int, int, int] = SHAPE, kind: Any = np.uint8
     return np.random.default_rng(1).integers(1, 256, (count, int(np.prod(shape)))).astype(kind)
 
 
-def store_of(x: Array, augment: Augmentation | None, dtype: Any = np.float64) -> Store:
-    return Store(Split(x, np.arange(len(x), dtype=np.int32)), SHAPE, [0.0], [1.0], cpu(), dtype, augment)
+def store_of(x: Array, augment: Augmentation | None, dtype: Any = np.float64) -> Batches:
+    return Batches(Split(x, np.arange(len(x), dtype=np.int32)), SHAPE, [0.0], [1.0], cpu(), dtype, augment)
 
 
-def packed(store: Store, start: int, batch: int) -> tuple[Array, Array]:
+def packed(store: Batches, start: int, batch: int) -> tuple[Array, Array]:
     """Pixels as they were stored, and the samples' numbers, which are their labels."""
     store.seek(start, batch)
     x, labels = store.pack(Workspace())

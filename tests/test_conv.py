@@ -18,7 +18,7 @@ from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern

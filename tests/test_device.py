@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore.runtime.device import DeviceError, cpu, default_threads, device, get_threads, set_threads
+from sparsecore.runtime.device import DeviceError
+from sparsecore.runtime.devices import cpu, default_threads, device, get_threads, set_threads
 
 from .small import PATTERNS, linear, numbers
 

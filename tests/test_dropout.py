@@ -7,10 +7,10 @@ import pytest
 from sparsecore.kernels import reference
 
 from sparsecore.data import Split
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.layers import KINDS, Dropout, SparseLinear
 from sparsecore.network import Network
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense
@@ -97,7 +97,7 @@ def test_the_same_bits_on_any_number_of_threads():
     assert_same_bits(step)
 
 
-def trained(epochs: list[int], network: Network, store: Store) -> Array:
+def trained(epochs: list[int], network: Network, store: Batches) -> Array:
     step = Step(network, store, SGD(0.1))
     for epoch in epochs:
         store.shuffle(3, epoch)
@@ -106,14 +106,14 @@ def trained(epochs: list[int], network: Network, store: Store) -> Array:
     return network.params.copy()
 
 
-def small_run() -> tuple[Network, Store]:
+def small_run() -> tuple[Network, Batches]:
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (50, 12)).astype(np.uint8), rng.integers(0, 3, 50).astype(np.int32))
     layers = [
         SparseLinear(dense(40, 12), relu=True, rng=rng), Dropout((40,), 0.5),
         SparseLinear(dense(40, 40), relu=True, rng=rng), Dropout((40,), 0.5), SparseLinear(dense(3, 40), rng=rng),
     ]  # fmt: skip
-    return Network(layers), Store(split, (12,), [0.5], [0.5], cpu())
+    return Network(layers), Batches(split, (12,), [0.5], [0.5], cpu())
 
 
 def test_a_recorded_step_draws_anew_and_a_resumed_run_draws_the_same():
@@ -122,7 +122,7 @@ def test_a_recorded_step_draws_anew_and_a_resumed_run_draws_the_same():
     whole = trained([0, 1, 2], network, store)
     network, store = small_run()
     trained([0], network, store)
-    resumed = trained([1, 2], network, Store(Split(store._x, store._y), (12,), [0.5], [0.5], cpu()))
+    resumed = trained([1, 2], network, Batches(Split(store._x, store._y), (12,), [0.5], [0.5], cpu()))
     assert np.array_equal(whole, resumed)
     step = Step(network, store, SGD(0.0))
     losses = []

@@ -13,7 +13,7 @@ from sparsecore import train
 from sparsecore.gradcheck import gradcheck
 from sparsecore.network import Network
 from sparsecore.runs.checkpoint import read
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES, Tiles
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern

@@ -15,7 +15,7 @@ from sparsecore.kernels import reference
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers import KINDS, AvgPool2d, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, uniform_random

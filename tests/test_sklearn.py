@@ -97,15 +97,15 @@ def test_numbers_are_learned(outputs):
 def test_the_regressors_gradient_is_that_of_its_loss():
     """One step of plain descent from the same values, by hand in float64."""
     from sparsecore.data import Split
-    from sparsecore.data.batches import Store
-    from sparsecore.runtime.device import cpu
+    from sparsecore.data.batches import Batches
+    from sparsecore.runtime.devices import cpu
     from sparsecore.training.optimizers import SGD
     from sparsecore.training.regression import RegressionStep
 
     from .small import matrix_of, network, numbers
 
     net, x, t = network((8, 6, 5, 3)), numbers((21, 8), dtype=np.float32), numbers((21, 3), 1)
-    store = Store(Split(x, np.zeros(21, np.int32)), (8,), [0.0], [1.0], cpu())
+    store = Batches(Split(x, np.zeros(21, np.int32)), (8,), [0.0], [1.0], cpu())
     store.shuffle(0, 0)
     weights, biases = [matrix_of(each) for each in net.layers], [each.bias.astype(float) for each in net.layers]
     stored = [matrix_of(each) != 0 for each in net.layers]

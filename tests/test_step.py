@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparsecore.prune import shrink
-from sparsecore.runtime.device import cpu, get_threads, set_threads
+from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import uniform_random
 from sparsecore.training.losses import CrossEntropy

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsecore.data import Split
-from sparsecore.data.batches import Store
-from sparsecore.runtime.device import cpu
+from sparsecore.data.batches import Batches
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
 
@@ -24,7 +24,7 @@ def packed(data, start, batch, workspace=None):
 
 def make(x, y=None, shape=None, mean=(0.5,), std=(0.25,), dtype=np.float32):
     y = np.zeros(len(x), np.int32) if y is None else np.asarray(y, np.int32)
-    return Store(Split(x, y), shape or (x.shape[1],), mean, std, cpu(), dtype)
+    return Batches(Split(x, y), shape or (x.shape[1],), mean, std, cpu(), dtype)
 
 
 # ---------------------------------------------------------------------------------------------- packing

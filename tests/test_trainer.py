@@ -11,7 +11,7 @@ import pytest
 from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.data import Dataset, Split, load
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.network import Network
 from sparsecore.runs import checkpoint
 from sparsecore.runs.checkpoint import CheckpointError, read
@@ -19,7 +19,7 @@ from sparsecore.runs.folder import RunFolderError
 from sparsecore.runs.metrics import Mark
 from sparsecore.runs.state import RunState
 from sparsecore.runs.trainer import Callback, Diverged, Progress, Trainer
-from sparsecore.runtime.device import cpu, get_threads, set_threads
+from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.topology import fit_radix_net, uniform_random
 from sparsecore.training.evaluation import Evaluation, check_fit
 from sparsecore.training.optimizers import SGD
@@ -92,7 +92,7 @@ def test_pinned_losses() -> None:
     data = load("mnist-subset")
     wired = fit_radix_net([[10, 10]], (784, 300, 100)).patterns
     start = lenet300(wired, seed=0)
-    store = Store(data.train, (784,), data.mean, data.std, cpu())
+    store = Batches(data.train, (784,), data.mean, data.std, cpu())
     store.shuffle(0, 0)
     step = Step(start, store, SGD(0.2, 0.9, 5e-4))
     losses = []

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparsecore.runtime.device import cpu
+from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.workspace import Workspace
 
 

@@ -12,7 +12,8 @@ from bench.problem import Floats, Problem
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
-from sparsecore.runtime.device import CPU, Device
+from sparsecore.runtime.device import Device
+from sparsecore.runtime.devices import CPU
 from sparsecore.runtime.tiles import LANES, Labels, Tiles, tiles_of
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern

@@ -17,7 +17,7 @@ from .normalisation import Normalisation
 _ORDERS = 1 << 32  # orders have streams of their own: wirings and initial values draw from the first few of a seed
 
 
-class Store:
+class Batches:
     """A split of a data set, and the order its samples are taken in.
 
     Parameters
@@ -107,3 +107,7 @@ class Store:
             order, at = self._places, self._start
         workspace.kernels.pack_samples(store, classes, order, at, self._scale, self._shift, x, labels, batch, addresses)
         return Tiles(x, batch), Labels(labels, batch, self.classes)
+
+
+Store = Batches
+"""The name of the last release."""

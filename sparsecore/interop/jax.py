@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..layers.replay import program_of
+from ..layers.replay import replay_of
 from ..layers.sparse import SparseLayer
 
 
@@ -47,7 +47,7 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         return forward(x, weight, bias)[0]
 
     def forward(x: Any, weight: Any, bias: Any) -> Any:
-        room, _ = program_of(layer, len(x), weight.dtype.name, True).room
+        room, _ = replay_of(layer, len(x), weight.dtype.name, True).room
         y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), room])
         return y, (tiles, weight)
 
@@ -70,13 +70,13 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
 
 
 def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:
-    """Run a layer's "forward" or "backward" program on the host; `shapes` are those of its results."""
+    """Run a layer's "forward" or "backward" pass on the host; `shapes` are those of its results."""
 
     def run(*given: Any) -> Any:
         taken = [np.ascontiguousarray(each) for each in given]
         made = tuple(np.zeros(shape, taken[0].dtype) for shape in shapes)
-        program = getattr(program_of(layer, len(taken[0]), taken[0].dtype.name, True), which)
-        program.run(*(each.ctypes.data for each in (*taken, *made)))
+        replay = getattr(replay_of(layer, len(taken[0]), taken[0].dtype.name, True), which)
+        replay.run(*(each.ctypes.data for each in (*taken, *made)))
         return made
 
     results = tuple(jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in shapes)

@@ -9,11 +9,11 @@ import numpy as np
 import scipy.sparse
 
 from ..kernels.layout import Grid
-from ..layers.replay import Program
 from ..runtime.arrays import host_array
-from ..runtime.device import cpu
+from ..runtime.devices import cpu
+from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
-from ..storage.cached import lazy
+from ..storage.cached import cached
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
 
@@ -66,7 +66,7 @@ class SparseOperator:
         """Of the values, and of every product."""
         return self._data.dtype
 
-    @lazy
+    @cached
     def T(self) -> SparseOperator:
         """The transpose, which shares the values."""
         if self._turned is not None:
@@ -155,17 +155,17 @@ class SparseOperator:
         return wide
 
     def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
-        """Run the program of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
-        programs = vars(self._local).setdefault("programs", {})
+        """Run the replay of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
+        replays = vars(self._local).setdefault("replays", {})
         key = what, tiles
-        if key not in programs:
-            if len(programs) >= _MOST:
-                programs.clear()
+        if key not in replays:
+            if len(replays) >= _MOST:
+                replays.clear()
             stand_ins = [np.zeros_like(array) for array in arrays]
             kernels, tape = cpu().recorder()
             (self._product if what == "product" else self._gradient)(kernels, tiles, *stand_ins)
-            programs[key] = Program(tape, stand_ins)
-        programs[key].run(*[array.ctypes.data for array in arrays])
+            replays[key] = Replay(tape, stand_ins)
+        replays[key].run(*[array.ctypes.data for array in arrays])
 
     def _product(self, kernels: Any, tiles: int, x: Any, out: Any) -> None:
         plan, turned, data = self._plan, self._turned is not None, self._data
@@ -182,7 +182,7 @@ class SparseOperator:
         kernels.sddmm(plan.forward, plan.grid(tiles), _tiled(kernels, dy, tiles), _tiled(kernels, x, tiles), grad)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_local": None}  # programs stay with their thread
+        return vars(self) | {"_local": None}  # replays stay with their thread
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local())

@@ -17,11 +17,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from ..data import Split
-from ..data.batches import Store
+from ..data.batches import Batches
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..prune import gradual, to_sparsity
-from ..runtime.device import cpu
+from ..runtime.devices import cpu
 from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
 from ..training.optimizers import SGD
@@ -74,7 +74,7 @@ class _SparseMLP(BaseEstimator):
         classes = targets.ndim == 1
         labels = targets.astype(np.int32) if classes else np.zeros(len(x), np.int32)
         network = self._network(x.shape[1], outputs, np.random.default_rng(seed))
-        store = Store(Split(self._standardised(x), labels), (x.shape[1],), [0.0], [1.0], cpu())
+        store = Batches(Split(self._standardised(x), labels), (x.shape[1],), [0.0], [1.0], cpu())
         optimizer = SGD(self.learning_rate_init, self.momentum, self.alpha, clip_norm=10.0)
         step: Step = (
             Step(network, store, optimizer, cpu()) if classes else RegressionStep(network, store, targets, optimizer)

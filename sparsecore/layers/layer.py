@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..runtime import device as devices
+from ..runtime import devices
 from ..runtime.arrays import host_array, on_host, rows_of
 from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.batches import Store
+from ..data.batches import Batches
 from ..layers.layer import Layer
 from ..layers.pooling import AvgPool2d
 from ..network import Network
@@ -29,13 +29,13 @@ def magnitude(network: Network, layers: Iterable[int] | None = None) -> Salienci
     return {k: np.abs(weight) for k, weight in _weights(network, layers).items()}
 
 
-def gradient(network: Network, store: Store, samples: int = SAMPLES) -> Saliencies:
+def gradient(network: Network, store: Batches, samples: int = SAMPLES) -> Saliencies:
     """|w·dw|: how much the loss changes when the connection goes, to first order.
 
     Parameters
     ----------
     network : Network
-    store : Store
+    store : Batches
         The first samples of its order are used.
     samples : int
         Or all, if there are fewer.
@@ -54,7 +54,7 @@ def gradient(network: Network, store: Store, samples: int = SAMPLES) -> Salienci
     }
 
 
-def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Saliencies:
+def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Saliencies:
     """½·h·w² with h = ∂²loss/∂w²: Optimal Brain Damage's saliency, the loss's rise to second order at a minimum.
 
     h is OBD's own estimate: the Hessian's diagonal passed back from layer to layer, without its off-diagonal terms and,
@@ -68,7 +68,7 @@ def curvature(network: Network, store: Store, samples: int = SAMPLES) -> Salienc
     network : Network
         Layers without parameters must only pass on, drop or choose among their inputs, or average them, as ReLU and
         pooling do.
-    store : Store
+    store : Batches
         The first samples of its order are used. Their labels play no part.
     samples : int
         Or all, if there are fewer.
@@ -136,7 +136,7 @@ def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
     return Tiles(h, z.batch)
 
 
-def _packed(network: Network, store: Store, samples: int) -> tuple[Workspace, Tiles, Any]:
+def _packed(network: Network, store: Batches, samples: int) -> tuple[Workspace, Tiles, Any]:
     if samples < 1:
         raise ValueError(f"saliency: samples must be at least 1, got {samples}")
     workspace = Workspace(network.device)

@@ -84,7 +84,7 @@ class Trainer:
         The lines so far, as dictionaries: in the folder, or in memory where there is none.
     steps : int
         In an epoch; the last one takes the samples that are left.
-    store : Store
+    store : Batches
         The training samples, in the order of the running epoch.
     evaluations : dict of str to Evaluation
         How well the network does on each split that it does not train on: "validation", if there is one, and "test".

@@ -6,7 +6,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from .device import Device, cpu
+from .device import Device
+from .devices import cpu
 
 
 class Workspace:

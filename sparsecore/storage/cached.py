@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 Made = TypeVar("Made")
 
 
-class lazy(Generic[Made]):
+class cached(Generic[Made]):
     """`functools.cached_property` as Python 3.12 has it, without a lock.
 
     In 3.11 one lock serves an attribute of all instances: a child that is forked while another thread holds it would
@@ -22,7 +22,7 @@ class lazy(Generic[Made]):
         self.name = name
 
     @overload
-    def __get__(self, instance: None, owner: type) -> lazy[Made]: ...
+    def __get__(self, instance: None, owner: type) -> cached[Made]: ...
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> Made: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..kernels.layout import CooLayout, Grid, Layout
 from ..runtime.tiles import LANES
-from .cached import lazy
+from .cached import cached
 from .pattern import SparsityPattern
 from .plan import laid_out
 
@@ -116,7 +116,7 @@ class ConvPlan:
 
     # ------------------------------------------------------------------------------------------ forward
 
-    @lazy
+    @cached
     def x_border(self) -> Border:
         """What forward reads beyond x."""
         sides: list[int] = []
@@ -126,7 +126,7 @@ class ConvPlan:
             sides += [padding, max(0, last - (size - 1))]
         return Border(*sides)
 
-    @lazy
+    @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W ∗ x and of dW, for x within its border."""
         _, height, width = bordered(self.in_shape, self.x_border)
@@ -147,7 +147,7 @@ class ConvPlan:
 
     # ------------------------------------------------------------------------------------------ transposed
 
-    @lazy
+    @cached
     def dy_border(self) -> Border:
         """What dX reads beyond dy."""
         sides: list[int] = []
@@ -162,7 +162,7 @@ class ConvPlan:
             sides += [before, after] if axis == 1 or self.format == "coo" else [0, 0]
         return Border(*sides)
 
-    @lazy
+    @cached
     def phases(self) -> list[Phase]:
         """One for each place within a stride: together they write every element of dx."""
         rows, columns = (range(min(step, size)) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
@@ -218,7 +218,7 @@ class ConvPlan:
         """Rows or columns of dx in a phase."""
         return -(-(self.in_shape[1 + axis] - phase) // self.stride[axis])
 
-    @lazy
+    @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
         c, ky, kx = self._places
@@ -228,7 +228,7 @@ class ConvPlan:
         indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
         return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
 
-    @lazy
+    @cached
     def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Input channel, filter row and filter column of each connection."""
         c, place = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from .cached import lazy
+from .cached import cached
 from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt
 
 
@@ -93,18 +93,18 @@ class SparsityPattern:
         """Whether every possible connection is stored: a dense layer."""
         return self.nnz == self.shape[0] * self.shape[1]
 
-    @lazy
+    @cached
     def fan_in(self) -> Array:
         """Connections of each row (output): integers of shape (out_features,)."""
         return _frozen(np.diff(self.indptr))
 
-    @lazy
+    @cached
     def fan_out(self) -> Array:
         """Connections of each column (input): integers of shape (in_features,)."""
         counts = np.bincount(self.indices, minlength=self.shape[1])
         return _frozen(counts.astype(self.indptr.dtype, copy=False))
 
-    @lazy
+    @cached
     def rows(self) -> Array:
         """Row of each connection, as COO has it: integers of shape (nnz,). Built when first asked for, then kept."""
         numbers = np.arange(self.shape[0], dtype=index_dtype(self.shape[0]))
@@ -289,7 +289,7 @@ class SparsityPattern:
     def __hash__(self) -> int:
         return self._hash
 
-    @lazy
+    @cached
     def _hash(self) -> int:
         return hash((self.shape, zlib.crc32(self.indptr.data), zlib.crc32(self.indices.data)))
 

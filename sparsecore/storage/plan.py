@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..kernels.layout import CooLayout, Grid, Layout
 from ..runtime.tiles import LANES
-from .cached import lazy
+from .cached import cached
 from .pattern import SparsityPattern
 
 LARGEST_GROUP = 4
@@ -51,24 +51,24 @@ class Plan:
         """Where dx = Wᵀ dy finds dy's lines and puts dx's."""
         return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
 
-    @lazy
+    @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
         return laid_out(self.pattern, self.pattern.indices, self.format)
 
-    @lazy
+    @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
         return laid_out(pattern, pattern.indices, self.format)
 
-    @lazy
+    @cached
     def perm(self) -> NDArray[np.integer]:
         """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
         perm = self._transpose[1]
         return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
-    @lazy
+    @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
 

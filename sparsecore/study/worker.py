@@ -29,7 +29,7 @@ LOG = "log.txt"
 def main() -> int:
     """Work until stdin closes."""
     jobs, answers = _channels()
-    from ..runtime.device import set_threads
+    from ..runtime.devices import set_threads
 
     set_threads(1)
     for job in jobs:

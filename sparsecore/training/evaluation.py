@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data import Split
 from ..data.augmentation import Augmentation
-from ..data.batches import Store
+from ..data.batches import Batches
 from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.device import Device
@@ -41,10 +41,10 @@ class Evaluation:
 
 def store_of(
     network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
-) -> Store:
+) -> Batches:
     """A split as a network takes it."""
     shape = network.layers[0].in_shape
-    return Store(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
+    return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 
 def check_fit(network: Network, dataset: Any) -> None:

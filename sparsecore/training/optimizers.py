@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..runtime import device as devices
+from ..runtime import devices
 from ..runtime.device import Device, place_of
 from ..runtime.workspace import Workspace
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batches import Store
+from ..data.batches import Batches
 from ..network import Network
-from ..runtime.device import cpu
+from ..runtime.devices import cpu
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from .optimizers import SGD
@@ -23,13 +23,13 @@ class RegressionStep(Step):
     Parameters
     ----------
     network : Network
-    store : Store
+    store : Batches
         Its labels are not looked at.
     targets : float array, shape (samples, outputs)
     optimizer : SGD
     """
 
-    def __init__(self, network: Network, store: Store, targets: Any, optimizer: SGD) -> None:
+    def __init__(self, network: Network, store: Batches, targets: Any, optimizer: SGD) -> None:
         super().__init__(network, store, optimizer, cpu())
         self.targets = np.asarray(targets, network.dtype)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.batches import Store
+from ..data.batches import Batches
 from ..network import Network
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
@@ -40,7 +40,7 @@ class Step:
     Parameters
     ----------
     network : Network
-    store : Store
+    store : Batches
     optimizer : SGD, optional
         Without one the step only evaluates.
     device : Device, optional
@@ -53,7 +53,7 @@ class Step:
     """
 
     def __init__(
-        self, network: Network, store: Store, optimizer: SGD | None = None, device: Device | None = None
+        self, network: Network, store: Batches, optimizer: SGD | None = None, device: Device | None = None
     ) -> None:
         self.network, self.store, self.optimizer = network, store, optimizer
         self.device = device if device is not None else network.device

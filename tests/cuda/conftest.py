@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparsecore.runtime.device import CUDA
+from sparsecore.runtime.devices import CUDA
 
 from .machines import CARD, machine
 

@@ -16,9 +16,9 @@ import numpy as np
 from sparsecore.models.lenet300 import SIZES, lenet300
 
 from sparsecore.data import Split
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.network import Network
-from sparsecore.runtime.device import CUDA
+from sparsecore.runtime.devices import CUDA
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import fit_radix_net, uniform_random
@@ -73,7 +73,7 @@ def step_launches(network: Network, batch: int, optimizer: SGD) -> list[Launch]:
         network.to(device)
         shape, workspace = network.layers[0].in_shape, Workspace(device, kernels)
         samples = Split(np.zeros((batch, prod(shape)), np.uint8), np.zeros(batch, np.int32))
-        store = Store(samples, shape, [0.3], [0.3], device)
+        store = Batches(samples, shape, [0.3], [0.3], device)
         grads = device.zeros(network.params.shape, network.dtype)
         for k, pieces in enumerate(network.views(grads)):
             for name, piece in pieces.items():

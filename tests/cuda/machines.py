@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore.runtime import device as devices
-from sparsecore.runtime.device import CUDA
+from sparsecore.runtime import devices
+from sparsecore.runtime.devices import CUDA
 
 from .emulator import build, stand_in
 

@@ -14,8 +14,9 @@ from bench.engines import contenders, sparsecore
 from bench.environment import settled
 from bench.options import Options
 from bench.problem import MODELS, layer_pattern, training_problem
-from sparsecore.runtime import device as devices
-from sparsecore.runtime.device import DeviceError, cuda
+from sparsecore.runtime import devices
+from sparsecore.runtime.device import DeviceError
+from sparsecore.runtime.devices import cuda
 
 WIRINGS = [("random", 0.9), ("dense", 0.0)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sparsecore.kernels.layout import Window
 
-from sparsecore.runtime.device import CUDA
+from sparsecore.runtime.devices import CUDA
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import layout_of
 

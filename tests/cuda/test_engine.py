@@ -14,7 +14,7 @@ from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.data import Dataset, Split
 from sparsecore.data.augmentation import Augmentation
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
 from sparsecore.prune import by_threshold, curvature, gradient, refresh, rewind, to_sparsity
@@ -22,7 +22,8 @@ from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.schedule import gradual
 from sparsecore.runs.checkpoint import load, read, save
 from sparsecore.runs.trainer import Callback, Trainer
-from sparsecore.runtime.device import CUDA, Device, cpu
+from sparsecore.runtime.device import Device
+from sparsecore.runtime.devices import CUDA, cpu
 from sparsecore.runtime.tiles import LANES, Tiles
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, fit_radix_net, uniform_random
@@ -121,7 +122,7 @@ def losses(network: Network, device: Device, batch: int, steps: int = STEPS, *, 
     network.to(device)
     shape = network.layers[0].in_shape
     augment = Augmentation(shape, 2, flip=True) if len(shape) == 3 else None
-    store = Store(samples(network), shape, [0.4], [0.3], device, augment=augment)
+    store = Batches(samples(network), shape, [0.4], [0.3], device, augment=augment)
     step = Step(network, store, SGD(0.02, 0.9, 1e-4, nesterov=True, clip_norm=clip))
     found = []
     for number in range(steps):
@@ -150,7 +151,7 @@ def test_a_step_moves_nothing_and_waits_for_nobody() -> None:
     with machine("forward") as device:
         network = small_network().to(device)
         split = Split(np.zeros((70, 20), np.uint8), np.arange(70, dtype=np.int32) % 5)
-        store, optimizer = Store(split, (20,), [0.3], [0.25], device), SGD(0.1, 0.9, clip_norm=1.0)
+        store, optimizer = Batches(split, (20,), [0.3], [0.25], device), SGD(0.1, 0.9, clip_norm=1.0)
         step = Step(network, store, optimizer)
         for start in (0, 32):
             step.run(start, 32)
@@ -180,7 +181,7 @@ def test_what_changes_between_steps_counts_in_a_captured_one(a_cuda: CUDA) -> No
     runs = []
     for device in (cpu(), a_cuda):
         network = fully_connected().to(device)
-        store, optimizer = Store(samples(network), (784,), [0.4], [0.3], device), SGD(0.05, 0.9)
+        store, optimizer = Batches(samples(network), (784,), [0.4], [0.3], device), SGD(0.05, 0.9)
         step, found = Step(network, store, optimizer), []
         for number in range(9):
             if number == 3:
@@ -252,23 +253,23 @@ def test_files_and_copies(a_cuda: CUDA, tmp_path: Any) -> None:
 def test_pruning_is_the_cpus(a_cuda: CUDA) -> None:
     """The same connections stay, with the same values and the same velocity, whichever way they are chosen."""
 
-    def left(device: Device, prune: Callable[[Network, Store, SGD], Any]) -> list[Any]:
+    def left(device: Device, prune: Callable[[Network, Batches, SGD], Any]) -> list[Any]:
         network = convolutional(16, (4, 6), 12, 0.3)
         optimizer = SGD(0.05, 0.9)
         optimizer.velocity = np.linspace(-1, 1, network.params.size, dtype=np.float32)
         network.to(device)
         optimizer.to(device)
-        prune(network, Store(samples(network), network.layers[0].in_shape, [0.4], [0.3], device), optimizer)
+        prune(network, Batches(samples(network), network.layers[0].in_shape, [0.4], [0.3], device), optimizer)
         patterns = [(p.indptr.tolist(), p.indices.tolist()) for p in network.patterns.values()]
         return [patterns, device.get(network.params).tolist(), device.get(optimizer.velocity).tolist()]
 
-    def by_gradient(network: Network, store: Store, optimizer: SGD) -> None:
+    def by_gradient(network: Network, store: Batches, optimizer: SGD) -> None:
         to_sparsity(network, 0.7, saliencies=gradient(network, store, 100), optimizer=optimizer)
 
-    def by_curvature(network: Network, store: Store, optimizer: SGD) -> None:
+    def by_curvature(network: Network, store: Batches, optimizer: SGD) -> None:
         to_sparsity(network, 0.7, saliencies=curvature(network, store, 100), optimizer=optimizer, globally=True)
 
-    ways: list[Callable[[Network, Store, SGD], Any]] = [
+    ways: list[Callable[[Network, Batches, SGD], Any]] = [
         lambda net, store, optimizer: to_sparsity(net, 0.8, optimizer=optimizer),
         lambda net, store, optimizer: by_threshold(net, 0.1, optimizer=optimizer),
         by_gradient,
@@ -311,7 +312,7 @@ def test_host_and_device_are_not_mixed(a_cuda: CUDA) -> None:
     workspace, device_workspace = Workspace(), Workspace(a_cuda)
     layer = network.layers[0]
     split = Split(np.zeros((40, 20), np.uint8), np.zeros(40, np.int32))
-    stores = [Store(split, (20,), [0.3], [0.25], device) for device in (cpu(), a_cuda)]
+    stores = [Batches(split, (20,), [0.3], [0.25], device) for device in (cpu(), a_cuda)]
     started = SGD(0.1)
     Step(here, stores[0], started).run(0, 5)
     data = layer.params["weight"]
@@ -343,7 +344,7 @@ def test_host_and_device_are_not_mixed(a_cuda: CUDA) -> None:
 
 def test_a_second_card() -> None:
     with machine("forward"):
-        from sparsecore.runtime.device import cuda
+        from sparsecore.runtime.devices import cuda
 
         second, x = cuda(1), numbers((3, 20), dtype=np.float32)
         network = small_network()
@@ -360,7 +361,7 @@ def test_a_second_card() -> None:
 def test_a_full_card_leaves_the_network_where_it_was(monkeypatch: pytest.MonkeyPatch, asked: str, fit: int) -> None:
     """Whether a layer's array does not fit, or the flat one of all parameters."""
     with machine("forward"):
-        from sparsecore.runtime.device import cuda
+        from sparsecore.runtime.devices import cuda
 
         network, x = small_network(), numbers((3, 20), dtype=np.float32)
         expected, given, rest = network.logits(x), network.params, iter(range(fit))

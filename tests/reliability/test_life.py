@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sparsecore.kernels.cpu import launch
 
-from sparsecore.data.batches import Store
+from sparsecore.data.batches import Batches
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers import SparseLinear
 from sparsecore.network import Network
 from sparsecore.prune.shrink import PruneError, by_quality, by_threshold, to_sparsity
 from sparsecore.runs.checkpoint import Checkpoint, read, save
-from sparsecore.runtime.device import Device, cpu, get_threads, set_threads
+from sparsecore.runtime.device import Device
+from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.training.optimizers import SGD
 from sparsecore.training.step import Step
 from tests.cuda.emulator import build
@@ -50,7 +51,7 @@ class Being:
     def _settle(self) -> None:
         network, shape = self.network, self.network.layers[0].in_shape
         data = samples(80, shape=(2, 8, 8) if len(shape) == 3 else (24,))
-        self.store = Store(data.train, shape, data.mean, data.std, network.device, network.dtype)
+        self.store = Batches(data.train, shape, data.mean, data.std, network.device, network.dtype)
         self.step = Step(network, self.store, self.optimizer)
 
     @property

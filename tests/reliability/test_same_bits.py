@@ -17,7 +17,7 @@ from sparsecore.kernels.cpu import launch
 
 from sparsecore.runs.checkpoint import read
 from sparsecore.runs.trainer import Trainer
-from sparsecore.runtime.device import get_threads, set_threads
+from sparsecore.runtime.devices import get_threads, set_threads
 from tests.reliability.runs import KINDS, StopAt, digest, digest_of, trainer
 
 ROOT = Path(__file__).resolve().parents[2]

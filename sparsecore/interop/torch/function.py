@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ...layers.replay import program_of
+from ...layers.replay import replay_of
 from ...layers.sparse import SparseLayer
-from ...runtime.device import Device, cuda
+from ...runtime.device import Device
+from ...runtime.devices import cuda
 from ...runtime.workspace import Workspace
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
@@ -78,12 +79,12 @@ def _forward_on_cpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
 ) -> tuple[torch.Tensor, tuple[Any, ...]]:
     x, weight = x.contiguous(), weight.contiguous()
-    program = program_of(layer, len(x), _NAMES[x.dtype], need_dx)
-    shape, zero = program.room
+    replay = replay_of(layer, len(x), _NAMES[x.dtype], need_dx)
+    shape, zero = replay.room
     room = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
-    bias_at = program.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()
-    program.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), room.data_ptr())
+    bias_at = replay.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()
+    replay.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), room.data_ptr())
     return y, (layer, room, weight.detach())
 
 
@@ -91,11 +92,11 @@ def _backward_on_cpu(
     dy: torch.Tensor, layer: SparseLayer, room: torch.Tensor, weight: torch.Tensor, need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
     dy = dy.contiguous()
-    program = program_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
+    replay = replay_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
     dx = torch.empty((len(dy), *layer.in_shape), dtype=dy.dtype) if need_dx else None
     dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], dtype=dy.dtype)
     dx_at = 0 if dx is None else dx.data_ptr()
-    program.backward.run(
+    replay.backward.run(
         dy.data_ptr(), room.data_ptr(), weight.data_ptr(), dx_at, dw.data_ptr(), db.data_ptr()
     )
     return dx, dw, db

@@ -1,0 +1,73 @@
+"""The processor as a device: aligned NumPy arrays, and kernels compiled by Numba on one pool of threads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .arrays import host_array, on_host
+
+
+class CPU:
+    """The processor, its kernels compiled by Numba."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int) -> None:
+        from ..kernels.cpu.pool import Pool  # compiling waits until a device is wanted
+
+        self.pool = Pool(threads)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        kind = np.dtype(dtype)
+        size = math.prod(shape) * kind.itemsize
+        raw = np.empty(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + size].view(kind).reshape(shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        array = self.empty(shape, dtype)
+        array.fill(0)
+        return array
+
+    def put(self, array: Any) -> np.ndarray[Any, Any]:
+        copy = self.empty(np.shape(array), np.asarray(array).dtype)
+        copy[...] = array
+        return copy
+
+    def get(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(array)
+
+    def fill(self, array: Any, values: Any) -> None:
+        array[...] = values
+
+    def pick(self, array: Any, positions: Any) -> np.ndarray[Any, Any]:
+        out = self.empty((len(positions),), array.dtype)
+        return np.take(array, positions, out=out, mode="clip")  # valid: the mode spares a copy
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def wait(self) -> None:
+        pass  # calls return when they are done
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from .devices import device
+
+        return device, (self.name,)  # what is copied, or comes out of a file, is on the processor that there is
+
+    def take(self, array: Any) -> Any:
+        return array if on_host(array) else host_array(array)  # which refuses it
+
+    def launcher(self) -> Any:
+        from ..kernels.cpu.launch import Launcher
+
+        return Launcher(self.pool)
+
+    def recorder(self) -> tuple[Any, Any]:
+        from ..kernels.cpu.launch import Launcher, Tape
+
+        tape = Tape()
+        return Launcher(self.pool, tape), tape

@@ -1,0 +1,47 @@
+"""Recorded kernel calls, run again on other arrays than they were recorded on.
+
+Beside the kernels this costs a copy of the calls, a few addresses written into it, and one Python call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .devices import cpu
+
+Array = np.ndarray[Any, Any]
+
+
+class Replay:
+    """Recorded calls in which some arrays are to be replaced.
+
+    It uses buffers of its own, so a thread must have programs of its own.
+
+    Parameters
+    ----------
+    tape : Tape
+        From the CPU's `recorder`.
+    stand_ins : sequence of arrays
+        What the calls were recorded on in place of the arrays to come.
+    """
+
+    def __init__(self, tape: Any, stand_ins: Sequence[Array]) -> None:
+        self._tape = tape  # keeps all other arrays alive
+        self._calls = tape.calls[: tape.count].copy()
+        self._places = [
+            (k, slot, word - array.ctypes.data)
+            for k, word in enumerate(self._calls.ravel().tolist())
+            for slot, array in enumerate(stand_ins)
+            if array.ctypes.data <= word < array.ctypes.data + array.nbytes
+        ]
+
+    def run(self, *addresses: int) -> None:
+        """Run the calls on contiguous arrays of the stand-ins' shapes and dtypes at these addresses."""
+        calls = self._calls.copy()
+        words = calls.reshape(-1)
+        for k, slot, offset in self._places:
+            words[k] = addresses[slot] + offset
+        cpu().pool.run(calls, len(calls), self._tape.parts)
