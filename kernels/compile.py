@@ -30,7 +30,7 @@ def versioned(function: Callable[..., Any]) -> Callable[..., Any]:
 def source() -> int:
     """A number that changes when this file or any CPU kernel's does."""
     here = Path(__file__)
-    return zlib.crc32(b"".join(path.read_bytes() for path in [here, *sorted((here.parent / "cpu").glob("*.py"))]))
+    return zlib.crc32(b"".join(path.read_bytes() for path in [here, *sorted((here.parent / "cpu").rglob("*.py"))]))
 
 
 @cache

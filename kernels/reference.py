@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
-from .cpu.vector import LANES
+from .cpu.ir.vector import LANES
 from .layout import CooLayout, Grid, Layout, Window
 
 Array = NDArray[Any]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher
-from sparsecore.kernels.cpu.pool import Pool
+from sparsecore.kernels.cpu.threads import Pool
 
 from sparsecore.pattern import SparsityPattern
 

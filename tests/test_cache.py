@@ -26,7 +26,7 @@ if len(sys.argv) > 1 and sys.argv[1] != "0":
 with install_recorder("numba:run_pass") as passes:
     from sparsecore.kernels.cpu import launch
     from sparsecore.kernels.cpu.launch import Launcher
-    from sparsecore.kernels.cpu.pool import Pool
+    from sparsecore.kernels.cpu.threads import Pool
     from sparsecore.pattern import SparsityPattern
     from sparsecore.plan import Plan
     launch._WORTH_CUTTING = 1
@@ -84,7 +84,7 @@ def test_a_change_of_source_compiles_anew(first):
 def test_the_number_of_the_source_changes_with_every_file(tmp_path, monkeypatch):
     from sparsecore.kernels import compile
 
-    files = [Path(compile.__file__), *Path(compile.__file__).parent.glob("cpu/*.py")]
+    files = [Path(compile.__file__), *Path(compile.__file__).parent.rglob("cpu/**/*.py")]
     read = Path.read_bytes
     numbers = {compile.source()}
     for changed in files:

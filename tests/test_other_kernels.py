@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy.special import log_softmax, softmax
 from sparsecore.kernels import reference
-from sparsecore.kernels.cpu.exponential import softmax_tile
+from sparsecore.kernels.cpu.ir.exponential import softmax_tile
 from sparsecore.kernels.cpu.launch import Launcher
 from sparsecore.kernels.cpu.update import LARGEST_NORM, LR, MOMENTUM, RATES, SCALE, WEIGHT_DECAY
-from sparsecore.kernels.cpu.vector import pointer
+from sparsecore.kernels.cpu.ir.vector import pointer
 
 from .kernel_checks import (
     LANES,

@@ -11,7 +11,7 @@ from numba import carray
 from ..compile import source
 from .call import arguments, kernel, share
 from .dropout import GOLDEN, mix
-from .vector import ints, stored
+from .ir.vector import ints, stored
 
 AUGMENT = arguments(
     "store", "labels", "order", "clock", "most", "flip", "batch", "channels", "height", "width", "out", "out_labels"

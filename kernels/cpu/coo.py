@@ -14,10 +14,10 @@ import numpy as np
 from numba import carray
 
 from .call import arguments, kernel, share
-from .runs import gather_runs, settle
-from .sample import sample_across, total
+from .ir.runs import gather_runs, settle
+from .ir.sample import sample_across, total
 from .spmm import lines_at_once
-from .vector import LANES, advance, floats, ints
+from .ir.vector import LANES, advance, floats, ints
 
 SPMM_COO = arguments(
     "rows", "offsets", "edges", "empty", "connections", "segments", "empties",

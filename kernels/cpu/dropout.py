@@ -10,7 +10,7 @@ from numba import carray
 
 from ..compile import njit, source
 from .call import arguments, kernel, share
-from .vector import LANES, advance, element, floats, ints
+from .ir.vector import LANES, advance, element, floats, ints
 
 DROPOUT = arguments("x", "clock", "stream", "rate", "out", "tiles", "features")
 

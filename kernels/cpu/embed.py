@@ -24,7 +24,7 @@ from numba.extending import intrinsic, overload
 from ..compile import njit, register_bytes, source
 from .sddmm import SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .vector import I64, Builder, Value, pointer
+from .ir.vector import I64, Builder, Value, pointer
 
 _LARGEST_GROUP = 4
 _MAKERS = (spmm_kernel, sddmm_kernel)

@@ -20,13 +20,13 @@ from .dropout import DROPOUT, dropout_kernel
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
-from .pool import Pool
+from .threads import Pool
 from .pooling import LARGEST, MEAN, POOLING, TO_ALL, TO_LARGEST, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
 from .sddmm import CACHE, SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
 from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
-from .vector import LANES
+from .ir.vector import LANES
 
 Array = NDArray[Any]
 

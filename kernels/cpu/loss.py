@@ -10,8 +10,8 @@ import numpy as np
 from numba import carray
 
 from .call import arguments, kernel, share
-from .exponential import softmax_tile
-from .vector import LANES, advance, floats, ints
+from .ir.exponential import softmax_tile
+from .ir.vector import LANES, advance, floats, ints
 
 TALLY = arguments("losses", "correct", "batch", "totals")
 CROSS_ENTROPY = arguments("z", "labels", "classes", "batch", "dz", "losses", "correct", "scratch")

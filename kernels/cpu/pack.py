@@ -11,8 +11,8 @@ from typing import Any
 from numba import carray
 
 from .call import arguments, kernel, share
-from .transpose import gather_block, transpose_block
-from .vector import LANES, advance, floats, ints, stored
+from .ir.transpose import gather_block, transpose_block
+from .ir.vector import LANES, advance, floats, ints, stored
 
 PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",

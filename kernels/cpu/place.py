@@ -10,7 +10,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from .call import arguments, kernel, share
-from .vector import LANES, SCALAR, Builder, Value, advance, floats
+from .ir.vector import LANES, SCALAR, Builder, Value, advance, floats
 
 PLACE = arguments("x", "mask", "out", "planes", "rows", "length", "out_plane", "out_row")
 

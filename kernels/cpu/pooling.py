@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ..compile import source
 from .call import arguments, kernel, share
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, advance, count_loop, floats, literals, stored
+from .ir.vector import I64, LANES, SCALAR, Builder, Lines, Value, advance, count_loop, floats, literals, stored
 
 POOLING = arguments(
     "x", "y", "index", "planes", "x_plane", "x_row", "y_rows", "y_columns", "high", "wide", "row_step", "column_step"

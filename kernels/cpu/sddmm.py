@@ -10,9 +10,9 @@ from numba import carray
 
 from ..layout import Grid
 from .call import arguments, kernel
-from .sample import sample, total
+from .ir.sample import sample, total
 from .spmm import equal_work
-from .vector import advance, floats, ints
+from .ir.vector import advance, floats, ints
 
 _NEAR = 64 * 1024  # bytes of a first-level cache and a little beyond: what lies there is found often enough
 CACHE = 512 * 1024  # bytes of a second-level cache to count on

@@ -10,8 +10,8 @@ from numba import carray
 
 from ..compile import njit
 from .call import arguments, kernel, share
-from .gather import gather
-from .vector import LANES, advance, floats, ints
+from .ir.gather import gather
+from .ir.vector import LANES, advance, floats, ints
 
 SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",

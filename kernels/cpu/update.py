@@ -10,7 +10,7 @@ import numpy as np
 from numba import carray
 
 from .call import arguments, kernel, share
-from .vector import element, floats, ints
+from .ir.vector import element, floats, ints
 
 REORDER = arguments("data", "perm", "perm_size", "out", "rows", "columns")
 SGD = arguments("w", "dw", "velocity", "count", "rates", "nesterov")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..compile import njit
 from .call import WORDS
-from .vector import I64, advance, pointer
+from .ir.vector import I64, advance, pointer
 
 # Words that threads share, each on a cache line of its own; the words of sleepers follow.
 GENERATION, CALLS, COUNT, PARTS, ARRIVED, BEFORE, PENDING, SLEEPER = 0, 8, 16, 24, 32, 40, 48, 56

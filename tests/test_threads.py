@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparsecore.kernels.cpu import launch
-from sparsecore.kernels.cpu import pool as pool_module
+from sparsecore.kernels.cpu import launch, threads
 from sparsecore.kernels.cpu.launch import Launcher, Tape
-from sparsecore.kernels.cpu.pool import Pool
+from sparsecore.kernels.cpu.threads import Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1000
@@ -51,7 +50,7 @@ class Work:
 
 def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Another interpreter, which is killed where this one would hang."""
-    header = "import os, sys, time\nfrom tests.test_pool import *\nlaunch._WORTH_CUTTING = 1\n"
+    header = "import os, sys, time\nfrom tests.test_threads import *\nlaunch._WORTH_CUTTING = 1\n"
     return subprocess.run(
         [sys.executable, "-c", header + code], cwd=ROOT, capture_output=True, text=True, timeout=60, **options
     )
@@ -213,17 +212,17 @@ def test_an_interrupt_between_handing_out_and_joining_in_leaves_nobody_waiting(m
     pool = Pool(3)
     work = Work(pool)
     work.run()
-    finish = pool_module._finish
+    finish = threads._finish
 
     def interrupted(words: Any) -> None:
-        monkeypatch.setattr(pool_module, "_finish", finish)
+        monkeypatch.setattr(threads, "_finish", finish)
         raise KeyboardInterrupt
 
     time.sleep(0.1)  # let them sleep
-    monkeypatch.setattr(pool_module, "_finish", interrupted)
+    monkeypatch.setattr(threads, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work.run()
-    assert pool_module._finish is finish
+    assert threads._finish is finish
     for _ in range(100):
         work.run()
     pool.close()
