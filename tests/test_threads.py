@@ -24,7 +24,7 @@ SIZE = 1000
 @pytest.fixture(autouse=True)
 def cut_everything(monkeypatch):
     """Even a call that takes a microsecond goes to all threads."""
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
 
 
 class Work:
@@ -50,7 +50,7 @@ class Work:
 
 def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Another interpreter, which is killed where this one would hang."""
-    header = "import os, sys, time\nfrom tests.test_threads import *\nlaunch._WORTH_CUTTING = 1\n"
+    header = "import os, sys, time\nfrom tests.test_threads import *\nlaunch.WORTH_CUTTING = 1\n"
     return subprocess.run(
         [sys.executable, "-c", header + code], cwd=ROOT, capture_output=True, text=True, timeout=60, **options
     )
@@ -91,7 +91,7 @@ def test_cut_and_uncut_calls_take_turns(monkeypatch):
     recorder, arrays = Launcher(pool, tape), [rng.standard_normal(SIZE)]
     expected = arrays[0]
     for cut in rng.integers(0, 2, 200):
-        monkeypatch.setattr(launch, "_WORTH_CUTTING", 1 if cut else 1 << 40)
+        monkeypatch.setattr(launch, "WORTH_CUTTING", 1 if cut else 1 << 40)
         perm, out = rng.permutation(SIZE), np.empty(SIZE)
         recorder.reorder(arrays[-1], perm, out)
         arrays.append(out)
@@ -114,7 +114,7 @@ def test_many_tiny_runs():
 
 
 def test_no_worker_is_started_for_what_is_not_cut(monkeypatch):
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1 << 40)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1 << 40)
     before = workers()
     Work(Pool(3)).run()
     assert not workers() - before
