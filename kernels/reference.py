@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
-from .cpu.vector import LANES
-from .layout import CooLayout, Grid, Layout, Window
+from .layout import LANES, CooLayout, Grid, Layout, Window
+from .rates import (
+    BETA1,
+    BETA2,
+    CORRECTION1,
+    CORRECTION2,
+    EPS,
+    LARGEST_NORM,
+    LR,
+    MOMENTUM,
+    SCALE,
+    STEPS,
+    WEIGHT_DECAY,
+)
 
 Array = NDArray[Any]
 
@@ -270,16 +281,43 @@ def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
 # ---------------------------------------------------------------------------------------------- update
 
 
-def sgd(w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
-    """One step of stochastic gradient descent on flat arrays."""
+def norm(dw: Array, rates: Array) -> None:
+    """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+    length = np.sqrt(sum(float(g) ** 2 for g in dw))
+    rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
+
+
+def sgd(
+    w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False, decays: bool = True
+) -> None:
+    """One step of stochastic gradient descent on flat arrays; `decays=False` leaves weight decay out."""
     for k in range(w.size):
-        slope = float(dw[k]) * rates[SCALE] + rates[WEIGHT_DECAY] * float(w[k])
+        slope = float(dw[k]) * rates[SCALE] + rates[WEIGHT_DECAY] * decays * float(w[k])
         speed = rates[MOMENTUM] * float(velocity[k]) + slope
         velocity[k] = speed
         w[k] -= rates[LR] * (slope + rates[MOMENTUM] * speed if nesterov else speed)
 
 
-def norm(dw: Array, rates: Array) -> None:
-    """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
-    length = np.sqrt(sum(float(g) ** 2 for g in dw))
-    rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
+def tick(rates: Array) -> None:
+    """Count a step of Adam: STEPS += 1, and CORRECTION1 and CORRECTION2 = 1 − β₁ᵗ and 1 − β₂ᵗ."""
+    rates[STEPS] += 1
+    rates[CORRECTION1] = 1 - rates[BETA1] ** rates[STEPS]
+    rates[CORRECTION2] = 1 - rates[BETA2] ** rates[STEPS]
+
+
+def adam(
+    w: Array, dw: Array, m: Array, v: Array, rates: Array, *, decoupled: bool = False, decays: bool = True
+) -> None:
+    """One step of Adam on flat arrays, or AdamW if `decoupled`, with the CORRECTIONs of the last `tick`; `decays=False`
+    leaves weight decay out."""
+    lr, decay, beta1, beta2 = rates[LR], rates[WEIGHT_DECAY] * decays, rates[BETA1], rates[BETA2]
+    for k in range(w.size):
+        weight, slope = float(w[k]), float(dw[k]) * rates[SCALE]
+        if decoupled:
+            weight *= 1 - lr * decay
+        else:
+            slope += decay * weight
+        mean = beta1 * float(m[k]) + (1 - beta1) * slope
+        square = beta2 * float(v[k]) + (1 - beta2) * slope**2
+        m[k], v[k] = mean, square
+        w[k] = weight - lr / rates[CORRECTION1] * mean / (np.sqrt(square / rates[CORRECTION2]) + rates[EPS])

@@ -204,7 +204,7 @@ def test_fetching_early_changes_no_bit(case, at_end):
     """Lines far ahead are asked for by connections that exist, up to the last."""
     wanted = check(Launcher(ALONE), case, np.float32, Fenced(at_end))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "CACHE", 0)
+        patch.setattr(launch, "FAR_CACHE", 0)
         assert launch._ahead(case.grid, case.x) > 0
         got = check(Launcher(ALONE), case, np.float32, Fenced(at_end))
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy.special import log_softmax, softmax
 from sparsecore.kernels import reference
-from sparsecore.kernels.cpu.exponential import softmax_tile
+from sparsecore.kernels.cpu.ir.exponential import softmax_tile
 from sparsecore.kernels.cpu.launch import Launcher
-from sparsecore.kernels.cpu.update import LARGEST_NORM, LR, MOMENTUM, RATES, SCALE, WEIGHT_DECAY
-from sparsecore.kernels.cpu.vector import pointer
+from sparsecore.kernels.rates import ADAM_RATES, BETA1, BETA2, EPS, LARGEST_NORM, LR, MOMENTUM, SCALE, STEPS, WEIGHT_DECAY
+from sparsecore.kernels.rates import SGD_RATES as RATES
+from sparsecore.kernels.cpu.ir.vector import pointer
 
 from .kernel_checks import (
     LANES,

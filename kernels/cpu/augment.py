@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel, share
-from .dropout import GOLDEN, mix
-from .vector import ints, stored
+from .ir.vector import ints, stored
+from .random import GOLDEN, mix, stream_key
 
 AUGMENT = arguments(
     "store", "labels", "order", "clock", "most", "flip", "batch", "channels", "height", "width", "out", "out_labels"
@@ -27,15 +26,14 @@ def augment_kernel(size: int) -> Any:
 
     What happens to a sample depends on the seed, the epoch and its row in the store, and on nothing else.
     """
-    version = source()
 
     def augment(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, AUGMENT)[0]
         order, labels, clock = ints(c.order, 8), ints(c.labels, 4), ints(c.clock, 8)
         out_labels = ints(c.out_labels, 4)
-        key = mix(mix(mix(np.uint64(clock[2]) + GOLDEN) + np.uint64(clock[1])) + AUGMENTATION)
+        key = stream_key(clock, AUGMENTATION)
         pixels = c.channels * c.height * c.width
-        first, last = share(c.batch + np.int64(version == 0), part, parts)
+        first, last = share(c.batch, part, parts)
         for k in range(first, last):
             sample = order[clock[0] + k]
             out_labels[k] = labels[sample]

@@ -22,11 +22,12 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from ..compile import njit, register_bytes, source
+from ..tuning import LARGEST_GROUP
+from .ir.atomics import jump
+from .ir.vector import I64, Builder, Value, pointer
 from .sddmm import SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .vector import I64, Builder, Value, pointer
 
-_LARGEST_GROUP = 4
 _MAKERS = (spmm_kernel, sddmm_kernel)
 _VERSION = source()
 _SYMBOL = "sparsecore_embedded_kernels"
@@ -45,7 +46,7 @@ def _stand_in(which: int, size: int, group: int) -> Any:
                 break
             except KeyboardInterrupt:  # compiled code goes on after this call, whose work must have been done
                 interrupted = True
-        _table[_place.py_func(which, size, group)] = kernel.address
+        _table[_entry.py_func(which, size, group)] = kernel.address
         kernel.ctypes(call, part, parts)
         if interrupted:
             _thread.interrupt_main()
@@ -54,13 +55,13 @@ def _stand_in(which: int, size: int, group: int) -> Any:
 
 
 @njit
-def _place(which: int, size: int, group: int) -> int:
+def _entry(which: int, size: int, group: int) -> int:
     """Where the table has the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
-    return (2 * which + size // 8) * _LARGEST_GROUP + group
+    return (2 * which + size // 8) * LARGEST_GROUP + group
 
 
 _stand_ins = [
-    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, _LARGEST_GROUP + 1)
+    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, LARGEST_GROUP + 1)
 ]
 _table = np.array([_VERSION, *(ctypes.cast(each, ctypes.c_void_p).value for each in _stand_ins)], np.int64)
 llvm.add_symbol(_SYMBOL, _table.ctypes.data)
@@ -75,19 +76,6 @@ def _word(_: Any, index: Any) -> Any:
         return b.load(b.gep(table, [I64(0), args[0]]))
 
     return types.int64(types.int64), emit
-
-
-@intrinsic
-def _jump(_: Any, kernel: Any, call: Any) -> Any:
-    """Run all of a call with the kernel at an address."""
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64])
-        b.call(b.inttoptr(args[0], kind.as_pointer()), [b.bitcast(args[1], byte), I64(0), I64(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, call), emit
 
 
 @intrinsic
@@ -171,7 +159,7 @@ def _at(array: Any) -> int:
 def _run(which, size, group, calls):  # type: ignore[no-untyped-def]
     if _word(0) != _VERSION:  # the caller comes out of a cache
         raise RuntimeError("sparsecore has changed since this function was compiled: delete its Numba cache")
-    _jump(_word(_place(which, size, group)), pointer(calls))
+    jump(_word(_entry(which, size, group)), pointer(calls), 0, 1)
     _keep(calls)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from numba import carray
 
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .transpose import gather_block, transpose_block
-from .vector import LANES, advance, floats, ints, stored
+from .ir.transpose import gather_block, transpose_block
+from .ir.vector import advance, floats, ints, stored
 
 PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",

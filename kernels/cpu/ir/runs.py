@@ -12,8 +12,9 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from .gather import biases, finish
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
+from ...layout import LANES
+from .gather import biases, finish, line_counts
+from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -35,8 +36,7 @@ def gather_runs(  # type: ignore[no-untyped-def]
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         v = Lines(b, SCALAR[signature.args[4].dtype], width)
         call = _Runs(v, ahead_n, *args[4:])
-        powers = [n for n in (4, 2, 1) if n <= lines_n]
-        switch(b, {n: partial(call.emit, n) for n in powers}, args[3])
+        switch(b, {n: partial(call.emit, n) for n in line_counts(lines_n)}, args[3])
         return context.get_dummy_value()
 
     i = types.int64
@@ -122,7 +122,7 @@ def settle(  # type: ignore[no-untyped-def]
             sums = count_loop(b, I64(0), count, 1, sums, carry)
             v.store_all(finish(v, sums, relu, mask, places), out, places)
 
-        switch(b, {n: partial(write, n) for n in (4, 2, 1) if n <= lines_n}, lines)
+        switch(b, {n: partial(write, n) for n in line_counts(lines_n)}, lines)
         return context.get_dummy_value()
 
     i = types.int64

@@ -1,7 +1,7 @@
 """Words for writing vector code as LLVM IR inside Numba: pointers, lines, loops and branches.
 
-A *line* is the `LANES` values of one feature (or pixel) of one tile. It fills `LANES / width` registers. The
-micro-kernels that speak these words are in `gather.py`, `sample.py` and their neighbours.
+A *line*, the LANES values of one feature of one tile, fills `LANES / width` registers. The micro-kernels written in
+these words are in `gather.py`, `sample.py` and their neighbours.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-LANES = 16
-"""Samples in a tile: one 64-byte cache line of float32, one register of AVX-512, two of AVX2, four of NEON."""
+from ...layout import LANES
 
 Builder = Any  # llvmlite's IRBuilder; llvmlite ships no types
 Value = Any
@@ -85,7 +84,46 @@ def advance(_: Any, address: Any, count: Any) -> Any:
     return address(address, types.int64), lambda context, b, signature, args: b.gep(args[0], [args[1]])
 
 
+@intrinsic
+def copy_line(_: Any, x: Any, out: Any) -> Any:
+    """Copy a line. A loop of Numba's would first ask whether x and out overlap."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        scalar = SCALAR[signature.args[0].dtype]
+        size, line = size_of(scalar), ir.VectorType(scalar, LANES).as_pointer()
+        value = b.load(b.bitcast(args[0], line))
+        value.align = size
+        b.store(value, b.bitcast(args[1], line)).align = size
+        return context.get_dummy_value()
+
+    return types.void(x, out), emit
+
+
+@intrinsic
+def square_root(_: Any, value: Any) -> Any:
+    """√value by the processor's instruction. Numba's own calls the C library, and no loop with a call is vectorised."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        kind = args[0].type
+        name = f"llvm.sqrt.f{8 * size_of(kind)}"
+        return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind]), name), [args[0]])
+
+    return value(value), emit
+
+
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def size_of(scalar: ir.Type) -> int:
+    """Bytes of a float or a double."""
+    return 4 if isinstance(scalar, ir.FloatType) else 8
+
+
+def broadcast(b: Builder, value: Value, kind: ir.VectorType) -> Value:
+    """A vector of equal elements."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+    return b.shuffle_vector(b.insert_element(undefined, value, I32(0)), undefined, zeros)
 
 
 class Lines:
@@ -93,7 +131,7 @@ class Lines:
 
     def __init__(self, b: Builder, scalar: ir.Type, width: int) -> None:
         self.b, self.scalar, self.width = b, scalar, width
-        self.size = 4 if isinstance(scalar, ir.FloatType) else 8
+        self.size = size_of(scalar)
         self.vector = ir.VectorType(scalar, width)
         self.registers = LANES // width
         self.zero = ir.Constant(self.vector, [0.0] * width)
@@ -148,8 +186,7 @@ class Lines:
             self.store(value, self.b.gep(base, [places[k // self.registers]]), k % self.registers)
 
     def broadcast(self, value: Value) -> Value:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        return self.shuffle(self.b.insert_element(undefined, value, I32(0)), undefined, [0] * self.width)
+        return broadcast(self.b, value, self.vector)
 
     def shuffle(self, a: Value, c: Value, order: list[int]) -> Value:
         return self.b.shuffle_vector(a, c, ir.Constant(ir.VectorType(I32, len(order)), order))

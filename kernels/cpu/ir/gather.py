@@ -15,7 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
+from ...layout import LANES
+from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -41,10 +42,9 @@ def gather(  # type: ignore[no-untyped-def]
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         v = Lines(b, SCALAR[signature.args[5].dtype], width)
         call = _Gather(v, *args[5:])
-        powers = [n for n in (4, 2, 1) if n <= lines_n]
 
         def one_group(group: int) -> Callable[[], None]:
-            return lambda: switch(b, {n: partial(call.emit, group, n) for n in powers}, args[4])
+            return lambda: switch(b, {n: partial(call.emit, group, n) for n in line_counts(lines_n)}, args[4])
 
         switch(b, {n: one_group(n) for n in range(group_n, 0, -1)}, args[3])
         return context.get_dummy_value()
@@ -84,6 +84,11 @@ class _Gather:
         )  # fmt: skip
         sums = count_loop(b, I64(0), self.count, 1, sums, connection)
         v.store_all(finish(v, sums, self.relu, self.mask, places), self.out, places)
+
+
+def line_counts(most: int) -> list[int]:
+    """The numbers of lines that there is code for: `most`, a power of two, its half, and so on down to 1."""
+    return [most >> k for k in range(most.bit_length())]
 
 
 def biases(v: Lines, bias: Value, numbers: list[Value], lines: int) -> list[Value]:
