@@ -10,12 +10,7 @@ import cupy
 import numpy as np
 
 from ..layout import CooLayout, Layout
-
-SEGMENT = 8
-"""Connections of a segment, as in sddmm.cu."""
-
-COO_SEGMENT = 64
-"""Connections of a segment of coo.cu: so few that even a small layer has enough of them to fill a GPU."""
+from ..tuning import CUDA_COO_SEGMENT, CUDA_TEAM
 
 
 class DeviceLayout(NamedTuple):
@@ -26,8 +21,8 @@ class DeviceLayout(NamedTuple):
     indptr, rows, starts, runs, cuts, offsets : device arrays
         As in Layout.
     segment_group, segment_first : int32 device arrays, shape (segments,)
-        A segment is the connections `first` to `first + SEGMENT` of a group's rows. Groups without connections have one
-        segment too, which writes their rows' db.
+        A segment is up to CUDA_TEAM connections, from `first` on, of a group's rows. Groups without connections have
+        one segment too, which writes their rows' db.
     groups, segments, most_group : int
     """
 
@@ -52,9 +47,9 @@ def device_layout(layout: Layout) -> DeviceLayout:
     starts = np.concatenate([[0], np.cumsum(sizes[order])])
     # Row k of the new order stands where its group began before, as far in as it is now.
     before = np.arange(starts[-1]) + np.repeat(layout.starts[:-1][order] - starts[:-1], sizes[order])
-    pieces = np.maximum(-(-length[order] // SEGMENT), 1)
+    pieces = np.maximum(-(-length[order] // CUDA_TEAM), 1)
     group = np.repeat(np.arange(len(order)), pieces)
-    first = (np.arange(len(group)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * SEGMENT
+    first = (np.arange(len(group)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * CUDA_TEAM
     return DeviceLayout(
         indptr=_put(layout.indptr),
         rows=_put(layout.rows[before]),
@@ -71,7 +66,7 @@ def device_layout(layout: Layout) -> DeviceLayout:
 
 
 class DeviceCooLayout(NamedTuple):
-    """A `CooLayout` on a device, cut into segments of COO_SEGMENT connections.
+    """A `CooLayout` on a device, cut into segments of CUDA_COO_SEGMENT connections.
 
     Where rows end does not matter: a row that segments share leaves a carry, one line, in each of them.
 
@@ -105,8 +100,8 @@ def device_coo_layout(layout: CooLayout) -> DeviceCooLayout:
     """Put a layout on the current device."""
     rows, connections = layout.rows, len(layout.rows)
     indptr = np.searchsorted(rows, np.arange(layout.count + 1))
-    begin = np.arange(0, connections, COO_SEGMENT)
-    end = np.minimum(begin + COO_SEGMENT, connections)
+    begin = np.arange(0, connections, CUDA_COO_SEGMENT)
+    end = np.minimum(begin + CUDA_COO_SEGMENT, connections)
     first, last = rows[begin], rows[end - 1]
     head = (indptr[first] < begin) | (indptr[first + 1] > end)
     tail = (last != first) & (indptr[last + 1] > end)

@@ -1,8 +1,6 @@
 // Packing: samples in rows become tiles of lanes, and back. A block takes CHUNK features of one tile, through shared memory,
 // so that both sides are read and written along their own order.
 
-constexpr int CHUNK = 64;
-
 typedef real Chunk[LANES][CHUNK + 1];  // one more, so that a column lies in different banks
 
 // The chunk's features of the tile, lane by lane; zero where there is no sample or no feature.
