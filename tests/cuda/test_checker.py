@@ -47,7 +47,8 @@ def bands(device: CUDA) -> None:
 
 def update(device: CUDA) -> None:
     kernels.test_elementwise(device, np.float32, 1000)
-    kernels.test_adam(device, np.float32, False, 1000)
+    for decoupled in (False, True):
+        kernels.test_adam(device, np.float32, decoupled, 1000)
     kernels.test_norms(device, np.float32, 40_000)
 
 
