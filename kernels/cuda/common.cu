@@ -101,16 +101,16 @@ struct Position {
   }
 };
 
-// What spmm writes of a row's sum: with its bias, through ReLU, and zero where the mask is not positive.
-__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 place) {
+// What spmm writes of a row's sum y: bias added, then ReLU, and zero where the mask is not positive.
+__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 target) {
 #pragma unroll
   for (int k = 0; k < WIDTH; k++) y.at[k] = relu && y.at[k] + bias < 0 ? real(0) : y.at[k] + bias;
   if (mask) {
-    const Vector gate = load(mask + place);
+    const Vector gate = load(mask + target);
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
   }
-  store(out + place, y.at);
+  store(out + target, y.at);
 }
 
 // sddmm is done by teams of TEAM threads, each with sums of its own for TEAM connections.

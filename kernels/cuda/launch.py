@@ -1,7 +1,7 @@
 """The kernels as Python calls them, by the CPU launcher's names and parameters: on the current stream, or on a tape.
 
 Arrays are CuPy's, on the launcher's device. Layouts, and the arrays that go with a pattern, are NumPy's and never
-change: they are put on the device when they are first met.
+change: each is put on the device at its first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from .. import rates as places
+from .. import rates
 from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     CUDA_AHEAD,
@@ -58,7 +58,7 @@ def constants() -> str:
         "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH, "RESIDENT_4": CUDA_RESIDENT[4],
         "RESIDENT_8": CUDA_RESIDENT[8],
     }  # fmt: skip
-    numbers |= {name: place for name, place in vars(places).items() if name.isupper() and not name.endswith("_RATES")}
+    numbers |= {name: at for name, at in vars(rates).items() if name.isupper() and not name.endswith("_RATES")}
     return "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
 
 
@@ -147,27 +147,27 @@ class Launcher:
         *, relu: bool = False, mask: Array | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
-        here, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
-        if isinstance(here, DeviceCooLayout):
-            carry = self._empty(here.carries * positions * LANES, out.dtype)
-            teams, special = here.segments * positions, len(here.special) * positions
+        put, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
+        if isinstance(put, DeviceCooLayout):
+            carry = self._empty(put.carries * positions * LANES, out.dtype)
+            teams, special = put.segments * positions, len(put.special) * positions
             self._launch(
                 kernel("coo", "spmm_coo", out.itemsize), teams * out.itemsize,
-                np.int64(here.connections), np.int64(teams), here.rows, here.offsets, here.head,
-                here.tail, np.int64(here.carries), data, x, bias, out, mask, carry, rectify, *_steps(grid),
+                np.int64(put.connections), np.int64(teams), put.rows, put.offsets, put.head,
+                put.tail, np.int64(put.carries), data, x, bias, out, mask, carry, rectify, *_steps(grid),
             )  # fmt: skip
             self._launch(
                 kernel("coo", "carry", out.itemsize), special * out.itemsize,
-                np.int64(special), np.int64(here.carries), here.special, here.slots, carry, bias, out, mask, rectify,
+                np.int64(special), np.int64(put.carries), put.special, put.slots, carry, bias, out, mask, rectify,
                 *_steps(grid),
             )  # fmt: skip
             return
         side = min(CUDA_WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
-        warps = -(-here.groups // (CUDA_BLOCK // CUDA_WARP)) * (CUDA_BLOCK // CUDA_WARP) * -(-positions // side)
+        warps = -(-put.groups // (CUDA_BLOCK // CUDA_WARP)) * (CUDA_BLOCK // CUDA_WARP) * -(-positions // side)
         self._launch(
-            kernel("spmm", f"spmm_{here.most_group}", out.itemsize), warps * CUDA_WARP,
-            np.int32(here.groups), np.int32(side), here.indptr, here.rows, here.starts, here.runs, here.offsets,
-            here.cuts, self._constant(grid.bands), np.int32(len(here.cuts) - 1), data, x, bias, out, mask, rectify,
+            kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
+            np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
+            put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
             *_steps(grid),
         )  # fmt: skip
 
@@ -175,8 +175,8 @@ class Launcher:
         self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
     ) -> None:
         """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
-        here, coo = self._layout(layout), isinstance(layout, CooLayout)
-        segments = -(-here.connections // CUDA_TEAM) if coo else here.segments
+        put, coo = self._layout(layout), isinstance(layout, CooLayout)
+        segments = -(-put.connections // CUDA_TEAM) if coo else put.segments
         slices, length = _slices(segments, _positions(grid))
         results = grad.size + (0 if db is None else db.size)
         sums, sums_db = grad, db
@@ -187,7 +187,7 @@ class Launcher:
         if coo:
             self._launch(
                 kernel("coo", "sddmm_coo", grad.itemsize), segments * slices * CUDA_TEAM,
-                np.int64(here.connections), *cut, here.rows, here.offsets, dy, x, sums, *_steps(grid),
+                np.int64(put.connections), *cut, put.rows, put.offsets, dy, x, sums, *_steps(grid),
             )  # fmt: skip
             if db is not None:
                 self._launch(
@@ -196,9 +196,9 @@ class Launcher:
                 )  # fmt: skip
         else:
             self._launch(
-                kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), segments * slices * CUDA_TEAM,
-                np.int32(segments), *cut, here.segment_group, here.segment_first, here.indptr, here.rows, here.starts,
-                here.runs, here.offsets, dy, x, sums, sums_db, *_steps(grid),
+                kernel("sddmm", f"sddmm_{put.most_group}", grad.itemsize), segments * slices * CUDA_TEAM,
+                np.int32(segments), *cut, put.segment_group, put.segment_first, put.indptr, put.rows, put.starts,
+                put.runs, put.offsets, dy, x, sums, sums_db, *_steps(grid),
             )  # fmt: skip
         if slices > 1:
             self._launch(
@@ -207,7 +207,7 @@ class Launcher:
             )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
-        """out[q] = data[perm[q]]; `perm` may be a matrix."""
+        """out[q] = data[perm[q]]; the rows of a matrix `perm` follow one another."""
         perm = self._constant(perm)
         launched = kernel("update", f"reorder_{perm.itemsize}", data.itemsize)
         self._launch(launched, out.size, np.int64(out.size), data, perm, out)
@@ -221,7 +221,7 @@ class Launcher:
         self._launch(kernel("relu", "mask", dy.itemsize), dy.size, np.int64(dy.size), dy, y, out)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` is a view of images within a border."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
         _, _, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
@@ -242,7 +242,7 @@ class Launcher:
         self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
-        """dx = the sum of the dy of those windows that found their largest x there."""
+        """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._launch(
             kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, index, dx
         )
@@ -308,7 +308,7 @@ class Launcher:
         self._launch(kernel("loss", "tally", 8), 1, np.int32(batch), losses, correct, totals)
 
     def norm(self, dw: Array, rates: Array) -> None:
-        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
         blocks = min(CUDA_NORM_BLOCKS, max(1, -(-dw.size // CUDA_BLOCK)))
         sums = self._empty(blocks, np.float64)
         self._launch(kernel("update", "norm_squares", dw.itemsize), blocks, np.int64(dw.size), dw, sums, each=1)

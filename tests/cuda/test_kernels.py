@@ -308,13 +308,13 @@ def test_placing(cuda, dtype, border):
     rng = np.random.default_rng(0)
     top, bottom, left, right = border
     x, mask = rng.standard_normal((2, 2, 3, 4, 5, LANES)).astype(dtype)
-    room = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
-    inside = room[:, :, top : 4 + top, left : 5 + left]
+    padded = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
+    inside = padded[:, :, top : 4 + top, left : 5 + left]
     for gate in (None, mask):
         cuda.launcher().place(cuda.put(x), inside, None if gate is None else cuda.put(gate))
-        expected = np.full(room.shape, -7, dtype)
+        expected = np.full(padded.shape, -7, dtype)
         reference.place(x, expected[:, :, top : 4 + top, left : 5 + left], gate)
-        assert np.array_equal(cuda.get(room), expected)
+        assert np.array_equal(cuda.get(padded), expected)
 
 
 @dtypes
