@@ -1,4 +1,4 @@
-"""The oracle: every kernel again, as plain loops in float64 that say what it computes and nothing of how to be fast.
+"""The oracle: every kernel again, as plain loops in float64 that say what it computes, at any speed.
 
 Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, and the
 features of a sample, are written as vectors.
@@ -47,10 +47,10 @@ def spmm(
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
             if relu:
                 y[y < 0] = 0
-            place = out_at + row * grid.out_row
+            target = out_at + row * grid.out_row
             if gate is not None:
-                y[~(_line(gate, place) > 0)] = 0
-            out[place : place + LANES] = y
+                y[~(_line(gate, target) > 0)] = 0
+            out[target : target + LANES] = y
 
 
 def sddmm(
@@ -92,7 +92,7 @@ def _positions(grid: Grid) -> Iterator[tuple[int, int, int]]:
 
 
 def _memory(array: Array) -> Array:
-    """The elements from an array's first to its last as they lie in memory: shared, and gaps of a view included."""
+    """An array's memory from its first element to its last, shared and flat; it includes what a view leaves out."""
     steps = [stride // array.itemsize for stride in array.strides]
     length = 1 + sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True)) if array.size else 0
     return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))
@@ -126,7 +126,7 @@ def mask(dy: Array, y: Array, out: Array) -> None:
 
 
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
-    """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
+    """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, left as it is."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
 
 
@@ -166,7 +166,7 @@ def max_pool(x: Array, window: Window, y: Array, index: Array) -> None:
 
 
 def max_unpool(dy: Array, index: Array, window: Window, dx: Array) -> None:
-    """dx = the sum of the dy of those windows that found their largest x there."""
+    """dx = the sum of dy over the windows whose largest x is that pixel's."""
     dx[...] = 0
     for at, pixels in _windows(dx, window, dy):
         for lane in range(LANES):
@@ -282,7 +282,7 @@ def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
 
 
 def norm(dw: Array, rates: Array) -> None:
-    """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+    """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
     length = np.sqrt(sum(float(g) ** 2 for g in dw))
     rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
 

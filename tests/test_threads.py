@@ -196,8 +196,8 @@ def test_a_pool_is_resized_while_others_use_it():
     users = [threading.Thread(target=use, args=(seed,)) for seed in range(2)]
     for user in users:
         user.start()
-    for threads in [1, 2, 3, 4] * 10:
-        pool.resize(threads)
+    for count in [1, 2, 3, 4] * 10:
+        pool.resize(count)
         time.sleep(0.005)
     stop.set()
     for user in users:

@@ -1,4 +1,4 @@
-"""Augmentation: samples shifted and mirrored at random, while they are still as compact as their store keeps them."""
+"""Augmentation: samples shifted and mirrored at random, before they are converted from what their store keeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AUGMENTATION = np.uint64(0xA5A5_0000_0000_0001)
 
 @cache
 def augment_kernel(size: int) -> Any:
-    """Copy samples `order[clock[0] + k]`, moved by up to `most` pixels each way, zero where nothing is moved to.
+    """Copy samples `order[clock[0] + k]`, moved by up to `most` pixels each way; what no pixel moves to is zero.
 
     What happens to a sample depends on the seed, the epoch and its row in the store, and on nothing else.
     """
@@ -38,9 +38,9 @@ def augment_kernel(size: int) -> Any:
             sample = order[clock[0] + k]
             out_labels[k] = labels[sample]
             drawn = mix(key + np.uint64(sample) * GOLDEN)
-            places = np.uint64(2 * c.most + 1)
-            down = np.int64(((drawn & np.uint64(0xFFFF)) * places) >> np.uint64(16)) - c.most
-            across = np.int64((((drawn >> np.uint64(16)) & np.uint64(0xFFFF)) * places) >> np.uint64(16)) - c.most
+            shifts = np.uint64(2 * c.most + 1)
+            down = np.int64(((drawn & np.uint64(0xFFFF)) * shifts) >> np.uint64(16)) - c.most
+            across = np.int64((((drawn >> np.uint64(16)) & np.uint64(0xFFFF)) * shifts) >> np.uint64(16)) - c.most
             mirrored = c.flip * np.int64((drawn >> np.uint64(32)) & np.uint64(1))
             left, right = min(max(0, -across), c.width), max(min(c.width, c.width - across), 0)
             for line in range(c.channels * c.height):

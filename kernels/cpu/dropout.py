@@ -1,4 +1,4 @@
-"""Dropout: numbers let through or dropped by random numbers that are counted, not drawn one after another."""
+"""Dropout, by counted random numbers: which numbers are dropped does not depend on batches or threads."""
 
 from __future__ import annotations
 

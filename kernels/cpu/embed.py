@@ -4,9 +4,9 @@ They have the parameters of `Launcher.spmm` and `Launcher.sddmm`, run on the cal
 must be C-contiguous, of one dtype (float32 or float64) and of the sizes that layout and grid speak of. Any alignment
 will do.
 
-Numba compiles whatever a function calls along with it, at every level of calls anew. The kernels, which take seconds,
-are spared that: compiled code finds their addresses in a table in memory. The first call of a kernel compiles it, or
-loads it from Numba's cache.
+Numba compiles all that a function calls together with it, and again for each caller. Kernels take seconds to compile,
+so compiled code does not call them by name: it finds their addresses in a table in memory. The first call of a kernel
+compiles it, or loads it from Numba's cache.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
 def _stand_in(which: int, size: int, group: int) -> Any:
-    """What the table has until a kernel is first called: a way to Python, which puts the kernel there."""
+    """A kernel's first entry in the table: it calls Python, which puts the kernel there and runs it."""
 
     def load_and_run(call: int, part: int, parts: int) -> None:
         interrupted = False
@@ -44,7 +44,7 @@ def _stand_in(which: int, size: int, group: int) -> Any:
             try:
                 kernel = _MAKERS[which](size, group, register_bytes() // size)
                 break
-            except KeyboardInterrupt:  # compiled code goes on after this call, whose work must have been done
+            except KeyboardInterrupt:  # compiled code goes on after this call and counts on its results
                 interrupted = True
         _table[_entry.py_func(which, size, group)] = kernel.address
         kernel.ctypes(call, part, parts)
@@ -56,7 +56,7 @@ def _stand_in(which: int, size: int, group: int) -> Any:
 
 @njit
 def _entry(which: int, size: int, group: int) -> int:
-    """Where the table has the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
+    """Index in the table of the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
     return (2 * which + size // 8) * LARGEST_GROUP + group
 
 
@@ -80,7 +80,7 @@ def _word(_: Any, index: Any) -> Any:
 
 @intrinsic
 def _keep(_: Any, array: Any) -> Any:
-    """Numba frees an array after its last use, even if a pointer to it is still about: this is one more use."""
+    """One more use of an array: Numba frees it after its last one, even if pointers to it are still in use."""
     return types.void(array), lambda context, b, signature, args: context.get_dummy_value()
 
 

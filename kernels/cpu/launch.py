@@ -50,7 +50,7 @@ class Tape:
         self.calls = np.zeros((8, WORDS), np.int64)
         self.count = 0
         self.parts = 1
-        self._kept: dict[int, tuple[int, Any]] = {}  # by id: an array's address, which takes a microsecond to ask for
+        self._kept: dict[int, tuple[int, Any]] = {}  # by id: asking an array for its address takes a microsecond
 
     def append(self, kernel: Any, parts: int, kind: np.dtype, fields: dict[str, Any]) -> None:
         if self.count == len(self.calls):
@@ -158,7 +158,7 @@ class Launcher:
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
         tiles, channels, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
@@ -180,7 +180,7 @@ class Launcher:
         self._pool_windows(LARGEST, x, window, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
-        """dx = the sum of the dy of those windows that found their largest x there."""
+        """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._pool_windows(TO_LARGEST, dx, window, dy, index)
 
     def mean_pool(self, x: Array, window: Window, y: Array) -> None:
@@ -256,7 +256,7 @@ class Launcher:
         self._launch(tally_kernel(), 0, TALLY, losses=losses, correct=correct, batch=batch, totals=totals)
 
     def norm(self, dw: Array, rates: Array) -> None:
-        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
 
     def sgd(
@@ -284,7 +284,7 @@ class Launcher:
 
 
 def _ahead(grid: Grid, x: Array) -> int:
-    """How many connections before its use COO fetches a line of x: none where a cache holds what a loop of it reads."""
+    """Connections between COO's fetching a line of x and using it: 0 where a cache holds what one pass reads of x."""
     far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > FAR_CACHE
     return PREFETCH_AHEAD if far else 0
 

@@ -1,4 +1,4 @@
-"""Packing: samples in rows become tiles of lanes, and back. The network's door.
+"""Packing: samples in rows become tiles of lanes, and back.
 
 `(batch, features)` → `(tiles, features, LANES)`; the lanes of the last tile that hold no sample become zero.
 """

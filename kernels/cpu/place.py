@@ -1,4 +1,4 @@
-"""Images put into a border of zeros, which a convolution reads where its filters stand out over an edge."""
+"""Images copied into a border of zeros, which a convolution reads where its filters reach over an edge."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PLACE = arguments("x", "mask", "out", "planes", "rows", "length", "out_plane", "
 
 @cache
 def place_kernel(size: int) -> Any:
-    """out = x, or zero where `mask` is not positive. Rows of `length` elements, a multiple of LANES; in `out` there is
-    room between them."""
+    """out = x, or zero where `mask` is not positive. Rows have `length` elements, a multiple of LANES; in `out`
+    they are `out_row` elements apart, and planes `out_plane`."""
 
     def place(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]

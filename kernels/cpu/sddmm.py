@@ -26,9 +26,9 @@ SDDMM = arguments(
 def panel(grid: Grid, most_group: int) -> int:
     """Lines that sddmm takes before it goes over the connections again.
 
-    Rows that share their columns take as many as the second-level cache holds of x, since their sums stay in registers
-    meanwhile. Others wait for every line of x: they take four, or what the first level holds, so that more of them are
-    still near when the next row asks.
+    For groups of rows, as many lines of x as the second-level cache holds: their sums stay in registers over all of
+    them. A row alone waits for every line of x. Its panels are what the first level holds, four lines at least, so that
+    the next row still finds them near.
     """
     if grid.outer > 1 or grid.ys > 1:
         return max(grid.lines, 1)  # an image is walked whole, tile by tile

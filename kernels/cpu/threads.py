@@ -4,8 +4,8 @@ Every thread walks the same list of calls and takes its part of each; between ca
 at a barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a
 fraction of a microsecond, and go to sleep when none has come for a while.
 
-A pool runs one list at a time; a second Python thread that comes meanwhile does all parts itself. After a fork the
-child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
+A pool runs one list at a time; a second Python thread that finds it busy does all parts of its list itself. After a
+fork the child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Pool:
             ).start()
         self._go_home = weakref.finalize(self, _go_home, words, wake)
         self._go_home.atexit = False  # whatever still computes at exit needs its workers
-        self._words, self._wake = words, wake  # last: an interrupt before leaves no half-made team in use
+        self._words, self._wake = words, wake  # last, so that an interrupt leaves no half-made team in use
 
     def resize(self, threads: int) -> None:
         """Go on with another number of threads; what is running ends first."""
@@ -201,11 +201,11 @@ def _checked(threads: int) -> int:
 
 
 def _serve(words: NDArray[np.int64], worker: int, wake: SimpleQueue[None]) -> None:
-    """A worker's life."""
+    """What a worker's thread runs: lists as they come, and sleep between them, until it is sent home."""
     seen = 0
     while words[PARTS] >= 0:
         seen = _work(words, worker, seen)
-        # Marked asleep, it looks once more: a list that came before the mark was seen brings no one to wake it.
+        # Marked asleep, it looks once more: whoever handed over a list before seeing the mark will not wake it.
         if _generation(words) == seen:
             wake.get()
         words[SLEEPER + 8 * worker] = 0

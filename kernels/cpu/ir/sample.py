@@ -112,7 +112,7 @@ class _Sample:
     def any_rows(self, ahead: int) -> None:
         """Connections of different rows are taken SAMPLE_BLOCK at a time, so that no block ends with a row.
 
-        Each reads its own line of dy besides x's, which is a load more than rows of many connections need.
+        Each connection reads a line of dy beside its line of x, a load that `one_row` spares long rows.
         """
         v, b = self.v, self.v.b
 
@@ -177,9 +177,9 @@ class _Sample:
                 for k in range(0, count, min(block, count)):
                     row, column = divmod(first + k, block)
                     piece = v.shuffle(packed, packed, list(range(k, k + min(block, count))))
-                    place = b.gep(targets[row], [b.add(p, I64(column))])
-                    self._store([piece], place, self.accumulate, None if whole else b.sub(self.count, b.add(p,
-                    I64(column))))
+                    first_of_piece = b.add(p, I64(column))
+                    limit = None if whole else b.sub(self.count, first_of_piece)
+                    self._store([piece], b.gep(targets[row], [first_of_piece]), self.accumulate, limit)
                 first += count
             return []
 
@@ -215,7 +215,7 @@ class _Sample:
         count_loop(b, whole, self.count, block, [], lambda p, _: connections(p, False))
 
     def _offset(self, p: Value, k: int, whole: bool) -> Value:
-        """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum
+        """Where connection p + k's lines of x begin. Past the last connection the last is read again; its sum is
         dropped."""
         return self.v.b.mul(self._number(self.offsets, p, k, whole), I64(LANES))
 
@@ -238,13 +238,13 @@ class _Sample:
                 for k in range(count):
                     limits = b.insert_element(limits, limit, I32(k))
                 keep = b.icmp_signed("<", order, limits)
-            place = b.gep(target, [I64(chunk * count)])
+            at = b.gep(target, [I64(chunk * count)])
             (old,) = choose(
                 b, b.icmp_signed("!=", later, I64(0)),
-                lambda: [v.load_some(place, keep, count)],  # noqa: B023 - emitted at once
+                lambda: [v.load_some(at, keep, count)],  # noqa: B023 - emitted at once
                 lambda: [ir.Constant(sums.type, [0.0] * count)],  # noqa: B023
             )  # fmt: skip
-            v.store_some(b.fadd(old, sums), place, keep)
+            v.store_some(b.fadd(old, sums), at, keep)
 
 
 @intrinsic(prefer_literal=True)

@@ -154,8 +154,8 @@ class Lines:
         kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
         f = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
         for start in range(0, LANES * self.size, 64):
-            place = self.b.gep(self.b.bitcast(base, byte), [I64(start)])
-            self.b.call(f, [place, I32(0), I32(3), I32(1)])
+            target = self.b.gep(self.b.bitcast(base, byte), [I64(start)])
+            self.b.call(f, [target, I32(0), I32(3), I32(1)])
 
     def store(self, value: Value, base: Value, register: int = 0) -> None:
         target = self._cast(self.b.gep(base, [I64(register * self.width)]), value.type)
@@ -177,13 +177,13 @@ class Lines:
         )
         return self.b.call(f, [self._cast(base, kind), I32(self.size), keep, ir.Constant(kind, [0.0] * count)])
 
-    def load_all(self, base: Value, places: list[Value]) -> list[Value]:
-        """Every register of the lines at `places`."""
-        return [self.load(self.b.gep(base, [place]), r) for place in places for r in range(self.registers)]
+    def load_all(self, base: Value, starts: list[Value]) -> list[Value]:
+        """Every register of the lines at `starts`."""
+        return [self.load(self.b.gep(base, [start]), r) for start in starts for r in range(self.registers)]
 
-    def store_all(self, values: list[Value], base: Value, places: list[Value]) -> None:
+    def store_all(self, values: list[Value], base: Value, starts: list[Value]) -> None:
         for k, value in enumerate(values):
-            self.store(value, self.b.gep(base, [places[k // self.registers]]), k % self.registers)
+            self.store(value, self.b.gep(base, [starts[k // self.registers]]), k % self.registers)
 
     def broadcast(self, value: Value) -> Value:
         return broadcast(self.b, value, self.vector)

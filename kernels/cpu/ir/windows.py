@@ -47,31 +47,31 @@ class _Window:
     def largest(self) -> None:
         v, b = self.v, self.b
         first = [v.load(self.x, r) for r in self.registers]
-        places = [ir.Constant(self.numbers, [0] * v.width) for _ in self.registers]
+        winners = [ir.Constant(self.numbers, [0] * v.width) for _ in self.registers]
 
         def better(line: Value, k: Value, carried: list[Value]) -> list[Value]:
-            best, places = carried[: v.registers], carried[v.registers :]
+            best, winners = carried[: v.registers], carried[v.registers :]
             here = broadcast(b, b.trunc(k, self.numbers.element), self.numbers)
             for r in self.registers:
                 value = v.load(line, r)
                 # A NaN wins over any number, and nothing over it: the first one stays.
                 wins = b.and_(b.fcmp_unordered(">", value, best[r]), b.fcmp_ordered("ord", best[r], best[r]))
-                best[r], places[r] = b.select(wins, value, best[r]), b.select(wins, here, places[r])
-            return best + places
+                best[r], winners[r] = b.select(wins, value, best[r]), b.select(wins, here, winners[r])
+            return best + winners
 
-        carried = self._pixels(first + places, better)
+        carried = self._pixels(first + winners, better)
         for r in self.registers:
             v.store(carried[r], self.y, r)
             self._at(r, self.index, carried[v.registers + r])
 
     def to_largest(self) -> None:
         v, b = self.v, self.b
-        dys, places = [v.load(self.y, r) for r in self.registers], [self._at(r, self.index) for r in self.registers]
+        dys, winners = [v.load(self.y, r) for r in self.registers], [self._at(r, self.index) for r in self.registers]
 
         def add(line: Value, k: Value, carried: list[Value]) -> list[Value]:
             here = broadcast(b, b.trunc(k, self.numbers.element), self.numbers)
             for r in self.registers:
-                chosen = b.select(b.icmp_unsigned("==", places[r], here), dys[r], v.zero)
+                chosen = b.select(b.icmp_unsigned("==", winners[r], here), dys[r], v.zero)
                 v.store(b.fadd(v.load(line, r), chosen), line, r)
             return carried
 
@@ -115,7 +115,7 @@ class _Window:
 
     def _at(self, register: int, index: Value, value: Value | None = None) -> Value:
         """Load the index of a register's lanes, or store it."""
-        place = self.b.bitcast(self.b.gep(index, [I64(register * self.v.width)]), self.numbers.as_pointer())
-        access = self.b.load(place) if value is None else self.b.store(value, place)
+        target = self.b.bitcast(self.b.gep(index, [I64(register * self.v.width)]), self.numbers.as_pointer())
+        access = self.b.load(target) if value is None else self.b.store(value, target)
         access.align = 1
         return access
