@@ -86,8 +86,8 @@ class Optimizer(ABC):
             Whether these parameters are subject to weight decay.
         """
 
-    @recorded
-    def begin(self, kernels: Any) -> None:  # noqa: B027, that is all it does here
+    @recorded  # noqa: B027, most rules need nothing
+    def begin(self, kernels: Any) -> None:
         """Called once a step, before the rule, which may be called for several stretches of the parameters."""
 
     @recorded
