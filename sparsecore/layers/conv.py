@@ -154,7 +154,7 @@ class SparseConv2d(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"
 
-    def _plan_of(self, pattern: SparsityPattern) -> ConvPlan:
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> ConvPlan:
         geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        return ConvPlan(pattern, *geometry, self.format)
+        return ConvPlan(pattern, *geometry, self.format, moving=moving)
 

@@ -137,5 +137,5 @@ class SparseLinear(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"
 
-    def _plan_of(self, pattern: SparsityPattern) -> Plan:
-        return Plan(pattern, self.format)
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Plan:
+        return Plan(pattern, self.format, moving=moving)

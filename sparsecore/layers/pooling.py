@@ -13,6 +13,7 @@ from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, sizes, spell
+from .curvature import Back
 from .layer import Layer, Params
 
 
@@ -121,3 +122,15 @@ class AvgPool2d(Pool2d):
     def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
         workspace.kernels.mean_unpool(images, self._window, dx)
         return False
+
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """As of any layer, with weights that are 1/n, and squared 1/n²."""
+        y, plain = super().curvature(x, workspace)
+
+        def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
+            below, grads = plain(h, need_dx)
+            if below is not None:
+                workspace.device.fill(below.data, workspace.device.get(below.data) / prod(self.kernel_size))
+            return below, grads
+
+        return y, back

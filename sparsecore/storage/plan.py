@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..kernels.layout import CooLayout, Grid, Layout
 from ..runtime.tiles import LANES
 from .cached import cached
+from .patching import Patchable
 from .pattern import SparsityPattern
 
 LARGEST_GROUP = 4
@@ -19,7 +20,7 @@ SEGMENT = 512
 _BLOCK, _BLOCK_CONNECTIONS, _BLOCK_ROWS = 160, 32, 2048
 
 
-class Plan:
+class Plan(Patchable):
     """How a fully connected layer's pattern is walked, forward and transposed.
 
     Parameters
@@ -28,6 +29,8 @@ class Plan:
         Shape (out_features, in_features).
     format : {"csr", "coo"}
         Row by row, or in segments of equally many connections.
+    moving : bool
+        Share no array with the pattern, so that the plan can be patched when connections move.
 
     Raises
     ------
@@ -35,13 +38,15 @@ class Plan:
         If the format is not one of these, or the pattern has too many rows or columns for 32-bit numbers.
     """
 
-    def __init__(self, pattern: SparsityPattern, format: str = "csr") -> None:
+    DERIVED, DROPPED = ("forward", "transposed", "perm"), ("_transpose",)
+
+    def __init__(self, pattern: SparsityPattern, format: str = "csr", *, moving: bool = False) -> None:
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         if max(pattern.shape) > np.iinfo(np.int32).max:
             raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
         self.pattern = pattern
-        self.format = format
+        self.format, self.moving = format, moving
 
     def grid(self, tiles: int) -> Grid:
         """Where y = W x finds x's lines and puts y's."""
@@ -54,23 +59,28 @@ class Plan:
     @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return laid_out(self.pattern, self.pattern.indices, self.format)
+        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format)
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return laid_out(pattern, pattern.indices, self.format)
+        return laid_out(pattern, own(pattern.indices, self.moving), self.format)
 
     @cached
     def perm(self) -> NDArray[np.integer]:
         """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
-        perm = self._transpose[1]
+        perm = own(self._transpose[1], self.moving)
         return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
     @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
+
+
+def own(array: NDArray[np.integer], moving: bool) -> NDArray[np.integer]:
+    """The array, or a copy that may be written to where connections move."""
+    return array.copy() if moving else array
 
 
 def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:

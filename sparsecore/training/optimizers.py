@@ -14,7 +14,20 @@ from ..runtime.workspace import Workspace
 LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
 
 
-class SGD:
+class Optimizer:
+    """Stand-in until the optimizers of branch `steps` land."""
+
+    names: tuple[str, ...] = ("velocity",)
+    columns: dict[str, Any]
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": type(self).__name__.lower()}
+
+    def attach(self, network: Any) -> None:
+        network.table.columns = self.columns
+
+
+class SGD(Optimizer):
     """w ← w − lr·v with v ← momentum·v + dw + weight_decay·w.
 
     With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the
@@ -56,8 +69,19 @@ class SGD:
         # In memory and not in the calls, so that a recorded step reads the present rates.
         self._given = [float(lr), float(momentum), float(weight_decay), float(clip_norm or np.inf), 1.0]
         self.rates: Any = np.array(self._given)
-        self.velocity: Any = None
+        self.columns = {}
         self._device: Device | None = None
+
+    @property
+    def velocity(self) -> Any:
+        return self.columns.get("velocity")
+
+    @velocity.setter
+    def velocity(self, value: Any) -> None:
+        if value is None:
+            self.columns.pop("velocity", None)
+        else:
+            self.columns["velocity"] = value
 
     @property
     def lr(self) -> float:
@@ -88,11 +112,6 @@ class SGD:
             self.velocity = None if self.velocity is None else target.put(here.get(self.velocity))
             self._device = target
         return self
-
-    def keep(self, positions: Any) -> None:
-        """Let the velocity be that of the parameters that are left, given where these stood."""
-        if self.velocity is not None:
-            self.velocity = self.device.pick(self.velocity, positions)
 
     def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
         """Change `params` in place.

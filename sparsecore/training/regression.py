@@ -60,9 +60,9 @@ class RegressionStep(Step):
         z, caches = self.network.forward(x, workspace)
         kernels, backward = self.device.recorder()
         behind = Workspace(self.device, kernels, clock=self.store.clock)
-        for k, pieces in enumerate(self.network.views(self.grads)):
+        for path, pieces in self.network.views(self.grads).items():
             for name, piece in pieces.items():
-                behind.child(k).put(name, piece)
+                behind.at(path).put(name, piece)
         dz = behind.array("dz", z.data.shape, z.data.dtype)
         self.network.backward(Tiles(dz, batch), caches, behind)
         assert self.optimizer is not None

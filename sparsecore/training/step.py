@@ -92,10 +92,10 @@ class Step:
             self._totals.fill(0)
         return Totals(loss, int(correct), int(samples))
 
-    def output(self, batch: int, layer: int) -> Any:
+    def output(self, batch: int, layer: str | int) -> Any:
         """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
         workspace = self._workspaces.get(batch)
-        return None if workspace is None else workspace.child(layer).find("y")
+        return None if workspace is None else workspace.at(layer).find("y")
 
     def count_from(self, totals: Totals) -> None:
         """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
@@ -108,15 +108,16 @@ class Step:
         else:
             workspace = Workspace(self.device, kernels, clock=self.store.clock if self.optimizer is not None else None)
         workspace.put("totals", self._totals)
-        for k, pieces in enumerate(self.network.views(self.grads)):
+        for path, pieces in self.network.views(self.grads).items():
             for name, piece in pieces.items():
-                workspace.child(k).put(name, piece)
+                workspace.at(path).put(name, piece)
         self.store.seek(0, batch)
         x, labels = self.store.pack(workspace)
         logits, caches = self.network.forward(x, workspace)
         gradient = self.loss(logits, labels, workspace)
         if self.optimizer is not None:
             self.network.backward(gradient, caches, workspace)
+            self.optimizer.attach(self.network)
             self.optimizer.step(self.network.params, self.grads, workspace)
         self._workspaces[batch] = workspace
         return tape
