@@ -12,26 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
-from ..layout import CooLayout, Grid, Layout, Window
+from ..layout import LANES, CooLayout, Grid, Layout, Window
+from ..tuning import (
+    COST_ADAM,
+    COST_DROPOUT,
+    COST_REORDER,
+    COST_SGD,
+    COST_SOFTMAX,
+    FAR_CACHE,
+    PREFETCH_AHEAD,
+    WORTH_CUTTING,
+)
+from .add import ADD, add_kernel
 from .augment import AUGMENT, augment_kernel
 from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
+from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
 from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
-from .pool import Pool
-from .pooling import LARGEST, MEAN, POOLING, TO_ALL, TO_LARGEST, pooling_kernel
+from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import CACHE, SDDMM, panel, sddmm_kernel
+from .sddmm import SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
-from .vector import LANES
+from .threads import Pool
+from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
 
 Array = NDArray[Any]
 
-_WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
-_AHEAD = 32  # connections between fetching a line and using it: what memory takes to answer
 _MANY = 1 << 30  # as many parts as there are threads
 
 
@@ -42,7 +51,7 @@ class Tape:
         self.calls = np.zeros((8, WORDS), np.int64)
         self.count = 0
         self.parts = 1
-        self._kept: dict[int, tuple[int, Any]] = {}  # by id: an array's address, which takes a microsecond to ask for
+        self._kept: dict[int, tuple[int, Any]] = {}  # by id: asking an array for its address takes a microsecond
 
     def append(self, kernel: Any, parts: int, kind: np.dtype, fields: dict[str, Any]) -> None:
         if self.count == len(self.calls):
@@ -76,11 +85,11 @@ class Launcher:
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
-        self._room: Array = np.empty(0)
+        self._memory: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 
     def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
-        parts = _MANY if multiplies >= _WORTH_CUTTING else 1
+        parts = _MANY if multiplies >= WORTH_CUTTING else 1
         if self._tape is not None:
             self._tape.append(kernel, parts, kind, fields)
             return
@@ -89,10 +98,10 @@ class Launcher:
         self.replay(tape)
 
     def _scratch(self, size: int, dtype: Any) -> Array:
-        """Room for what one call leaves to the next; calls run one after another, so all may use the same."""
-        if self._room.nbytes < size * np.dtype(dtype).itemsize:
-            self._room = np.empty(size, dtype)
-        return self._room
+        """Memory for what one call leaves to the next. Calls run one after another, so all use the same."""
+        if self._memory.nbytes < size * np.dtype(dtype).itemsize:
+            self._memory = np.empty(size, dtype)
+        return self._memory
 
     def replay(self, tape: Tape) -> None:
         """Run a tape from start to end."""
@@ -139,7 +148,7 @@ class Launcher:
         rows, columns = perm.shape if perm.ndim == 2 else (1, len(perm))
         kernel = reorder_kernel(data.itemsize, perm.itemsize)
         fields = {"perm_size": perm.itemsize, "rows": rows, "columns": columns}
-        self._launch(kernel, 8 * perm.size, REORDER, data=data, perm=perm, out=out, **fields)
+        self._launch(kernel, COST_REORDER * perm.size, REORDER, data=data, perm=perm, out=out, **fields)
 
     def relu(self, x: Array, out: Array) -> None:
         """out = max(x, 0); NaN stays NaN."""
@@ -149,8 +158,13 @@ class Launcher:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
 
+    def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        kernel = add_kernel(a.itemsize)
+        self._launch(kernel, a.size, ADD, a=a, b=b, out=out, count=a.size, relu=int(relu), mask=mask)
+
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
         tiles, channels, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
@@ -163,7 +177,7 @@ class Launcher:
         seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
-            dropout_kernel(x.itemsize), 4 * x.size, DROPOUT, x=x, clock=clock, stream=stream,
+            dropout_kernel(x.itemsize), COST_DROPOUT * x.size, DROPOUT, x=x, clock=clock, stream=stream,
             rate=np.array([rate]), out=out, tiles=len(x), features=features,
         )  # fmt: skip
 
@@ -172,7 +186,7 @@ class Launcher:
         self._pool_windows(LARGEST, x, window, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
-        """dx = the sum of the dy of those windows that found their largest x there."""
+        """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._pool_windows(TO_LARGEST, dx, window, dy, index)
 
     def mean_pool(self, x: Array, window: Window, y: Array) -> None:
@@ -239,15 +253,8 @@ class Launcher:
     ) -> None:
         """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
         self._launch(
-            cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), z.size * 10, CROSS_ENTROPY,
+            cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), COST_SOFTMAX * z.size, CROSS_ENTROPY,
             z=z, labels=labels, classes=z.shape[1], batch=batch, dz=dz, losses=losses, correct=correct, scratch=scratch,
-        )  # fmt: skip
-
-    def sgd(self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
-        """One step of stochastic gradient descent on flat arrays."""
-        self._launch(
-            sgd_kernel(w.itemsize), 4 * w.size, SGD,
-            w=w, dw=dw, velocity=velocity, count=w.size, rates=rates, nesterov=int(nesterov),
         )  # fmt: skip
 
     def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
@@ -255,14 +262,37 @@ class Launcher:
         self._launch(tally_kernel(), 0, TALLY, losses=losses, correct=correct, batch=batch, totals=totals)
 
     def norm(self, dw: Array, rates: Array) -> None:
-        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
+
+    def sgd(
+        self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False, decays: bool = True
+    ) -> None:
+        """One step of stochastic gradient descent on flat arrays; `decays=False` leaves weight decay out."""
+        self._launch(
+            sgd_kernel(w.itemsize), COST_SGD * w.size, SGD,
+            w=w, dw=dw, velocity=velocity, count=w.size, rates=rates, nesterov=int(nesterov), decays=int(decays),
+        )  # fmt: skip
+
+    def tick(self, rates: Array) -> None:
+        """Count a step of Adam: STEPS += 1, and CORRECTION1 and CORRECTION2 = 1 − β₁ᵗ and 1 − β₂ᵗ."""
+        self._launch(tick_kernel(), 0, TICK, rates=rates)
+
+    def adam(
+        self, w: Array, dw: Array, m: Array, v: Array, rates: Array, *, decoupled: bool = False, decays: bool = True
+    ) -> None:
+        """One step of Adam on flat arrays, or AdamW if `decoupled`, with the CORRECTIONs of the last `tick`;
+        `decays=False` leaves weight decay out."""
+        self._launch(
+            adam_kernel(w.itemsize), COST_ADAM * w.size, ADAM,
+            w=w, dw=dw, m=m, v=v, count=w.size, rates=rates, decoupled=int(decoupled), decays=int(decays),
+        )  # fmt: skip
 
 
 def _ahead(grid: Grid, x: Array) -> int:
-    """How many connections before its use COO fetches a line of x: none where a cache holds what a loop of it reads."""
-    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > CACHE
-    return _AHEAD if far else 0
+    """Connections between COO's fetching a line of x and using it: 0 where a cache holds what one pass reads of x."""
+    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > FAR_CACHE
+    return PREFETCH_AHEAD if far else 0
 
 
 def _segments(layout: CooLayout) -> dict[str, Any]:

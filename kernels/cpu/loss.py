@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .exponential import softmax_tile
-from .vector import LANES, advance, floats, ints
+from .ir.exponential import softmax_tile
+from .ir.vector import advance, floats, ints
 
 TALLY = arguments("losses", "correct", "batch", "totals")
 CROSS_ENTROPY = arguments("z", "labels", "classes", "batch", "dz", "losses", "correct", "scratch")

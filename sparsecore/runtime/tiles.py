@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-LANES = 16
-"""Samples in a tile."""
+from ..kernels.layout import LANES as LANES
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import CooLayout, Grid, Layout
-from ..runtime.tiles import LANES
+from ..kernels.layout import LANES, CooLayout, Grid, Layout
 from .cached import cached
 from .patching import Patchable
 from .pattern import SparsityPattern

@@ -5,19 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import CooLayout, Grid, Layout
-from ..runtime.tiles import LANES
+from ..kernels.layout import LANES, CooLayout, Grid, Layout
+from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP
 from .cached import cached
 from .patching import Patchable
 from .pattern import SparsityPattern
-
-LARGEST_GROUP = 4
-"""Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
-
-SEGMENT = 512
-"""Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads."""
-
-_BLOCK, _BLOCK_CONNECTIONS, _BLOCK_ROWS = 160, 32, 2048
 
 
 class Plan(Patchable):
@@ -100,15 +92,13 @@ def laid_out(
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
     """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
-    Gather reads four lines of a column at once, 256 bytes: 160 columns take 40 KiB. Every block loads and stores a
-    row's sums once more, which needs enough connections to pay for it, and so few rows that a second-level cache holds
-    their sums. Rows that share what they read from the second level do not wait for it. Larger blocks for that level do
-    not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
+    Rows that share what they read from the second level do not wait for it, and need no blocks. Larger blocks for that
+    level do not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
     """
     rows, columns = pattern.shape
     fan_in = pattern.nnz / max(rows, 1)
-    pays = columns > _BLOCK and fan_in * _BLOCK / columns >= _BLOCK_CONNECTIONS and rows <= _BLOCK_ROWS
-    return _BLOCK if pays and largest_group == 1 else 0
+    pays = columns > BLOCK_COLUMNS and fan_in * BLOCK_COLUMNS / columns >= BLOCK_CONNECTIONS and rows <= BLOCK_ROWS
+    return BLOCK_COLUMNS if pays and largest_group == 1 else 0
 
 
 def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
@@ -145,7 +135,7 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
 
 
-def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = SEGMENT) -> CooLayout:
+def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = COO_SEGMENT) -> CooLayout:
     """Cut a pattern's connections into segments.
 
     Parameters

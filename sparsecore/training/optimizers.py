@@ -6,12 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..kernels.rates import LARGEST_NORM, LR, MOMENTUM, SCALE, SGD_RATES, WEIGHT_DECAY
 from ..runtime import devices
 from ..runtime.device import Device, place_of
 from ..runtime.workspace import Workspace
-
-# Places in `rates`, as the kernels read them.
-LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
 
 
 class Optimizer:
@@ -67,7 +65,10 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.clip_norm = clip_norm
         # In memory and not in the calls, so that a recorded step reads the present rates.
-        self._given = [float(lr), float(momentum), float(weight_decay), float(clip_norm or np.inf), 1.0]
+        self._given = [0.0] * SGD_RATES
+        self._given[LR], self._given[MOMENTUM] = float(lr), float(momentum)
+        self._given[WEIGHT_DECAY], self._given[LARGEST_NORM] = float(weight_decay), float(clip_norm or np.inf)
+        self._given[SCALE] = 1.0
         self.rates: Any = np.array(self._given)
         self.columns = {}
         self._device: Device | None = None
