@@ -27,6 +27,7 @@ from ..tuning import (
     CUDA_NORM_BLOCKS,
     CUDA_RESIDENT,
     CUDA_TEAM,
+    CUDA_UNROLL,
     CUDA_WARP,
 )
 from .layout import DeviceCooLayout, Uploads
@@ -55,8 +56,8 @@ def constants() -> str:
     """What Python and the kernels must agree on, as the kernels' first lines."""
     numbers = {
         "LANES": LANES, "WARP": CUDA_WARP, "BLOCK": CUDA_BLOCK, "TEAM": CUDA_TEAM, "COO_SEGMENT": CUDA_COO_SEGMENT,
-        "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH, "RESIDENT_4": CUDA_RESIDENT[4],
-        "RESIDENT_8": CUDA_RESIDENT[8],
+        "UNROLL": CUDA_UNROLL, "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH,
+        "RESIDENT_4": CUDA_RESIDENT[4], "RESIDENT_8": CUDA_RESIDENT[8],
     }  # fmt: skip
     numbers |= {name: at for name, at in vars(rates).items() if name.isupper() and not name.endswith("_RATES")}
     return "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
