@@ -186,9 +186,8 @@ def test_training_parameters_that_are_no_longer_the_networks_is_refused(take_awa
         Network(net.layers)
     else:
         net.layers[1].params["weight"] = net.layers[1].weight.copy()
-    with pytest.raises(
-        ValueError, match=r"^layer [01], SparseLinear\(.*\), has parameters that are not Network\(20→12→9→5\)'s: call flatten"
-    ):
+    whose = r"^layer [01], SparseLinear\(.*\), has parameters that are not Network\(20→12→9→5\)'s: call flatten"
+    with pytest.raises(ValueError, match=whose):
         net.backward(gradient, caches, workspace)
     net.flatten()
     net.backward(gradient, caches, workspace)

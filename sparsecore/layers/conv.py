@@ -11,7 +11,7 @@ from ..runtime.workspace import Workspace
 from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, sizes, spell
-from .layer import Params
+from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
 
@@ -138,6 +138,18 @@ class SparseConv2d(SparseLayer):
         room = workspace.array(f"placed {name}", (len(data), *bordered(shape, border), LANES), self.dtype, zero=True)
         workspace.kernels.place(images, border.interior(room), mask)
         return room
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Conv, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        names = graph.parameters(path, self, (self.out_shape[0], self.in_shape[0], *self.kernel_size))
+        graph.node(
+            path, "Conv", names, kernel_shape=self.kernel_size, strides=self.stride, dilations=self.dilation,
+            pads=[*self.padding, *self.padding],
+        )  # fmt: skip
+        graph.shape = self.out_shape
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
 
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -21,6 +21,30 @@ from .curvature import Back, curvature_of
 Params = dict[str, Any]
 
 _KINDS = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Graph(Protocol):
+    """An ONNX graph that is being written; see `sparsecore.interop.export`.
+
+    Attributes
+    ----------
+    value : str
+        Name of what came out of the last node.
+    shape : tuple of int
+        Of that, for one sample.
+    """
+
+    value: str
+    shape: tuple[int, ...]
+
+    def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
+        """Add a node that reads `value` and `more`; its output becomes `value`."""
+
+    def reshape(self, path: str, shape: tuple[int, ...]) -> None:
+        """Bring `value` into another shape, if it has not that already."""
+
+    def parameters(self, path: str, layer: Any, shape: tuple[int, ...]) -> list[str]:
+        """Add a sparse layer's weights, in this shape, and biases; gives their names."""
 
 
 class Layer(ABC):
@@ -176,6 +200,16 @@ class Layer(ABC):
         As it stands it is for layers that pass on, drop or choose among their inputs, and for those that are linear.
         """
         return curvature_of(self, x, workspace)
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Add what this layer computes outside training to an ONNX graph.
+
+        Raises
+        ------
+        ValueError
+            If there is no counterpart in ONNX here.
+        """
+        raise ValueError(f"to_onnx: layer {path}, {self!r}, is of a kind that has no counterpart in ONNX here")
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
-from .layer import Params
+from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
 
@@ -122,6 +122,14 @@ class SparseLinear(SparseLayer):
         mask = x.data if x.rectified else None
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Gemm, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "Gemm", graph.parameters(path, self, self.pattern.shape), transB=1)
+        graph.shape = self.out_shape
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
 
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, sizes, spell
 from .curvature import Back
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Pool2d(Layer):
@@ -39,6 +39,7 @@ class Pool2d(Layer):
         If a size is not an integer, is out of range, or the window does not fit the image.
     """
 
+    ONNX: ClassVar[str]
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 
@@ -85,6 +86,12 @@ class Pool2d(Layer):
     def _window(self) -> Window:
         return Window(*self.kernel_size, *self.stride)
 
+    def export(self, graph: Graph, path: str) -> None:
+        """A MaxPool or an AveragePool."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, self.ONNX, kernel_shape=self.kernel_size, strides=self.stride)
+        graph.shape = self.out_shape
+
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""
         return {name: list(getattr(self, name)) for name in ("in_shape", "kernel_size", "stride")}
@@ -100,6 +107,8 @@ class Pool2d(Layer):
 class MaxPool2d(Pool2d):
     """y = the largest x of each window. Of several, the first counts, and NaN is larger than any number."""
 
+    ONNX = "MaxPool"
+
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         index = workspace.array("index", y.shape, np.uint8)
         workspace.kernels.max_pool(images, self._window, y, index)
@@ -114,6 +123,8 @@ class MaxPool2d(Pool2d):
 
 class AvgPool2d(Pool2d):
     """y = the mean of each window of x."""
+
+    ONNX = "AveragePool"
 
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         workspace.kernels.mean_pool(images, self._window, y)

@@ -9,7 +9,7 @@ import numpy as np
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class ReLU(Layer):
@@ -42,6 +42,11 @@ class ReLU(Layer):
         workspace.kernels.mask(dy.data, y, dx)
         # Where x came out of a ReLU itself, its mask is this one.
         return Tiles(dx, dy.batch, masked=True), {}
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Relu."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "Relu")
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

@@ -11,7 +11,7 @@ from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
 from .call import backward_through, forward_through
 from .curvature import Back, behind_relu
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Residual(Layer):
@@ -115,6 +115,20 @@ class Residual(Layer):
             return Tiles(out.reshape(x.data.shape), h.batch, masked=x.rectified), found
 
         return Tiles(y, x.batch, rectified=self.relu), both
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Both ways, an Add, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        start = graph.value
+        self.main.export(graph, f"{path}.main")
+        graph.reshape(f"{path}.out", self.out_shape)
+        through, graph.value, graph.shape = graph.value, start, self.in_shape
+        if self.shortcut is not None:
+            self.shortcut.export(graph, f"{path}.shortcut")
+        graph.reshape(f"{path}.around", self.out_shape)
+        graph.node(path, "Add", [through])
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
 
     def config(self) -> dict[str, Any]:
         """What, with the layers that it holds, makes this layer again."""

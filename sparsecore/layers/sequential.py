@@ -12,7 +12,7 @@ from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
 from .call import backward_through, forward_through
 from .curvature import Back
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Sequential(Layer):
@@ -93,6 +93,11 @@ class Sequential(Layer):
             return below, found
 
         return x, through
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Layer after layer."""
+        for name, layer in self.children.items():
+            layer.export(graph, f"{path}.{name}" if path else name)
 
     def config(self) -> dict[str, Any]:
         """Nothing: the layers are all there is to say."""
