@@ -10,7 +10,7 @@ from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
 from ..storage.pattern import SparsityPattern
-from ..storage.sizes import Pair, pair, sizes, spell
+from ..storage.sizes import Pair, pair, read_by, sizes, spell
 from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
@@ -150,6 +150,17 @@ class SparseConv2d(SparseLayer):
         graph.shape = self.out_shape
         if self.relu:
             graph.node(f"{path}.relu", "Relu")
+
+    def count_paths(self, after: Any) -> Any:
+        """For each place of the filters, along the channels that it joins: a transposed convolution of ones."""
+        ends, (channels, height, width), (top, left) = len(after), self.in_shape, self.padding
+        before = np.zeros((ends, channels, height + 2 * top, width + 2 * left))
+        stored = self.pattern.to_scipy().toarray().reshape(-1, channels, *self.kernel_size)
+        for ky, kx in np.ndindex(*self.kernel_size):
+            joined = np.einsum("oc,noyx->ncyx", stored[:, :, ky, kx], after.reshape(ends, *self.out_shape))
+            place = ky * self.dilation[0], kx * self.dilation[1]
+            read_by(before, place, self.out_shape, self.stride)[...] += joined
+        return before[:, :, top : top + height, left : left + width].reshape(ends, -1)
 
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""

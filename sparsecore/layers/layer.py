@@ -211,6 +211,21 @@ class Layer(ABC):
         """
         raise ValueError(f"to_onnx: layer {path}, {self!r}, is of a kind that has no counterpart in ONNX here")
 
+    def count_paths(self, after: Any) -> Any:
+        """Paths along stored connections from this layer's inputs on, given those from its outputs on.
+
+        Parameters
+        ----------
+        after : float64 array, shape (ends, outputs)
+            How many paths lead from each output of this layer to each end.
+
+        Returns
+        -------
+        float64 array, shape (ends, inputs)
+            As they are where every output is an input.
+        """
+        return after
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again: JSON's kinds only."""

@@ -131,6 +131,10 @@ class SparseLinear(SparseLayer):
         if self.relu:
             graph.node(f"{path}.relu", "Relu")
 
+    def count_paths(self, after: Any) -> Any:
+        """Along each connection."""
+        return (self.pattern.to_scipy().T.astype(np.float64) @ after.T).T
+
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""
         return {"relu": self.relu, "format": self.format}

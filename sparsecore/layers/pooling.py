@@ -12,7 +12,7 @@ from ..kernels.layout import Window
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from ..storage.sizes import Pair, pair, sizes, spell
+from ..storage.sizes import Pair, pair, read_by, sizes, spell
 from .curvature import Back
 from .layer import Graph, Layer, Params
 
@@ -91,6 +91,13 @@ class Pool2d(Layer):
         graph.reshape(f"{path}.in", self.in_shape)
         graph.node(path, self.ONNX, kernel_shape=self.kernel_size, strides=self.stride)
         graph.shape = self.out_shape
+
+    def count_paths(self, after: Any) -> Any:
+        """From every pixel of a window."""
+        before = np.zeros((len(after), *self.in_shape))
+        for place in np.ndindex(*self.kernel_size):
+            read_by(before, place, self.out_shape, self.stride)[...] += after.reshape(len(after), *self.out_shape)
+        return before.reshape(len(after), -1)
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

@@ -130,6 +130,11 @@ class Residual(Layer):
         if self.relu:
             graph.node(f"{path}.relu", "Relu")
 
+    def count_paths(self, after: Any) -> Any:
+        """Those through it and those around it."""
+        around = after if self.shortcut is None else self.shortcut.count_paths(after)
+        return self.main.count_paths(after) + around
+
     def config(self) -> dict[str, Any]:
         """What, with the layers that it holds, makes this layer again."""
         return {"relu": self.relu}

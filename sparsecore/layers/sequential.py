@@ -99,6 +99,12 @@ class Sequential(Layer):
         for name, layer in self.children.items():
             layer.export(graph, f"{path}.{name}" if path else name)
 
+    def count_paths(self, after: Any) -> Any:
+        """Through layer after layer."""
+        for layer in reversed(self.layers):
+            after = layer.count_paths(after)
+        return after
+
     def config(self) -> dict[str, Any]:
         """Nothing: the layers are all there is to say."""
         return {}
