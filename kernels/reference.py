@@ -6,7 +6,7 @@ features of a sample, are written as vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,16 @@ def _line(memory: Array, at: int) -> Array:
     if not 0 <= at <= memory.size - LANES:
         raise IndexError(f"a line at element {at} is not within the array's {memory.size} elements")
     return memory[at : at + LANES].astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- Python
+
+
+def host(
+    name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> None:
+    """function(**inputs, **outputs), in Python: NumPy arrays, of which only the outputs can be written to."""
+    function(**inputs, **outputs)
 
 
 # ---------------------------------------------------------------------------------------------- elementwise
@@ -256,9 +266,11 @@ def augment(
 
 
 def cross_entropy(
-    z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-) -> None:
-    """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss.
+    z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+    divisor: int | None = None,
+) -> None:  # fmt: skip
+    """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by `divisor`,
+    the batch if not given.
 
     The first of equal logits is the answer; where a logit is NaN there is none. Lanes without a sample become zero.
     `scratch` is for the fast kernel.
@@ -273,7 +285,22 @@ def cross_entropy(
         correct[sample] = not np.isnan(logits).any() and np.argmax(logits) == label
         slope = powers / total
         slope[label] -= 1
-        dz[tile, :, lane] = slope / batch
+        dz[tile, :, lane] = slope / (batch if divisor is None else divisor)
+
+
+def squared_error(
+    z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+) -> None:
+    """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not given.
+
+    Lanes without a sample become zero.
+    """
+    dz[:], losses[:] = 0, 0
+    for sample in range(batch):
+        tile, lane = sample // LANES, sample % LANES
+        apart = z[tile, :, lane].astype(np.float64) - targets[tile, :, lane]
+        losses[sample] = 0.5 * np.sum(apart**2)
+        dz[tile, :, lane] = apart / (batch if divisor is None else divisor)
 
 
 def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:

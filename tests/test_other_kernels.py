@@ -205,6 +205,39 @@ def test_cross_entropy_by_log_sum_exp(dtype, register_bytes, batch, classes, dat
 
 
 @machines
+@pytest.mark.parametrize("divisor", [None, 1000])
+@pytest.mark.parametrize("batch, features", [(1, 1), (16, 3), (37, 10), (0, 4)])
+def test_squared_error_is_the_oracles(dtype, register_bytes, batch, features, divisor):
+    rng, memory = np.random.default_rng(batch), Guarded(1)
+    z, targets = rng.standard_normal((2, tiles_of(batch), features, LANES)).astype(dtype)
+    if batch % LANES:
+        z[-1, :, batch % LANES :] = targets[-1, :, batch % LANES :] = np.nan
+    dz, losses = memory.empty(z.shape, dtype), memory.empty((len(z) * LANES,), np.float64)
+    exact = np.empty(z.shape), np.empty(losses.shape)
+    launcher = Launcher(ALONE, register_bytes=register_bytes)
+    launcher.squared_error(memory.put(z), memory.put(targets), batch, dz, losses, divisor)
+    memory.assert_intact()
+    reference.squared_error(z, targets, batch, *exact, divisor)
+    near = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(dz, exact[0], rtol=near, atol=near / max(batch, 1))
+    np.testing.assert_allclose(losses, exact[1], rtol=10 * near)
+
+
+@machines
+def test_the_divisor_of_cross_entropy_scales_its_gradient_alone(dtype, register_bytes):
+    launcher, z = Launcher(ALONE, register_bytes=register_bytes), np.linspace(-3, 3, 4 * LANES, dtype=dtype)
+    z, labels = z.reshape(1, 4, LANES), np.arange(LANES, dtype=np.int32) % 4
+    outcomes = []
+    for divisor in (None, LANES, 4 * LANES):
+        dz, losses, correct = np.empty_like(z), np.empty(LANES), np.empty(LANES, np.int32)
+        launcher.cross_entropy(z, labels, LANES, dz, losses, correct, np.empty((1, 2, LANES), dtype), divisor)
+        outcomes.append((dz, losses, correct))
+    for got, expected in zip(outcomes[1], outcomes[0], strict=True):
+        assert np.array_equal(got, expected)
+    assert np.array_equal(4 * outcomes[2][0], outcomes[0][0]) and np.array_equal(outcomes[2][1], outcomes[0][1])
+
+
+@machines
 def test_cross_entropy_of_logits_at_their_limits(dtype, register_bytes):
     logits = np.array(
         [[1e4, -1e4, 0], [0, 0, 0], [5, 5, -5], [-1e4] * 3, [1e4, 1e4, 1e4], [np.nan, 0, 1], [0, np.nan, 0],

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
+from ..host import HostCall
 from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     COST_ADAM,
@@ -29,7 +31,7 @@ from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
 from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
-from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
+from .loss import CROSS_ENTROPY, SQUARED_ERROR, TALLY, cross_entropy_kernel, squared_error_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
@@ -45,12 +47,22 @@ _MANY = 1 << 30  # as many parts as there are threads
 
 
 class Tape:
-    """Calls in order, and the arrays they point to, kept alive."""
+    """Calls in order, and the arrays they point to, kept alive.
+
+    Attributes
+    ----------
+    calls : int64 array, shape (at least count, WORDS)
+        Of kernels.
+    count : int
+    hosts : list of (int, HostCall)
+        Calls of Python functions, each with the number of kernels' calls that come before it.
+    """
 
     def __init__(self) -> None:
         self.calls = np.zeros((8, WORDS), np.int64)
         self.count = 0
         self.parts = 1
+        self.hosts: list[tuple[int, HostCall]] = []
         self._kept: dict[int, tuple[int, Any]] = {}  # by id: asking an array for its address takes a microsecond
 
     def append(self, kernel: Any, parts: int, kind: np.dtype, fields: dict[str, Any]) -> None:
@@ -69,6 +81,9 @@ class Tape:
         self.count += 1
         self.parts = max(self.parts, parts)
 
+    def append_host(self, call: HostCall) -> None:
+        self.hosts.append((self.count, call))
+
 
 class Launcher:
     """Runs kernels on a pool of threads, or records them.
@@ -85,6 +100,7 @@ class Launcher:
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
+        self.recording = tape is not None
         self._memory: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 
@@ -105,7 +121,31 @@ class Launcher:
 
     def replay(self, tape: Tape) -> None:
         """Run a tape from start to end."""
-        self._pool.run(tape.calls, tape.count, tape.parts)
+        if tape.hosts:
+            self._replay_stretches(tape)
+        else:
+            self._pool.run(tape.calls, tape.count, tape.parts)
+
+    def _replay_stretches(self, tape: Tape) -> None:
+        """Run what lies between host calls by one call of the pool each; all threads have ended when Python runs."""
+        start = 0
+        for stop, call in [*tape.hosts, (tape.count, None)]:
+            if stop > start:
+                self._pool.run(tape.calls[start:stop], stop - start, int(tape.calls[start:stop, 1].max()))
+            if call is not None:
+                call.function(**call.inputs, **call.outputs)
+            start = stop
+
+    def host(
+        self, name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        """function(**inputs, **outputs), in Python: NumPy arrays, of which only the outputs can be written to."""
+        given = {key: _view(array, writeable=False) for key, array in inputs.items()}
+        call = HostCall(name, function, given, {key: _view(array, writeable=True) for key, array in outputs.items()})
+        if self._tape is not None:
+            self._tape.append_host(call)
+        else:
+            function(**call.inputs, **call.outputs)
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
@@ -249,12 +289,26 @@ class Launcher:
         )  # fmt: skip
 
     def cross_entropy(
-        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-    ) -> None:
-        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by
+        `divisor`, the batch if not given."""
         self._launch(
             cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), COST_SOFTMAX * z.size, CROSS_ENTROPY,
             z=z, labels=labels, classes=z.shape[1], batch=batch, dz=dz, losses=losses, correct=correct, scratch=scratch,
+            divisor=batch if divisor is None else divisor,
+        )  # fmt: skip
+
+    def squared_error(
+        self, z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+    ) -> None:
+        """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not
+        given."""
+        self._launch(
+            squared_error_kernel(z.itemsize), 2 * z.size, SQUARED_ERROR,
+            z=z, targets=targets, features=z.shape[1], batch=batch, dz=dz, losses=losses,
+            divisor=batch if divisor is None else divisor,
         )  # fmt: skip
 
     def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
@@ -287,6 +341,13 @@ class Launcher:
             adam_kernel(w.itemsize), COST_ADAM * w.size, ADAM,
             w=w, dw=dw, m=m, v=v, count=w.size, rates=rates, decoupled=int(decoupled), decays=int(decays),
         )  # fmt: skip
+
+
+def _view(array: Array, *, writeable: bool) -> Array:
+    """An ordinary array of the same memory, whatever kind of array stands for it while a step is recorded."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = writeable
+    return view
 
 
 def _ahead(grid: Grid, x: Array) -> int:

@@ -7,6 +7,7 @@ change: each is put on the device at its first use.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import cupy
 import numpy as np
 
 from .. import rates
+from ..host import HostCall
 from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     CUDA_AHEAD,
@@ -69,6 +71,45 @@ def options(itemsize: int) -> tuple[str, ...]:
 
 
 class Tape:
+    """Stretches of launches, with calls of Python functions between them."""
+
+    def __init__(self) -> None:
+        self.hosts: list[tuple[int, HostCall]] = []
+        self._parts: list[Stretch | _CopiedCall] = []
+        self.count = 0
+
+    def append(self, kernel: Any, blocks: int, arguments: tuple[Any, ...]) -> None:
+        if not self._parts or not isinstance(self._parts[-1], Stretch):
+            self._parts.append(Stretch())
+        self._parts[-1].append(kernel, blocks, arguments)  # type: ignore[union-attr]
+        self.count += 1
+
+    def append_host(self, call: HostCall) -> None:
+        self.hosts.append((self.count, call))
+        self._parts.append(_CopiedCall(call))
+
+    def run(self) -> None:
+        for part in self._parts:
+            part.run()
+
+
+class _CopiedCall:
+    """A call of a Python function on host copies of its arrays, which waits for what computes them."""
+
+    def __init__(self, call: HostCall) -> None:
+        self._call = call
+
+    def run(self) -> None:
+        call = self._call
+        inputs, outputs = ({name: array.get() for name, array in each.items()} for each in (call.inputs, call.outputs))
+        for array in inputs.values():
+            array.flags.writeable = False
+        call.function(**inputs, **outputs)
+        for name, array in call.outputs.items():
+            array.set(outputs[name])
+
+
+class Stretch:
     """Launches in order, with their arguments. Run a second time they are one CUDA graph, where there can be one."""
 
     def __init__(self) -> None:
@@ -118,6 +159,7 @@ class Launcher:
 
     def __init__(self, device: Any, uploads: Uploads, tape: Tape | None = None) -> None:
         self._device, self._uploads, self._tape = device, uploads, tape
+        self.recording = tape is not None
 
     def _launch(self, launched: Any, threads: int, *arguments: Any, each: int = CUDA_BLOCK) -> None:
         """Launch blocks of CUDA_BLOCK threads, one for every `each` of `threads`."""
@@ -142,6 +184,15 @@ class Launcher:
         """Run a tape from start to end."""
         with self._device:
             tape.run()
+
+    def host(
+        self, name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        """function(**inputs, **outputs), in Python: NumPy copies of arrays, of which the outputs are copied back."""
+        tape = Tape() if self._tape is None else self._tape
+        tape.append_host(HostCall(name, function, dict(inputs), dict(outputs)))
+        if self._tape is None:
+            self.replay(tape)
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
@@ -301,12 +352,24 @@ class Launcher:
         )  # fmt: skip
 
     def cross_entropy(
-        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-    ) -> None:
-        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by
+        `divisor`, the batch if not given."""
         self._launch(
-            kernel("loss", "cross_entropy", z.itemsize), len(z), np.int32(z.shape[1]), np.int32(batch), z, labels, dz,
-            losses, correct, each=1,
+            kernel("loss", "cross_entropy", z.itemsize), len(z), np.int32(z.shape[1]), np.int32(batch),
+            np.int32(batch if divisor is None else divisor), z, labels, dz, losses, correct, each=1,
+        )  # fmt: skip
+
+    def squared_error(
+        self, z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+    ) -> None:
+        """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not
+        given."""
+        self._launch(
+            kernel("loss", "squared_error", z.itemsize), losses.size, np.int32(z.shape[1]), np.int32(batch),
+            np.int32(batch if divisor is None else divisor), np.int32(losses.size), z, targets, dz, losses,
         )  # fmt: skip
 
     def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
@@ -86,6 +87,7 @@ class SparseConv2d(SparseLayer):
         self.out_shape = rows, out[0], out[1]
         super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W ∗ x + b."""
         self._check_values()
@@ -99,6 +101,7 @@ class SparseConv2d(SparseLayer):
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, room, self.bias, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, room, y)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -25,10 +26,12 @@ class Flatten(Layer):
         self.params = {}
         self.in_shape, self.out_shape = tuple(in_shape), (prod(in_shape),)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, x.data.dtype, "x")
         return Tiles(x.data.reshape(len(x.data), *self.out_shape, LANES), x.batch, rectified=x.rectified), x
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

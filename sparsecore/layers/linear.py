@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -85,6 +86,7 @@ class SparseLinear(SparseLayer):
             layer.params["weight"] = data
         return layer
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""
         self._check_values()
@@ -96,6 +98,7 @@ class SparseLinear(SparseLayer):
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, y)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

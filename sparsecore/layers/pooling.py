@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..kernels.layout import Window
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -58,11 +59,13 @@ class Pool2d(Layer):
             )
         self.out_shape = channels, (height - high) // down + 1, (width - wide) // across + 1
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
         return self._forward(x, x.data.reshape(len(x.data), *self.in_shape, LANES), y, workspace)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -25,12 +26,14 @@ class ReLU(Layer):
         self.params = {}
         self.in_shape = self.out_shape = tuple(shape)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = workspace.array("y", x.data.shape, x.data.dtype)
         workspace.kernels.relu(x.data, y)
         return Tiles(y, x.batch, rectified=True), (y, x.batch)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

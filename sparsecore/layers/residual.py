@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -56,6 +57,7 @@ class Residual(Layer):
     def children(self) -> Mapping[str, Layer]:  # type: ignore[override]
         return {"main": self.main} | ({} if self.shortcut is None else {"shortcut": self.shortcut})
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """The sum, in one pass over both summands."""
         self._check(x, self.in_shape, x.data.dtype, "x")
@@ -68,6 +70,7 @@ class Residual(Layer):
         workspace.kernels.add(through.data, around.data, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, y, cache, way)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

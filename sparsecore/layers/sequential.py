@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -54,6 +55,7 @@ class Sequential(Layer):
     def children(self) -> Mapping[str, Layer]:  # type: ignore[override]
         return dict(zip(self.names, self.layers, strict=True))
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y, and the cache of each layer."""
         caches, stream = [], workspace.stream
@@ -63,6 +65,7 @@ class Sequential(Layer):
             stream += layer.leaves
         return x, caches
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:

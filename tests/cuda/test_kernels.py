@@ -24,6 +24,7 @@ from sparsecore.topology import uniform_random
 
 from .. import test_coo as coo
 from ..kernel_checks import LANES, Guarded, assert_close
+from ..small import numbers
 from ..test_conv import layers
 from ..test_kernels import awkward_cases, cases, check_sddmm, check_spmm, images
 from .machines import OnDevice, machine
@@ -299,6 +300,21 @@ def test_cross_entropy(cuda, dtype, classes, batch):
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
+@dtypes
+@pytest.mark.parametrize("divisor", [None, 1000])
+@pytest.mark.parametrize("features, batch", [(1, 1), (10, 17), (3, 200), (4, 0)])
+def test_squared_error(cuda, dtype, features, batch, divisor):
+    z, targets = (numbers((-(-batch // LANES), features, LANES), seed, dtype) for seed in (0, 1))
+    if batch % LANES:
+        z[-1, :, batch % LANES :] = targets[-1, :, batch % LANES :] = np.nan
+    dz, losses = np.full_like(z, np.nan), np.full(len(z) * LANES, np.nan)
+    ours, exact = ([array.copy() for array in (dz, losses)] for _ in range(2))
+    OnDevice(cuda).squared_error(z, targets, batch, *ours, divisor)
+    reference.squared_error(z, targets, batch, *exact, divisor)
+    for got, expected in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=4 * features * rounding(dtype), atol=rounding(dtype))
+
+
 @pytest.mark.parametrize("batch", [1, 128, 129, 1000])
 def test_tally(cuda, batch):
     rng = np.random.default_rng(batch)
@@ -389,6 +405,7 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_packing(checked_cuda, dtype, 17, 65)
     test_packing_samples(checked_cuda, dtype, np.uint8, 37, 70)
     test_cross_entropy(checked_cuda, dtype, 10, 40)
+    test_squared_error(checked_cuda, dtype, 10, 17, 1000)
     test_tally(checked_cuda, 129)
     test_placing(checked_cuda, dtype, (1, 2, 3, 1))
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
