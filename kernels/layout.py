@@ -1,8 +1,7 @@
 """What a kernel is told about a sparse operator: which connections there are, and where its lines lie.
 
 A *line* is the LANES values of one feature (or pixel) of one tile. Layouts and grids are tuples of arrays and integers,
-so that a compiled kernel can take them as they are, on any device. `sparsecore.storage` makes them; nothing here knows
-how.
+so that a compiled kernel can take them as they are, on any device. `sparsecore` makes them; nothing here knows how.
 """
 
 from __future__ import annotations

@@ -135,6 +135,13 @@ def mask(dy: Array, y: Array, out: Array) -> None:
         out[k] = dy[k] if y[k] > 0 else 0
 
 
+def add(a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+    """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU."""
+    for k in np.ndindex(a.shape):
+        total = a[k] + b[k]
+        out[k] = 0 if (total < 0 and relu) or (mask is not None and not mask[k] > 0) else total
+
+
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
     """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, left as it is."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)

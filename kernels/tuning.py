@@ -72,10 +72,12 @@ NEAR_CACHE = 64 * 1024
 so much of x before it goes over the connections again. Sets the order of sums."""
 
 FAR_CACHE = 512 * 1024
-"""Bytes of a second-level cache to count on. Groups let sample take so much of x; COO fetches early beyond it."""
+"""Bytes of a second-level cache to count on. Groups let sample take so much of x, which sets the order of
+sums; COO fetches early beyond it."""
 
 LEAST_PANEL, LEAST_GROUP_PANEL = 4, 8
-"""Lines that sample takes at least, of a row alone and of a group: fewer would not pay for walking the connections."""
+"""Lines that sample takes at least, of a row alone and of a group: fewer would not pay for walking the
+connections. Sets the order of sums."""
 
 PREFETCH_AHEAD = 32
 """Connections between fetching a line and using it, in COO where x is not in the cache: what memory takes to answer."""
@@ -113,16 +115,18 @@ CUDA_TEAM = 8
 """Threads of a sample's team, and the connections that it takes at once, its segment: their 64 sums come together with
 seven shuffles. It must be a power of two that divides a warp."""
 
+CUDA_UNROLL = 4
+"""Connections of gather whose lines are under way at once: as many loads of 16 bytes wait together."""
+
 CUDA_COO_SEGMENT = 64
 """Connections of a COO segment: so few that even a small layer has enough of them to fill a GPU. Sets the order of
 sums."""
 
 CUDA_AHEAD = 4
-"""Connections of COO's gather whose lines are under way at once: more take registers that other threads want."""
+"""The same for COO, where each also keeps a row number and a value: more take registers that other threads want."""
 
 CUDA_CHUNK = 64
-"""Features that a block packs through shared memory: 64 floats are two full reads of a warp, and a chunk takes 4
-KiB."""
+"""Features that a block packs through shared memory: 64 floats are two reads of a warp, and a chunk takes 4 KiB."""
 
 CUDA_EACH = 4
 """Elements that a thread of an optimizer updates: how often it makes numbers of its own type of the float64 rates."""

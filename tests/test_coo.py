@@ -14,11 +14,12 @@ from sparsecore.kernels import reference
 from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import CooLayout, Grid
+from sparsecore.kernels.tuning import COO_SEGMENT as SEGMENT
 
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
-from sparsecore.storage.plan import SEGMENT, Plan, coo_layout_of, linear_grid
+from sparsecore.storage.plan import Plan, coo_layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .kernel_checks import LANES, POOLS, Fenced, Guarded, assert_close, assert_same_bits, machines

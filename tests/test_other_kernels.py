@@ -473,6 +473,21 @@ def test_relu_and_its_mask(dtype, tiles, features, seed, shift):
 
 
 @dtypes
+@given(st.integers(0, 3), st.integers(1, 40), SEEDS, st.sampled_from([0, 1, 3]))
+def test_add(dtype, tiles, features, seed, shift):
+    memory, shape = Guarded(shift), (tiles, features, LANES)
+    numbers = np.random.default_rng(seed).standard_normal((3, *shape)).astype(dtype)
+    numbers[0, :1, 0, 0] = np.nan
+    a, b, y = map(memory.put, numbers)
+    for options in ({}, {"relu": True}, {"mask": y}):
+        out, expected = memory.empty(shape, dtype), np.empty(shape, dtype)
+        Launcher(ALONE).add(a, b, out, **options)
+        reference.add(a, b, expected, **options)
+        memory.assert_intact()
+        assert np.array_equal(out, expected, equal_nan=True)
+
+
+@dtypes
 @given(st.tuples(*[st.integers(1, 3)] * 4), st.integers(0, 2), st.booleans(), SEEDS)
 def test_place_leaves_the_border_as_it_is(dtype, shape, border, masked, seed):
     tiles, channels, height, width = shape

@@ -25,6 +25,7 @@ from ..tuning import (
     PREFETCH_AHEAD,
     WORTH_CUTTING,
 )
+from .add import ADD, add_kernel
 from .augment import AUGMENT, augment_kernel
 from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
@@ -196,6 +197,11 @@ class Launcher:
     def mask(self, dy: Array, y: Array, out: Array) -> None:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
+
+    def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        kernel = add_kernel(a.itemsize)
+        self._launch(kernel, a.size, ADD, a=a, b=b, out=out, count=a.size, relu=int(relu), mask=mask)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""

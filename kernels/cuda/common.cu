@@ -10,6 +10,10 @@ constexpr int WIDTH = 16 / int(sizeof(real));  // numbers that a thread loads at
 constexpr int LINE_THREADS = LANES / WIDTH;    // threads that a line takes: 4 or 8
 constexpr unsigned ALL = 0xffffffffu;
 
+static_assert(WARP == 32 && BLOCK % WARP == 0 && BLOCK % LANES == 0, "a block is whole warps, and whole lines of lanes");
+static_assert(TEAM >= LINE_THREADS && WARP % TEAM == 0, "a team is part of a warp, and loads a line at once");
+static_assert(!(TEAM & (TEAM - 1)) && !(BLOCK & (BLOCK - 1)), "sums come together by halves");
+
 constexpr uint64 GOLDEN = 0x9E3779B97F4A7C15ull;
 
 // SplitMix64's finisher (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).

@@ -29,6 +29,7 @@ from ..tuning import (
     CUDA_NORM_BLOCKS,
     CUDA_RESIDENT,
     CUDA_TEAM,
+    CUDA_UNROLL,
     CUDA_WARP,
 )
 from .layout import DeviceCooLayout, Uploads
@@ -57,8 +58,8 @@ def constants() -> str:
     """What Python and the kernels must agree on, as the kernels' first lines."""
     numbers = {
         "LANES": LANES, "WARP": CUDA_WARP, "BLOCK": CUDA_BLOCK, "TEAM": CUDA_TEAM, "COO_SEGMENT": CUDA_COO_SEGMENT,
-        "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH, "RESIDENT_4": CUDA_RESIDENT[4],
-        "RESIDENT_8": CUDA_RESIDENT[8],
+        "UNROLL": CUDA_UNROLL, "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH,
+        "RESIDENT_4": CUDA_RESIDENT[4], "RESIDENT_8": CUDA_RESIDENT[8],
     }  # fmt: skip
     numbers |= {name: at for name, at in vars(rates).items() if name.isupper() and not name.endswith("_RATES")}
     return "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
@@ -270,6 +271,11 @@ class Launcher:
     def mask(self, dy: Array, y: Array, out: Array) -> None:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(kernel("relu", "mask", dy.itemsize), dy.size, np.int64(dy.size), dy, y, out)
+
+    def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        launched = kernel("add", "add", a.itemsize)
+        self._launch(launched, a.size, np.int64(a.size), np.int32(relu), a, b, mask, out)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""

@@ -73,7 +73,7 @@ __device__ __forceinline__ void spmm(
     }
     if (done >= low && live) {
       const int least = max(begin - done, 0), most = min(WARP, end - done);
-#pragma unroll 4
+#pragma unroll UNROLL
       for (int k = least + part; k < most; k += parts) {
         const Vector v = load(x_here + int64(staged[warp].offset[k]) * LANES);
 #pragma unroll

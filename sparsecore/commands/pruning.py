@@ -171,7 +171,7 @@ def layer_targets(network: Network, text: str) -> Targets:
     if len(values) == 1:
         return values[0]
     if len(values) != len(network.patterns):
-        names = ", ".join(repr(network.layers[k]) for k in network.patterns)
+        names = ", ".join(repr(network[k]) for k in network.patterns)
         raise PruneError(f"expected one sparsity, or one for each of {names}, got {text}")
     return {k: value for k, value in zip(network.patterns, values, strict=True) if value > 0}
 

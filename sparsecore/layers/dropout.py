@@ -11,7 +11,7 @@ from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Dropout(Layer):
@@ -64,6 +64,9 @@ class Dropout(Layer):
         out = workspace.array(name, x.shape, x.dtype)
         workspace.kernels.dropout(x, workspace.position, workspace.stream, self.rate, out)
         return out
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Nothing: outside training a Dropout gives what it is given."""
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

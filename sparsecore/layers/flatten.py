@@ -10,7 +10,7 @@ from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Flatten(Layer):
@@ -37,6 +37,10 @@ class Flatten(Layer):
     ) -> tuple[Tiles | None, Params]:
         self._check_dy(dy, cache.data, cache.batch)
         return Tiles(dy.data.reshape(cache.data.shape), dy.batch, masked=dy.masked), {}
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Reshape."""
+        graph.reshape(path, self.out_shape)
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from ..storage.sizes import Pair, pair, sizes, spell
-from .layer import Layer, Params
+from ..storage.sizes import Pair, pair, read_by, sizes, spell
+from .curvature import Back
+from .layer import Graph, Layer, Params
 
 
 class Pool2d(Layer):
@@ -39,6 +40,7 @@ class Pool2d(Layer):
         If a size is not an integer, is out of range, or the window does not fit the image.
     """
 
+    ONNX: ClassVar[str]
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 
@@ -87,6 +89,19 @@ class Pool2d(Layer):
     def _window(self) -> Window:
         return Window(*self.kernel_size, *self.stride)
 
+    def export(self, graph: Graph, path: str) -> None:
+        """A MaxPool or an AveragePool."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, self.ONNX, kernel_shape=self.kernel_size, strides=self.stride)
+        graph.shape = self.out_shape
+
+    def count_paths(self, after: Any) -> Any:
+        """From every pixel of a window."""
+        before = np.zeros((len(after), *self.in_shape))
+        for place in np.ndindex(*self.kernel_size):
+            read_by(before, place, self.out_shape, self.stride)[...] += after.reshape(len(after), *self.out_shape)
+        return before.reshape(len(after), -1)
+
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""
         return {name: list(getattr(self, name)) for name in ("in_shape", "kernel_size", "stride")}
@@ -101,6 +116,8 @@ class Pool2d(Layer):
 
 class MaxPool2d(Pool2d):
     """y = the largest x of each window. Of several, the first counts, and NaN is larger than any number."""
+
+    ONNX = "MaxPool"
 
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         index = workspace.array("index", y.shape, np.uint8)
@@ -117,6 +134,8 @@ class MaxPool2d(Pool2d):
 class AvgPool2d(Pool2d):
     """y = the mean of each window of x."""
 
+    ONNX = "AveragePool"
+
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         workspace.kernels.mean_pool(images, self._window, y)
         return Tiles(y, x.batch), (x, y)
@@ -124,3 +143,15 @@ class AvgPool2d(Pool2d):
     def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
         workspace.kernels.mean_unpool(images, self._window, dx)
         return False
+
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """As of any layer, with weights that are 1/n, and squared 1/n²."""
+        y, plain = super().curvature(x, workspace)
+
+        def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
+            below, grads = plain(h, need_dx)
+            if below is not None:
+                workspace.device.fill(below.data, workspace.device.get(below.data) / prod(self.kernel_size))
+            return below, grads
+
+        return y, back

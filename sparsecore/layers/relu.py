@@ -10,7 +10,7 @@ from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class ReLU(Layer):
@@ -45,6 +45,11 @@ class ReLU(Layer):
         workspace.kernels.mask(dy.data, y, dx)
         # Where x came out of a ReLU itself, its mask is this one.
         return Tiles(dx, dy.batch, masked=True), {}
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Relu."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "Relu")
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

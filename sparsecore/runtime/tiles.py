@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.layout import LANES as LANES
 from .recording import Buffer
-
-LANES = 16
-"""Samples in a tile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,17 +67,38 @@ class Workspace:
         """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
         self._arrays[name] = array
 
-    def child(self, key: Any) -> Workspace:
-        """The workspace of one use of a layer; a number, such as its place in a network, becomes its stream."""
+    def child(self, key: Any, stream: int | None = None) -> Workspace:
+        """The workspace of one use of a layer.
+
+        Parameters
+        ----------
+        key : hashable
+            A layer's name among those that are held together, or its number, which stands for the same name.
+        stream : int, optional
+            Of its random numbers; the key if that is a number, and this workspace's own otherwise.
+        """
+        if isinstance(key, int):
+            stream, key = key if stream is None else stream, str(key)
         if key not in self._children:
             if self._played is not None:
-                self._children[key] = self._played.child(key).recorded_by(self.kernels)
+                self._children[key] = self._played.child(key, stream).recorded_by(self.kernels)
             else:
-                stream = key if isinstance(key, int) else self.stream
                 self._children[key] = Workspace(
-                    self.device, self.kernels, training=self.training, position=self.position, stream=stream
+                    self.device, self.kernels, training=self.training, position=self.position, stream=self.stream
                 )
-        return self._children[key]
+        found = self._children[key]
+        if stream is not None:
+            found.stream = stream
+            if found._played is not None:
+                found._played.stream = stream
+        return found
+
+    def at(self, path: str | int) -> Workspace:
+        """The workspace of a layer further down, by its path."""
+        workspace = self
+        for name in str(path).split("."):
+            workspace = workspace.child(name)
+        return workspace
 
     def recorded_by(self, kernels: Any) -> Workspace:
         """A workspace of the same arrays, children's too, for a recorder."""

@@ -16,7 +16,7 @@ from ..runtime.recording import buffer, check_known, is_recorded, recording
 from ..runtime.tiles import Labels, Targets, Tiles, rows_of_tiles, tiled
 from ..runtime.workspace import Workspace
 from .losses import Loss
-from .optimizers import Optimizer, Runs
+from .optimizers import Optimizer
 
 Array = np.ndarray[Any, Any]
 
@@ -86,19 +86,14 @@ def update_through(optimizer: Any, network: Network, grads: Any, workspace: Work
                 twin = copy.copy(optimizer)
                 twin.rates = buffer(optimizer.rates)
                 twin.columns = {name: buffer(column) for name, column in optimizer.columns.items()}
-                twin.step(buffer(network.params), buffer(grads), workspace, _decay_runs(network))
+                twin.step(buffer(network.params), buffer(grads), workspace, network.table.decay_runs())
             return
     say_once(optimizer, f"optimizer {_name(optimizer)}")
     _update_by_host(optimizer, network, grads, workspace)
 
 
-def _decay_runs(network: Network) -> Runs:
-    """Which parameters decay."""
-    return ((0, network.params.size, True),)
-
-
 def _update_by_host(optimizer: Any, network: Network, grads: Any, workspace: Workspace) -> None:
-    runs = _decay_runs(network)
+    runs = network.table.decay_runs()
     named = {} if all(decays for _, _, decays in runs) else {"runs": runs}
     kept = {f"column {name}": column for name, column in getattr(optimizer, "columns", {}).items()}
     if hasattr(optimizer, "rates"):

@@ -124,8 +124,9 @@ class Optimizer(ABC):
             self.rule(kernels, params[part], grads[part], columns, decays=decays)
 
     def attach(self, network: Network) -> None:
-        """Make the columns that a network's parameters need, zero, where they are missing or of another shape."""
+        """Be the optimizer whose columns move with a network's connections; those that are missing are made, zero."""
         self._fit(network.params, network.params, network.device)
+        network.table.columns = self.columns
 
     @property
     def lr(self) -> float:
@@ -161,11 +162,6 @@ class Optimizer(ABC):
             self.rates, self._device = rates, target
             self.columns.update(moved)
         return self
-
-    def keep(self, positions: Any) -> None:
-        """Let the columns be those of the parameters that are left, given where these stood."""
-        for name, column in self.columns.items():
-            self.columns[name] = self.device.pick(column, positions)
 
     def description(self) -> dict[str, Any]:
         """What a file says of the optimizer, beside its columns: its kind, its numbers and how many steps it has taken.

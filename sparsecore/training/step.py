@@ -125,13 +125,13 @@ class Step:
             self._totals.fill(0)
         return Totals(loss, int(correct), int(samples))
 
-    def output(self, batch: int, layer: int) -> Any:
+    def output(self, batch: int, layer: str | int) -> Any:
         """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
         workspace = self._workspaces.get(batch)
         if workspace is None:
             return None
-        hosted = workspace.child(layer).find("host y")
-        return workspace.child(layer).find("y") if hosted is None else hosted
+        hosted = workspace.at(layer).find("host y")
+        return workspace.at(layer).find("y") if hosted is None else hosted
 
     def count_from(self, totals: Totals) -> None:
         """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
@@ -186,9 +186,9 @@ class Step:
             )  # fmt: skip
         workspace = self._workspaces[batch]
         workspace.put("totals", self._totals)
-        for k, pieces in enumerate(self.network.views(self.grads)):
+        for path, pieces in self.network.views(self.grads).items():
             for name, piece in pieces.items():
-                workspace.child(k).put(name, piece)
+                workspace.at(path).put(name, piece)
         return workspace
 
     def _reduce(self, kernels: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher as CPULauncher
 from sparsecore.kernels.layout import Grid, Window
 from sparsecore.kernels.rates import SCALE
+from sparsecore.kernels.tuning import LARGEST_GROUP
 
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import Plan, coo_layout_of, layout_of, linear_grid
@@ -193,6 +196,8 @@ def test_elementwise(cuda, dtype, count):
     y[: count // 3], x[count // 2] = 0, np.nan
     against_the_oracle(cuda, "relu", x, nothing)
     against_the_oracle(cuda, "mask", dy, y, nothing)
+    for options in ({}, {"relu": True}, {"mask": y}):
+        against_the_oracle(cuda, "add", x, dy, nothing, **options)
     for index in (np.int32, np.int64):
         against_the_oracle(cuda, "reorder", y, rng.permutation(count).astype(index), nothing)
     for nesterov, decays in itertools.product((False, True), (False, True)):
@@ -406,6 +411,13 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
     test_augmenting(checked_cuda, np.uint8, (2, 7, 5), 3, True)
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
+
+
+def test_there_is_a_kernel_for_every_size_of_group(a_cuda):
+    launch = importlib.import_module("sparsecore.kernels.cuda.launch")
+    for family in ("spmm", "sddmm"):
+        rows = [int(n) for n in re.findall(rf"^{family.upper()}\((\d)\)$", launch.source(family), re.M)]
+        assert rows == list(range(1, LARGEST_GROUP + 1))
 
 
 def test_launchers_have_the_same_methods_with_the_same_parameters(a_cuda):
