@@ -13,8 +13,9 @@ import pytest
 from sparsecore.data import Split
 from sparsecore.data.batches import Batches
 from sparsecore.gradcheck import gradcheck
-from sparsecore.layers import Dropout, Layer, ReLU, SparseLinear
+from sparsecore.layers import KINDS, Dropout, Layer, ReLU, Residual, Sequential, SparseLinear
 from sparsecore.network import Network
+from sparsecore.runs.checkpoint import load, save
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.runtime.recording import NotRecordedError, recorded
@@ -22,7 +23,7 @@ from sparsecore.runtime.tiles import Tiles
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, uniform_random
 from sparsecore.training.losses import CrossEntropy, SquaredError
-from sparsecore.training.optimizers import SGD, Optimizer
+from sparsecore.training.optimizers import SGD, AdamW, Optimizer
 from sparsecore.training.step import Step
 
 from .small import Array, matrix_of, numbers, tiled, untiled
@@ -96,7 +97,9 @@ class RootMeanSquare(Layer):
 
     @classmethod
     def from_config(cls, config: Any, pattern: Any, params: Any) -> RootMeanSquare:
-        return cls(**config)
+        layer = cls(**config)
+        layer.params = params
+        return layer
 
 
 def cross_entropy(z: Array, labels: Array) -> tuple[float, Array]:
@@ -126,6 +129,26 @@ class Momentum(Optimizer):
         speed *= 0.9
         speed += dw + (self.weight_decay * w if decays else 0)
         w -= self.lr * speed
+
+
+class Copied(SparseLinear):
+    """Marked, with a host call of its own in the middle."""
+
+    @recorded
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        y, cache = super().forward_tiles(x, workspace)
+        copied = workspace.array("copied", y.data.shape, y.data.dtype)
+        workspace.kernels.host("copy", lambda x, out: np.copyto(out, x), {"x": y.data}, {"out": copied})
+        return Tiles(copied, x.batch, rectified=self.relu), cache
+
+
+class Anew(SGD):
+    """Puts a new array in the place of its column at every step."""
+
+    def step(self, params: Any, grads: Any, workspace: Workspace, runs: Any = None) -> None:
+        slope = grads * min(1.0, 5.0 / float(np.sqrt(np.sum(grads**2)))) + self.weight_decay * params
+        self.velocity = 0.9 * self.velocity + slope
+        params -= self.lr * self.velocity
 
 
 class OwnStep(SGD):
@@ -190,11 +213,13 @@ def host_cases() -> dict[str, dict[str, Any]]:
         "the first layer": {"kinds": (ByHand, SparseLinear, SparseLinear)},
         "the last layer": {"kinds": (SparseLinear, SparseLinear, ByHand)},
         "an overridden layer": {"kinds": (SparseLinear, Noted, Wrapped)},
+        "a marked layer that calls the host": {"kinds": (SparseLinear, Copied, Copied)},
         "a function as loss": {"loss": cross_entropy},
         "an overridden loss": {"loss": OwnCrossEntropy()},
         "reduce": {"reduce": unchanged},
         "a rule": {"optimizer": momentum},
         "an overridden step": {"optimizer": lambda: OwnStep(0.05, 0.9, 1e-3, clip_norm=5.0)},
+        "a column put anew": {"optimizer": lambda: Anew(0.05, 0.9, 1e-3)},
         "all of it": {
             "kinds": (ByHand, ByHand, ByHand), "loss": cross_entropy, "reduce": unchanged, "optimizer": momentum,
         },
@@ -218,7 +243,10 @@ def test_results_are_those_of_recorded_parts(case: str) -> None:
     assert_as_recorded(cpu(), case, 1e-11, np.float64)
 
 
-@pytest.mark.parametrize("case", ["an overridden layer", "an overridden loss", "an overridden step", "reduce"])
+@pytest.mark.parametrize(
+    "case",
+    ["an overridden layer", "a marked layer that calls the host", "an overridden loss", "an overridden step", "reduce"],
+)
 def test_what_calls_the_original_gives_its_bits(case: str) -> None:
     assert_as_recorded(cpu(), case, 0, np.float32)
 
@@ -314,7 +342,7 @@ def test_any_object_with_a_step_may_be_the_optimizer() -> None:
     step = Step(network, samples(cpu()), Sign())
     for _ in range(7):
         step.run(0, 64)
-    assert step.host_calls == ("Sign.step",) or step.host_calls[0].endswith("Sign.step")
+    assert step.host_calls == ("Sign.step",)
     assert 0.03 < np.abs(network.params - before).max() < 0.0701
 
 
@@ -331,27 +359,131 @@ def test_root_mean_square_normalisation_is_a_layer_in_one_file() -> None:
             first, RootMeanSquare(30, np.float64), ReLU((30,)), SparseLinear(dense(6, 30), rng=rng, dtype=np.float64)
         ])  # fmt: skip
 
-    recorded_net, eager = network(), network()
+    ours, eager = network(), network()
     batches, optimizer = samples(cpu()), SGD(0.05, 0.9)
-    step = Step(recorded_net, batches, SGD(0.05, 0.9))
+    step = Step(ours, batches, SGD(0.05, 0.9))
     losses = []
     for number in range(60):
-        start, batch = 33 * (number % 3), 33
-        step.run(start, batch)
+        step.run(33 * (number % 3), 33)
         losses.append(step.totals().mean_loss)
-        workspace = Workspace(training=True, position=batches.position)
-        x, labels = batches.pack(workspace)
-        z, caches = eager.forward(x, workspace)
-        eager.backward(CrossEntropy()(z, labels, workspace), caches, workspace)
-        grads = [
-            workspace.child(k).find(name) if workspace.child(k).find(name) is not None else None
-            for k, layer in enumerate(eager.layers) for name in layer.params
-        ]  # fmt: skip
-        gain = step._workspaces[batch].child(1).find("gain")
-        grads[2] = gain  # the layer gives a new array, which only a step copies
-        optimizer.step(eager.params, np.concatenate(grads), workspace)
+        optimizer.step(eager.params, eager_gradients(eager, batches), Workspace())
     assert losses[-1] < 0.5 * losses[0]
-    np.testing.assert_allclose(recorded_net.params, eager.params, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(ours.params, eager.params, rtol=1e-9, atol=1e-11)
+
+
+def eager_gradients(network: Network, batches: Batches) -> Array:
+    """By the same layers called one by one, each gradient where the layer left it."""
+    workspace = Workspace(training=True, position=batches.position)
+    x, labels = batches.pack(workspace)
+    z, caches = network.forward(x, workspace)
+    _, grads = network.root.backward_tiles(CrossEntropy()(z, labels, workspace), caches, workspace, need_dx=False)
+    return np.concatenate([grads[row.path] for row in network.table.rows if row.trained])
+
+
+class BatchRootMeanSquare(Layer):
+    """y = gain · x / √(s + ε), s the mean of x² over the batch; outside training, the mean that was kept of s."""
+
+    undecayed = frozenset({"gain"})
+
+    def __init__(self, size: int, dtype: Any = np.float32) -> None:
+        self.in_shape = self.out_shape = (size,)
+        self.params, self.kept = {"gain": np.ones(size, dtype)}, {"square": np.ones(size, dtype)}
+
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        square = self.kept["square"]
+        if workspace.training:
+            square = np.sum(x.data**2, axis=(0, 2)) / x.batch
+            self.kept["square"][...] = 0.9 * self.kept["square"] + 0.1 * square
+        root = np.sqrt(square + 1e-6)[:, None]
+        return Tiles(self.params["gain"][:, None] * x.data / root, x.batch), (x.data / root, root)
+
+    def backward_tiles(self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True) -> Any:
+        unit, root = cache
+        slope = self.params["gain"][:, None] * dy.data
+        if workspace.training:
+            slope = slope - unit * (np.sum(slope * unit, axis=(0, 2)) / dy.batch)[:, None]
+        return Tiles(slope / root, dy.batch), {"gain": np.sum(dy.data * unit, axis=(0, 2))}
+
+    def config(self) -> dict[str, Any]:
+        return {"size": self.in_shape[0]}
+
+    @classmethod
+    def from_config(cls, config: Any, pattern: Any, params: Any) -> BatchRootMeanSquare:
+        layer = cls(**config)
+        layer.params, layer.kept = {"gain": params["gain"]}, {"square": params["square"]}
+        return layer
+
+
+def normalised() -> Network:
+    rng = np.random.default_rng(0)
+    return Network({
+        "first": SparseLinear(uniform_random(30, 40, 0.5, rng), rng=rng, dtype=np.float64),
+        "norm": BatchRootMeanSquare(30, np.float64),
+        "rest": Sequential({
+            "relu": ReLU((30,)),
+            "around": Residual(Sequential([
+                SparseLinear(dense(30, 30), relu=True, rng=rng, dtype=np.float64), BatchRootMeanSquare(30, np.float64)
+            ])),
+            "head": SparseLinear(dense(6, 30), rng=rng, dtype=np.float64),
+        }),
+    })  # fmt: skip
+
+
+def test_a_normalisation_with_a_kept_mean_needs_one_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains, knows training from evaluation, does not decay, keeps its means in a file and comes back with them."""
+    network, batches = normalised(), samples(cpu())
+    gradient = eager_gradients(network, batches)
+    direction = numbers(gradient.shape, 5)
+    ends = []
+    for sign in (1e-6, -1e-6):
+        moved = normalised()
+        moved.params += sign * direction
+        step = Step(moved, batches, SGD(0.0))
+        step.run(0, 100)
+        ends.append(step.totals().mean_loss)
+    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(np.dot(gradient, direction), rel=1e-6)
+
+    step = Step(network, batches, AdamW(0.01, weight_decay=0.1))
+    evaluation = Step(network, batches)
+    for number in range(60):
+        step.run(33 * (number % 3), 33)
+    kept = network["norm"].kept["square"]
+    assert not np.allclose(kept, 1) and np.shares_memory(kept, network.table.values)
+    before = kept.copy()
+    evaluation.run(0, 100)
+    assert np.array_equal(kept, before), "evaluation changes nothing"
+    assert evaluation.totals().mean_loss < 1.0
+    monkeypatch.setitem(KINDS, "BatchRootMeanSquare", BatchRootMeanSquare)
+    save(network, tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    assert np.array_equal(again.table.values, network.table.values)
+    assert np.array_equal(again.logits(numbers((5, 40))), network.logits(numbers((5, 40))))
+
+
+def test_a_layer_that_holds_layers_may_be_plain_python_too() -> None:
+    class Doubled(Sequential):
+        """2 · what its layers give."""
+
+        def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+            y, cache = super().forward_tiles(x, workspace)
+            return Tiles(2 * y.data, y.batch), cache
+
+        def backward_tiles(self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True) -> Any:
+            return super().backward_tiles(Tiles(2 * dy.data, dy.batch), cache, workspace, need_dx=need_dx)
+
+    def network() -> Network:
+        rng = np.random.default_rng(0)
+        inner = [ByHand(dense(20, 30), rng=rng, dtype=np.float64), RootMeanSquare(20, np.float64)]
+        first = SparseLinear(dense(30, 40), rng=rng, dtype=np.float64)
+        return Network([first, Doubled(inner), SparseLinear(dense(6, 20), rng=rng, dtype=np.float64)])
+
+    ours, eager, batches, optimizer = network(), network(), samples(cpu()), SGD(0.05, 0.9)
+    step = Step(ours, batches, SGD(0.05, 0.9))
+    for number in range(6):
+        step.run(33 * (number % 3), 33)
+        optimizer.step(eager.params, eager_gradients(eager, batches), Workspace())
+    assert step.host_calls == tuple(f"Doubled(30→20, 2 layers) {way}" for way in ("forward", "backward"))
+    np.testing.assert_allclose(ours.params, eager.params, rtol=1e-10, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- losses
@@ -394,8 +526,9 @@ def test_targets_are_those_of_the_order() -> None:
             rows = np.moveaxis(packed.data, -1, 1).reshape(-1, 5)
             assert np.array_equal(rows[:batch], targets[batches.order[start : start + batch]])
             assert not rows[batch:].any()
+    split = Split(np.zeros((50, 20), np.float32), np.zeros(50, np.int32))
     with pytest.raises(ValueError, match=r"targets must have shape \(50, outputs\), got \(49, 5\)"):
-        Batches(Split(np.zeros((50, 20), np.float32), np.zeros(50, np.int32)), (20,), [0], [1], cpu(), targets=targets[1:])
+        Batches(split, (20,), [0], [1], cpu(), targets=targets[1:])
 
 
 def test_a_loss_divides_by_what_it_is_told() -> None:
@@ -424,7 +557,7 @@ def test_losses_and_samples_must_go_together() -> None:
     with pytest.raises(ValueError, match="outputs of 16 samples, 5 of float32 each, do not go with targets of 16 samp"):
         Step(small_network(), batches, loss=SquaredError()).run(0, 16)
     for wrong, message in ((lambda z, y: 1.0, "its mean over the batch"), (lambda z, y: (z, z), "its mean over"),
-                           (lambda z, y: (0.0, z[1:]), r"the gradient must have z's shape \(16, 5\), got")):  # fmt: skip
+                           (lambda z, y: (0.0, z[1:]), r"the gradient must have z's shape \(16, 5\)")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Step(small_network(), small_store(), loss=wrong).run(0, 16)
 
@@ -468,7 +601,8 @@ def test_inputs_cannot_be_written_and_an_error_comes_through() -> None:
 
 
 def test_a_step_says_what_it_does() -> None:
-    step = Step(net((SparseLinear, ByHand, SparseLinear)), samples(cpu()), momentum(), loss=cross_entropy, reduce=unchanged)
+    network = net((SparseLinear, ByHand, SparseLinear))
+    step = Step(network, samples(cpu()), momentum(), loss=cross_entropy, reduce=unchanged)
     step.prepare(16)
     assert step.host_calls == (
         "SparseLinear(30→20) forward", "cross_entropy", "SparseLinear(30→20) backward", "unchanged", "Momentum.step",
@@ -492,7 +626,8 @@ def test_it_is_said_once_that_plain_python_is_slower() -> None:
         warnings.simplefilter("always")
         for _ in range(2):
             Step(net((SparseLinear, Quiet, SparseLinear)), samples(cpu()), sgd()).run(0, 16)
-    assert len(said) == 1 and "SparseLinear(30→20) is plain Python and runs as such at every step" in str(said[0].message)
+    assert len(said) == 1
+    assert "SparseLinear(30→20) is plain Python and runs as such at every step" in str(said[0].message)
 
 
 # ---------------------------------------------------------------------------------------------- refusals
@@ -526,8 +661,8 @@ WRONG = {
     "a result": lambda x, y, workspace: np.asarray(y) * 2,
     "a mean": lambda x, y, workspace: (y.mean(), None)[1],
     "einsum": lambda x, y, workspace: (np.einsum("abc->b", y), None)[1],
-    "an element": lambda x, y, workspace: None if float(y[0, 0, 0]) > 0 else None,
-    "control flow": lambda x, y, workspace: None if (y > 0).all() else None,
+    "an element": lambda x, y, workspace: (float(y[0, 0, 0]), None)[1],
+    "control flow": lambda x, y, workspace: ((y > 0).all(), None)[1],
     "a copy": lambda x, y, workspace: y.copy(),
     "the input": lambda x, y, workspace: x.__setitem__(0, 0),
     "the position": lambda x, y, workspace: (int(workspace.position[0]), None)[1],
@@ -539,7 +674,8 @@ def test_a_marked_layer_that_computes_is_refused(what: str) -> None:
     class Own(Marked):
         besides = staticmethod(WRONG[what])
 
-    network = Network([SparseLinear(dense(8, 20), dtype=np.float64), Own((8,)), SparseLinear(dense(5, 8), dtype=np.float64)])
+    ends = [SparseLinear(dense(*shape), dtype=np.float64) for shape in ((8, 20), (5, 8))]
+    network = Network([ends[0], Own((8,)), ends[1]])
     with pytest.raises(NotRecordedError) as caught:
         Step(network, small_store(dtype=np.float64), SGD(0.1)).run(0, 16)
     message = str(caught.value)
@@ -577,7 +713,7 @@ def test_marked_parameters_optimizers_and_losses_are_refused_too() -> None:
 
     before = small_network().params
     for layer, optimizer, loss, name in (
-        (Scaled, SGD(0.1), None, r"SparseLinear\(20→12\): forward_tiles"), (SparseLinear, Decayed(0.1), None, "Decayed"),
+        (Scaled, SGD(0.1), None, r"SparseLinear\(20→12\): forward_"), (SparseLinear, Decayed(0.1), None, "Decayed"),
         (SparseLinear, Late(0.1), None, "Late"), (SparseLinear, SGD(0.1), Smoothed(), r"Smoothed\(\): __call__"),
     ):  # fmt: skip
         network = small_network()
@@ -603,7 +739,7 @@ def test_a_marked_layer_of_kernels_alone_is_recorded() -> None:
         (lambda self, x, w: (x.data, None), None, "forward_tiles must give Tiles of shape"),
         (lambda self, x, w: (Tiles(x.data[:, 1:], x.batch), None), None, "forward_tiles must give Tiles of shape"),
         (None, lambda self, dy, c, w, need_dx: (None, {}), "backward_tiles must give Tiles of shape"),
-        (None, lambda self, dy, c, w, need_dx: (dy, {}), r"backward_tiles must give a gradient of gain, of shape \(9,\)"),
+        (None, lambda self, dy, c, w, need_dx: (dy, {}), r"backward_tiles must give a gradient of gain, of shape \(9"),
     ],
 )
 def test_a_plain_layer_that_gives_something_else_is_refused(forward: Any, backward: Any, message: str) -> None:

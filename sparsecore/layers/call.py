@@ -1,7 +1,7 @@
 """How a layer that holds layers, or a network, calls one of them: the one place where every call passes.
 
 While a step is recorded, a layer whose passes have the mark `@recorded` writes down its kernels; any other is plain
-Python, and both its passes become host calls.
+Python, and both its passes become host calls. Plain Python may sum over lanes: it finds zeros in those past the batch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from .layer import Layer, Params
 
 def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
     """y, cache = the layer's forward pass; `workspace` is the layer's own."""
+    plain = not is_recorded(layer.forward_tiles, layer.backward_tiles)
     if not workspace.recording:
+        if plain:
+            x.clear_padding()
         return layer.forward_tiles(x, workspace)
-    if not is_recorded(layer.forward_tiles, layer.backward_tiles):
+    if plain:
         return forward_by_host(layer, x, workspace)
     with recording(layer, "forward_tiles"):
         y, cache = _without_values(layer).forward_tiles(x, workspace)

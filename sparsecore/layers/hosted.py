@@ -27,6 +27,11 @@ class Hosted:
     """One use of such a layer in a recorded step: what its forward pass leaves to its backward pass."""
 
     def __init__(self, layer: Layer, x: Tiles, workspace: Workspace) -> None:
+        if layer.children and workspace.device.name != "cpu":
+            raise TypeError(
+                f"{layer!r}: holds layers and is plain Python, which works on the CPU alone: let it call these by "
+                f"forward_through and backward_through, and kernels, and mark it @recorded"
+            )
         self.layer, self.x, self.device = layer, x, workspace.device
         self.cache: Any = None
         here = Workspace(cpu(), training=workspace.training, stream=workspace.stream)
@@ -46,13 +51,13 @@ class Hosted:
 
     def kept(self) -> dict[str, Any]:
         """What a call may change besides its results: values that are kept but not trained."""
-        arrays = {} if self._here else getattr(self.layer, "kept", {})
+        arrays = {} if self._here else self.layer.kept
         return {_KEPT + name: array for name, array in arrays.items()}
 
     def run(self, method: str, arrays: dict[str, Array], *arguments: Any, **named: Any) -> Any:
         """Call a method of the layer with a workspace to compute in."""
         if self._here:
-            kept = dict(getattr(self.layer, "kept", {}))
+            kept = dict(self.layer.kept)
             result = getattr(self.layer, method)(*arguments, self._workspace, **named)
             _write_back(self.layer, kept)
             return result
@@ -60,7 +65,7 @@ class Hosted:
         twin, kept = copy.copy(self.layer), _named(arrays, _KEPT)
         twin._device, twin.params = None, _named(arrays, _PARAM)
         if kept:
-            twin.kept = dict(kept)  # type: ignore[attr-defined]
+            twin.kept = dict(kept)
         result = getattr(twin, method)(*arguments, self._workspace, **named)
         _write_back(twin, kept)
         # Whatever else the layer has noted about itself is the layer's.
@@ -89,7 +94,7 @@ def forward_by_host(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     y = workspace.array("host y", (len(x.data), *layer.out_shape, LANES), dtype)
 
     def forward(x: Array, y: Array, **others: Array) -> None:
-        given = Tiles(x, batch, rectified=use.x.rectified)
+        given = Tiles(_cleared(x, batch), batch, rectified=use.x.rectified)
         result, use.cache = use.run("forward_tiles", others, given)
         copy_tiles(layer, "forward_tiles", result, y, batch)
 
@@ -106,21 +111,34 @@ def backward_by_host(
     The gradient is passed on as not masked: whoever comes before the layer masks it, once more if need be.
     """
     batch = dy.batch
-    grads = {name: workspace.array(name, array.shape, array.dtype) for name, array in layer.params.items()}
+    grads = {
+        f"{path}.{name}" if path else name: workspace.at(path).array(name, array.shape, array.dtype)
+        for path, each in layer.walk()
+        for name, array in each.params.items()
+    }
     dx = workspace.array("host dx", use.x.data.shape, use.x.data.dtype) if need_dx else None
 
     def backward(dy: Array, dx: Array | None = None, **others: Array) -> None:
-        given = Tiles(dy.reshape(len(dy), *layer.out_shape, LANES), batch)
+        given = Tiles(_cleared(dy, batch).reshape(len(dy), *layer.out_shape, LANES), batch)
         result, found = use.run("backward_tiles", others, given, use.cache, need_dx=need_dx)
         if dx is not None:
             copy_tiles(layer, "backward_tiles", result, dx, batch)
-        for name in layer.params:
+        for name in grads:
             _copy_gradient(layer, name, found, others[f"grad {name}"])
 
     outputs = {f"grad {name}": array for name, array in grads.items()} | ({} if dx is None else {"dx": dx})
     inputs = use.inputs(workspace, dy=dy.data)
     workspace.kernels.host(f"{layer!r} backward", backward, inputs, outputs | use.kept())
     return (None if dx is None else Tiles(dx, batch)), grads
+
+
+def _cleared(data: Array, batch: int) -> Array:
+    """Tiles with zeros in the lanes past the batch, in a copy if there are such lanes."""
+    if batch % LANES == 0:
+        return data
+    copied = data.copy()
+    Tiles(copied, batch).clear_padding()
+    return copied
 
 
 def copy_tiles(owner: Any, method: str, result: Any, out: Array, batch: int) -> None:

@@ -94,9 +94,9 @@ class Workspace:
         return found
 
     def at(self, path: str | int) -> Workspace:
-        """The workspace of a layer further down, by its path."""
+        """The workspace of a layer further down, by its path; this one for an empty path."""
         workspace = self
-        for name in str(path).split("."):
+        for name in str(path).split(".") if path != "" else ():
             workspace = workspace.child(name)
         return workspace
 

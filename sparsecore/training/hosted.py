@@ -35,7 +35,7 @@ def loss_through(loss: Any, z: Tiles, wanted: Labels | Targets, workspace: Works
     dz = Tiles(workspace.array("host dz", z.data.shape, z.data.dtype), z.batch)
     outputs = {"dz": dz.data, "totals": workspace.find("totals")}
     function = _of_tiles(loss, z, wanted, workspace) if isinstance(loss, Loss) else _of_arrays(loss, z.batch, wanted)
-    workspace.kernels.host(f"{_name(loss)}", function, {"z": z.data, "wanted": wanted.data}, outputs)
+    workspace.kernels.host(_name(loss), function, {"z": z.data, "wanted": wanted.data}, outputs)
     return dz
 
 
@@ -71,7 +71,7 @@ def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
 
 
 def _name(thing: Any) -> str:
-    return getattr(thing, "__qualname__", None) or type(thing).__name__
+    return str(getattr(thing, "__name__", type(thing).__name__))
 
 
 # ---------------------------------------------------------------------------------------------- optimizers
@@ -95,33 +95,38 @@ def update_through(optimizer: Any, network: Network, grads: Any, workspace: Work
 def _update_by_host(optimizer: Any, network: Network, grads: Any, workspace: Workspace) -> None:
     runs = network.table.decay_runs()
     named = {} if all(decays for _, _, decays in runs) else {"runs": runs}
-    kept = {f"column {name}": column for name, column in getattr(optimizer, "columns", {}).items()}
-    if hasattr(optimizer, "rates"):
-        kept["rates"] = optimizer.rates
     here = workspace.device.name == "cpu"
     played = workspace.played if here else Workspace(cpu(), training=workspace.training)
 
     def step(params: Array, grads: Array, **kept: Array) -> None:
-        if here:
-            optimizer.step(params, grads, played, **named)
-            return
         with _on_host(optimizer, kept):
             optimizer.step(params, grads, played, **named)
 
-    outputs = {"params": network.params, "grads": grads} | ({} if here else kept)
+    outputs = {"params": network.params, "grads": grads}
+    if isinstance(optimizer, Optimizer):
+        outputs |= {"rates": optimizer.rates} | {_COLUMN + name: array for name, array in optimizer.columns.items()}
     workspace.kernels.host(f"{_name(optimizer)}.step", step, {}, outputs)
+
+
+_COLUMN = "column "  # before the names of columns
 
 
 @contextmanager
 def _on_host(optimizer: Any, kept: dict[str, Array]) -> Iterator[None]:
-    """For one step: an optimizer of a GPU on host copies of what it keeps."""
-    if "rates" not in kept:
+    """For one step: an optimizer whose rates and columns are these, the device's own or copies.
+
+    Where it puts another array in the place of a column, that is the column's new value.
+    """
+    if not isinstance(optimizer, Optimizer):
         yield
         return
     before = optimizer.rates, optimizer.columns, optimizer._device
-    optimizer.rates, optimizer._device = kept["rates"], None
-    optimizer.columns = {name: kept[f"column {name}"] for name in before[1]}
+    columns = {name: kept[_COLUMN + name] for name in optimizer.columns}
+    optimizer.rates, optimizer.columns, optimizer._device = kept["rates"], dict(columns), None
     try:
         yield
+        for name, column in columns.items():
+            if optimizer.columns[name] is not column:
+                np.copyto(column, optimizer.columns[name])
     finally:
         optimizer.rates, optimizer.columns, optimizer._device = before

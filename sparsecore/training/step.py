@@ -194,7 +194,7 @@ class Step:
     def _reduce(self, kernels: Any) -> None:
         if self.reduce is not None:
             reduce = self.reduce
-            name = getattr(reduce, "__qualname__", type(reduce).__name__)
+            name = str(getattr(reduce, "__name__", type(reduce).__name__))
             kernels.host(name, lambda grads: reduce(grads), {}, {"grads": self.grads})
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore.layers import ReLU, SparseLinear
+from sparsecore.layers import ReLU, Sequential, SparseLinear
 from sparsecore.network import Network
 from sparsecore.runtime.devices import CUDA, cpu
 from sparsecore.runtime.recording import NotRecordedError, recorded
@@ -28,6 +28,7 @@ from ..test_host_calls import (
     batches_with_targets,
     host_cases,
     net,
+    normalised,
     samples,
     sgd,
     squared,
@@ -49,7 +50,8 @@ def test_a_layer_of_ones_own_trains_as_on_the_cpu(a_cuda: CUDA) -> None:
     def network() -> Network:
         rng = np.random.default_rng(0)
         first = SparseLinear(dense(30, 40), rng=rng, dtype=np.float64)
-        return Network([first, RootMeanSquare(30, np.float64), ReLU((30,)), ByHand(dense(6, 30), rng=rng, dtype=np.float64)])
+        last = ByHand(dense(6, 30), rng=rng, dtype=np.float64)
+        return Network([first, RootMeanSquare(30, np.float64), ReLU((30,)), last])
 
     expected, losses, _ = trained(network(), sgd(), cpu())
     found, own, _ = trained(network(), sgd(), a_cuda)
@@ -142,9 +144,8 @@ def test_what_is_kept_comes_back(a_cuda: CUDA) -> None:
     for device in (cpu(), a_cuda):
         for anew in (False, True):
             own = Mean(8, anew)
-            network = Network([SparseLinear(dense(8, 40), rng=np.random.default_rng(0)), own, SparseLinear(dense(6, 8))])
-            network.to(device)
-            own.kept = {name: device.put(array) for name, array in own.kept.items()}
+            first = SparseLinear(dense(8, 40), rng=np.random.default_rng(0))
+            network = Network([first, own, SparseLinear(dense(6, 8))]).to(device)
             kept = own.kept["mean"]
             step = Step(network, samples(device, np.float32), SGD(0.0))
             for _ in range(3):
@@ -154,3 +155,23 @@ def test_what_is_kept_comes_back(a_cuda: CUDA) -> None:
     for array in found[1:]:
         np.testing.assert_allclose(array, found[0], rtol=1e-4, atol=1e-6)
     assert found[0].any()
+
+
+def test_a_normalisation_with_kept_means_trains_as_on_the_cpu(a_cuda: CUDA) -> None:
+    """Kept means, a residual join and nested layers, two of them plain Python."""
+    outcomes = []
+    for device in (cpu(), a_cuda):
+        network = normalised()
+        trained(network, AdamW(0.01, weight_decay=0.1), device)
+        outcomes.append(device.get(network.table.values).copy())
+    np.testing.assert_allclose(outcomes[1], outcomes[0], rtol=1e-8, atol=1e-10)
+
+
+def test_plain_python_that_holds_layers_is_refused_on_a_device(a_cuda: CUDA) -> None:
+    class Own(Sequential):
+        def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+            return super().forward_tiles(x, workspace)
+
+    network = Network([Own([SparseLinear(dense(8, 40)), SparseLinear(dense(6, 8))])]).to(a_cuda)
+    with pytest.raises(TypeError, match=r"Own\(40→6, 2 layers\): holds layers and is plain Python, which works"):
+        Step(network, samples(a_cuda, np.float32), SGD(0.1)).run(0, 16)
