@@ -20,12 +20,12 @@ from ..console.output import complain, leave_stdout, write_anything
 
 if TYPE_CHECKING:
     from ..console.arguments import Parser
-    from .archive import Archive
-    from .report import Report
-    from .run import Run
-    from .runner import Board
-    from .scale import Scale
-    from .study import Study
+    from .making.archive import Archive
+    from .making.run import Run
+    from .making.runner import Board
+    from .making.scale import Scale
+    from .reporting.report import Report
+    from .reporting.study import Study
 
 PROGRAM = "python -m sparsecore.study"
 EXAMPLE = f"{PROGRAM} radix --seeds 3"
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
-    from .archive import read_archives
-    from .progress import duration, show
-    from .readings import counted
-    from .runner import Maker, board_of
+    from .making.archive import read_archives
+    from .making.runner import Maker, board_of
+    from .reporting.progress import duration, show
+    from .reporting.readings import counted
 
     options = _options(arguments)
     plan = Plan(options)
@@ -186,7 +186,7 @@ def _study(text: str) -> str:
 
 def _scale(options: dict[str, Any]) -> Scale:
     """The networks that are studied."""
-    from .scale import full, quick
+    from .making.scale import full, quick
 
     if options.get("quick"):
         if "dataset" in options:
@@ -206,8 +206,8 @@ def _check_data(board: Board, options: dict[str, Any]) -> None:
 
 
 def _say_estimate(board: Board, plan: Plan) -> None:
-    from .cost import seconds_of
-    from .progress import duration
+    from .making.cost import seconds_of
+    from .reporting.progress import duration
 
     parts: dict[str, float] = {}
     for run in board.waiting:
@@ -219,8 +219,8 @@ def _say_estimate(board: Board, plan: Plan) -> None:
 
 
 def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) -> Report:
-    from .report import Report, Section, parts
-    from .results import gather
+    from .reporting.report import Report, Section, parts
+    from .reporting.results import gather
 
     sections = []
     for study in plan.studies:
@@ -236,7 +236,7 @@ def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) ->
 
 def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
     """What is known of all runs, those made elsewhere included."""
-    from .archive import Archive, course_of
+    from .making.archive import Archive, course_of
 
     drawn = [point.run.seeded(0).key for study in plan.studies if study.over_time for point in study.points(plan.scale)]
     here = {key: course for key in drawn if (course := course_of(plan.out / "runs" / key))}
@@ -246,10 +246,10 @@ def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
 
 def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str]) -> list[Path]:
     """Write the report in all its forms, and gives their paths."""
-    from .archive import write_archive
-    from .markdown import write_markdown
-    from .page import write_page
-    from .report import write_csv
+    from .making.archive import write_archive
+    from .reporting.markdown import write_markdown
+    from .reporting.page import write_page
+    from .reporting.report import write_csv
 
     archive = _archive(plan, board, elsewhere)
     report = _report(plan, board, archive, arguments)
@@ -278,7 +278,7 @@ def _lock(lock: Any, out: Path) -> None:
 
 
 def _place(point: Any) -> str:
-    from .readings import column
+    from .reporting.readings import column
 
     return f"{point.table}, {point.series}, {column(point.x)}"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import fmean, stdev
 
-from .archive import Archive, Course
-from .outcome import Outcome
-from .run import Run
+from ..making.archive import Archive, Course
+from ..making.outcome import Outcome
+from ..making.run import Run
 from .study import Point
 
 

@@ -7,7 +7,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from ..files import replace
+from ...files import replace
 from .markdown import place
 from .progress import duration
 from .readings import column, explained, percent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import replace
-from ..runs import pictures as png
+from ...files import replace
+from ...runs import pictures as png
 from .readings import column, explained, percent
 from .report import Report, Section, overview, table_of
 from .results import Cell

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .run import Run
+from ..making.run import Run
 
 if TYPE_CHECKING:
+    from ..making.scale import Scale
     from .results import Results
-    from .scale import Scale
 
 
 class Point(NamedTuple):

@@ -149,7 +149,7 @@ class Maker:
 
     def _hire(self) -> subprocess.Popen[str]:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "sparsecore.study.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "sparsecore.study.making.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, encoding="utf-8", bufsize=1, start_new_session=True,  # Ctrl-C is for this process alone
             pass_fds=() if self.hold is None else (self.hold,),
         )  # fmt: skip

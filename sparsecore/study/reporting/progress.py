@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .outcome import records
-from .run import Run
-from .runner import Board
+from ..making.outcome import records
+from ..making.run import Run
+from ..making.runner import Board
 
 
 class Lines:

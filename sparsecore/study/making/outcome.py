@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replace
+from ...files import replace
 
 NAME = "outcome.json"
 DEAD = 0.02
@@ -74,10 +74,10 @@ def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[in
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
     """Look at the network that a run left in its folder, and write down what came of it."""
-    from .. import __version__
-    from ..data import load
-    from ..runs.checkpoint import read
-    from ..runs.state import RunState
+    from ... import __version__
+    from ...data import load
+    from ...runs.checkpoint import read
+    from ...runs.state import RunState
 
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
@@ -126,7 +126,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def commit() -> str:
     """The version of the source, if this is a checkout; with a + if something in it was changed."""
-    root = Path(__file__).resolve().parent.parent.parent
+    root = Path(__file__).resolve().parents[3]
     try:
         found = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from math import log10
 from typing import Any
 
+from ..making.run import Run
 from .results import Cell, Results
-from .run import Run
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 """M. Okabe, K. Ito, Color Universal Design, 2008: told apart by nearly all eyes."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import replace
+from ...files import replace
 from .outcome import Outcome, outcome_of, records
 from .run import Run
 

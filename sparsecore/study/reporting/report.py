@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from ..files import replace
+from ...files import replace
+from ..making.outcome import Outcome
+from ..making.run import Run
 from . import figures
-from .outcome import Outcome
 from .progress import duration
 from .readings import column, counted
 from .results import Cell, Results, against_slides
-from .run import Run
 from .study import Drawing, Study
 
 COLUMNS = ("study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
