@@ -5,7 +5,6 @@ Exit status: 0, 1 if runs failed, 2 for a command that cannot be followed, 130 o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -49,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
     from .making.archive import read_archives
     from .making.runner import Maker, board_of
-    from .reporting.progress import duration, show
-    from .reporting.readings import counted
+    from .reporting.progress import show
+    from .reporting.readings import counted, duration
 
     options = _options(arguments)
     plan = Plan(options)
@@ -64,7 +63,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     for folder in runs, plan.results.parent:
         _make(folder)  # both now: hours later is too late to find that a report cannot be written
     with (plan.out / "lock").open("w") as lock:
-        _lock(lock, plan.out)
+        _lock(lock.fileno(), plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
         begun, count = time.monotonic(), len(board.waiting)
         shown = show(board, plan.names, runs, plan.workers, plan.keys)
@@ -127,7 +126,7 @@ class Plan:
         for study in self.studies:
             for point in study.points(self.scale):
                 for seed in self.seeds_of(study):
-                    self._add(study, point.run.seeded(seed), f"{_place(point)}, seed {seed}")
+                    self._add(study, point.run.seeded(seed), f"{point.title}, seed {seed}")
 
     def seeds_of(self, study: Study) -> range:
         """The seeds of a study's runs."""
@@ -145,8 +144,9 @@ class Plan:
 
 def _options(arguments: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = vars(_parser().parse_args(arguments))
-    if find_spec("matplotlib") is None:
-        raise ValueError("the report's figures need matplotlib, which is not installed: pip install 'sparsecore[plot]'")
+    missing = " and ".join(name for name in ("matplotlib", "jinja2") if find_spec(name) is None)
+    if missing:
+        raise ValueError(f"the report needs {missing}, not installed here: pip install 'sparsecore[plot]'")
     return options
 
 
@@ -207,7 +207,7 @@ def _check_data(board: Board, options: dict[str, Any]) -> None:
 
 def _say_estimate(board: Board, plan: Plan) -> None:
     from .making.cost import seconds_of
-    from .reporting.progress import duration
+    from .reporting.readings import duration
 
     parts: dict[str, float] = {}
     for run in board.waiting:
@@ -219,14 +219,14 @@ def _say_estimate(board: Board, plan: Plan) -> None:
 
 
 def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) -> Report:
-    from .reporting.report import Report, Section, parts
+    from .reporting.report import Report, parts, section_of
     from .reporting.results import gather
 
     sections = []
     for study in plan.studies:
         results = gather(study.points(plan.scale), plan.seeds_of(study), archive)
         if results.cells:
-            sections.append(Section(study, results, study.figures(results), study.readings(results)))
+            sections.append(section_of(study, results))
     return Report(
         sections, failures={plan.names.get(run.key, run.key): why for run, why in board.failed.items()},
         missing=len(board.waiting), command=" ".join([PROGRAM, *arguments]),
@@ -245,7 +245,7 @@ def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
 
 
 def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str]) -> list[Path]:
-    """Write the report in all its forms, and gives their paths."""
+    """Write the report in all its forms; gives back their paths."""
     from .making.archive import write_archive
     from .reporting.markdown import write_markdown
     from .reporting.page import write_page
@@ -269,18 +269,13 @@ def _make(folder: Path) -> None:
                          ) from None  # fmt: skip
 
 
-def _lock(lock: Any, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+def _lock(file: int, out: Path) -> None:
+    """Lock an open file, which workers are given too: so the lock is there until the last of them has saved."""
+    from filelock import lock_descriptor
+
+    if not lock_descriptor(file, blocking=False):
         raise ValueError(f"{out}: another study is at work there, or its last runs are saving: wait, or choose another "
-                         "--out") from None  # fmt: skip
-
-
-def _place(point: Any) -> str:
-    from .reporting.readings import column
-
-    return f"{point.table}, {point.series}, {column(point.x)}"
+                         "--out")  # fmt: skip
 
 
 def _cores() -> int:

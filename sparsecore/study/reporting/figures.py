@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log10
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...runs import pictures
 from ..making.run import Run
 from .results import Cell, Results
 
@@ -15,13 +16,17 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5
 Place = Callable[[Any], float]
 
 
+class Drawing(NamedTuple):
+    """A figure: its file's name without an ending, a caption, and a matplotlib Figure."""
+
+    name: str
+    caption: str
+    figure: Any
+
+
 def panels(count: int, width: float = 4.6, height: float = 3.7) -> tuple[Any, list[Any]]:
     """A figure with so many axes beside each other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(width * count, 5.6), height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.figure(max(width * count, 5.6), height)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..making.outcome import records
-from ..making.run import Run
 from ..making.runner import Board
+from .readings import duration
 
 
 class Lines:
@@ -105,17 +105,3 @@ def show(
     if sys.stdout is not None and sys.stdout.isatty():
         return Table(board, names, runs, workers, studies)
     return Lines(board, names, runs, workers)
-
-
-def duration(seconds: float) -> str:
-    """Time for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def name_of(run: Run) -> str:
-    """A run for people, where no table names it."""
-    options = run.options
-    return f"{run.kind} {options.get('model', '')} {run.key}".replace("  ", " ")

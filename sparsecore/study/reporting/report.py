@@ -9,13 +9,14 @@ from io import StringIO
 from pathlib import Path
 
 from ...files import replace
+from ...runs.pictures import settings
 from ..making.outcome import Outcome
 from ..making.run import Run
 from . import figures
-from .progress import duration
-from .readings import column, counted
+from .figures import Drawing
+from .readings import counted, duration, explained, percent
 from .results import Cell, Results, against_slides
-from .study import Drawing, Study
+from .study import Study
 
 COLUMNS = ("study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
            "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
@@ -118,6 +119,13 @@ class Report:
         return lines
 
 
+def section_of(study: Study, results: Results) -> Section:
+    """What a study draws and reads from its results."""
+    with settings():
+        drawings = study.figures(results)
+    return Section(study, results, drawings, study.readings(results))
+
+
 def parts(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> list[str]:
     """Which runs were made from what and where: a line for each data set, commit and machine."""
     found: dict[tuple[str, ...], list[float]] = {}
@@ -141,6 +149,23 @@ def table_of(results: Results, table: str) -> tuple[list[float | str], list[tupl
     return columns, rows
 
 
+def failures(report: Report) -> list[str]:
+    """A line for each run that failed."""
+    return [f"{name}: {why}" for name, why in report.failures.items()]
+
+
+def below(report: Report) -> list[str]:
+    """A line for each cell that is not above the slides' number, and what the data say about it."""
+    return [f"{cell.point.title}: {percent(cell)} against {cell.point.slides:g}. {explained(cell)}."
+            for cell in report.below]  # fmt: skip
+
+
+def dead(report: Report) -> list[str]:
+    """A line for each cell with runs that lost classes."""
+    return [f"{cell.point.title}: {cell.dead} of {len(cell.outcomes)}" for cell in report.dead]
+
+
+@settings()
 def overview(cells: Sequence[Cell]) -> Drawing:
     """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
     figure, (axes,) = figures.panels(1, width=8.6, height=5.0)
@@ -181,7 +206,7 @@ def write_csv(report: Report, path: Path) -> int:
 
 def _line(study: Study, cell: Cell, seed: int) -> list[object]:
     point, run, o = cell.point, cell.point.run.seeded(seed), cell.by_seed[seed]
-    return [study.name, point.table, point.series, column(point.x), seed, o.accuracy,
+    return [study.name, point.table, point.series, point.column, seed, o.accuracy,
             "" if point.slides is None else point.slides, o.train_accuracy, " ".join(map(str, o.dead)), o.connections,
             o.sparsity, o.global_sparsity, o.epochs, o.train_seconds, o.step_ms, o.seconds, run.key, o.commit,
             o.machine, str(run)]  # fmt: skip

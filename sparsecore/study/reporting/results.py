@@ -1,4 +1,4 @@
-"""The cells of the studies' tables: each a point with what came of its runs, one a seed."""
+"""The cells of the studies' tables: each a point, which is a run and where it stands, with one outcome a seed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from ..making.archive import Archive, Course
 from ..making.outcome import Outcome
 from ..making.run import Run
-from .study import Point
+
+
+class Point(NamedTuple):
+    """A run's place in a study.
+
+    Attributes
+    ----------
+    table : str
+        Such as "LeNet-300-100, MNIST".
+    series : str
+        A line of the table, and a curve of its figure.
+    x : float or str
+        The column.
+    run : Run
+        Without a seed.
+    slides : float, optional
+        The slides' number in percent.
+    """
+
+    table: str
+    series: str
+    x: float | str
+    run: Run
+    slides: float | None = None
+
+    @property
+    def column(self) -> str:
+        """The column's name."""
+        return column(self.x)
+
+    @property
+    def title(self) -> str:
+        """Where it stands: table, series and column."""
+        return f"{self.table}, {self.series}, {self.column}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +103,11 @@ class Cell:
     def above_slides(self) -> bool | None:
         """Whether the mean is higher than the slides' number; None if there is none."""
         return None if self.point.slides is None else self.mean > self.point.slides
+
+
+def column(x: float | str) -> str:
+    """A column's name."""
+    return x if isinstance(x, str) else f"{x:g}"
 
 
 def differ(a: Cell, b: Cell) -> float:

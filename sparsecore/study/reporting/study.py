@@ -1,48 +1,13 @@
-"""What a study is: points, each a run and where it stands in a table, and what is drawn and read from their results."""
+"""What a study is: a question, the runs that answer it, and what is drawn and read from their results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..making.run import Run
-
-if TYPE_CHECKING:
-    from ..making.scale import Scale
-    from .results import Results
-
-
-class Point(NamedTuple):
-    """A run's place in a study.
-
-    Attributes
-    ----------
-    table : str
-        Such as "LeNet-300-100, MNIST".
-    series : str
-        A line of the table, and a curve of its figure.
-    x : float or str
-        The column.
-    run : Run
-        Without a seed.
-    slides : float, optional
-        The slides' number in percent.
-    """
-
-    table: str
-    series: str
-    x: float | str
-    run: Run
-    slides: float | None = None
-
-
-class Drawing(NamedTuple):
-    """A figure: its file's name without an ending, a caption, and a matplotlib Figure."""
-
-    name: str
-    caption: str
-    figure: Any
+from ..making.scale import Scale
+from .figures import Drawing
+from .results import Point, Results
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..making.scale import Scale
-from ..reporting.figures import by_factor
+from ..reporting.figures import Drawing, by_factor
 from ..reporting.readings import course
-from ..reporting.results import Results
-from ..reporting.study import Drawing, Point, Study
+from ..reporting.results import Point, Results
+from ..reporting.study import Study
 
 REMOVED = {"L300": (90.0, 99.0), "L5": (99.0,)}
 QUICK = {"L300": (90.0,), "L5": ()}

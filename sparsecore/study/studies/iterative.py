@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..making.scale import Scale
-from ..reporting.figures import by_sparsity, over_time
+from ..reporting.figures import Drawing, by_sparsity, over_time
 from ..reporting.readings import beside_slides, course
-from ..reporting.results import Results
+from ..reporting.results import Point, Results
 from ..reporting.slides import SPARSITY
-from ..reporting.study import Drawing, Point, Study
+from ..reporting.study import Study
 
 REMOVED = (50.0, 75.0, 90.0, 95.0, 99.0)
 QUICK = (90.0, 99.0)

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 from ..making.run import Run
 from ..making.scale import Net, Scale
-from ..reporting.figures import by_factor
+from ..reporting.figures import Drawing, by_factor
 from ..reporting.readings import course, dead_runs, versus
-from ..reporting.results import Results
-from ..reporting.study import Drawing, Point, Study
+from ..reporting.results import Point, Results
+from ..reporting.study import Study
 
 CONNECTIONS = 27_520
 """Those of LeNet-300-100 at 90%, its head included."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..making.run import Run
 from ..making.scale import Net, Scale, by_slides
-from ..reporting.figures import COLOURS, legend, panels
+from ..reporting.figures import COLOURS, Drawing, legend, panels
 from ..reporting.readings import dead_runs, versus
-from ..reporting.results import Cell, Results
-from ..reporting.study import Drawing, Point, Study
+from ..reporting.results import Cell, Point, Results
+from ..reporting.study import Study
 
 REMOVED = {"L300": (0.0, 90.0, 99.0), "L5": (90.0,)}
 QUICK = {"L300": (0.0, 90.0), "L5": ()}
