@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models": "sparsecore.models", "bench": "bench"}
 
-RUNTIME = {"numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL", "rich"}
+RUNTIME = {
+    "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL", "rich",
+}  # fmt: skip
 FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
 COMMAND_LINES = {"sparsecore.commands", "sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}
 # Where an optional package may be imported at module level; elsewhere only inside the function that needs it.
