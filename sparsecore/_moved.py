@@ -38,7 +38,7 @@ MOVED = {
     "program": "layers.replay",
     "progress": "commands.report",
     "radix": "topology.radix",
-    "radix_layers": "topology.radix_layers",
+    "radix_layers": "topology.radix_fit",
     "regression": "training.regression",
     "resume": "commands.resume",
     "run_folder": "runs.folder",
