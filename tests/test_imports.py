@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models": "sparsecore.models", "bench": "bench"}
 
 RUNTIME = {
-    "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL", "rich",
+    "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL",
+    "rich",
 }  # fmt: skip
 FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
 COMMAND_LINES = {"sparsecore.commands", "sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}

@@ -11,8 +11,8 @@ from typing import NoReturn
 from sparsecore.console.output import complain, told
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
-from sparsecore.data.fetch import fetch
 from sparsecore.data.loading import load_cached
+from sparsecore.data.sources.fetch import fetch
 from sparsecore.data.subset import TEST, TRAIN, write_subset
 from sparsecore.errors import one_line
 

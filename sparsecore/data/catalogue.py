@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparsecore.data.dataset import Split
 from sparsecore.data.formats import CIFAR_FILES, IDX_FILES, cifar_splits, idx_splits, unpack_cifar_sheets
-from sparsecore.data.sources import Debian, Mirror, Npm, Source
+from sparsecore.data.sources.publishers import Debian, Mirror, Npm, Source
 
 EMBEDDED = "mnist-subset"
 

@@ -24,9 +24,9 @@ from safetensors.numpy import save as serialised
 from sparsecore import train
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
-from sparsecore.data.fetch import fetch as fetched
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
 from sparsecore.data.normalisation import Normalisation
+from sparsecore.data.sources.fetch import fetch as fetched
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
 from sparsecore.prune.weights import WeightsError, read_weights

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Protocol
 
 from sparsecore.data.formats import unpack
-from sparsecore.data.timeout import Watch
+from sparsecore.data.sources.timeout import Watch
 
 Unpack = Callable[[Path, Collection[str]], dict[str, bytes]]
 CHUNK = 1 << 16  # bytes

@@ -10,8 +10,8 @@ from pathlib import Path
 from sparsecore.data import cache
 from sparsecore.data.catalogue import Entry
 from sparsecore.data.dataset import DataError
-from sparsecore.data.sources import Source, SourceError
-from sparsecore.data.timeout import Watch, watched
+from sparsecore.data.sources.publishers import Source, SourceError
+from sparsecore.data.sources.timeout import Watch, watched
 
 SILENCE = 120.0  # seconds without a byte before a source that a person asked for is left
 
