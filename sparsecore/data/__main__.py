@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for data that could not be had, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status: 0, 1 if there is no data, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         root = cache.folder(options.data_dir)

@@ -446,7 +446,7 @@ class Sheets:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, names: Any, watch: Any) -> dict[str, bytes]:
+    def get(self, names: Any, transfer: Any) -> dict[str, bytes]:
         return unpack_cifar_sheets(self.path, names)
 
 

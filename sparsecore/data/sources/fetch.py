@@ -11,7 +11,7 @@ from sparsecore.data import cache
 from sparsecore.data.catalogue import Entry
 from sparsecore.data.dataset import DataError
 from sparsecore.data.sources.publishers import Source, SourceError
-from sparsecore.data.sources.timeout import Watch, watched
+from sparsecore.data.sources.timeout import Transfer, in_time
 
 SILENCE = 120.0  # seconds without a byte before a source that a person asked for is left
 
@@ -63,7 +63,7 @@ def _fetch(entry: Entry, root: Path, sources: list[Source], silence: Mapping[str
     with cache.staging(entry, root) as stage:
         for source in sources:
             try:
-                files = watched(partial(_verified, entry, source), f"{entry.title} from {source.title}",
+                files = in_time(partial(_verified, entry, source), f"{entry.title} from {source.title}",
                                 silence[source.kind], deadline)
             except Exception as error:  # whatever went wrong there, the next source may do better
                 reasons.append(f"{source.title}: {_brief(error)}")
@@ -73,8 +73,8 @@ def _fetch(entry: Entry, root: Path, sources: list[Source], silence: Mapping[str
     raise DataError(f"{entry.name} could not be fetched; {'; '.join(reasons)}")
 
 
-def _verified(entry: Entry, source: Source, watch: Watch) -> dict[str, bytes]:
-    files = source.get(entry.md5, watch)
+def _verified(entry: Entry, source: Source, transfer: Transfer) -> dict[str, bytes]:
+    files = source.get(entry.md5, transfer)
     for name, expected in entry.md5.items():
         if name not in files:
             raise SourceError(f"{name} is missing")
