@@ -18,7 +18,7 @@ from tests.test_imports import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OPTIONAL = {"sparsecore.interop.torch": "torch", "sparsecore.interop.jax": "jax", "sparsecore.interop.sklearn": "sklearn"}
+OPTIONAL = {f"sparsecore.interop.{name}": name for name in ("torch", "jax", "sklearn")}
 
 PUBLIC = {
     "sparsecore": (
@@ -65,7 +65,7 @@ LAST_RELEASE = {
     "tiles": ("LANES",),
     "trainer": ("Trainer",),
 }
-"""Names of the last release in modules that have moved: what its README, documentation and examples import, and more."""
+"""Names of the last release in modules that have moved: what its documentation and examples import, and more."""
 
 
 def module(name: str) -> object:
@@ -86,14 +86,15 @@ def imported(text: str) -> Iterator[tuple[str, str]]:
 
 def documented() -> set[tuple[str, str]]:
     """What the README, the documentation and the examples import."""
-    blocks = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+    pages = "\n".join(page.read_text("utf-8") for page in PAGES)
+    blocks = re.findall(r"```python\n(.*?)```", pages, re.DOTALL)
     programs = [path.read_text("utf-8") for path in sorted((ROOT / "examples").glob("*.py"))]
     return {found for text in blocks + programs for found in imported(text)}
 
 
 def declared() -> list[str]:
     """Modules that say by `__all__` what is public in them."""
-    return [name for name, path in sources().items() if re.search(r"^__all__ = ", path.read_text("utf-8"), re.MULTILINE)]
+    return [name for name, path in sources().items() if "\n__all__ = " in path.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("name", [name for name in declared() if not name.startswith("bench")])
