@@ -1,4 +1,4 @@
-"""`python -m sparsecore.study`: train what the studies need, as far as it is not there yet, and report.
+"""`python -m sparsecore.study`: train what the studies still need, and report.
 
 Exit status: 0, 1 if runs failed, 2 for a command that cannot be followed, 130 or 143 when it was interrupted.
 """
@@ -89,7 +89,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
 
 
 class Plan:
-    """What a command asks for.
+    """What a command line asks for.
 
     Attributes
     ----------
@@ -102,11 +102,11 @@ class Plan:
     runs : list of Run
         All, with their seeds.
     everything : list of Run
-        Those that they come from too.
+        These, and the runs that they start from.
     names : dict of str to str
-        What people call a run, by its key.
+        A name for people, by a run's key.
     keys : dict of str to set of str
-        The keys of each study's runs, by its title.
+        The keys of the runs that a study needs, by its title.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def _study(text: str) -> str:
 
 
 def _scale(options: dict[str, Any]) -> Scale:
-    """The networks that are studied."""
+    """The networks to study."""
     from .making.scale import full, quick
 
     if options.get("quick"):
@@ -196,7 +196,7 @@ def _scale(options: dict[str, Any]) -> Scale:
 
 
 def _check_data(board: Board, options: dict[str, Any]) -> None:
-    """Raise ValueError where a data set is missing that runs need."""
+    """Raise ValueError if runs need a data set that is missing."""
     from ..data import load
 
     for name in sorted({run.dataset for run in board.waiting}):
@@ -235,7 +235,7 @@ def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) ->
 
 
 def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
-    """What is known of all runs, those made elsewhere included."""
+    """What is known of all runs, including those made elsewhere."""
     from .making.archive import Archive, course_of
 
     drawn = [point.run.seeded(0).key for study in plan.studies if study.over_time for point in study.points(plan.scale)]

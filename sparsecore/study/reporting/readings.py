@@ -1,4 +1,4 @@
-"""Sentences made from numbers. What is said follows from the data alone, and is said in either direction."""
+"""Sentences made from numbers. They follow from the data alone, whichever way the data point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .results import Cell, Results, differ
 
 
 def versus(results: Results, table: str, a: str, b: str) -> list[str]:
-    """How series a does beside series b, column by column; nothing if they share none."""
+    """How series a compares with series b, column by column; nothing if they share no column."""
     pairs = results.pairs(table, a, b)
     if not pairs:
         return []
@@ -25,7 +25,7 @@ def versus(results: Results, table: str, a: str, b: str) -> list[str]:
 
 
 def course(results: Results, table: str, series: str) -> list[str]:
-    """How accuracy goes along a series: its best, its worst, and what can be told from the best."""
+    """The best and the worst column of a series, and those that cannot be told from the best."""
     row = results.row(table, series)
     if len(row) < 2:
         return []
@@ -50,7 +50,7 @@ def beside_slides(results: Results) -> list[str]:
 
 
 def dead_runs(results: Results) -> str:
-    """Which runs lost classes, or that none did."""
+    """The runs that lost classes, or that there are none."""
     runs = sum(len(cell.outcomes) for cell in results.cells)
     lost = [cell for cell in results.cells if cell.dead]
     if not lost:
@@ -60,7 +60,7 @@ def dead_runs(results: Results) -> str:
 
 
 def explained(cell: Cell) -> str:
-    """What the data say about a cell that is not above the slides' number."""
+    """Why a cell may not be above the slides' number, as far as the data say."""
     assert cell.point.slides is not None
     below = cell.point.slides - cell.mean
     if cell.dead:

@@ -1,4 +1,4 @@
-"""What the pages say: the studies with their tables, figures and readings, and a summary of all."""
+"""What the pages show: the studies with their tables, figures and readings, and a summary of all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .study import Study
 COLUMNS = ("study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
            "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
            "commit", "machine", "command")  # fmt: skip
-"""Of the table of all runs."""
+"""The columns of the table of all runs."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All there is to show.
+    """Everything the pages show.
 
     Attributes
     ----------
     sections : sequence of Section
     failures : mapping of str to str
-        What failed and why.
+        The runs that failed, by name, and the reasons.
     missing : int
-        Runs that were not made: the report is of those that were.
+        How many runs were not made; the report leaves them out.
     command : str
-        That makes this report.
+        The command line that makes this report.
     where : sequence of str
-        From what commits and on what machines the runs were made.
+        The commits and machines that the runs were made from and on.
     quick : bool
-        Whether the runs were cut short, so that nothing is proved by them.
+        Whether the runs were cut short, so that they prove nothing.
     """
 
     sections: Sequence[Section]
@@ -72,12 +72,12 @@ class Report:
 
     @property
     def compared(self) -> list[Cell]:
-        """The cells that the slides have a number for, furthest below it first."""
+        """The cells for which the slides have a number, the furthest below it first."""
         return against_slides(section.results for section in self.sections)
 
     @property
     def below(self) -> list[Cell]:
-        """Those of them whose mean is not above it."""
+        """The cells whose mean is not above the slides' number."""
         return [cell for cell in self.compared if not cell.above_slides]
 
     @property
@@ -88,17 +88,17 @@ class Report:
 
     @property
     def lost(self) -> int:
-        """How many runs lost classes, but for those whose logits have the slides' ReLU, which are made to see that."""
+        """How many runs lost classes, without those that are made to: with the slides' ReLU on the logits."""
         return sum(cell.dead for cell in self.dead) - self.lost_by_relu
 
     @property
     def lost_by_relu(self) -> int:
-        """How many of those did."""
+        """How many runs with the slides' ReLU on the logits lost classes."""
         return sum(cell.dead for cell in self.dead if cell.point.run.options.get("relu_logits"))
 
     @property
     def seconds(self) -> float:
-        """Of one core, for all runs."""
+        """Seconds of one core, for all runs."""
         return sum(outcome.seconds for outcome in self.outcomes.values())
 
     def summary(self) -> list[str]:
@@ -127,7 +127,7 @@ def section_of(study: Study, results: Results) -> Section:
 
 
 def parts(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Which runs were made from what and where: a line for each data set, commit and machine."""
+    """A line for each data set, commit and machine: how many runs were made from it and there."""
     found: dict[tuple[str, ...], list[float]] = {}
     for key, run in {run.key: run for run in runs}.items():
         if key in outcomes:
@@ -167,7 +167,7 @@ def dead(report: Report) -> list[str]:
 
 @settings()
 def overview(cells: Sequence[Cell]) -> Drawing:
-    """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
+    """Every cell beside the slides' number, on axes that are logarithmic in the error."""
     figure, (axes,) = figures.panels(1, width=8.6, height=5.0)
     names = list(dict.fromkeys(f"{cell.point.table}: {cell.point.series}" for cell in cells))
     for k, name in enumerate(sorted(names)):
@@ -193,7 +193,7 @@ def overview(cells: Sequence[Cell]) -> Drawing:
 
 
 def write_csv(report: Report, path: Path) -> int:
-    """A line for each run at each of its places; gives back how many."""
+    """Write a line for each run in each cell that it belongs to; returns how many."""
     lines = [
         _line(section.study, cell, seed)
         for section in report.sections for cell in section.results.cells for seed in cell.by_seed

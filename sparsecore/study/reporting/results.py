@@ -14,7 +14,7 @@ from ..making.run import Run
 
 
 class Point(NamedTuple):
-    """A run's place in a study.
+    """A run, and the cell of a table that it belongs to.
 
     Attributes
     ----------
@@ -55,9 +55,9 @@ class Cell:
     ----------
     point : Point
     by_seed : mapping of int to Outcome
-        Of the runs that finished, at least one.
+        The runs that finished, at least one.
     missing : int
-        Runs that did not.
+        How many did not.
     """
 
     point: Point
@@ -84,7 +84,7 @@ class Cell:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean in points: what seeds tell, but no less than what a test set of this size can."""
+        """Standard error of the mean in points: from the seeds, but at least what the size of the test set allows."""
         p = min(max(self.mean / 100, 0.0), 1.0)
         samples = max(sum(self.outcomes[0].support), 1)
         return max(self.spread / sqrt(len(self.outcomes)), 100 * sqrt(p * (1 - p) / samples))
@@ -125,7 +125,7 @@ class Results:
     cells : tuple of Cell
         Those with at least one finished run, in the order of the points.
     courses : mapping of str to list of dict
-        What the runs that are drawn over time came through, by their keys.
+        The courses of runs that are drawn over time, by their keys.
     seed : int
         The first seed.
     """
@@ -152,7 +152,7 @@ class Results:
         return [(cell, others[cell.point.x]) for cell in self.row(table, a) if cell.point.x in others]
 
     def course(self, run: Run) -> Course:
-        """What a run with the first seed came through; nothing if that is not known."""
+        """The course of a run with the first seed; empty if it is not known."""
         return self.courses.get(run.seeded(self.seed).key, [])
 
 
@@ -161,14 +161,14 @@ def gather(points: Iterable[Point], seeds: Sequence[int], archive: Archive) -> R
     cells = []
     for point in points:
         keys = {seed: point.run.seeded(seed).key for seed in seeds}
-        there = {seed: archive.outcomes[key] for seed, key in keys.items() if key in archive.outcomes}
-        if there:
-            cells.append(Cell(point, there, len(keys) - len(there)))
+        finished = {seed: archive.outcomes[key] for seed, key in keys.items() if key in archive.outcomes}
+        if finished:
+            cells.append(Cell(point, finished, len(keys) - len(finished)))
     return Results(tuple(cells), archive.courses, min(seeds, default=0))
 
 
 def against_slides(results: Iterable[Results]) -> list[Cell]:
-    """The cells with a counterpart in the slides, each once, furthest below it first."""
+    """The cells for which the slides have a number, each once, the furthest below it first."""
     found: dict[tuple[object, ...], Cell] = {}
     for each in results:
         for cell in each.cells:

@@ -18,9 +18,9 @@ class Study:
     ----------
     name, title, question : str
     x : str
-        What the columns of its tables are.
+        What its tables' columns are.
     pinned : str
-        What is as the slides had it, and what is not.
+        What it does as the slides did, and what it does not.
     points : callable
         From a Scale to points.
     figures : callable
@@ -28,9 +28,9 @@ class Study:
     readings : callable
         From Results to sentences.
     seeds : int
-        For each of the seeds that are asked for, so many are run.
+        How many seeds are run for each that the user asks for.
     over_time : bool
-        Whether its figures show the runs of the first seed over time.
+        Whether its figures show runs over time; those of the first seed.
     """
 
     name: str
