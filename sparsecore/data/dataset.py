@@ -12,7 +12,7 @@ from sparsecore.errors import OneLineError
 
 
 class DataError(OneLineError):
-    """Data that cannot be used or had; one line that names it, says what was expected and what was got."""
+    """Data that is missing or cannot be used; one line that says which, what was expected and what was found."""
 
 
 @dataclass(frozen=True, eq=False)

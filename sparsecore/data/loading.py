@@ -7,8 +7,8 @@ from pathlib import Path
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST, NAMES, Entry
 from sparsecore.data.dataset import DataError, Dataset
-from sparsecore.data.fetch import fetch_at_once
 from sparsecore.data.npz import read_npz
+from sparsecore.data.sources.fetch import fetch_at_once
 from sparsecore.data.subset import load_subset
 
 

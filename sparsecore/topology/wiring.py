@@ -13,7 +13,7 @@ import numpy as np
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
 from .radix import Radices, fit_radix_net
-from .radix_layers import fit_radix_layers
+from .radix_fit import fit_radix_layers
 from .rules import ExpanderKind, dense, expander, filters, uniform_random
 
 Grain = Literal["channel", "weight"]

@@ -24,9 +24,9 @@ from safetensors.numpy import save as serialised
 from sparsecore import train
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
-from sparsecore.data.fetch import fetch as fetched
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
 from sparsecore.data.normalisation import Normalisation
+from sparsecore.data.sources.fetch import fetch as fetched
 from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
 from sparsecore.network import Network
 from sparsecore.prune.weights import WeightsError, read_weights
@@ -109,6 +109,17 @@ def read_or_refused(path: Path, data: bytes, read: Callable[[Path], Any], error:
         assert type(refusal) is error, refusal
         one_line(str(refusal))
         return None
+
+
+def read_damaged(
+    rng: Rng, whole: list[bytes], path: Path, read: Callable[[Path], Any], error: type[Exception],
+    check: Callable[[Any], None],
+) -> bool:  # fmt: skip
+    """Whether the reader takes one of these files, damaged; what it takes is checked."""
+    found = read_or_refused(path, damaged(whole[int(rng.integers(0, len(whole)))], rng, head=150), read, error)
+    if found is not None:
+        check(found)
+    return found is not None
 
 
 def usable(network: Network) -> None:
@@ -282,11 +293,7 @@ def sensible(data: Dataset) -> None:
 
 
 def damaged_npz(rng: Rng, folder: Path) -> bool:
-    data = damaged(GOOD_DATA[int(rng.integers(0, len(GOOD_DATA)))], rng, head=150)
-    found = read_or_refused(folder / "mine.npz", data, load, DataError)
-    if found is not None:
-        sensible(found)
-    return found is not None
+    return read_damaged(rng, GOOD_DATA, folder / "mine.npz", load, DataError, sensible)
 
 
 def npy(rng: Rng) -> bytes:
@@ -357,11 +364,7 @@ def hostile_npz(rng: Rng, folder: Path) -> bool:
 
 
 def damaged_weights(rng: Rng, folder: Path) -> bool:
-    data = damaged(GOOD_WEIGHTS[int(rng.integers(0, len(GOOD_WEIGHTS)))], rng, head=150)
-    network = read_or_refused(folder / "w.npz", data, read_weights, WeightsError)
-    if network is not None:
-        usable(network)
-    return network is not None
+    return read_damaged(rng, GOOD_WEIGHTS, folder / "w.npz", read_weights, WeightsError, usable)
 
 
 # -- the sets that have names ----------------------------------------------------------------------------------------
@@ -446,7 +449,7 @@ class Sheets:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, names: Any, watch: Any) -> dict[str, bytes]:
+    def get(self, names: Any, transfer: Any) -> dict[str, bytes]:
         return unpack_cifar_sheets(self.path, names)
 
 

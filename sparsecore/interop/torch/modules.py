@@ -17,6 +17,7 @@ from ...layers.sparse import SparseLayer
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
+from .dense import kept, pruned
 from .function import call
 
 
@@ -173,8 +174,6 @@ class SparseLinear(SparseModule):
         ValueError
             If the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept, pruned
-
         weight = linear.weight.detach()
         pattern, data = kept(linear, sparsity)
         return cls.of(pattern, data, pruned(linear, "bias"), device=weight.device, dtype=weight.dtype)
@@ -244,8 +243,6 @@ class SparseConv2d(SparseModule):
         ValueError
             If it pads with anything but as many zeros on either side, or the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept, pruned
-
         weight, bias = conv.weight.detach(), pruned(conv, "bias")
         pattern, data = kept(conv, sparsity)
         given = False if bias is None else bias

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...storage.pattern import SparsityPattern
+from .dense import check_sparsity
 from .modules import SparseConv2d, SparseLinear
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,7 +45,7 @@ def sparsify(
         If the sparsity is out of range, a name in `skip` is not a module's, a weight belongs to two layers, or a
         convolution pads with something else than zeros.
     """
-    _check(sparsity)
+    check_sparsity(sparsity)
     modules = dict(model.named_modules())
     if unknown := set(skip) - set(modules):
         raise ValueError(f"sparsify: skip must name modules of the model, got {', '.join(sorted(unknown))}")
@@ -80,47 +79,6 @@ def _replacement(module: nn.Linear | nn.Conv2d, sparsity: float | None) -> Spars
         old = getattr(module, f"{name}_orig", None)  # where pruning keeps the parameter
         parameter.requires_grad_((old if old is not None else getattr(module, name)).requires_grad)
     return made
-
-
-def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
-    """The pattern of the connections that a dense layer keeps, and their values; see `sparsify`."""
-    _check(sparsity)
-    mask, weight = getattr(layer, "weight_mask", None), pruned(layer, "weight")
-    assert weight is not None
-    weight = weight.cpu()
-    values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
-    keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
-    if sparsity is not None:
-        keep = _largest(values, keep, round((1 - sparsity) * values.size))
-    groups = getattr(layer, "groups", 1)
-    rows, columns = len(values), values[0].size
-    where, within = np.nonzero(keep.reshape(rows, columns))
-    # A grouped convolution is a pattern too: a filter reads the channels of its own group.
-    shifted = within + where // (rows // groups) * columns
-    indptr = np.searchsorted(where, np.arange(rows + 1))
-    pattern = SparsityPattern((rows, columns * groups), indptr, shifted)
-    return pattern, values.reshape(rows, columns)[where, within]
-
-
-def pruned(layer: nn.Linear | nn.Conv2d, name: str) -> torch.Tensor | None:
-    """A parameter as its `torch.nn.utils.prune` mask leaves it; `layer.name` itself is made anew in each forward pass
-    only, and may be older than the last step of an optimizer."""
-    mask = getattr(layer, f"{name}_mask", None)
-    found = getattr(layer, name) if mask is None else getattr(layer, f"{name}_orig") * mask
-    return None if found is None else found.detach()
-
-
-def _check(sparsity: float | None) -> None:
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}")
-
-
-def _largest(values: np.ndarray, keep: np.ndarray, count: int) -> np.ndarray:
-    """Of the entries to keep, the `count` largest by magnitude; the first of equal ones."""
-    size = np.where(keep, np.abs(values), -1.0).ravel()
-    chosen = np.zeros(size.size, bool)
-    chosen[np.argsort(-size, kind="stable")[:count]] = True
-    return chosen.reshape(values.shape) & keep
 
 
 def _is_pruned(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..commands.options import command_line
+from ...commands.options import command_line
 
 VERSION = 1
 """Raised when what a run means changes, so that what was computed before is not taken for it."""
