@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the rest is imported while signals are already heeded
     from .runs.checkpoint import Checkpoint
     from .runs.folder import RunFolder
     from .runs.trainer import Callback, Trainer
+    from .training.callbacks import Training
 
 PROGRAM = "python -m sparsecore.train"
 BYTES_A_CONNECTION = 40
@@ -50,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
     from .commands.report import reporter, result_line
     from .runs.folder import RunFolder
-    from .runs.state import RunState
+    from .runs.state import from_json
 
     try:
         options, checkpoint = _options(arguments)
         report = reporter(options["epochs"], quiet=options.get("quiet", False))
-        if checkpoint is not None and (done := RunState.from_json(checkpoint.state.get("run"))).finished:
+        if checkpoint is not None and (done := from_json(checkpoint.state.get("run"))).finished:
             try:
                 line = result_line(done.result or {})
             except (KeyError, TypeError, ValueError):
@@ -173,8 +174,8 @@ def _until(step: int) -> Callback:
     from .runs.trainer import Callback
 
     class Until(Callback):
-        def stepped(self, trainer: Trainer) -> None:
-            if trainer.done == step:
+        def stepped(self, trainer: Training) -> None:
+            if trainer.steps_done == step:
                 trainer.stop()
 
     return Until()

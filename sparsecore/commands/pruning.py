@@ -12,7 +12,7 @@ from ..prune.pruner import SALIENCIES, Pruner, Rule, quality_rule, sparsity_rule
 from ..prune.rewind import refresh, rewind
 from ..prune.schedule import PruningSchedule, gradual, iterative, one_time
 from ..prune.shrink import PruneError, Targets
-from ..runs.trainer import Trainer
+from ..training.callbacks import Training
 from ..training.schedules import Schedule
 
 Options = dict[str, Any]
@@ -130,7 +130,7 @@ def pruner_of(options: Options, network: Network, steps: int, earlier: Callable[
     else:
         rule = quality_rule(options["prune_quality"], allow_empty=allow_empty)
 
-    def afterwards(trainer: Trainer) -> None:
+    def afterwards(trainer: Training) -> None:
         go_back(trainer.network, options, earlier, trainer.optimizer)
 
     return Pruner(schedule, rule, afterwards if "rewind" in options else None)
