@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import Dataset
+from ..data import Dataset, Split
 from ..data.augmentation import Augmentation
 from ..data.normalisation import Normalisation
 from ..network import Network
@@ -42,8 +42,9 @@ class Trainer(Loop):
         Constant if not given.
     seed : int
         Of the samples' order and of the validation split.
-    validation : float
-        Fraction of the training split that is held out and evaluated on as the test split is.
+    validation : float or Split
+        Fraction of the training split that is held out and evaluated on as the test split is; or that split itself,
+        if the training split is without it.
     callbacks : sequence of Callback
     out : str or Path, optional
         Folder for configuration, metrics and checkpoints. Nothing is written without it.
@@ -85,13 +86,14 @@ class Trainer(Loop):
 
     def __init__(
         self, network: Network, dataset: Dataset, optimizer: SGD, *, epochs: int, batch_size: int = 128,
-        schedule: Schedule | None = None, seed: int = 0, validation: float = 0.0, callbacks: Sequence[Callback] = (),
-        out: str | Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = 5.0,
-        save_epochs: int | None = None, evaluate_every: int = 1, look_epochs: int | None = None,
-        check_every_step: bool = False, device: Device | None = None, augment: Augmentation | None = None,
+        schedule: Schedule | None = None, seed: int = 0, validation: float | Split = 0.0,
+        callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
+        save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
+        look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
+        augment: Augmentation | None = None,
     ) -> None:  # fmt: skip
         check_fit(network, dataset)
-        train, held_out = dataset.holdout(validation, seed) if validation else (dataset.train, None)
+        train, held_out = _splits(dataset, validation, seed)
         device = device if device is not None else network.device
         normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
         identity = {
@@ -138,3 +140,10 @@ class Trainer(Loop):
         if checkpoint.network is not self.network:
             raise ValueError("restore: the trainer must be made with the checkpoint's own network")
         self.go_on_from(self._recorder.restored(checkpoint, self.optimizer))
+
+
+def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Split, Split | None]:
+    """What is trained on, and what is held out of it."""
+    if isinstance(validation, Split):
+        return dataset.train, validation
+    return dataset.holdout(validation, seed) if validation else (dataset.train, None)

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save as serialised
 
-from sparsecore import train
+from sparsecore.commands.training import job_of
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
 from sparsecore.data.fetch import fetch as fetched
@@ -228,9 +228,9 @@ def resumed(rng: Rng, folder: Path) -> bool:
     data = with_checksum(tensors, meta | {"state": warped(STATE, rng)}, rng)
 
     def going_on(path: Path) -> Any:
-        options, found = train._options(["--resume", "--out", str(path.parent)])
-        assert found is not None
-        return options, from_json(found.state.get("run"))
+        job = job_of(["--resume", "--out", str(path.parent)])
+        assert job.checkpoint is not None
+        return job.config, from_json(job.checkpoint.state.get("run"))
 
     (folder / "run").mkdir(exist_ok=True)
     return any_value_error(folder / "run" / "model.safetensors", data, going_on)
@@ -488,7 +488,7 @@ def strange_configuration(rng: Rng, folder: Path) -> bool:
     data = damaged(text, rng, head=len(text)) if rng.random() < 0.3 else text
     (folder / "run2").mkdir(exist_ok=True)
     return any_value_error(
-        folder / "run2" / "config.json", data, lambda path: train._options(["--resume", "--out", str(path.parent)])
+        folder / "run2" / "config.json", data, lambda path: job_of(["--resume", "--out", str(path.parent)])
     )
 
 
