@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from .runs.trainer import Trainer
     from .runtime.devices import get_threads, set_threads
     from .storage.pattern import SparsityPattern
-    from .training.optimizers import SGD
+    from .training.optimizers import SGD, Adam, AdamW
 
 __version__ = "0.1.0"
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "CheckpointError",
     "Layer",
     "Network",
@@ -46,6 +48,8 @@ from ._moved import MOVED as _MOVED  # noqa: E402
 
 _MODULES = {
     "SGD": "training.optimizers",
+    "Adam": "training.optimizers",
+    "AdamW": "training.optimizers",
     "CheckpointError": "runs.checkpoint",
     "Layer": "layers",
     "Network": "network",

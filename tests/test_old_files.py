@@ -116,7 +116,7 @@ def test_what_no_logit_shows_is_kept() -> None:
     assert [layers[k].format for k in (0, 3, 7, 8)] == ["csr", "coo", "coo", "csr"]
     assert [layers[k].relu for k in (0, 3, 7, 8)] == [False, True, True, False]
     assert (layers[0].stride, layers[0].padding, layers[0].dilation) == ((1, 2), (1, 0), (2, 1))
-    assert tuple(network.sparse) == (3, 7)
+    assert tuple(map(int, network.sparse)) == (3, 7)
     assert sparsecore.load(HERE / "plain.safetensors").normalisation is None
 
 

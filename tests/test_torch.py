@@ -221,7 +221,7 @@ def test_many_batch_sizes_keep_few_programs():
     module = small(torch.float32)
     for batch in range(1, 30):
         module(torch.zeros(batch, 20))
-    assert len(program._local.programs[module._layers[()]]) == program._MOST
+    assert len(program._local.replays[module._layers[()].plan]) == program._MOST
 
 
 def test_random_modules_follow_torchs_seed():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -135,7 +134,7 @@ def _compile_pruned(network: Network) -> None:
 
     Random halves: rows that shared their columns no longer do, and take other kernels.
     """
-    twin: Any = copy.deepcopy(network)
+    twin = copy.deepcopy(network)
     rng = np.random.default_rng(0)
     shrink(twin, {k: rng.random(pattern.nnz) < 0.5 for k, pattern in twin.patterns.items()})
     workspace = Workspace(twin.device)

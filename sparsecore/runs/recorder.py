@@ -6,10 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ..network import Network
-from ..training.optimizers import SGD
+from ..training.optimizers import Optimizer
 from ..training.state import Record, RunState
 from .checkpoint import Checkpoint, CheckpointError, save
 from .folder import RunFolder
@@ -69,19 +67,19 @@ class Recorder:
             return True
         return self.folder is not None and time.monotonic() - self._saved_at >= self.save_every
 
-    def save(self, network: Network, optimizer: SGD, state: RunState) -> None:
+    def save(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
         if self.folder is not None:
             state.metrics = self.metrics.mark()
             run = {"config": self.config, "identity": self.identity, "run": as_json(state)}
-            save(network, self.folder.checkpoint, state=run, **_kept(network, optimizer))
+            save(network, self.folder.checkpoint, optimizer=optimizer, state=run)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
         """The folder that has a checkpoint in it; None if there is none."""
         return str(self.folder.path) if self.folder is not None and self.folder.has_checkpoint() else None
 
-    def restored(self, checkpoint: Checkpoint, optimizer: SGD) -> RunState:
+    def restored(self, checkpoint: Checkpoint, optimizer: Optimizer) -> RunState:
         """Where a checkpoint of this run stands, once the optimizer has what it had.
 
         Raises
@@ -92,21 +90,16 @@ class Recorder:
         state = from_json(checkpoint.state.get("run"))
         found, epochs = checkpoint.state.get("identity"), self.identity["epochs"]
         steps = -(-self.identity["train"] // self.identity["batch_size"])
-        mine = found == self.identity and state.epoch <= epochs and state.batch <= steps
-        if not mine or not _put_back(checkpoint, optimizer):
+        if found != self.identity or state.epoch > epochs or state.batch > steps:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
+        try:
+            _put_back(checkpoint, optimizer)
+        except ValueError as error:
+            raise CheckpointError(f"expected a checkpoint of this run: {error}") from None
         return state
 
 
-def _kept(network: Network, optimizer: SGD) -> dict[str, Any]:
-    """What a checkpoint keeps of an optimizer, as `save` takes it."""
-    if optimizer.velocity is None:
-        return {"velocity": np.zeros(network.params.shape, network.params.dtype)}
-    return {"velocity": network.device.get(optimizer.velocity)}
-
-
-def _put_back(checkpoint: Checkpoint, optimizer: SGD) -> bool:
-    """Give an optimizer what `_kept` took from it; False if the checkpoint has nothing for it."""
-    if checkpoint.velocity is not None:
-        optimizer.velocity = checkpoint.network.device.put(checkpoint.velocity)
-    return checkpoint.velocity is not None
+def _put_back(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
+    """Give an optimizer what the checkpoint kept of it; files of version 1 knew SGD alone, and did not say so."""
+    description = checkpoint.optimizer or {"kind": "SGD"}
+    optimizer.restore(checkpoint.columns, description, checkpoint.network.device)

@@ -16,7 +16,7 @@ from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, store_of
 from ..training.loop import Loop
-from ..training.optimizers import SGD
+from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule
 from ..training.step import Step
 from .checkpoint import Checkpoint
@@ -35,7 +35,7 @@ class Trainer(Loop):
     network : Network
         Its `normalisation` becomes the data set's.
     dataset : Dataset
-    optimizer : SGD
+    optimizer : Optimizer
         Its `lr` is the base rate that the schedule's factors apply to.
     epochs, batch_size : int
     schedule : Schedule, optional
@@ -85,7 +85,7 @@ class Trainer(Loop):
     """
 
     def __init__(
-        self, network: Network, dataset: Dataset, optimizer: SGD, *, epochs: int, batch_size: int = 128,
+        self, network: Network, dataset: Dataset, optimizer: Optimizer, *, epochs: int, batch_size: int = 128,
         schedule: Schedule | None = None, seed: int = 0, validation: float | Split = 0.0,
         callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,

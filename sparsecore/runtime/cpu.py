@@ -16,7 +16,7 @@ class CPU:
     name = "cpu"
 
     def __init__(self, threads: int) -> None:
-        from ..kernels.cpu.pool import Pool  # compiling waits until a device is wanted
+        from ..kernels.cpu.threads import Pool  # compiling waits until a device is wanted
 
         self.pool = Pool(threads)
 

@@ -59,27 +59,26 @@ def not_finite(step: Step, batch: int) -> str:
     """
     network, device = step.network, step.device
     began = next(_in_order(step, batch), "")
-    reached = []
-    for layer, arrays in zip(network.layers, network.views(device.get(network.params)), strict=True):
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            reached.append(repr(layer))
-    return "; ".join([*([f"began in {began}"] if began else []), *([f"in {', '.join(reached)}"] if reached else [])])
+    values = device.get(network.table.values)
+    broken = [row.path for row in network.table.rows if not np.isfinite(values[row.slice]).all()]
+    layers = [repr(network[path]) for path in dict.fromkeys(path.rpartition(".")[0] for path in broken)]
+    return "; ".join([*([f"began in {began}"] if began else []), *([f"in {', '.join(layers)}"] if layers else [])])
 
 
 def _in_order(step: Step, batch: int) -> Iterator[str]:
     """In the order of a step: the layers' outputs, then their gradients from the last layer to the first."""
     network: Network = step.network
-    named = list(enumerate(network.layers))
-    for k, layer in named:
-        y = step.output(batch, k)
+    named = list(network.walk())
+    for path, layer in named:
+        y = step.output(batch, path)
         if y is not None and not _finite(step, y):
-            yield f"the outputs of layer {k}, {layer!r}"
+            yield f"the outputs of layer {path}, {layer!r}"
     if not hasattr(step, "grads"):
         return
     gradients = network.views(step.device.get(step.grads))
-    for k, layer in reversed(named):
-        if not all(np.isfinite(array).all() for array in gradients[k].values()):
-            yield f"the gradients of layer {k}, {layer!r}"
+    for path, layer in reversed(named):
+        if not all(np.isfinite(array).all() for array in gradients.get(path, {}).values()):
+            yield f"the gradients of layer {path}, {layer!r}"
 
 
 def _finite(step: Step, array: Any) -> bool:

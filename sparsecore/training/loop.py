@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,13 +14,37 @@ from ..network import Network
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .evaluation import Evaluation
-from .optimizers import SGD
+from .optimizers import Optimizer
 from .schedules import Schedule, constant
 from .state import Record, RunState
 from .step import Step, Totals
 
 PAUSE = 0.1
 """Seconds between two looks at the running totals."""
+
+
+def steps_of_epoch(
+    step: Step, batch_size: int, *, first: int = 0, lr: Callable[[int], float] | None = None
+) -> Iterator[int]:
+    """Run the steps of an epoch, in the order of the step's batches, and say after each how many are done.
+
+    Parameters
+    ----------
+    step : Step
+    batch_size : int
+        Samples of a step; the last one takes those that are left.
+    first : int
+        Steps that are done already.
+    lr : callable, optional
+        The learning rate of a step of this epoch, from 0.
+    """
+    samples = len(step.batches)
+    for k in range(first, -(-samples // batch_size)):
+        if lr is not None and step.optimizer is not None:
+            step.optimizer.lr = lr(k)
+        start = k * batch_size
+        step.run(start, min(batch_size, samples - start))
+        yield k + 1
 
 
 class Recorder(Protocol):
@@ -35,7 +59,7 @@ class Recorder(Protocol):
     def due(self, epoch: int | None = None) -> bool:
         """Whether it is time for a checkpoint: between two steps, or at the end of an epoch, from 1."""
 
-    def save(self, network: Network, optimizer: SGD, state: RunState) -> None:
+    def save(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Keep where the run stands."""
 
     def saved(self) -> str | None:
@@ -87,14 +111,14 @@ class Loop:
     ) -> None:  # fmt: skip
         if step.optimizer is None:
             raise ValueError("a loop trains: its step needs an optimizer")
-        samples = len(step.store)
+        samples = len(step.batches)
         for name, value, most in (
             ("epochs", epochs, None), ("batch_size", batch_size, samples), ("evaluate_every", evaluate_every, None)
         ):  # fmt: skip
             if value < 1 or (most is not None and value > most):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
-        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.store, step.device
+        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.steps = -(-samples // batch_size)
@@ -192,22 +216,23 @@ class Loop:
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
-        state, step, samples = self.state, self._step, len(self.store)
+        state = self.state
         stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
         pause = 0.0 if self.check_every_step else PAUSE
         begin = time.perf_counter()
         self.store.shuffle(self.seed, state.epoch)
-        while state.batch < self.steps and not self._stopping:
-            start = state.batch * self.batch_size
-            self.optimizer.lr = self._lr(state.batch)
-            step.run(start, min(self.batch_size, samples - start))
-            state.batch += 1
+        steps = iter(()) if self._stopping else steps_of_epoch(
+            self._step, self.batch_size, first=state.batch, lr=self._lr
+        )  # fmt: skip
+        for state.batch in steps:
             for call in stepped:
                 call(self)
             if time.monotonic() - self._looked_at >= pause:
                 self._clock(begin)
                 self._look()
                 begin = time.perf_counter()
+            if self._stopping:
+                break
         self._clock(begin)
 
     def _lr(self, batch: int) -> float:
