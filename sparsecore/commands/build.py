@@ -16,12 +16,12 @@ from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from ..network import Network
 from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
-from ..runs.kinds import ConfigError, decay
+from ..runs.kinds import ConfigError, step_schedule
 from ..runs.trainer import Trainer
 from ..runtime.devices import device, set_threads
 from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
-from ..training.optimizers import SGD
+from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .pruning import Pruning, go_back
 from .recipes import model_of, origin, resolved
@@ -105,17 +105,13 @@ def earlier(config: RunConfig, step: int) -> Network:
     return trainer.network
 
 
-def optimizer_of(config: RunConfig) -> Any:
+def optimizer_of(config: RunConfig) -> Optimizer:
     """The optimizer that a configuration asks for."""
+    lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
     if config.optimizer == "sgd":
-        return SGD(
-            _said(config.lr), _said(config.momentum), _said(config.weight_decay), nesterov=config.nesterov,
-            clip_norm=config.clip_norm,
-        )  # fmt: skip
-    from ..training import optimizers
-
-    kind = vars(optimizers)["Adam" if config.optimizer == "adam" else "AdamW"]
-    return kind(config.lr, config.betas, config.eps, config.weight_decay, clip_norm=config.clip_norm)
+        return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
+    kind = Adam if config.optimizer == "adam" else AdamW
+    return kind(lr, _said(config.betas), _said(config.eps), decay, clip_norm=clip)
 
 
 def wiring_of(config: RunConfig) -> Wiring:
@@ -150,7 +146,7 @@ def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
         warm = min(warm, total // 2)
     remaining = total - warm
     if name == "step":
-        every, factor = decay(rest)
+        every, factor = step_schedule(rest)
         after = step_decay(every * steps, factor)
     else:
         after = cosine(remaining) if name == "cosine" else constant()

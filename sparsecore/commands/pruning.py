@@ -97,7 +97,7 @@ def layer_targets(network: Network, goals: float | tuple[float, ...]) -> Targets
     if not isinstance(goals, tuple):
         return goals
     if len(goals) != len(network.patterns):
-        names = ", ".join(repr(network.layers[k]) for k in network.patterns)
+        names = ", ".join(repr(network[k]) for k in network.patterns)
         raise PruneError(f"expected one sparsity, or one for each of {names}, got {spelled(goals)}")
     return {k: goal for k, goal in zip(network.patterns, goals, strict=True) if goal > 0}
 

@@ -162,10 +162,10 @@ def _augmentation(value: Any) -> str:
 
 def _schedule(value: Any) -> str:
     name, _, rest = _text(value).partition(":")
-    return _good(value, bool(decay(rest)) if name == "step" else value in ("constant", "cosine"))
+    return _good(value, bool(step_schedule(rest)) if name == "step" else value in ("constant", "cosine"))
 
 
-def decay(text: str) -> tuple[int, float]:
+def step_schedule(text: str) -> tuple[int, float]:
     """The epochs and the factor in step:EPOCHS[:FACTOR]. Raises ValueError."""
     every, _, factor = text.partition(":")
     found = int(every), float(factor or 0.1)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from ..data.batches import Batches
 from ..network import Network
 from .evaluation import Evaluation
-from .optimizers import SGD
+from .optimizers import Optimizer
 from .state import Record, RunState
 from .step import Totals
 
@@ -18,7 +18,7 @@ class Training(Protocol):
     """A loop, as its callbacks see it: `Loop` has the meaning of each."""
 
     network: Network
-    optimizer: SGD
+    optimizer: Optimizer
     store: Batches
     evaluations: Mapping[str, Evaluation]
     state: RunState
