@@ -1,4 +1,4 @@
-"""Sparsity patterns made from rules: RadiX-Nets, expanders, uniform random and dense layers."""
+"""Sparsity patterns from rules: RadiX-Nets, expanders, uniform random and dense layers, and how connected they are."""
 
 from .radix import FittedRadixNet, fit_radix_net, radix_layer, radix_net
 from .rules import ExpanderKind, dense, expander, filters, uniform_random

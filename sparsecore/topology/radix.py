@@ -28,7 +28,7 @@ def radix_net(radices: Sequence[Sequence[int]], widths: Sequence[int]) -> list[S
     radices : lists of integers above 1
         One radix a layer. Every list but the last has product N'; the last one's product divides N'.
     widths : positive integers
-        One more than there are radices: copies of the N' nodes, from the input to the output.
+        One more than there are radices: how many copies of the N' nodes, from the input to the output.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def radix_layer(radix: int, place_value: int, n: int, width_in: int, width_out: 
     """One layer of a RadiX-Net: from n·width_in inputs to n·width_out outputs, of which it keeps radix / n.
 
     Output o reads every input congruent modulo n to o + j·place_value, for j from 0 to radix - 1: the Kronecker
-    product of an all-ones block of the widths with a mixed-radix layer. The building block for models whose sparse
-    layers do not follow one another directly.
+    product of an all-ones block of the widths with a mixed-radix layer. Models whose sparse layers do not follow one
+    another directly are built from such layers.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def radix_layer(radix: int, place_value: int, n: int, width_in: int, width_out: 
 
 @dataclass(frozen=True)
 class FittedRadixNet:
-    """A RadiX-Net fitted to a model's layer sizes, and a sentence that says what fitting it took."""
+    """A RadiX-Net fitted to a model's layer sizes, and a sentence that says how it was fitted."""
 
     patterns: tuple[SparsityPattern, ...]
     radices: Radices
@@ -96,11 +96,11 @@ def fit_radix_net(
 ) -> FittedRadixNet:
     """Fit a RadiX-Net to a model's layer sizes.
 
-    The rule: without `widths`, each layer gets the smallest width whose N'·width nodes cover its size, and its first
-    nodes are dropped to leave that size. With `widths`, only the input is fitted so; every later layer has the
-    N'·width neurons that its width asks for. N' may not exceed the size of a layer, which keeps every residue modulo
-    N' present in each, so that no neuron is ever left without an input or an output. Dropping inputs keeps the
-    numbers of paths equal; dropping neurons in between does not.
+    Without `widths`, each layer gets the smallest width whose N'·width nodes cover its size, and drops its first nodes
+    to have that size. With `widths`, only the input is fitted so, and every later layer has N'·width neurons. N' may
+    not exceed the size of any layer. So every residue modulo N' is present in each layer, and no neuron is left
+    without an input or an output. Dropping inputs keeps the numbers of paths equal; dropping neurons in between does
+    not.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _checked_integers(name: str, values: Sequence[int], at_least: int) -> tuple[
 
 
 def spelled(lists: Sequence[Sequence[int]]) -> str:
-    """Lists of radices or widths as the command line has them."""
+    """Lists of radices or widths as they are written on the command line."""
     return "/".join(",".join(map(str, each)) for each in lists)
 
 
@@ -225,7 +225,7 @@ def _join(sizes: Sequence[int]) -> str:
 
 
 def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
-    """The same widths with `first` in front, by one exchange where it is among them: a likely slip of order."""
+    """The widths with `first` in front; if it is among them, the two change places, as a user may have meant."""
     exchanged = list(widths)
     if first in widths:
         exchanged[widths.index(first)] = widths[0]
@@ -234,7 +234,7 @@ def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
 
 
 def _suggest(sizes: tuple[int, ...], lengths: Sequence[int]) -> str:
-    """The end of an error: radices that fit, in lists of these lengths or, if none do, in lists short enough."""
+    """The end of an error: radices that fit, in lists of these lengths or, if there are none, in shorter lists."""
     longest = max(1, min(sizes).bit_length() - 1)
     layers = sum(lengths)
     short_enough = [min(longest, layers - begin) for begin in range(0, layers, longest)]
@@ -243,7 +243,7 @@ def _suggest(sizes: tuple[int, ...], lengths: Sequence[int]) -> str:
 
 
 def _fitting_radices(sizes: tuple[int, ...], lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Radices in lists of these lengths, with the most nodes that drop no neuron, or else the most that fit."""
+    """Radices in lists of these lengths, with as many nodes as fit; first those that drop no neuron."""
     by_fit = sorted(range(2, min(sizes) + 1), key=lambda nodes: (any(size % nodes for size in sizes[1:]), -nodes))
     for nodes in by_fit:
         found = [alike_factors(nodes, length) for length in lengths]

@@ -13,7 +13,7 @@ Sizes = Sequence[tuple[int, int]]
 
 
 def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPattern], str]:
-    """One RadiX layer for each pair of sizes, radix by radix; and a sentence that says what was made.
+    """One RadiX layer for each radix and pair of sizes, and a sentence that says what was made.
 
     N', the product of a list, must divide every size: there is no neighbouring layer to drop nodes with, and a layer
     cut from a larger one could leave neurons unconnected.
@@ -21,7 +21,7 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
     Parameters
     ----------
     radices : lists of integers above 1
-        One radix a layer; all lists but the last have the product N', which the last one's divides.
+        One radix a layer. All lists but the last have the product N'; the last one's product divides N'.
     sizes : (inputs, outputs) of each layer
 
     Raises
@@ -29,23 +29,23 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
     ValueError
         If the radices do not fit; the message suggests some that do.
     """
-    given = spelled(radices)
+    lists = spelled(radices)
     wanted = ", ".join(f"{inputs}→{outputs}" for inputs, outputs in sizes)
     digits = with_place_values(radices)
     hint = _suggestion(sizes)
     if len(digits) != len(sizes):
-        raise ValueError(f"one radix a sparse layer: there are {len(sizes)} ({wanted}), got {given}{hint}")
+        raise ValueError(f"one radix a sparse layer: there are {len(sizes)} ({wanted}), got {lists}{hint}")
     nodes = math.prod(radices[0])
     for number, each in enumerate(radices, start=1):
         product = math.prod(each)
         if nodes % product or (number < len(radices) and product != nodes):
             whole = number < len(radices)
             rule = f"must have the first's product, N' = {nodes}" if whole else f"must divide N' = {nodes}"
-            raise ValueError(f"radix list {number} of {given} {rule}, got {product}{hint}")
+            raise ValueError(f"radix list {number} of {lists} {rule}, got {product}{hint}")
     for inputs, outputs in sizes:
         if inputs % nodes or outputs % nodes:
             raise ValueError(
-                f"radices {given} have N' = {nodes} nodes, which must divide both sizes of the layer "
+                f"radices {lists} have N' = {nodes} nodes, which must divide both sizes of the layer "
                 f"{inputs}→{outputs}{hint}"
             )
     patterns = [

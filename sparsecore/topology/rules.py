@@ -1,7 +1,7 @@
 """Sparsity patterns made from rules: dense and uniform random layers, expanders, and whole filters.
 
-Pure functions. What is random draws from the generator it is given and from nothing else, and memory grows with the
-connections kept, never with the dense size of the layer. A pattern's shape is (out_features, in_features).
+Pure functions. Random ones draw only from the generator that they are given. Memory grows with the connections kept,
+not with the dense size of the layer. A pattern's shape is (out_features, in_features).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _random_subset(out_features: int, in_features: int, connections: int, rng: n
 
 
 def _distinct(total: int, count: int, rng: np.random.Generator) -> Array:
-    """`count` distinct integers below `total`, every such set equally likely, sorted."""
+    """`count` distinct integers below `total`, sorted; every set of them is equally likely."""
     if total > np.iinfo(np.int64).max:
         raise ValueError(f"a layer with {total:,} possible connections is too large to draw from")
     if count > total // 2:
@@ -147,8 +147,8 @@ def _distinct(total: int, count: int, rng: np.random.Generator) -> Array:
 def _regular(out_features: int, in_features: int, fan_in: int, order: Callable[[int], Array]) -> SparsityPattern:
     """Rows of one fan-in and columns of one fan-out (within 1), from orders of the larger side's nodes.
 
-    The orders are laid end to end, and each node of the smaller side takes the next block of them: a node of the
-    larger side is met once an order, which balances them however the sizes divide.
+    The orders are laid end to end, and each node of the smaller side takes the next block of them. Each order has every
+    node of the larger side once, which balances their connections whatever the sizes.
     """
     blocks, nodes = sorted((out_features, in_features))
     if not blocks:
@@ -165,8 +165,10 @@ def _regular(out_features: int, in_features: int, fan_in: int, order: Callable[[
 
 
 def _avoiding(order: Array, taken: Array, needed: int) -> Array:
-    """`order`, with the first `needed` nodes that are not in `taken` moved to its front: for a block that began in
-    the order before and must not meet a node twice."""
+    """`order`, with its first `needed` nodes that are not in `taken` moved to the front.
+
+    For a block that began in the order before, and must not have a node twice.
+    """
     if not taken.size:
         return order
     free = np.ones(order.size, dtype=np.bool_)

@@ -49,7 +49,7 @@ def spectral_gap(pattern: SparsityPattern) -> SpectralGap:
 
     (first_square,), leading = _largest(gram, start)
     leading = leading[:, 0]
-    # Deflated rather than asked for two: Lanczos from one start sees a repeated value once.
+    # The first is subtracted, and the largest found again: Lanczos from one start finds a repeated value only once.
     (second_square,), _ = _largest(lambda x: gram(x) - first_square * (leading @ x) * leading, start)
     return SpectralGap(math.sqrt(first_square), math.sqrt(max(second_square, 0.0)))
 

@@ -35,13 +35,13 @@ def fetch(entry: Entry, root: Path, kind: str | None = None) -> str:
     Returns
     -------
     str
-        The source that it came from.
+        The source's name.
 
     Raises
     ------
     DataError
-        Where no source had it, with each one's reason, or where the cache cannot be written. Nothing is left behind,
-        and what was in the cache is as it was.
+        If no source yields it, with the reason for each, or if the cache cannot be written. The cache is then as it
+        was.
     """
     sources = [source for source in entry.sources if kind in (None, source.kind)]
     if not sources:
@@ -66,7 +66,7 @@ def _fetch(entry: Entry, root: Path, sources: list[Source], silence: Mapping[str
             try:
                 files = in_time(partial(_verified, entry, source), f"{entry.title} from {source.title}",
                                 silence[source.kind], deadline)
-            except Exception as error:  # whatever went wrong there, the next source may do better
+            except Exception as error:  # whatever it was, the next source may work
                 reasons.append(f"{source.title}: {_brief(error)}")
                 continue
             cache.publish(entry, root, stage, files)

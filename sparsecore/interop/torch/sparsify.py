@@ -1,4 +1,4 @@
-"""Putting sparse layers where a model has dense ones: those that were pruned, or that are to be."""
+"""Replacing a model's dense layers by sparse ones: those that were pruned, or all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .modules import SparseConv2d, SparseLinear
 
 Model = TypeVar("Model", bound=nn.Module)
 DENSE = (nn.Linear, nn.Conv2d)
-"""What is replaced; not their subclasses, which may do anything."""
+"""The classes that are replaced. Their subclasses are not, since these may do anything."""
 
 
 def sparsify(
@@ -21,14 +21,14 @@ def sparsify(
 ) -> Model | SparseLinear | SparseConv2d:
     """Replace a model's `nn.Linear` and `nn.Conv2d` layers by sparse ones with the values that they keep.
 
-    A layer keeps what its `torch.nn.utils.prune` mask keeps, if it has one (an entry that is kept may be zero), and
-    otherwise its nonzero weights; of these, the largest |w| if `sparsity` asks for fewer. Without `sparsity`, a layer
-    that has neither a mask nor a zero stays dense.
+    A layer with a `torch.nn.utils.prune` mask keeps what the mask keeps, zeros included; any other layer keeps its
+    nonzero weights. If `sparsity` asks for fewer, the largest |w| of these are kept. Without `sparsity`, a layer that
+    has neither a mask nor a zero stays dense.
 
     Parameters
     ----------
     model : nn.Module
-        Changed in place, whole or not at all. Optimizers must be made anew.
+        Is changed in place, whole or not at all. Optimizers must be made anew.
     sparsity : float, optional
         Of each layer, at least 0 and below 1.
     skip : collection of str
@@ -37,13 +37,13 @@ def sparsify(
     Returns
     -------
     nn.Module
-        The model, or if it is such a layer itself, the one that replaces it.
+        The model; or, if it is itself a dense layer, the sparse layer that replaces it.
 
     Raises
     ------
     ValueError
         If the sparsity is out of range, a name in `skip` is not a module's, a weight belongs to two layers, or a
-        convolution pads with something else than zeros.
+        convolution pads with something other than zeros.
     """
     check_sparsity(sparsity)
     modules = dict(model.named_modules())
@@ -76,7 +76,7 @@ def _replacement(module: nn.Linear | nn.Conv2d, sparsity: float | None) -> Spars
         made = SparseConv2d.from_conv(module, sparsity)
     made.train(module.training)
     for name, parameter in made.named_parameters():
-        old = getattr(module, f"{name}_orig", None)  # where pruning keeps the parameter
+        old = getattr(module, f"{name}_orig", None)  # where PyTorch's pruning keeps the parameter
         parameter.requires_grad_((old if old is not None else getattr(module, name)).requires_grad)
     return made
 
