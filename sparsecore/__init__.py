@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .commands.training import run
     from .interop.operator import SparseOperator
     from .layers import Layer, ReLU, SparseLinear
     from .network import Network
     from .runs.checkpoint import CheckpointError, load, save
+    from .runs.config import RunConfig
     from .runs.trainer import Trainer
     from .runtime.devices import get_threads, set_threads
     from .storage.pattern import SparsityPattern
@@ -23,12 +25,14 @@ __all__ = [
     "Layer",
     "Network",
     "ReLU",
+    "RunConfig",
     "SparseLinear",
     "SparseOperator",
     "SparsityPattern",
     "Trainer",
     "get_threads",
     "load",
+    "run",
     "save",
     "set_threads",
 ]
@@ -50,12 +54,14 @@ _MODULES = {
     "Layer": "layers",
     "Network": "network",
     "ReLU": "layers",
+    "RunConfig": "runs.config",
     "SparseLinear": "layers",
     "SparseOperator": "interop.operator",
     "SparsityPattern": "storage.pattern",
     "Trainer": "runs.trainer",
     "get_threads": "runtime.devices",
     "load": "runs.checkpoint",
+    "run": "commands.training",
     "save": "runs.checkpoint",
     "set_threads": "runtime.devices",
 }

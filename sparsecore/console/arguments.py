@@ -1,4 +1,4 @@
-"""Command lines, and the words that may stand on them: one line for those that may not."""
+"""The parser of every command line and the types of its arguments; what is wrong is said on one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class UsageError(OneLineError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError and takes no abbreviations."""
+    """argparse, but errors raise UsageError, and options cannot be abbreviated."""
 
-    def __init__(self, prog: str, description: str, example: str) -> None:
+    def __init__(self, prog: str, description: str, example: str, **others: Any) -> None:
         super().__init__(
             prog, description=description, epilog=f"for example: {example}", argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
+            allow_abbrev=False, **others,
         )  # fmt: skip
         self.example = example
 
@@ -92,70 +92,3 @@ def integer(wanted: str, example: int, least: int, most: int) -> Callable[[str],
         return value
 
     return convert
-
-
-def radices(text: str) -> list[list[int]]:
-    """An argument's type: lists of radices, such as 2,5/10."""
-    try:
-        lists = [[int(radix) for radix in each.split(",")] for each in text.split("/")]
-    except ValueError:
-        lists = [[0]]
-    if not all(1 < radix < 2**31 for each in lists for radix in each):
-        raise argparse.ArgumentTypeError(f"expected radices above 1, such as 10,10 or in lists as 2,5/10, got {text!r}")
-    return lists
-
-
-def widths(text: str) -> list[int]:
-    """An argument's type: sizes, such as 8,30,1."""
-    try:
-        found = [int(width) for width in text.split(",")]
-    except ValueError:
-        found = [0]
-    if not all(0 < width < 2**31 for width in found):
-        raise argparse.ArgumentTypeError(f"expected positive whole numbers, such as 8,30,1, got {text!r}")
-    return found
-
-
-def sparsities(text: str) -> float | list[float]:
-    """An argument's type: a fraction removed, or several as 0.5,0.9."""
-    try:
-        found = [float(each) for each in text.split(",")]
-    except ValueError:
-        found = [1.0]
-    if not all(0 <= each < 1 for each in found):
-        raise argparse.ArgumentTypeError(
-            f"expected a fraction removed, at least 0 and below 1, such as 0.9, or one a layer as 0.5,0.9, got {text!r}"
-        )
-    return found if len(found) > 1 else found[0]
-
-
-def augment_text(text: str) -> str:
-    """An argument's type: how far images move, and whether they are mirrored."""
-    pixels = text.partition(",")[0]
-    good = pixels.isascii() and pixels.isdecimal() and len(pixels) < 5 and text in (pixels, f"{pixels},flip")
-    if not good and text != "none":
-        raise argparse.ArgumentTypeError(f"expected none, or pixels such as 4 or 4,flip, got {text!r}")
-    return text
-
-
-def schedule_text(text: str) -> str:
-    """An argument's type: a schedule of the learning rate."""
-    name, _, rest = text.partition(":")
-    try:
-        good = (name == "step" and bool(decay(rest))) or text in ("constant", "cosine")
-    except ValueError:
-        good = False
-    if not good:
-        raise argparse.ArgumentTypeError(
-            f"expected constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5, got {text!r}"
-        )
-    return text
-
-
-def decay(text: str) -> tuple[int, float]:
-    """The epochs and the factor in step:EPOCHS[:FACTOR]. Raises ValueError."""
-    every, _, factor = text.partition(":")
-    found = int(every), float(factor or 0.1)
-    if found[0] < 1 or not 0 < found[1] <= 1:
-        raise ValueError(text)
-    return found

@@ -86,9 +86,10 @@ class Optimizer(ABC):
             Whether these parameters are subject to weight decay.
         """
 
-    @recorded  # noqa: B027, most rules need nothing
+    @recorded
     def begin(self, kernels: Any) -> None:
         """Called once a step, before the rule, which may be called for several stretches of the parameters."""
+        del kernels  # most rules need nothing
 
     @recorded
     def step(self, params: Any, grads: Any, workspace: Workspace, runs: Runs | None = None) -> None:
