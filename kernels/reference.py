@@ -147,13 +147,13 @@ def place(x: Array, out: Array, mask: Array | None = None) -> None:
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
 
 
-def dropout(x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
-    """out = x / (1 − rate), or 0 with probability `rate`; `clock` has the first sample, the epoch and the seed.
+def dropout(x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
+    """out = x / (1 − rate), or 0 with probability `rate`; `position` has the first sample, the epoch and the seed.
 
     The random number of feature f of sample s is the (s · features + f)-th of a SplitMix64 whose state begins at a
     mixture of seed, epoch and stream.
     """
-    first, epoch, seed = (int(value) for value in clock)
+    first, epoch, seed = (int(value) for value in position)
     key = _mix(_mix(_mix(seed + _GOLDEN) + epoch) + stream)
     tiles = x.reshape(len(x), -1, LANES)
     features, dropped = tiles.shape[1], out.reshape(tiles.shape)
@@ -243,12 +243,12 @@ def pack_samples(
 
 
 def augment(
-    store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool, out: Array,
-    out_labels: Array, batch: int,
+    store: Array, labels: Array, order: Array, position: Array, shape: tuple[int, ...], most: int, flip: bool,
+    out: Array, out_labels: Array, batch: int,
 ) -> None:  # fmt: skip
-    """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and their
-    labels; `clock` also holds the epoch and the seed."""
-    start, epoch, seed = (int(number) for number in clock)
+    """Copy images `order[position[0]:position[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and
+    their labels; `position` also holds the epoch and the seed."""
+    start, epoch, seed = (int(number) for number in position)
     key = _mix(_mix(_mix(seed + _GOLDEN) + epoch) + 0xA5A5_0000_0000_0001)
     for k in range(batch):
         sample = int(order[start + k])

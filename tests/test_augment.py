@@ -46,19 +46,19 @@ def packed(store: Batches, start: int, batch: int) -> tuple[Array, Array]:
 @settings(max_examples=80)
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), most=st.integers(0, 8), flip=st.booleans(),
-    clock=st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.integers(-(2**63), 2**63 - 1)),
+    position=st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.integers(-(2**63), 2**63 - 1)),
     batch=st.integers(1, 40), shift=st.sampled_from([0, 1, 3]),
 )  # fmt: skip
-def test_the_kernel_does_what_the_oracle_does(kind, size, most, flip, batch, clock, shift):
+def test_the_kernel_does_what_the_oracle_does(kind, size, most, flip, batch, position, shift):
     rng, memory, features = np.random.default_rng(0), Guarded(shift), int(np.prod(size))
     store, labels = memory.put(images(50, size, kind)), memory.put(rng.integers(0, 10, 50).astype(np.int32))
-    order, clock = memory.put(rng.permutation(50)), memory.put(np.array(clock))
+    order, position = memory.put(rng.permutation(50)), memory.put(np.array(position))
     out, numbers = memory.empty((batch, features), kind), memory.empty((batch,), np.int32)
     most = min(most, *(side - 1 for side in size[1:]))
-    Launcher(POOLS[0]).augment(store, labels, order, clock, size, most, flip, out, numbers, batch)
+    Launcher(POOLS[0]).augment(store, labels, order, position, size, most, flip, out, numbers, batch)
     memory.assert_intact()
     expected, wanted = np.empty_like(out), np.empty_like(numbers)
-    reference.augment(store, labels, order, clock, size, most, flip, expected, wanted, batch)
+    reference.augment(store, labels, order, position, size, most, flip, expected, wanted, batch)
     assert np.array_equal(out, expected) and np.array_equal(numbers, wanted)
 
 

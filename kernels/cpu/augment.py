@@ -13,7 +13,7 @@ from .ir.vector import ints, stored
 from .random import GOLDEN, mix, stream_key
 
 AUGMENT = arguments(
-    "store", "labels", "order", "clock", "most", "flip", "batch", "channels", "height", "width", "out", "out_labels"
+    "store", "labels", "order", "position", "most", "flip", "batch", "channels", "height", "width", "out", "out_labels"
 )
 
 AUGMENTATION = np.uint64(0xA5A5_0000_0000_0001)
@@ -22,20 +22,20 @@ AUGMENTATION = np.uint64(0xA5A5_0000_0000_0001)
 
 @cache
 def augment_kernel(size: int) -> Any:
-    """Copy samples `order[clock[0] + k]`, moved by up to `most` pixels each way; what no pixel moves to is zero.
+    """Copy samples `order[position[0] + k]`, moved by up to `most` pixels each way; what no pixel moves to is zero.
 
     What happens to a sample depends on the seed, the epoch and its row in the store, and on nothing else.
     """
 
     def augment(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, AUGMENT)[0]
-        order, labels, clock = ints(c.order, 8), ints(c.labels, 4), ints(c.clock, 8)
+        order, labels, position = ints(c.order, 8), ints(c.labels, 4), ints(c.position, 8)
         out_labels = ints(c.out_labels, 4)
-        key = stream_key(clock, AUGMENTATION)
+        key = stream_key(position, AUGMENTATION)
         pixels = c.channels * c.height * c.width
         first, last = share(c.batch, part, parts)
         for k in range(first, last):
-            sample = order[clock[0] + k]
+            sample = order[position[0] + k]
             out_labels[k] = labels[sample]
             drawn = mix(key + np.uint64(sample) * GOLDEN)
             shifts = np.uint64(2 * c.most + 1)

@@ -13,7 +13,7 @@ from .call import arguments, kernel, share
 from .ir.vector import advance, element, floats, ints
 from .random import GOLDEN, mix, stream_key
 
-DROPOUT = arguments("x", "clock", "stream", "rate", "out", "tiles", "features")
+DROPOUT = arguments("x", "position", "stream", "rate", "out", "tiles", "features")
 
 @cache
 def dropout_kernel(size: int) -> Any:
@@ -21,14 +21,14 @@ def dropout_kernel(size: int) -> Any:
 
     def dropout(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, DROPOUT)[0]
-        clock, rate = ints(c.clock, 8), floats(c.rate, 8)[0]
-        key = stream_key(clock, np.uint64(c.stream))
+        position, rate = ints(c.position, 8), floats(c.rate, 8)[0]
+        key = stream_key(position, np.uint64(c.stream))
         x, out = floats(c.x, size), floats(c.out, size)
         most = np.uint64(rate * 2.0**53)
         scale = element(x, 1 / (1 - rate))
         first, last = share(c.tiles * c.features, part, parts)
         for line in range(first, last):
-            sample, feature = clock[0] + line // c.features * LANES, line % c.features
+            sample, feature = position[0] + line // c.features * LANES, line % c.features
             here, there = advance(x, line * LANES), advance(out, line * LANES)
             count = key + np.uint64(sample * c.features + feature) * GOLDEN
             step = np.uint64(c.features) * GOLDEN

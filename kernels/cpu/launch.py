@@ -212,12 +212,12 @@ class Launcher:
             planes=tiles * channels, rows=height, length=width * lanes, out_plane=plane, out_row=row,
         )  # fmt: skip
 
-    def dropout(self, x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
-        """out = x / (1 − rate), or 0 with probability `rate`; `clock` holds the first sample, the epoch and the
+    def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
+        """out = x / (1 − rate), or 0 with probability `rate`; `position` holds the first sample, the epoch and the
         seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
-            dropout_kernel(x.itemsize), COST_DROPOUT * x.size, DROPOUT, x=x, clock=clock, stream=stream,
+            dropout_kernel(x.itemsize), COST_DROPOUT * x.size, DROPOUT, x=x, position=position, stream=stream,
             rate=np.array([rate]), out=out, tiles=len(x), features=features,
         )  # fmt: skip
 
@@ -276,15 +276,15 @@ class Launcher:
         )  # fmt: skip
 
     def augment(
-        self, store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool,
-        out: Array, out_labels: Array, batch: int,
+        self, store: Array, labels: Array, order: Array, position: Array, shape: tuple[int, ...], most: int,
+        flip: bool, out: Array, out_labels: Array, batch: int,
     ) -> None:  # fmt: skip
-        """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and
-        their labels; `clock` also holds the epoch and the seed."""
+        """Copy images `order[position[0]:position[0] + batch]` of a store, moved by up to `most` pixels and mirrored,
+        and their labels; `position` also holds the epoch and the seed."""
         channels, height, width = shape
         self._launch(
             augment_kernel(store.itemsize), batch * channels * height * width, AUGMENT,
-            store=store, labels=labels, order=order, clock=clock, most=most, flip=int(flip), batch=batch,
+            store=store, labels=labels, order=order, position=position, most=most, flip=int(flip), batch=batch,
             channels=channels, height=height, width=width, out=out, out_labels=out_labels,
         )  # fmt: skip
 

@@ -21,6 +21,6 @@ def mix(z: Any) -> Any:
 
 
 @njit
-def stream_key(clock: Any, stream: Any) -> Any:
-    """Where a stream's counting begins; `clock` holds a sample's number, the epoch and the seed."""
-    return mix(mix(mix(np.uint64(clock[2]) + GOLDEN) + np.uint64(clock[1])) + stream)
+def stream_key(position: Any, stream: Any) -> Any:
+    """Where a stream's counting begins; `position` holds a sample's number, the epoch and the seed."""
+    return mix(mix(mix(np.uint64(position[2]) + GOLDEN) + np.uint64(position[1])) + stream)

@@ -2,18 +2,18 @@
 
 constexpr uint64 AUGMENTATION = 0xA5A5000000000001ull;
 
-// Image k of the batch is row order[clock[0] + k] of the store, moved by up to `most` pixels; a thread writes one pixel.
+// Image k of the batch is row order[position[0] + k] of the store, moved by up to `most` pixels; a thread writes one pixel.
 template <class Stored>
 __device__ __forceinline__ void augment(
     int64 count, int channels, int height, int width, int most, int flip, const Stored* __restrict__ store,
-    const int* __restrict__ labels, const int64* __restrict__ order, const int64* __restrict__ clock,
+    const int* __restrict__ labels, const int64* __restrict__ order, const int64* __restrict__ position,
     Stored* __restrict__ out, int* __restrict__ out_labels) {
   const int64 at = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (at >= count) return;
   const int pixels = channels * height * width;
-  const int64 k = at / pixels, sample = order[clock[0] + k];
+  const int64 k = at / pixels, sample = order[position[0] + k];
   const int pixel = int(at - k * pixels), line = pixel / width, column = pixel % width;
-  const uint64 key = mix(mix(mix(uint64(clock[2]) + GOLDEN) + uint64(clock[1])) + AUGMENTATION);
+  const uint64 key = mix(mix(mix(uint64(position[2]) + GOLDEN) + uint64(position[1])) + AUGMENTATION);
   const uint64 drawn = mix(key + uint64(sample) * GOLDEN);
   const int shifts = 2 * most + 1;
   const int row = line % height + int(((drawn & 0xFFFF) * shifts) >> 16) - most;
@@ -27,9 +27,9 @@ __device__ __forceinline__ void augment(
 #define AUGMENT(NAME, STORED)                                                                                        \
   extern "C" __global__ void __launch_bounds__(BLOCK) NAME(                                                          \
       int64 count, int channels, int height, int width, int most, int flip, const STORED* __restrict__ store,        \
-      const int* __restrict__ labels, const int64* __restrict__ order, const int64* __restrict__ clock,              \
+      const int* __restrict__ labels, const int64* __restrict__ order, const int64* __restrict__ position,              \
       STORED* __restrict__ out, int* __restrict__ out_labels) {                                                      \
-    augment(count, channels, height, width, most, flip, store, labels, order, clock, out, out_labels);               \
+    augment(count, channels, height, width, most, flip, store, labels, order, position, out, out_labels);               \
   }
 
 AUGMENT(augment_1, unsigned char)

@@ -286,12 +286,12 @@ class Launcher:
             np.int64(x.size), np.int32(height), np.int32(width * lanes), np.int64(plane), np.int64(row), x, mask, out,
         )  # fmt: skip
 
-    def dropout(self, x: Array, clock: Array, stream: int, rate: float, out: Array) -> None:
-        """out = x / (1 − rate), or 0 with probability `rate`; `clock` has the first sample, the epoch and the seed."""
+    def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
+        """out = x / (1 − rate), or 0 with probability `rate`; `position` has the first sample, the epoch, the seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
             kernel("dropout", "dropout", x.itemsize), x.size,
-            np.int64(x.size), np.int32(features), np.int64(stream), np.float64(rate), clock, x, out,
+            np.int64(x.size), np.int32(features), np.int64(stream), np.float64(rate), position, x, out,
         )  # fmt: skip
 
     def max_pool(self, x: Array, window: Window, y: Array, index: Array) -> None:
@@ -333,15 +333,15 @@ class Launcher:
         )  # fmt: skip
 
     def augment(
-        self, store: Array, labels: Array, order: Array, clock: Array, shape: tuple[int, ...], most: int, flip: bool,
-        out: Array, out_labels: Array, batch: int,
+        self, store: Array, labels: Array, order: Array, position: Array, shape: tuple[int, ...], most: int,
+        flip: bool, out: Array, out_labels: Array, batch: int,
     ) -> None:  # fmt: skip
-        """Copy images `order[clock[0]:clock[0] + batch]` of a store, moved by up to `most` pixels and mirrored, and
-        their labels; `clock` also holds the epoch and the seed."""
+        """Copy images `order[position[0]:position[0] + batch]` of a store, moved by up to `most` pixels and mirrored,
+        and their labels; `position` also holds the epoch and the seed."""
         count = batch * store.shape[1]
         self._launch(
             kernel("augment", f"augment_{store.itemsize}", 4), count, np.int64(count), *map(np.int32, shape),
-            np.int32(most), np.int32(flip), store, labels, order, clock, out, out_labels,
+            np.int32(most), np.int32(flip), store, labels, order, position, out, out_labels,
         )  # fmt: skip
 
     def _launch_chunks(self, name: str, batch: int, features: int, itemsize: int, *arguments: Any) -> None:

@@ -356,11 +356,11 @@ def test_pooling(cuda, dtype, window):
 
 @dtypes
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.99])
-@pytest.mark.parametrize("clock", [(0, 0, 0), (1000, 7, -1), (1 << 40, 3, 1 << 62)])
-def test_dropout(cuda, dtype, rate, clock):
+@pytest.mark.parametrize("position", [(0, 0, 0), (1000, 7, -1), (1 << 40, 3, 1 << 62)])
+def test_dropout(cuda, dtype, rate, position):
     x = np.random.default_rng(0).standard_normal((3, 5, 2, LANES)).astype(dtype)
     out = np.full_like(x, np.nan)
-    against_the_oracle(cuda, "dropout", x, np.array(clock), 4, rate, out)
+    against_the_oracle(cuda, "dropout", x, np.array(position), 4, rate, out)
 
 
 # ------------------------------------------------------------------------------------------ bits, checks and names
