@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from sparsecore.kernels.compile import njit, register_bytes
-from sparsecore.kernels.cpu.vector import I64, LANES, Lines, Value, count_loop, literals, pointer
+from sparsecore.kernels.cpu.ir.vector import I64, Lines, Value, count_loop, literals, pointer
+from sparsecore.kernels.layout import LANES
 
 from sparsecore.runtime.devices import cpu
 

@@ -18,9 +18,9 @@ def njit(function: Callable[..., Any]) -> Any:
 
 
 def versioned(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function a name that changes with the source of any CPU kernel, for Numba to keep it under.
+    """Give a function a name that changes with the source of any kernel, for Numba to keep it under.
 
-    Numba looks only at the file that a function stands in, and not at the intrinsics of others that it is made of.
+    Numba looks only at the file that a function stands in, not at the intrinsics and constants it takes from others.
     """
     function.__qualname__ += f"_{source():08x}"
     return function
@@ -28,9 +28,9 @@ def versioned(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def source() -> int:
-    """A number that changes when this file or any CPU kernel's does."""
-    here = Path(__file__)
-    return zlib.crc32(b"".join(path.read_bytes() for path in [here, *sorted((here.parent / "cpu").glob("*.py"))]))
+    """A number that changes when any Python file does that a CPU kernel may be made of."""
+    here = Path(__file__).parent
+    return zlib.crc32(b"".join(path.read_bytes() for path in sorted([*here.glob("*.py"), *here.glob("cpu/**/*.py")])))
 
 
 @cache

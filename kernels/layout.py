@@ -1,7 +1,7 @@
 """What a kernel is told about a sparse operator: which connections there are, and where its lines lie.
 
-Both are tuples of arrays and integers, so that a compiled kernel can take them as they are, on any device.
-`sparsecore.storage` makes them; nothing here knows how.
+A *line* is the LANES values of one feature (or pixel) of one tile. Layouts and grids are tuples of arrays and integers,
+so that a compiled kernel can take them as they are, on any device. `sparsecore` makes them; nothing here knows how.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+LANES = 16
+"""Samples in a tile: one 64-byte cache line of float32, one register of AVX-512, two of AVX2, four of NEON."""
 
 
 class Layout(NamedTuple):

@@ -1,4 +1,4 @@
-"""The oracle: every kernel again, as plain loops in float64 that say what it computes and nothing of how to be fast.
+"""The oracle: every kernel again, as plain loops in float64 that say what it computes, at any speed.
 
 Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, and the
 features of a sample, are written as vectors.
@@ -6,15 +6,26 @@ features of a sample, are written as vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cpu.update import LARGEST_NORM, LR, MOMENTUM, SCALE, WEIGHT_DECAY
-from .cpu.vector import LANES
-from .layout import CooLayout, Grid, Layout, Window
+from .layout import LANES, CooLayout, Grid, Layout, Window
+from .rates import (
+    BETA1,
+    BETA2,
+    CORRECTION1,
+    CORRECTION2,
+    EPS,
+    LARGEST_NORM,
+    LR,
+    MOMENTUM,
+    SCALE,
+    STEPS,
+    WEIGHT_DECAY,
+)
 
 Array = NDArray[Any]
 
@@ -36,10 +47,10 @@ def spmm(
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
             if relu:
                 y[y < 0] = 0
-            place = out_at + row * grid.out_row
+            target = out_at + row * grid.out_row
             if gate is not None:
-                y[~(_line(gate, place) > 0)] = 0
-            out[place : place + LANES] = y
+                y[~(_line(gate, target) > 0)] = 0
+            out[target : target + LANES] = y
 
 
 def sddmm(
@@ -81,7 +92,7 @@ def _positions(grid: Grid) -> Iterator[tuple[int, int, int]]:
 
 
 def _memory(array: Array) -> Array:
-    """The elements from an array's first to its last as they lie in memory: shared, and gaps of a view included."""
+    """An array's memory from its first element to its last, shared and flat; it includes what a view leaves out."""
     steps = [stride // array.itemsize for stride in array.strides]
     length = 1 + sum((size - 1) * step for size, step in zip(array.shape, steps, strict=True)) if array.size else 0
     return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))
@@ -91,6 +102,16 @@ def _line(memory: Array, at: int) -> Array:
     if not 0 <= at <= memory.size - LANES:
         raise IndexError(f"a line at element {at} is not within the array's {memory.size} elements")
     return memory[at : at + LANES].astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- Python
+
+
+def host(
+    name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> None:
+    """function(**inputs, **outputs), in Python: NumPy arrays, of which only the outputs can be written to."""
+    function(**inputs, **outputs)
 
 
 # ---------------------------------------------------------------------------------------------- elementwise
@@ -114,8 +135,15 @@ def mask(dy: Array, y: Array, out: Array) -> None:
         out[k] = dy[k] if y[k] > 0 else 0
 
 
+def add(a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+    """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU."""
+    for k in np.ndindex(a.shape):
+        total = a[k] + b[k]
+        out[k] = 0 if (total < 0 and relu) or (mask is not None and not mask[k] > 0) else total
+
+
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
-    """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
+    """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, left as it is."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
 
 
@@ -155,7 +183,7 @@ def max_pool(x: Array, window: Window, y: Array, index: Array) -> None:
 
 
 def max_unpool(dy: Array, index: Array, window: Window, dx: Array) -> None:
-    """dx = the sum of the dy of those windows that found their largest x there."""
+    """dx = the sum of dy over the windows whose largest x is that pixel's."""
     dx[...] = 0
     for at, pixels in _windows(dx, window, dy):
         for lane in range(LANES):
@@ -238,9 +266,11 @@ def augment(
 
 
 def cross_entropy(
-    z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-) -> None:
-    """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss.
+    z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+    divisor: int | None = None,
+) -> None:  # fmt: skip
+    """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by `divisor`,
+    the batch if not given.
 
     The first of equal logits is the answer; where a logit is NaN there is none. Lanes without a sample become zero.
     `scratch` is for the fast kernel.
@@ -255,7 +285,22 @@ def cross_entropy(
         correct[sample] = not np.isnan(logits).any() and np.argmax(logits) == label
         slope = powers / total
         slope[label] -= 1
-        dz[tile, :, lane] = slope / batch
+        dz[tile, :, lane] = slope / (batch if divisor is None else divisor)
+
+
+def squared_error(
+    z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+) -> None:
+    """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not given.
+
+    Lanes without a sample become zero.
+    """
+    dz[:], losses[:] = 0, 0
+    for sample in range(batch):
+        tile, lane = sample // LANES, sample % LANES
+        apart = z[tile, :, lane].astype(np.float64) - targets[tile, :, lane]
+        losses[sample] = 0.5 * np.sum(apart**2)
+        dz[tile, :, lane] = apart / (batch if divisor is None else divisor)
 
 
 def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
@@ -270,16 +315,43 @@ def tally(losses: Array, correct: Array, batch: int, totals: Array) -> None:
 # ---------------------------------------------------------------------------------------------- update
 
 
-def sgd(w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
-    """One step of stochastic gradient descent on flat arrays."""
+def norm(dw: Array, rates: Array) -> None:
+    """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
+    length = np.sqrt(sum(float(g) ** 2 for g in dw))
+    rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
+
+
+def sgd(
+    w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False, decays: bool = True
+) -> None:
+    """One step of stochastic gradient descent on flat arrays; `decays=False` leaves weight decay out."""
     for k in range(w.size):
-        slope = float(dw[k]) * rates[SCALE] + rates[WEIGHT_DECAY] * float(w[k])
+        slope = float(dw[k]) * rates[SCALE] + rates[WEIGHT_DECAY] * decays * float(w[k])
         speed = rates[MOMENTUM] * float(velocity[k]) + slope
         velocity[k] = speed
         w[k] -= rates[LR] * (slope + rates[MOMENTUM] * speed if nesterov else speed)
 
 
-def norm(dw: Array, rates: Array) -> None:
-    """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
-    length = np.sqrt(sum(float(g) ** 2 for g in dw))
-    rates[SCALE] = 1.0 if length <= rates[LARGEST_NORM] else rates[LARGEST_NORM] / length
+def tick(rates: Array) -> None:
+    """Count a step of Adam: STEPS += 1, and CORRECTION1 and CORRECTION2 = 1 − β₁ᵗ and 1 − β₂ᵗ."""
+    rates[STEPS] += 1
+    rates[CORRECTION1] = 1 - rates[BETA1] ** rates[STEPS]
+    rates[CORRECTION2] = 1 - rates[BETA2] ** rates[STEPS]
+
+
+def adam(
+    w: Array, dw: Array, m: Array, v: Array, rates: Array, *, decoupled: bool = False, decays: bool = True
+) -> None:
+    """One step of Adam on flat arrays, or AdamW if `decoupled`, with the CORRECTIONs of the last `tick`; `decays=False`
+    leaves weight decay out."""
+    lr, decay, beta1, beta2 = rates[LR], rates[WEIGHT_DECAY] * decays, rates[BETA1], rates[BETA2]
+    for k in range(w.size):
+        weight, slope = float(w[k]), float(dw[k]) * rates[SCALE]
+        if decoupled:
+            weight *= 1 - lr * decay
+        else:
+            slope += decay * weight
+        mean = beta1 * float(m[k]) + (1 - beta1) * slope
+        square = beta2 * float(v[k]) + (1 - beta2) * slope**2
+        m[k], v[k] = mean, square
+        w[k] = weight - lr / rates[CORRECTION1] * mean / (np.sqrt(square / rates[CORRECTION2]) + rates[EPS])

@@ -5,28 +5,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .commands.training import run
     from .interop.operator import SparseOperator
     from .layers import Layer, ReLU, SparseLinear
     from .network import Network
     from .runs.checkpoint import CheckpointError, load, save
+    from .runs.config import RunConfig
     from .runs.trainer import Trainer
     from .runtime.devices import get_threads, set_threads
     from .storage.pattern import SparsityPattern
-    from .training.optimizers import SGD
+    from .training.optimizers import SGD, Adam, AdamW
 
 __version__ = "0.1.0"
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "CheckpointError",
     "Layer",
     "Network",
     "ReLU",
+    "RunConfig",
     "SparseLinear",
     "SparseOperator",
     "SparsityPattern",
     "Trainer",
     "get_threads",
     "load",
+    "run",
     "save",
     "set_threads",
 ]
@@ -42,16 +48,20 @@ from ._moved import MOVED as _MOVED  # noqa: E402
 
 _MODULES = {
     "SGD": "training.optimizers",
+    "Adam": "training.optimizers",
+    "AdamW": "training.optimizers",
     "CheckpointError": "runs.checkpoint",
     "Layer": "layers",
     "Network": "network",
     "ReLU": "layers",
+    "RunConfig": "runs.config",
     "SparseLinear": "layers",
     "SparseOperator": "interop.operator",
     "SparsityPattern": "storage.pattern",
     "Trainer": "runs.trainer",
     "get_threads": "runtime.devices",
     "load": "runs.checkpoint",
+    "run": "commands.training",
     "save": "runs.checkpoint",
     "set_threads": "runtime.devices",
 }

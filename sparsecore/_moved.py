@@ -41,7 +41,6 @@ MOVED = {
     "progress": "commands.report",
     "radix": "topology.radix",
     "radix_layers": "topology.radix_fit",
-    "regression": "training.regression",
     "resume": "commands.resume",
     "run_folder": "runs.folder",
     "run_state": "runs.state",

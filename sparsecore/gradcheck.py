@@ -164,23 +164,24 @@ def _of_layer(layer: Layer, x: Array, rng: np.random.Generator) -> _Function:
     weights = rng.standard_normal(y.shape)
     dx, grads = layer.backward(weights, cache, workspace)
     arrays = {"x": (x, np.reshape(dx, x.shape).copy())}
-    for name, array in layer.params.items():
-        if name not in grads:
-            raise GradientError(f"{layer!r}: backward gives no gradient of {name}")
-        arrays[name] = array, np.array(grads[name])
+    for path, part in layer.walk():
+        for name, array in part.params.items():
+            name = f"{path}.{name}" if path else name
+            if name not in grads:
+                raise GradientError(f"{layer!r}: backward gives no gradient of {name}")
+            arrays[name] = array, np.array(grads[name])
     return _Function(lambda: layer.forward(x, workspace)[0], weights, arrays)
 
 
 def _of_network(network: Network, x: Array, labels: Any) -> _Function:
-    network = Network(_in_float64(layer) for layer in network.layers)
-    classes = int(np.prod(network.layers[-1].out_shape))
-    targets, loss, workspace = Labels.pack(labels, classes), CrossEntropy(), Workspace()
-    first = network.layers[0]
+    network = Network(_in_float64(network.root).children)
+    first, last = network.layers[0], network.layers[-1]
+    targets, loss, workspace = Labels.pack(labels, int(np.prod(last.out_shape))), CrossEntropy(), Workspace()
     tiles = first._pack(x, first.in_shape, "x", workspace.child("x"))
     grads = network.views(np.full(network.params.shape, np.nan))  # NaN stays where a layer does not write
-    for k, pieces in enumerate(grads):
+    for path, pieces in grads.items():
         for name, piece in pieces.items():
-            workspace.child(k).put(name, piece)
+            workspace.at(path).put(name, piece)
     logits, caches = network.forward(tiles, workspace)
     network.backward(loss(logits, targets, workspace), caches, workspace)
 
@@ -189,15 +190,18 @@ def _of_network(network: Network, x: Array, labels: Any) -> _Function:
         return np.array(workspace.array("losses", targets.data.shape, np.float64))
 
     arrays = {
-        f"layer {k} {layer!r} {name}": (array, grads[k][name])
-        for k, layer in enumerate(network.layers)
+        f"layer {path} {layer!r} {name}": (array, grads[path][name])
+        for path, layer in network.walk()
         for name, array in layer.params.items()
     }
     return _Function(losses, 1 / max(targets.batch, 1), arrays)
 
 
 def _in_float64(layer: Layer) -> Layer:
-    """The same layer on the host, on float64 copies of its parameters."""
-    twin = copy.copy(layer).to("cpu")
-    twin.params = {name: np.array(array, np.float64) for name, array in twin.params.items()}
+    """The same layer, with all that it holds, on the host and on float64 copies of its parameters."""
+    twin = copy.deepcopy(layer).to("cpu")
+    for _, part in twin.walk():
+        part.params = {name: np.array(array, np.float64) for name, array in part.params.items()}
+        if part.kept:
+            part.kept = {name: np.array(array, np.float64) for name, array in part.kept.items()}
     return twin

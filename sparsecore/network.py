@@ -1,25 +1,30 @@
-"""A network: layers in a row, their parameters in one flat array."""
+"""A network: a tree of layers, and the table of their parameters."""
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from .data.normalisation import Normalisation
-from .layers.call import backward_through, forward_through
 from .layers.layer import Layer, real_numbers
+from .layers.sequential import Sequential
+from .layers.sparse import SparseLayer
 from .runtime.device import Device, place_of
 from .runtime.tiles import LANES, Tiles, tiles_of
 from .runtime.workspace import Workspace
+from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
+from .storage.rewiring import Move, move_in_place, move_of, moved_table
 
 
 class LayerSummary(NamedTuple):
     """One line of a network's table."""
 
+    path: str
     name: str
     shape: tuple[int, int]
     connections: int
@@ -28,50 +33,60 @@ class LayerSummary(NamedTuple):
 
 
 class Network:
-    """Layers applied one after another.
+    """A tree of layers, applied one after another, and the table of all their parameters.
 
-    All parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass over
-    it.
+    All trained parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass
+    over it. Layers go by path, such as "stage2.0.conv1"; in a flat network, whose layers hold no layers, their numbers
+    do as well.
 
     Parameters
     ----------
-    layers : iterable of Layer
+    layers : iterable of Layer, or mapping of str to Layer
         Each takes what the one before gives. A layer may appear only once, and in one network, which takes over its
-        parameters.
-    sparse : iterable of int, optional
+        parameters. In a mapping they have names; otherwise their numbers are their names.
+    sparse : iterable of paths or integers, optional
         Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not
         full, if not given.
     normalisation : Normalisation, optional
         How raw inputs become this network's; a trainer sets it.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Those at the top of the tree.
+    table : ParameterTable
+        Every parameter, by path.
+    sparse : tuple of str
+        Paths of the sparse layers.
+    version : int
+        Changes when parameters or connections have moved, so that what was recorded must be recorded anew.
 
     Raises
     ------
     TypeError
         If something else than a Layer is among them.
     ValueError
-        If there are no layers, one appears twice, shapes do not meet, or dtypes or devices differ.
+        If there are no layers, one appears twice or holds itself, shapes do not meet, or dtypes or devices differ.
     """
 
     def __init__(
-        self, layers: Iterable[Layer], *, sparse: Iterable[int] | None = None,
+        self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
         normalisation: Normalisation | None = None,
     ) -> None:  # fmt: skip
-        self.layers = list(layers)
+        self.root = Sequential(layers)
         self.normalisation = normalisation
-        for layer in self.layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(f"a network is made of Layers, got {type(layer).__name__}")
-        if not self.layers:
-            raise ValueError("a network needs at least one layer")
-        if len({id(layer) for layer in self.layers}) != len(self.layers):
-            raise ValueError("a layer may appear only once in a network: make a second one with the same pattern")
-        for before, after in zip(self.layers, self.layers[1:], strict=False):
-            if int(np.prod(before.out_shape)) != int(np.prod(after.in_shape)):
-                raise ValueError(f"{after!r} takes {after.in_shape}, but {before!r} before it gives {before.out_shape}")
-        kinds = {array.dtype for layer in self.layers for array in layer.params.values()}
+        first: dict[int, str] = {}
+        for path, layer in self.walk():
+            if id(layer) in first:
+                raise ValueError(
+                    f"a layer may appear only once in a network, and {layer!r} is both {first[id(layer)]} and {path}: "
+                    "make a second one with the same pattern"
+                )
+            first[id(layer)] = path
+        kinds = {array.dtype for _, layer in self.walk() for array in (*layer.params.values(), *layer.kept.values())}
         if len(kinds) > 1:
             raise ValueError(f"all layers must have one dtype, got {', '.join(sorted(str(kind) for kind in kinds))}")
-        places = {layer.device.name for layer in self.layers}
+        places = {layer.device.name for _, layer in self.walk() if not layer.children}
         if len(places) > 1:
             raise ValueError(f"all layers must be on one device, got {', '.join(sorted(places))}: move them with to()")
         self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
@@ -79,9 +94,41 @@ class Network:
         self.flatten()
         patterns = self.patterns
         given = sparse if sparse is not None else (k for k, pattern in patterns.items() if not pattern.is_full)
-        self.sparse = tuple(sorted({operator.index(k) for k in given}))
-        if not patterns.keys() >= set(self.sparse):
-            raise ValueError(f"sparse must name layers with connections, among {sorted(patterns)}, got {self.sparse}")
+        asked = {str(k) if isinstance(k, str) else str(operator.index(k)) for k in given}
+        if not patterns.keys() >= asked:
+            raise ValueError(
+                f"sparse must name layers with connections, among {', '.join(patterns) or 'none'}, got "
+                f"{', '.join(sorted(asked))}"
+            )
+        self.sparse = tuple(path for path in patterns if path in asked)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers at the top of the tree."""
+        return self.root.layers
+
+    def walk(self) -> Iterator[tuple[str, Layer]]:
+        """All layers with their paths, each before those that it holds."""
+        for path, layer in self.root.walk():
+            if path:
+                yield path, layer
+
+    def __getitem__(self, path: str | int) -> Layer:
+        """The layer at a path, or the layer of a number at the top of the tree.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        layer: Layer = self.root
+        names = [self.root.names[path]] if isinstance(path, int) else path.split(".")
+        for depth, name in enumerate(names):
+            if name not in layer.children:
+                where = ".".join(names[:depth]) or "the network"
+                raise KeyError(f"{self!r}: no layer {path}: {where} holds {', '.join(layer.children) or 'none'}")
+            layer = layer.children[name]
+        return layer
 
     @property
     def params(self) -> Any:
@@ -117,54 +164,150 @@ class Network:
         DeviceError
             If there is no such device. Nothing has moved then, nor after any other error, such as of a full memory.
         """
-        before = [(layer, layer.params, layer._device) for layer in self.layers]
+        before = [(layer, layer.params, layer.kept, layer._device) for _, layer in self.root.walk()]
         here = self.device
         try:
-            for layer in self.layers:
-                layer.to(device)
+            self.root.to(device)
             if self.device is not here:
                 self.flatten()
         except BaseException:  # a device that is full: the network stays where it was, whole
-            for layer, params, place in before:
+            for layer, params, kept, place in before:
                 layer.params, layer._device = params, place
+                if kept:
+                    layer.kept = kept
             raise
         return self
 
     def flatten(self) -> None:
-        """Gather the parameters into one flat array; to be called when a layer's pattern has changed."""
-        size = sum(array.size for _, _, array in self._named())
-        params = self.device.empty((size,), self.dtype)
-        for layer, name, piece, array in self._pieces(params):
-            piece[...] = array
-            layer.params[name] = piece
-        self._params = params
-        self._given = [dict(layer.params) for layer in self.layers]
+        """Gather the parameters into one flat array; to be called when a layer's pattern or arrays were replaced."""
+        entries = [
+            (f"{path}.{name}", array.size, getattr(layer, "pattern", None) if name == "weight" else None, trained,
+             trained and name not in layer.undecayed)
+            for path, layer in self.walk()
+            for arrays, trained in ((layer.params, True), (layer.kept, False))
+            for name, array in arrays.items()
+        ]  # fmt: skip
+        rows = rows_of(entries)
+        values = self.device.empty((sum(row.size for row in rows),), self.dtype)
+        columns = self.table.columns if "table" in vars(self) else {}
+        table = ParameterTable(rows, values, columns)
+        self._adopt(table, {path: {**layer.params, **layer.kept} for path, layer in self.walk()})
+
+    def _adopt(self, table: ParameterTable, content: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Make a table the network's: layers' arrays become views of it, with this content unless it is there."""
+        for path, layer in self.walk():
+            for arrays in (layer.params, layer.kept):
+                for name in arrays:
+                    piece = table.values[table.by_path[f"{path}.{name}"].slice]
+                    if content is not None:
+                        piece[...] = content[path][name]
+                    arrays[name] = piece  # type: ignore[index]
+        self.table = table
+        self._params = table.values[: table.trained]
+        self._given = [(path, layer, dict(layer.params)) for path, layer in self.walk()]
         self.version += 1
 
+    def rewire(
+        self, patterns: Mapping[Any, SparsityPattern], fill: float | Mapping[Any, Any] = 0.0
+    ) -> None:
+        """Give layers other connections: some go, some come, the others keep their values.
+
+        Every column of the table moves: a connection that stays keeps its value and what an optimizer knows of it, bit
+        for bit; a new one starts with the value `fill` and zeros in the optimizer's columns. Where each layer ends with
+        as many connections as it had, no address changes, and where its plan can be patched too, what was recorded
+        stays valid. Any other change makes the arrays anew, and what was recorded is recorded again (`version`).
+
+        Parameters
+        ----------
+        patterns : mapping of path (or layer number) to SparsityPattern
+            Each of the layer's shape.
+        fill : float, or mapping of path to array of shape (nnz,)
+            Values of new connections; of an array, the entries at the places of the new ones in the new pattern.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If there is no such layer, it has no connections to move, a pattern has another shape, or a fill does not
+            fit. Nothing has changed then, nor where memory does not suffice.
+        """
+        moves = self._moves(patterns, fill)
+        if not moves:
+            return
+        stays = all(move.pattern.nnz == move.row.size for move in moves.values())
+        layers = [self._sparse_layer(path) for path in moves]
+        plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves.values(), strict=True)]
+        # What a GPU has of a plan is a copy, which does not change with it.
+        on_cpu = self.device.name == "cpu"
+        patch = stays and on_cpu and all(layer.plan.fits(plan) for layer, plan in zip(layers, plans, strict=True))
+        table = None
+        if stays:
+            move_in_place(self.table, list(moves.values()), self.device)
+        else:
+            table = moved_table(self.table, list(moves.values()), self.device)
+        # Nothing below can fail: a rewiring is done as a whole, or not at all.
+        for layer, move, plan in zip(layers, moves.values(), plans, strict=True):
+            if patch:
+                layer.plan.patch(plan)
+            layer.take_pattern(move.pattern, layer.plan if patch else plan)
+        if table is not None:
+            self._adopt(table, None)
+        elif not patch:
+            self.version += 1
+
+    def _moves(self, patterns: Mapping[Any, Any], fill: Any) -> dict[str, Move]:
+        """What is to move, by the paths of layers whose patterns change, checked."""
+        moves = {}
+        for key, pattern in patterns.items():
+            path = self._path(key)
+            row = self.table.by_path.get(f"{path}.weight")
+            if not isinstance(self[path], SparseLayer) or row is None or row.pattern is None:
+                able = ", ".join(self.patterns) or "none"
+                raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
+            own = (fill.get(key, 0.0) if isinstance(fill, Mapping) else fill)
+            move = move_of(row, pattern, own)
+            if pattern != row.pattern:
+                moves[path] = move
+        return moves
+
+    def _sparse_layer(self, path: str) -> SparseLayer:
+        layer = self[path]
+        assert isinstance(layer, SparseLayer)
+        return layer
+
+    def _path(self, key: Any) -> str:
+        """A layer's path, given that or its number at the top of the tree."""
+        if isinstance(key, str):
+            self[key]
+            return key
+        number = operator.index(key)
+        if not 0 <= number < len(self.root.names):
+            raise KeyError(f"{self!r}: no layer {number}")
+        return self.root.names[number]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_params", "_given")}
+        return {name: value for name, value in vars(self).items() if name not in ("_params", "_given", "table")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.flatten()  # a copy's layers have arrays of their own
 
-    def views(self, flat: Any) -> list[dict[str, Any]]:
-        """For each layer, the pieces of a flat array that belong to its parameters."""
-        pieces: list[dict[str, Any]] = [{} for _ in self.layers]
-        index = {id(layer): k for k, layer in enumerate(self.layers)}
-        for layer, name, piece, _ in self._pieces(flat):
-            pieces[index[id(layer)]][name] = piece
+    def __copy__(self) -> Network:
+        return copy.deepcopy(self)  # layers belong to one network: a shallow copy would take them away from this one
+
+    def views(self, flat: Any) -> ByPath[dict[str, Any]]:
+        """By layer, the pieces of a flat array of the trained parameters that belong to its own."""
+        pieces: ByPath[dict[str, Any]] = ByPath({path: {} for path, layer in self.walk() if not layer.children})
+        for row in self.table.rows:
+            if row.trained:
+                path, _, name = row.path.rpartition(".")
+                pieces.setdefault(path, {})[name] = flat[row.slice]
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
         """y, caches = forward(x). Raises TypeError if the workspace or x is on another device."""
         self._check_place(x, workspace, "x")
         x.clear_padding()
-        caches = []
-        for k, layer in enumerate(self.layers):
-            x, cache = forward_through(layer, x, workspace.child(k))
-            caches.append(cache)
-        return x, caches
+        return self.root.forward_tiles(x, workspace)
 
     def backward(self, dy: Tiles, caches: list[Any], workspace: Workspace) -> None:
         """Gradients of all parameters, written into the workspace's arrays of the layers' names.
@@ -179,14 +322,13 @@ class Network:
             If the workspace or dy is on another device.
         """
         self._check_place(dy, workspace, "dy")
-        for layer, given in zip(self.layers, self._given, strict=True):
+        for path, layer, given in self._given:
             if any(layer.params[name] is not array for name, array in given.items()):
-                raise ValueError(f"{layer!r} has parameters that are not {self!r}'s: call flatten() to gather them")
+                raise ValueError(
+                    f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather them"
+                )
         dy.clear_padding()
-        for k in range(len(self.layers) - 1, -1, -1):
-            dx, _ = backward_through(self.layers[k], dy, caches[k], workspace.child(k), need_dx=k > 0)
-            if dx is not None:
-                dy = dx
+        self.root.backward_tiles(dy, caches, workspace, need_dx=False)
 
     def logits(self, x: Any, batch_size: int = 1024) -> Any:
         """The network's output for ordinary arrays.
@@ -234,10 +376,10 @@ class Network:
         return np.argmax(self.logits(x, batch_size), axis=1)
 
     @property
-    def patterns(self) -> dict[int, SparsityPattern]:
-        """The patterns of the layers that have connections, by their places in `layers`."""
-        found = {k: getattr(layer, "pattern", None) for k, layer in enumerate(self.layers)}
-        return {k: pattern for k, pattern in found.items() if pattern is not None}
+    def patterns(self) -> ByPath[SparsityPattern]:
+        """The patterns of the layers that have connections, by path."""
+        found = ((path, getattr(layer, "pattern", None)) for path, layer in self.walk())
+        return ByPath({LayerPath(path): pattern for path, pattern in found if pattern is not None})
 
     @property
     def connections(self) -> int:
@@ -257,9 +399,10 @@ class Network:
     def summary(self) -> list[LayerSummary]:
         """A line for each layer that has connections."""
         lines = []
-        for k, pattern in self.patterns.items():
-            name, biases = repr(self.layers[k]), self.layers[k].params["bias"].size
-            lines.append(LayerSummary(name, pattern.shape, pattern.nnz, biases, pattern.sparsity))
+        for path, pattern in self.patterns.items():
+            layer = self[path]
+            biases = sum(array.size for name, array in layer.params.items() if name != "weight")
+            lines.append(LayerSummary(path, repr(layer), pattern.shape, pattern.nnz, biases, pattern.sparsity))
         return lines
 
     def __repr__(self) -> str:
@@ -273,19 +416,8 @@ class Network:
                 f"{workspace.device.name}: move the network with to(), or make the others with its device"
             )
 
-    def _sparsity(self, layers: Iterable[int]) -> float:
+    def _sparsity(self, layers: Iterable[str]) -> float:
         patterns = self.patterns
         layers = tuple(layers)
         possible = sum(patterns[k].shape[0] * patterns[k].shape[1] for k in layers)
         return (possible - sum(patterns[k].nnz for k in layers)) / possible if possible else 0.0
-
-    def _named(self) -> Iterator[tuple[Layer, str, Any]]:
-        for layer in self.layers:
-            for name, array in layer.params.items():
-                yield layer, name, array
-
-    def _pieces(self, flat: Any) -> Iterator[tuple[Layer, str, Any, Any]]:
-        start = 0
-        for layer, name, array in list(self._named()):
-            yield layer, name, flat[start : start + array.size], array
-            start += array.size

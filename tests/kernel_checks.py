@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher
-from sparsecore.kernels.cpu.pool import Pool
+from sparsecore.kernels.cpu.threads import Pool
 
 from sparsecore.storage.pattern import SparsityPattern
 
@@ -62,7 +62,7 @@ def assert_close(got: Array, exact: Array, magnitude: Array | float, terms: int)
 def assert_same_bits(call: Callable[[Launcher], list[Array]]) -> None:
     """A call writes the same bits on 1, 2 and 3 threads, however small it is. It returns what it wrote."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_WORTH_CUTTING", 1)
+        patch.setattr(launch, "WORTH_CUTTING", 1)
         first, *others = ([array.tobytes() for array in call(Launcher(pool))] for pool in POOLS)
     assert all(other == first for other in others)
 

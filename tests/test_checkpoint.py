@@ -71,6 +71,25 @@ def described(path: Path) -> dict[str, Any]:
         return found
 
 
+def first_version(path: Path, header: dict[str, Any] | None = None) -> Path:
+    """The checkpoint of a flat network as version 1 wrote it: layers in a list, and the velocity as one tensor."""
+    with safe_open(path, framework="numpy") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = file.metadata()
+    description = json.loads(meta["network"])
+    tree = description.pop("tree")
+    old = {"layers": list(tree["layers"].values()), "sparse": [int(k) for k in description["sparse"]]}
+    rows = [row.path for row in small_network().table.rows]
+    velocity = np.concatenate([kept.pop(f"velocity:{row}") for row in rows])
+    meta = {key: meta[key] for key in ("format", "state")} | {
+        "version": "1", "network": json.dumps(description | old)
+    } | (header or {})  # fmt: skip
+    kept["velocity"] = velocity
+    out = path.with_name("first.safetensors")
+    save_file(kept, out, meta | {"sha256": checkpoint._checksum(kept, meta)})
+    return out
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     network = small_network()
@@ -280,8 +299,20 @@ def test_other_safetensors_files(tmp_path: Path) -> None:
 
 
 def test_other_version(saved: Path) -> None:
-    assert "version '1', got 2" in refused(rewritten(saved, header={"version": "2"}))
+    assert "version '1' or '2', got 3" in refused(rewritten(saved, header={"version": "3"}))
     assert "version" in refused(rewritten(saved, header={"version": None}))
+
+
+def test_an_older_reader_refuses_by_the_version(saved: Path) -> None:
+    """Readers of version 1 look at `format` and `version` before all else, as texts in the metadata."""
+    with safe_open(saved, framework="numpy") as file:
+        assert (file.metadata()["format"], file.metadata()["version"]) == ("sparsecore", "2")
+
+
+def test_the_first_version_is_read(saved: Path) -> None:
+    new, old = read(saved), read(first_version(saved))
+    assert same(old.network, new.network) and old.velocity.tobytes() == new.velocity.tobytes()
+    assert (old.state, old.optimizer) == (new.state, None)
 
 
 HOSTILE_TENSORS: dict[str, dict[str, Any]] = {
@@ -302,8 +333,11 @@ HOSTILE_TENSORS: dict[str, dict[str, Any]] = {
     "indices of floats": {"0.indices": np.zeros(34, np.float32)},
     "indptr that falls": {"0.indptr": np.array([0, 30, 5, 34, 34, 34, 34, 34], np.int32)},
     "short indptr": {"0.indptr": np.array([0, 34], np.int32)},
-    "short velocity": {"velocity": np.zeros(3, np.float32)},
-    "velocity of float64": {"velocity": np.zeros(90, np.float64)},
+    "short velocity": {"velocity:0.weight": np.zeros(3, np.float32)},
+    "velocity of float64": {"velocity:0.weight": np.zeros(34, np.float64)},
+    "velocity without a piece": {"velocity:0.weight": None},
+    "velocity of no layer": {"velocity:9.weight": np.zeros(3, np.float32)},
+    "a column of nothing": {"other:": np.zeros(3, np.float32)},
     "a tensor for ReLU": {"2.weight": np.zeros(3, np.float32)},
 }
 
@@ -353,7 +387,7 @@ def changes(layers: list[Any]) -> dict[str, Any]:
         "ReLU of 5.0": {"layers": [*layers[:2], layers[2] | {"config": {"shape": [5.0]}}, layers[3]]},
         "ReLU of true": {"layers": [*layers[:2], layers[2] | {"config": {"shape": [True, 5]}}, layers[3]]},
         "sparse layers that are none": {"sparse": [0, 2]},
-        "sparse layer of text": {"sparse": ["0"]},
+        "sparse layer of text": {"sparse": ["a"]},
         "sparse is null": {"sparse": 0},
         "normalisation of text": {"normalisation": "x"},
         "normalisation of another size": {"normalisation": {"shape": [4], "mean": [0.0], "std": [1.0]}},
@@ -372,9 +406,48 @@ CHANGES = list(changes([{"shape": [7, 12], "config": {}}, {}, {}, {}]))
 @pytest.mark.parametrize("name", CHANGES)
 def test_hostile_descriptions(saved: Path, name: str) -> None:
     description = described(saved)
-    change = changes(description["layers"])[name]
+    change = changes(list(description["tree"]["layers"].values()))[name]
+    if isinstance(change, dict) and "layers" in change:
+        layers = change["layers"]
+        named = {str(k): line for k, line in enumerate(layers)} if isinstance(layers, list) else layers
+        change = {"tree": description["tree"] | {"layers": named}}
     text = json.dumps(description | change if isinstance(change, dict) else change)
     refused(rewritten(saved, header={"network": text}))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_hostile_descriptions_of_the_first_version(saved: Path, name: str) -> None:
+    description = described(first_version(saved))
+    change = changes(description["layers"])[name]
+    text = json.dumps(description | change if isinstance(change, dict) else change)
+    refused(first_version(saved, header={"network": text}))
+
+
+TREES: dict[str, Any] = {
+    "null": None,
+    "another kind": {"kind": "Residual", "config": {"relu": False}, "shape": None, "layers": {}},
+    "no kind": {"layers": {}},
+    "a leaf": {"kind": "SparseLinear", "config": {"relu": False, "format": "csr"}, "shape": [7, 12]},
+    "one in another without end": {"kind": "Sequential", "config": {}, "shape": None, "layers": {"0": {
+        "kind": "Sequential", "config": {}, "shape": None, "layers": {}}}},
+    "a name with a dot": {"kind": "Sequential", "config": {}, "shape": None, "layers": {"0.1": {
+        "kind": "ReLU", "config": {"shape": [5]}, "shape": None}}},
+    "half a residual": {"kind": "Sequential", "config": {}, "shape": None, "layers": {"0": {
+        "kind": "Residual", "config": {"relu": False}, "shape": None, "layers": {"shortcut": {
+            "kind": "ReLU", "config": {"shape": [5]}, "shape": None}}}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_hostile_trees(saved: Path, name: str) -> None:
+    refused(rewritten(saved, header={"network": json.dumps(described(saved) | {"tree": TREES[name]})}))
+
+
+def test_a_tree_without_end(saved: Path) -> None:
+    inner = '{"kind": "Sequential", "config": {}, "shape": null, "layers": {"0": '
+    for depth in (500, 50_000):
+        text = '{"tree": ' + inner * depth + "null" + "}}" * depth + ', "sparse": [], "normalisation": null}'
+        refused(rewritten(saved, header={"network": text}))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from sparsecore.kernels import reference
 from sparsecore.kernels.cpu import launch
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import CooLayout, Grid
+from sparsecore.kernels.tuning import COO_SEGMENT as SEGMENT
 
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
-from sparsecore.storage.plan import SEGMENT, Plan, coo_layout_of, linear_grid
+from sparsecore.storage.plan import Plan, coo_layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .kernel_checks import LANES, POOLS, Fenced, Guarded, assert_close, assert_same_bits, machines
@@ -204,7 +205,7 @@ def test_fetching_early_changes_no_bit(case, at_end):
     """Lines far ahead are asked for by connections that exist, up to the last."""
     wanted = check(Launcher(ALONE), case, np.float32, Fenced(at_end))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "CACHE", 0)
+        patch.setattr(launch, "FAR_CACHE", 0)
         assert launch._ahead(case.grid, case.x) > 0
         got = check(Launcher(ALONE), case, np.float32, Fenced(at_end))
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))

@@ -21,13 +21,13 @@ from .kernel_checks import POOLS, Guarded, Launcher, assert_same_bits, machines
 from .small import Array, numbers, tiled
 
 
-def clock(start: int = 0, epoch: int = 0, seed: int = 0) -> Array:
+def position(start: int = 0, epoch: int = 0, seed: int = 0) -> Array:
     return np.array([start, epoch, seed], np.int64)
 
 
 def kept(*, stream: int = 0, rate: float = 0.5, features: int = 500, batch: int = 64, **when: int) -> Array:
     """Whether each number of each sample, shape (batch, features), is kept."""
-    workspace = Workspace(clock=clock(**when), stream=stream)
+    workspace = Workspace(training=True, position=position(**when), stream=stream)
     y, _ = Dropout((features,), rate).forward_tiles(tiled(np.ones((batch, features))), workspace)
     return np.moveaxis(y.data, -1, 1).reshape(-1, features)[:batch] > 0
 
@@ -37,7 +37,7 @@ def kept(*, stream: int = 0, rate: float = 0.5, features: int = 500, batch: int 
 def test_the_kernel_does_what_the_oracle_does(dtype, register_bytes, rate):
     memory = Guarded(1)
     x = memory.put(numbers((3, 7, LANES), dtype=dtype))
-    when = memory.put(clock(123456789012, 7, -3))
+    when = memory.put(position(123456789012, 7, -3))
     out, exact = memory.empty(x.shape, dtype), np.empty_like(x)
     Launcher(POOLS[0], register_bytes=register_bytes).dropout(x, when, 5, rate, out)
     memory.assert_intact()
@@ -71,7 +71,7 @@ def test_a_samples_numbers_do_not_depend_on_where_its_batch_begins():
 
 @pytest.mark.parametrize("rectified", [False, True])
 def test_the_way_back_drops_the_same(rectified):
-    layer, workspace = Dropout((30,), 0.4), Workspace(clock=clock(3, 4, 5))
+    layer, workspace = Dropout((30,), 0.4), Workspace(training=True, position=position(3, 4, 5))
     x, dy = tiled(numbers((32, 30)), rectified=rectified), tiled(numbers((32, 30), 1), masked=rectified)
     y, cache = layer.forward_tiles(x, workspace)
     dx, grads = layer.backward_tiles(dy, cache, workspace)
@@ -92,7 +92,7 @@ def test_the_same_bits_on_any_number_of_threads():
     layer, x = Dropout((300,), 0.3), tiled(numbers((50, 300)))
 
     def step(launcher: Launcher) -> list[Array]:
-        return [layer.forward_tiles(x, Workspace(cpu(), launcher, clock=clock()))[0].data]
+        return [layer.forward_tiles(x, Workspace(cpu(), launcher, training=True, position=position()))[0].data]
 
     assert_same_bits(step)
 
@@ -117,7 +117,7 @@ def small_run() -> tuple[Network, Batches]:
 
 
 def test_a_recorded_step_draws_anew_and_a_resumed_run_draws_the_same():
-    """A tape is replayed for every batch and epoch; what it draws follows the clock that the store keeps."""
+    """A tape is replayed for every batch and epoch; what it draws follows the position that the store keeps."""
     network, store = small_run()
     whole = trained([0, 1, 2], network, store)
     network, store = small_run()

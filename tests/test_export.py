@@ -13,6 +13,7 @@ from sparsecore.network import Network
 from sparsecore.topology import dense, uniform_random
 
 from .small import network, numbers
+from .test_tree import residual_network
 
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -e '.[dev]'")
 
@@ -28,8 +29,12 @@ def convolutional(flatten=True):
     return Network([*layers, wired, ReLU((20,)), SparseLinear(dense(4, 20), rng=rng)])
 
 
+def residual():
+    return residual_network(np.float32, dropout=0.2)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("made", [network, convolutional, lambda: convolutional(flatten=False)])
+@pytest.mark.parametrize("made", [network, convolutional, lambda: convolutional(flatten=False), residual])
 def test_onnxruntime_computes_the_same(tmp_path, made, sparse):
     net, path = made(), tmp_path / "net.onnx"
     to_onnx(net, path, sparse=sparse)

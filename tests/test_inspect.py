@@ -28,7 +28,8 @@ from sparsecore.layers.relu import ReLU
 from sparsecore.runs.checkpoint import save
 from sparsecore.topology.radix import fit_radix_net
 
-from .small import linear, network, pattern_of
+from .small import linear, network, numbers, pattern_of
+from .test_tree import flat_and_nested, residual_network
 
 sparsities = st.sampled_from([0.0, 0.5, 0.8, 0.95, 1.0])
 seeds = st.integers(0, 10_000)
@@ -269,3 +270,44 @@ def test_normalisation_goes_along() -> None:
     net = network()
     net.normalisation = Normalisation((20,), (0.5,), (0.2,))
     assert remove_dead(net).normalisation == net.normalisation
+
+
+# ---------------------------------------------------------------------------------------------- trees
+
+
+def test_paths_of_a_tree_are_those_of_its_dense_twin():
+    """With all weights one, no bias and no negative number, a network counts its own paths."""
+    net = residual_network()
+    for layer in (net[path] for path in net.patterns):
+        layer.params["weight"][...], layer.params["bias"][...] = 1, 0
+    inputs = int(np.prod(net.layers[0].in_shape))
+    found = count_paths(net)
+    mean = 16  # the pooling's, which is a path from each of its pixels
+    x = np.eye(inputs).reshape(inputs, 1, 8, 8)
+    np.testing.assert_allclose(found, mean * net.logits(x).T, rtol=1e-9)
+
+
+def test_dead_channels_of_a_tree():
+    net = residual_network()
+    facts = describe(net)
+    assert [line["name"] for line in facts["layers"]] == [repr(net[path]) for path in net.patterns]
+    head = net.patterns["head"]
+    keep = head.indices != 2  # nobody reads channel 2 of the last block any more
+    net.rewire({"head": head.select(keep)})
+    second = "stage2.0.main.conv2"
+    net.rewire({second: net.patterns[second].select(net.patterns[second].rows != 4)})  # nothing reaches its channel 4
+    units = dict(zip(net.patterns, units_of(net)[1:], strict=True))
+    assert not units[second].used[2] and units[second].used.sum() == 5
+    assert not units["stage2.0.shortcut"].used[2] and units["stage2.0.shortcut"].used.sum() == 5
+    assert not units[second].reached[4] and units["head"].reached.all(), "the shortcut still reaches it"
+    assert np.isfinite(units[second].constant[4]) and np.isnan(units[second].constant[:4]).all()
+    with pytest.raises(ValueError, match=r"remove_dead: layer stage1\.0, Residual.*sums two ways"):
+        remove_dead(net)
+
+
+def test_nesting_changes_nothing_of_a_structure():
+    flat, nested = flat_and_nested()
+    one, other = describe(flat), describe(nested)
+    assert {**one, "network": ""} == {**other, "network": ""}
+    x = numbers((5, 20))
+    np.testing.assert_allclose(remove_dead(nested).logits(x), nested.logits(x), rtol=1e-12)

@@ -11,7 +11,7 @@ import pytest
 from sparsecore.runs.checkpoint import read, save
 from sparsecore.runs.folder import RunFolderError
 from sparsecore.runs.metrics import Mark, Metrics
-from sparsecore.runs.state import RunState
+from sparsecore.runs.state import from_json
 from sparsecore.runs.trainer import Callback, Trainer
 from tests.reliability.runs import StopAt, timeless, trainer
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_holds_its_lines_itself(tmp_path: Path, there: bool) -
     assert timeless(resumed.metrics) == timeless(whole.metrics)[not there :]
     finished = read(tmp_path).state["run"]
     old = {name: value for name, value in finished.items() if name not in ("metrics", "result")}
-    state = RunState.from_json(old | {"history": [*run["history"], finished["result"]]})
+    state = from_json(old | {"history": [*run["history"], finished["result"]]})
     assert state.finished and state.result == finished["result"]
 
 

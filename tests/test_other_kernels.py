@@ -15,10 +15,26 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy.special import log_softmax, softmax
 from sparsecore.kernels import reference
-from sparsecore.kernels.cpu.exponential import softmax_tile
-from sparsecore.kernels.cpu.launch import Launcher
-from sparsecore.kernels.cpu.update import LARGEST_NORM, LR, MOMENTUM, RATES, SCALE, WEIGHT_DECAY
-from sparsecore.kernels.cpu.vector import pointer
+from sparsecore.kernels.cpu import launch
+from sparsecore.kernels.cpu.ir.exponential import softmax_tile
+from sparsecore.kernels.cpu.ir.vector import pointer
+from sparsecore.kernels.cpu.launch import Launcher, Tape
+from sparsecore.kernels.cpu.threads import Pool
+from sparsecore.kernels.rates import (
+    ADAM_RATES,
+    BETA1,
+    BETA2,
+    CORRECTION1,
+    CORRECTION2,
+    EPS,
+    LARGEST_NORM,
+    LR,
+    MOMENTUM,
+    SCALE,
+    SGD_RATES,
+    STEPS,
+    WEIGHT_DECAY,
+)
 
 from .kernel_checks import (
     LANES,
@@ -189,6 +205,39 @@ def test_cross_entropy_by_log_sum_exp(dtype, register_bytes, batch, classes, dat
 
 
 @machines
+@pytest.mark.parametrize("divisor", [None, 1000])
+@pytest.mark.parametrize("batch, features", [(1, 1), (16, 3), (37, 10), (0, 4)])
+def test_squared_error_is_the_oracles(dtype, register_bytes, batch, features, divisor):
+    rng, memory = np.random.default_rng(batch), Guarded(1)
+    z, targets = rng.standard_normal((2, tiles_of(batch), features, LANES)).astype(dtype)
+    if batch % LANES:
+        z[-1, :, batch % LANES :] = targets[-1, :, batch % LANES :] = np.nan
+    dz, losses = memory.empty(z.shape, dtype), memory.empty((len(z) * LANES,), np.float64)
+    exact = np.empty(z.shape), np.empty(losses.shape)
+    launcher = Launcher(ALONE, register_bytes=register_bytes)
+    launcher.squared_error(memory.put(z), memory.put(targets), batch, dz, losses, divisor)
+    memory.assert_intact()
+    reference.squared_error(z, targets, batch, *exact, divisor)
+    near = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(dz, exact[0], rtol=near, atol=near / max(batch, 1))
+    np.testing.assert_allclose(losses, exact[1], rtol=10 * near)
+
+
+@machines
+def test_the_divisor_of_cross_entropy_scales_its_gradient_alone(dtype, register_bytes):
+    launcher, z = Launcher(ALONE, register_bytes=register_bytes), np.linspace(-3, 3, 4 * LANES, dtype=dtype)
+    z, labels = z.reshape(1, 4, LANES), np.arange(LANES, dtype=np.int32) % 4
+    outcomes = []
+    for divisor in (None, LANES, 4 * LANES):
+        dz, losses, correct = np.empty_like(z), np.empty(LANES), np.empty(LANES, np.int32)
+        launcher.cross_entropy(z, labels, LANES, dz, losses, correct, np.empty((1, 2, LANES), dtype), divisor)
+        outcomes.append((dz, losses, correct))
+    for got, expected in zip(outcomes[1], outcomes[0], strict=True):
+        assert np.array_equal(got, expected)
+    assert np.array_equal(4 * outcomes[2][0], outcomes[0][0]) and np.array_equal(outcomes[2][1], outcomes[0][1])
+
+
+@machines
 def test_cross_entropy_of_logits_at_their_limits(dtype, register_bytes):
     logits = np.array(
         [[1e4, -1e4, 0], [0, 0, 0], [5, 5, -5], [-1e4] * 3, [1e4, 1e4, 1e4], [np.nan, 0, 1], [0, np.nan, 0],
@@ -250,7 +299,7 @@ def test_tally_adds_to_what_is_there(batch, seed):
 def test_sgd_with_momentum_and_weight_decay(dtype, nesterov, size, seed, shift):
     memory, rng = Guarded(shift), np.random.default_rng(seed)
     start = [rng.standard_normal(size).astype(dtype) for _ in range(3)]
-    rates = np.zeros(RATES)
+    rates = np.zeros(SGD_RATES)
     rates[[LR, MOMENTUM, WEIGHT_DECAY, SCALE]] = rng.random(4)
     w, velocity = memory.empty((size,), dtype), memory.empty((size,), dtype)
     w[:], dw, velocity[:] = start[0], memory.put(start[1]), start[2]
@@ -259,9 +308,109 @@ def test_sgd_with_momentum_and_weight_decay(dtype, nesterov, size, seed, shift):
     exact = [a.astype(np.float64) for a in start]
     reference.sgd(*exact, rates, nesterov=nesterov)
     magnitude = [abs(a).astype(np.float64) for a in start]
-    reference.sgd(*magnitude, np.where(np.arange(RATES) == LR, -rates, rates), nesterov=nesterov)
+    reference.sgd(*magnitude, np.where(np.arange(SGD_RATES) == LR, -rates, rates), nesterov=nesterov)
     assert_close(w, exact[0], magnitude[0], 10)
     assert_close(velocity, exact[2], magnitude[2], 6)
+
+
+def test_sgd_without_decay_is_sgd_with_a_decay_of_zero():
+    rng = np.random.default_rng(0)
+    start, rates = rng.standard_normal((3, 100)), rng.random(SGD_RATES)
+    (w, dw, velocity), (bare, _, bare_velocity) = start.copy(), start.copy()
+    for nesterov in (False, True):
+        Launcher(ALONE).sgd(bare, dw, bare_velocity, rates, nesterov=nesterov, decays=False)
+        none = np.where(np.arange(SGD_RATES) == WEIGHT_DECAY, 0, rates)
+        Launcher(ALONE).sgd(w, dw, velocity, none, nesterov=nesterov)
+    assert np.array_equal(w, bare) and np.array_equal(velocity, bare_velocity)
+
+
+def adams_rates(seed: int, decay: float = 0.1) -> Any:
+    """Rates of Adam before its first step; the corrections are not there yet."""
+    rates = np.full(ADAM_RATES, np.nan)
+    rates[[LR, WEIGHT_DECAY, LARGEST_NORM, SCALE]] = 0.01, decay, np.inf, np.random.default_rng(seed).random()
+    rates[[BETA1, BETA2, EPS, STEPS]] = 0.9, 0.999, 1e-8, 0
+    return rates
+
+
+def check_adam(dtype: Any, size: int, seed: int, decoupled: bool, decays: bool, memory: Any) -> None:
+    """A few steps against the oracle's in float64, which begin each time where the kernel stands."""
+    rng, expected_rates = np.random.default_rng(seed), adams_rates(seed)
+    w, m, v = (memory.empty((size,), dtype) for _ in range(3))
+    w[:], m[:], v[:] = rng.standard_normal(size), 0, 0
+    rates = memory.empty((ADAM_RATES,), np.float64)
+    rates[:] = expected_rates
+    eps = float(np.finfo(dtype).eps)
+    for _ in range(3):
+        dw = memory.put(rng.standard_normal(size).astype(dtype))
+        exact_w, exact_m, exact_v = (a.astype(np.float64) for a in (w, m, v))
+        size_of_step = np.abs(exact_w) + rates[LR] * 10
+        Launcher(ALONE).tick(rates)
+        reference.tick(expected_rates)
+        np.testing.assert_allclose(rates, expected_rates, rtol=1e-15)
+        Launcher(ALONE).adam(w, dw, m, v, rates, decoupled=decoupled, decays=decays)
+        reference.adam(exact_w, dw.astype(np.float64), exact_m, exact_v, rates, decoupled=decoupled, decays=decays)
+        memory.assert_intact()
+        assert_close(m, exact_m, np.abs(exact_m) + np.abs(dw) + np.abs(w), 6)
+        np.testing.assert_allclose(v, exact_v, rtol=0, atol=16 * eps * float(np.max(exact_v, initial=0)))
+        assert np.all(np.abs(w - exact_w) <= 40 * eps * size_of_step)
+
+
+@dtypes
+@pytest.mark.parametrize("decoupled", [False, True])
+@given(st.integers(0, 100), SEEDS, st.booleans(), st.sampled_from([0, 1, 3]))
+def test_adam_with_and_without_decoupled_decay(dtype, decoupled, size, seed, decays, shift):
+    check_adam(dtype, size, seed, decoupled, decays, Guarded(shift))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_pytorchs(decoupled, decay):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    w, m, v = rng.standard_normal(77), np.zeros(77), np.zeros(77)
+    theirs = torch.nn.Parameter(torch.tensor(w))
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind([theirs], lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay)
+    rates, launcher = adams_rates(0, decay), Launcher(ALONE)
+    rates[SCALE] = 1
+    for _ in range(50):
+        dw = rng.standard_normal(77)
+        theirs.grad = torch.tensor(dw)
+        optimizer.step()
+        launcher.tick(rates)
+        launcher.adam(w, dw, m, v, rates, decoupled=decoupled)
+        np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
+def test_a_recorded_tick_counts_on():
+    tape, rates, launcher = Tape(), adams_rates(0), Launcher(ALONE)
+    Launcher(ALONE, tape).tick(rates)
+    for step in range(1, 5):
+        launcher.replay(tape)
+        assert rates[STEPS] == step
+        assert rates[CORRECTION1] == 1 - 0.9**step and rates[CORRECTION2] == 1 - 0.999**step
+
+
+@dtypes
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_has_the_same_bits_however_it_is_cut(dtype, decoupled):
+    """On 1, 2, 3 and 7 threads, and each number as it would be if it were alone."""
+    rng = np.random.default_rng(0)
+    start, rates = rng.random((4, 1003)).astype(dtype), adams_rates(0)
+    Launcher(ALONE).tick(rates)
+
+    def step(pool: Any, numbers: Any) -> Any:
+        w, dw, m, v = numbers.copy()
+        Launcher(pool).adam(w, dw, m, v, rates, decoupled=decoupled)
+        return np.stack([w, m, v])
+
+    expected = step(ALONE, start)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "WORTH_CUTTING", 1)
+        for pool in (*POOLS[1:], Pool(7)):
+            assert np.array_equal(step(pool, start), expected)
+    for k in range(0, 1003, 50):
+        assert np.array_equal(step(ALONE, start[:, k : k + 1]), expected[:, k : k + 1])
 
 
 @dtypes
@@ -269,7 +418,7 @@ def test_sgd_with_momentum_and_weight_decay(dtype, nesterov, size, seed, shift):
 @given(st.integers(1, 70), SEEDS)
 def test_norm_brings_gradients_down_to_the_largest_allowed(dtype, largest, size, seed):
     dw = np.random.default_rng(seed).standard_normal(size).astype(dtype)
-    rates, expected = np.full((2, RATES), np.nan)
+    rates, expected = np.full((2, SGD_RATES), np.nan)
     rates[LARGEST_NORM] = expected[LARGEST_NORM] = largest
     Launcher(ALONE).norm(dw, rates)
     reference.norm(dw, expected)
@@ -281,7 +430,7 @@ def test_norm_brings_gradients_down_to_the_largest_allowed(dtype, largest, size,
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_never_passes_for_a_step(dtype, value):
     dw, w = np.array([1, value, 2], dtype), np.ones(3, dtype)
-    rates = np.array([0.1, 0.9, 0.0, 1.0, 1.0])
+    rates = np.array([0.1, 0.0, 1.0, 1.0, 0.9])
     Launcher(ALONE).norm(dw, rates)
     Launcher(ALONE).sgd(w, dw, np.zeros(3, dtype), rates)
     assert np.isnan(w[1])
@@ -324,6 +473,21 @@ def test_relu_and_its_mask(dtype, tiles, features, seed, shift):
 
 
 @dtypes
+@given(st.integers(0, 3), st.integers(1, 40), SEEDS, st.sampled_from([0, 1, 3]))
+def test_add(dtype, tiles, features, seed, shift):
+    memory, shape = Guarded(shift), (tiles, features, LANES)
+    numbers = np.random.default_rng(seed).standard_normal((3, *shape)).astype(dtype)
+    numbers[0, :1, 0, 0] = np.nan
+    a, b, y = map(memory.put, numbers)
+    for options in ({}, {"relu": True}, {"mask": y}):
+        out, expected = memory.empty(shape, dtype), np.empty(shape, dtype)
+        Launcher(ALONE).add(a, b, out, **options)
+        reference.add(a, b, expected, **options)
+        memory.assert_intact()
+        assert np.array_equal(out, expected, equal_nan=True)
+
+
+@dtypes
 @given(st.tuples(*[st.integers(1, 3)] * 4), st.integers(0, 2), st.booleans(), SEEDS)
 def test_place_leaves_the_border_as_it_is(dtype, shape, border, masked, seed):
     tiles, channels, height, width = shape
@@ -355,10 +519,12 @@ def run_between_fences(at_end: bool) -> None:
             check_cross_entropy(logits, labels, dtype, register_bytes, Fenced(at_end))
         memory, size = Fenced(at_end), batch * features
         w, dw, velocity, out = (memory.put(rng.standard_normal(size).astype(dtype)) for _ in range(4))
-        rates, launcher = memory.put(np.ones(RATES)), Launcher(ALONE)
+        rates, launcher = memory.put(np.ones(SGD_RATES)), Launcher(ALONE)
         launcher.norm(dw, rates)
         launcher.sgd(w, dw, velocity, rates)
         launcher.sgd(w, dw, velocity, rates, nesterov=True)
+        launcher.adam(w, dw, velocity, out, memory.put(np.ones(ADAM_RATES)))
+        launcher.tick(memory.put(np.ones(ADAM_RATES)))
         launcher.relu(w, out)
         launcher.mask(w, dw, out)
         for shape in ((size,), (batch, features)):
@@ -389,7 +555,7 @@ def test_every_kernel_gives_the_same_bits_on_any_number_of_threads(dtype, batch,
         unpacked, rectified, masked, reordered = (np.empty_like(x.ravel()) for _ in range(4))
         losses, correct, some_labels = np.empty(tiles * LANES), *np.empty((2, tiles * LANES), np.int32)
         addresses, scratch = np.empty(tiles * LANES, np.int64), np.empty((tiles, 2, LANES), dtype)
-        totals, rates, (w, dw, velocity) = np.zeros(3), np.full(RATES, 0.1), start.copy()
+        totals, rates, (w, dw, velocity) = np.zeros(3), np.full(SGD_RATES, 0.1), start.copy()
         launcher.pack(x, packed)
         launcher.unpack(packed, unpacked.reshape(x.shape))
         launcher.pack_samples(

@@ -57,7 +57,7 @@ def test_a_gradual_run_and_what_it_records() -> None:
     for record in found:
         wanted = 0.9 * (1 - (1 - (record["step"] - 11) / 103) ** 3)
         first, second = record["layers"]
-        assert (first["layer"], first["name"]) == (0, "SparseLinear(784→300)")
+        assert (first["layer"], first["name"]) == ("0", "SparseLinear(784→300)")
         assert first["connections"] == round((1 - wanted) * 235_200)
         assert second["connections"] == round((1 - wanted) * 30_000)
         assert record["connections"] == first["connections"] + second["connections"] + 1000
@@ -255,7 +255,7 @@ def test_from_keeps_the_values_unless_it_is_told_otherwise(capsys: pytest.Captur
     assert np.std(fresh.layers[0].params["weight"]) == pytest.approx(np.sqrt(2 / 78.4), rel=0.1)
     config = json.loads(Path("c/config.json").read_text())
     assert config["options"]["dataset"] == "mnist-subset" and config["model"] == "lenet300"
-    assert Path(config["options"]["from"]) == Path("a").absolute()
+    assert Path(config["options"]["start_from"]) == Path("a").absolute()
     # And again on top: pruned further from the file's network, with the values of that run.
     options = ["--prune", "one-time", "--prune-to", "0.95", "--rewind", "initial", "--epochs", "2"]
     found = prunings(run("--from", "c", *options, "--out", "d"))

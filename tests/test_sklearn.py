@@ -99,17 +99,18 @@ def test_the_regressors_gradient_is_that_of_its_loss():
     from sparsecore.data import Split
     from sparsecore.data.batches import Batches
     from sparsecore.runtime.devices import cpu
+    from sparsecore.training.losses import SquaredError
     from sparsecore.training.optimizers import SGD
-    from sparsecore.training.regression import RegressionStep
+    from sparsecore.training.step import Step
 
     from .small import matrix_of, network, numbers
 
     net, x, t = network((8, 6, 5, 3)), numbers((21, 8), dtype=np.float32), numbers((21, 3), 1)
-    store = Batches(Split(x, np.zeros(21, np.int32)), (8,), [0.0], [1.0], cpu())
+    store = Batches(Split(x, np.zeros(21, np.int32)), (8,), [0.0], [1.0], cpu(), targets=t)
     store.shuffle(0, 0)
     weights, biases = [matrix_of(each) for each in net.layers], [each.bias.astype(float) for each in net.layers]
     stored = [matrix_of(each) != 0 for each in net.layers]
-    step = RegressionStep(net, store, t, SGD(0.1))
+    step = Step(net, store, SGD(0.1), loss=SquaredError())
     step.run(2, 19)
     rows = store.order[2:21]
     h = [x[rows].astype(float)]

@@ -17,7 +17,7 @@ from sparsecore.runs import checkpoint
 from sparsecore.runs.checkpoint import CheckpointError, read
 from sparsecore.runs.folder import RunFolderError
 from sparsecore.runs.metrics import Mark
-from sparsecore.runs.state import RunState
+from sparsecore.runs.state import RunState, as_json, from_json
 from sparsecore.runs.trainer import Callback, Diverged, Progress, Trainer
 from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.topology import fit_radix_net, uniform_random
@@ -393,7 +393,7 @@ def test_saved_after_every_so_many_epochs(digits: Dataset, tmp_path: Path, monke
 
 
 def test_looked_at_after_every_so_many_epochs_and_at_the_end(digits: Dataset) -> None:
-    run = trainer(digits, epochs=5, look_epochs=2)
+    run = trainer(digits, epochs=5, evaluate_every=2)
     result = run.run()
     epochs = [each for each in run.metrics if each["event"] == "epoch"]
     assert [each["epoch"] for each in epochs if "test_accuracy" in each] == [2, 4, 5]
@@ -479,7 +479,7 @@ def test_checkpoint_of_another_run(digits: Dataset, tmp_path: Path) -> None:
         trainer(digits).restore(saved)
 
 
-GOOD_STATE = RunState(metrics=Mark(3, "abc"), result={"event": "result"}).as_json()
+GOOD_STATE = as_json(RunState(metrics=Mark(3, "abc"), result={"event": "result"}))
 
 
 @pytest.mark.parametrize(
@@ -493,12 +493,12 @@ GOOD_STATE = RunState(metrics=Mark(3, "abc"), result={"event": "result"}).as_jso
     ],
 )  # fmt: skip
 def test_hostile_states(change: dict[str, Any]) -> None:
-    assert RunState.from_json(GOOD_STATE).as_json() == GOOD_STATE
+    assert as_json(from_json(GOOD_STATE)) == GOOD_STATE
     with pytest.raises(CheckpointError):
-        RunState.from_json(GOOD_STATE | change)
+        from_json(GOOD_STATE | change)
     for name in GOOD_STATE:
         with pytest.raises(CheckpointError):
-            RunState.from_json({key: value for key, value in GOOD_STATE.items() if key != name})
+            from_json({key: value for key, value in GOOD_STATE.items() if key != name})
     for other in (None, [], 3, "state"):
         with pytest.raises(CheckpointError):
-            RunState.from_json(other)
+            from_json(other)

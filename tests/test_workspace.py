@@ -65,14 +65,14 @@ def test_the_device_is_the_processor_if_not_given():
 
 
 def test_another_recorder_gets_the_same_arrays():
-    workspace = Workspace(clock=np.zeros(3, np.int64))
+    workspace = Workspace(training=True, position=np.zeros(3, np.int64))
     uses = workspace, workspace.child(4), workspace.child(4).child(1)
     arrays = [each.array("y", (3,), np.float32) for each in uses]
     kernels = object()
-    again = workspace.recording(kernels)
+    again = workspace.recorded_by(kernels)
     places = again, again.child(4), again.child(4).child(1)
     for place, array in zip(places, arrays, strict=True):
         assert place.array("y", (3,), np.float32) is array
-        assert place.kernels is kernels and place.clock is workspace.clock
+        assert place.kernels is kernels and place.position is workspace.position and place.training
     assert places[1].stream == 4
     assert workspace.kernels is not kernels

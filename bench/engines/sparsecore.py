@@ -58,9 +58,9 @@ class Step(_Recorded):
         self.device.fill(labels[: len(problem.labels)], problem.labels)
         workspace = Workspace(self.device, self.kernels)
         grads = self.device.zeros(network.params.shape, network.dtype)
-        for k, pieces in enumerate(network.views(grads)):
+        for path, pieces in network.views(grads).items():
             for name, piece in pieces.items():
-                workspace.child(k).put(name, piece)
+                workspace.at(path).put(name, piece)
         self.logits, caches = network.forward(x, workspace)
         truth = Labels(labels, len(problem.labels), problem.sizes[-1])
         network.backward(CrossEntropy()(self.logits, truth, workspace), caches, workspace)

@@ -1,4 +1,4 @@
-"""Augmentation: samples shifted and mirrored at random, while they are still as compact as their store keeps them."""
+"""Augmentation: samples shifted and mirrored at random, before they are converted from what their store keeps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from ..compile import source
 from .call import arguments, kernel, share
-from .dropout import GOLDEN, mix
-from .vector import ints, stored
+from .ir.vector import ints, stored
+from .random import GOLDEN, mix, stream_key
 
 AUGMENT = arguments(
     "store", "labels", "order", "clock", "most", "flip", "batch", "channels", "height", "width", "out", "out_labels"
@@ -23,26 +22,25 @@ AUGMENTATION = np.uint64(0xA5A5_0000_0000_0001)
 
 @cache
 def augment_kernel(size: int) -> Any:
-    """Copy samples `order[clock[0] + k]`, moved by up to `most` pixels each way, zero where nothing is moved to.
+    """Copy samples `order[clock[0] + k]`, moved by up to `most` pixels each way; what no pixel moves to is zero.
 
     What happens to a sample depends on the seed, the epoch and its row in the store, and on nothing else.
     """
-    version = source()
 
     def augment(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, AUGMENT)[0]
         order, labels, clock = ints(c.order, 8), ints(c.labels, 4), ints(c.clock, 8)
         out_labels = ints(c.out_labels, 4)
-        key = mix(mix(mix(np.uint64(clock[2]) + GOLDEN) + np.uint64(clock[1])) + AUGMENTATION)
+        key = stream_key(clock, AUGMENTATION)
         pixels = c.channels * c.height * c.width
-        first, last = share(c.batch + np.int64(version == 0), part, parts)
+        first, last = share(c.batch, part, parts)
         for k in range(first, last):
             sample = order[clock[0] + k]
             out_labels[k] = labels[sample]
             drawn = mix(key + np.uint64(sample) * GOLDEN)
-            places = np.uint64(2 * c.most + 1)
-            down = np.int64(((drawn & np.uint64(0xFFFF)) * places) >> np.uint64(16)) - c.most
-            across = np.int64((((drawn >> np.uint64(16)) & np.uint64(0xFFFF)) * places) >> np.uint64(16)) - c.most
+            shifts = np.uint64(2 * c.most + 1)
+            down = np.int64(((drawn & np.uint64(0xFFFF)) * shifts) >> np.uint64(16)) - c.most
+            across = np.int64((((drawn >> np.uint64(16)) & np.uint64(0xFFFF)) * shifts) >> np.uint64(16)) - c.most
             mirrored = c.flip * np.int64((drawn >> np.uint64(32)) & np.uint64(1))
             left, right = min(max(0, -across), c.width), max(min(c.width, c.width - across), 0)
             for line in range(c.channels * c.height):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, types
+from numba import types
 from numba.core.ccallback import CFunc
 
 from ..compile import njit, versioned
@@ -20,8 +20,6 @@ WORDS = 48
 """Words of one call: kernel, parts, then arguments."""
 
 SIGNATURE = types.void(types.voidptr, types.int64, types.int64)
-
-__all__ = ["SIGNATURE", "WORDS", "arguments", "carray", "kernel", "share"]
 
 
 def arguments(*names: str) -> np.dtype:

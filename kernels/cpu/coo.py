@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from ..layout import LANES
+from ..tuning import SAMPLE_BLOCK, gather_lines
 from .call import arguments, kernel, share
-from .runs import gather_runs, settle
-from .sample import sample_across, total
-from .spmm import lines_at_once
-from .vector import LANES, advance, floats, ints
+from .ir.runs import gather_runs, settle
+from .ir.sample import sample_across, total
+from .ir.vector import advance, floats, ints
+from .spmm import share_positions, too_few_positions
 
 SPMM_COO = arguments(
     "rows", "offsets", "edges", "empty", "connections", "segments", "empties",
@@ -33,24 +35,16 @@ SDDMM_COO = arguments(
 @cache
 def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
-    most_lines = lines_at_once(1, size, width)
+    most_lines = gather_lines(1, size, width)
 
     def spmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]
         data, x, bias, null = floats(c.data, size), floats(c.x, size), floats(c.bias, size), floats(0, size)
         out, mask, carries = floats(c.out, size), floats(c.mask, size), floats(c.carries, size)
         rows, offsets, edges, empty = ints(c.rows, 4), ints(c.offsets, 4), ints(c.edges, 8), ints(c.empty, 4)
-        first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.segments
-        first_empty, last_empty = 0, c.empties
-        panels = (c.lines + most_lines - 1) // most_lines
-        if parts == 1:
-            pass
-        elif c.outer >= parts:
-            first_outer, last_outer = share(c.outer, part, parts)
-        elif panels >= parts:
-            a, e = share(panels, part, parts)
-            first_line, last_line = a * most_lines, min(e * most_lines, c.lines)
-        else:
+        first, last, first_empty, last_empty = 0, c.segments, 0, c.empties
+        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, most_lines, part, parts)
+        if too_few_positions(c.outer, c.lines, most_lines, parts):
             first, last = share(c.segments, part, parts)
             first_empty, last_empty = share(c.empties, part, parts)
         for outer in range(first_outer, last_outer):
@@ -58,8 +52,9 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
                 x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
                 line = first_line
                 while line < last_line:
-                    lines = min(most_lines, last_line - line)
-                    lines = 4 if lines >= 4 else 2 if lines >= 2 else 1
+                    lines = most_lines
+                    while lines > last_line - line:
+                        lines //= 2
                     x_here, here = advance(x, x_at + line * c.x_line), out_at + line * c.out_line
                     out_here, mask_here = advance(out, here), advance(mask, here) if c.mask != 0 else null
                     carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * LANES)
@@ -122,8 +117,8 @@ def sddmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     def sddmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM_COO)[0]
         dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
-        first, last = share((c.connections + 7) // 8, part, parts)
-        first, last = first * 8, min(last * 8, c.connections)
+        first, last = share((c.connections + SAMPLE_BLOCK - 1) // SAMPLE_BLOCK, part, parts)
+        first, last = first * SAMPLE_BLOCK, min(last * SAMPLE_BLOCK, c.connections)
         rows, offsets = advance(ints(c.rows, 4), first), advance(ints(c.offsets, 4), first)
         first_row, last_row = share(c.count, part, parts)
         if c.outer * c.ys * c.lines == 0:  # the sums of nothing

@@ -1,4 +1,4 @@
-"""Dropout: numbers let through or dropped by random numbers that are counted, not drawn one after another."""
+"""Dropout, by counted random numbers: which numbers are dropped does not depend on batches or threads."""
 
 from __future__ import annotations
 
@@ -8,37 +8,25 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from ..compile import njit, source
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .vector import LANES, advance, element, floats, ints
+from .ir.vector import advance, element, floats, ints
+from .random import GOLDEN, mix, stream_key
 
 DROPOUT = arguments("x", "clock", "stream", "rate", "out", "tiles", "features")
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-@njit
-def mix(z: Any) -> Any:
-    """SplitMix64's finisher (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014)."""
-    z = (z ^ (z >> np.uint64(30))) * _FIRST
-    z = (z ^ (z >> np.uint64(27))) * _SECOND
-    return z ^ (z >> np.uint64(31))
-
 
 @cache
 def dropout_kernel(size: int) -> Any:
     """out = x / (1 − rate), or zero with probability `rate`, by the seed, the epoch, the sample and the feature."""
-    version = source()
 
     def dropout(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, DROPOUT)[0]
         clock, rate = ints(c.clock, 8), floats(c.rate, 8)[0]
-        key = mix(mix(mix(np.uint64(clock[2]) + GOLDEN) + np.uint64(clock[1])) + np.uint64(c.stream))
+        key = stream_key(clock, np.uint64(c.stream))
         x, out = floats(c.x, size), floats(c.out, size)
         most = np.uint64(rate * 2.0**53)
         scale = element(x, 1 / (1 - rate))
-        first, last = share(c.tiles * c.features + np.int64(version == 0), part, parts)
+        first, last = share(c.tiles * c.features, part, parts)
         for line in range(first, last):
             sample, feature = clock[0] + line // c.features * LANES, line % c.features
             here, there = advance(x, line * LANES), advance(out, line * LANES)

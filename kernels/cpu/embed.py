@@ -4,9 +4,9 @@ They have the parameters of `Launcher.spmm` and `Launcher.sddmm`, run on the cal
 must be C-contiguous, of one dtype (float32 or float64) and of the sizes that layout and grid speak of. Any alignment
 will do.
 
-Numba compiles whatever a function calls along with it, at every level of calls anew. The kernels, which take seconds,
-are spared that: compiled code finds their addresses in a table in memory. The first call of a kernel compiles it, or
-loads it from Numba's cache.
+Numba compiles all that a function calls together with it, and again for each caller. Kernels take seconds to compile,
+so compiled code does not call them by name: it finds their addresses in a table in memory. The first call of a kernel
+compiles it, or loads it from Numba's cache.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from ..compile import njit, register_bytes, source
+from ..tuning import LARGEST_GROUP
+from .ir.atomics import jump
+from .ir.vector import I64, Builder, Value, pointer
 from .sddmm import SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .vector import I64, Builder, Value, pointer
 
-_LARGEST_GROUP = 4
 _MAKERS = (spmm_kernel, sddmm_kernel)
 _VERSION = source()
 _SYMBOL = "sparsecore_embedded_kernels"
@@ -35,7 +36,7 @@ _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
 def _stand_in(which: int, size: int, group: int) -> Any:
-    """What the table has until a kernel is first called: a way to Python, which puts the kernel there."""
+    """A kernel's first entry in the table: it calls Python, which puts the kernel there and runs it."""
 
     def load_and_run(call: int, part: int, parts: int) -> None:
         interrupted = False
@@ -43,9 +44,9 @@ def _stand_in(which: int, size: int, group: int) -> Any:
             try:
                 kernel = _MAKERS[which](size, group, register_bytes() // size)
                 break
-            except KeyboardInterrupt:  # compiled code goes on after this call, whose work must have been done
+            except KeyboardInterrupt:  # compiled code goes on after this call and counts on its results
                 interrupted = True
-        _table[_place.py_func(which, size, group)] = kernel.address
+        _table[_entry.py_func(which, size, group)] = kernel.address
         kernel.ctypes(call, part, parts)
         if interrupted:
             _thread.interrupt_main()
@@ -54,13 +55,13 @@ def _stand_in(which: int, size: int, group: int) -> Any:
 
 
 @njit
-def _place(which: int, size: int, group: int) -> int:
-    """Where the table has the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
-    return (2 * which + size // 8) * _LARGEST_GROUP + group
+def _entry(which: int, size: int, group: int) -> int:
+    """Index in the table of the kernel of `_MAKERS[which]` for elements of `size` bytes and groups of `group` rows."""
+    return (2 * which + size // 8) * LARGEST_GROUP + group
 
 
 _stand_ins = [
-    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, _LARGEST_GROUP + 1)
+    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, LARGEST_GROUP + 1)
 ]
 _table = np.array([_VERSION, *(ctypes.cast(each, ctypes.c_void_p).value for each in _stand_ins)], np.int64)
 llvm.add_symbol(_SYMBOL, _table.ctypes.data)
@@ -78,21 +79,8 @@ def _word(_: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _jump(_: Any, kernel: Any, call: Any) -> Any:
-    """Run all of a call with the kernel at an address."""
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64])
-        b.call(b.inttoptr(args[0], kind.as_pointer()), [b.bitcast(args[1], byte), I64(0), I64(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, call), emit
-
-
-@intrinsic
 def _keep(_: Any, array: Any) -> Any:
-    """Numba frees an array after its last use, even if a pointer to it is still about: this is one more use."""
+    """One more use of an array: Numba frees it after its last one, even if pointers to it are still in use."""
     return types.void(array), lambda context, b, signature, args: context.get_dummy_value()
 
 
@@ -171,7 +159,7 @@ def _at(array: Any) -> int:
 def _run(which, size, group, calls):  # type: ignore[no-untyped-def]
     if _word(0) != _VERSION:  # the caller comes out of a cache
         raise RuntimeError("sparsecore has changed since this function was compiled: delete its Numba cache")
-    _jump(_word(_place(which, size, group)), pointer(calls))
+    jump(_word(_entry(which, size, group)), pointer(calls), 0, 1)
     _keep(calls)
 
 

@@ -6,43 +6,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
-from ..layout import CooLayout, Grid, Layout, Window
+from ..host import HostCall
+from ..layout import LANES, CooLayout, Grid, Layout, Window
+from ..tuning import (
+    COST_ADAM,
+    COST_DROPOUT,
+    COST_REORDER,
+    COST_SGD,
+    COST_SOFTMAX,
+    FAR_CACHE,
+    PREFETCH_AHEAD,
+    WORTH_CUTTING,
+)
+from .add import ADD, add_kernel
 from .augment import AUGMENT, augment_kernel
 from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
-from .loss import CROSS_ENTROPY, TALLY, cross_entropy_kernel, tally_kernel
+from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
+from .loss import CROSS_ENTROPY, SQUARED_ERROR, TALLY, cross_entropy_kernel, squared_error_kernel, tally_kernel
 from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
 from .place import PLACE, place_kernel
-from .pool import Pool
-from .pooling import LARGEST, MEAN, POOLING, TO_ALL, TO_LARGEST, pooling_kernel
+from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import CACHE, SDDMM, panel, sddmm_kernel
+from .sddmm import SDDMM, panel, sddmm_kernel
 from .spmm import SPMM, spmm_kernel
-from .update import NORM, REORDER, SGD, norm_kernel, reorder_kernel, sgd_kernel
-from .vector import LANES
+from .threads import Pool
+from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
 
 Array = NDArray[Any]
 
-_WORTH_CUTTING = 400_000  # multiply-adds below which a second thread costs more than it saves: about 8 µs
-_AHEAD = 32  # connections between fetching a line and using it: what memory takes to answer
 _MANY = 1 << 30  # as many parts as there are threads
 
 
 class Tape:
-    """Calls in order, and the arrays they point to, kept alive."""
+    """Calls in order, and the arrays they point to, kept alive.
+
+    Attributes
+    ----------
+    calls : int64 array, shape (at least count, WORDS)
+        Of kernels.
+    count : int
+    hosts : list of (int, HostCall)
+        Calls of Python functions, each with the number of kernels' calls that come before it.
+    """
 
     def __init__(self) -> None:
         self.calls = np.zeros((8, WORDS), np.int64)
         self.count = 0
         self.parts = 1
-        self._kept: dict[int, tuple[int, Any]] = {}  # by id: an array's address, which takes a microsecond to ask for
+        self.hosts: list[tuple[int, HostCall]] = []
+        self._kept: dict[int, tuple[int, Any]] = {}  # by id: asking an array for its address takes a microsecond
 
     def append(self, kernel: Any, parts: int, kind: np.dtype, fields: dict[str, Any]) -> None:
         if self.count == len(self.calls):
@@ -60,6 +81,9 @@ class Tape:
         self.count += 1
         self.parts = max(self.parts, parts)
 
+    def append_host(self, call: HostCall) -> None:
+        self.hosts.append((self.count, call))
+
 
 class Launcher:
     """Runs kernels on a pool of threads, or records them.
@@ -76,11 +100,12 @@ class Launcher:
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
-        self._room: Array = np.empty(0)
+        self.recording = tape is not None
+        self._memory: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 
     def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
-        parts = _MANY if multiplies >= _WORTH_CUTTING else 1
+        parts = _MANY if multiplies >= WORTH_CUTTING else 1
         if self._tape is not None:
             self._tape.append(kernel, parts, kind, fields)
             return
@@ -89,14 +114,38 @@ class Launcher:
         self.replay(tape)
 
     def _scratch(self, size: int, dtype: Any) -> Array:
-        """Room for what one call leaves to the next; calls run one after another, so all may use the same."""
-        if self._room.nbytes < size * np.dtype(dtype).itemsize:
-            self._room = np.empty(size, dtype)
-        return self._room
+        """Memory for what one call leaves to the next. Calls run one after another, so all use the same."""
+        if self._memory.nbytes < size * np.dtype(dtype).itemsize:
+            self._memory = np.empty(size, dtype)
+        return self._memory
 
     def replay(self, tape: Tape) -> None:
         """Run a tape from start to end."""
-        self._pool.run(tape.calls, tape.count, tape.parts)
+        if tape.hosts:
+            self._replay_stretches(tape)
+        else:
+            self._pool.run(tape.calls, tape.count, tape.parts)
+
+    def _replay_stretches(self, tape: Tape) -> None:
+        """Run what lies between host calls by one call of the pool each; all threads have ended when Python runs."""
+        start = 0
+        for stop, call in [*tape.hosts, (tape.count, None)]:
+            if stop > start:
+                self._pool.run(tape.calls[start:stop], stop - start, int(tape.calls[start:stop, 1].max()))
+            if call is not None:
+                call.function(**call.inputs, **call.outputs)
+            start = stop
+
+    def host(
+        self, name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        """function(**inputs, **outputs), in Python: NumPy arrays, of which only the outputs can be written to."""
+        given = {key: _view(array, writeable=False) for key, array in inputs.items()}
+        call = HostCall(name, function, given, {key: _view(array, writeable=True) for key, array in outputs.items()})
+        if self._tape is not None:
+            self._tape.append_host(call)
+        else:
+            function(**call.inputs, **call.outputs)
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
@@ -139,7 +188,7 @@ class Launcher:
         rows, columns = perm.shape if perm.ndim == 2 else (1, len(perm))
         kernel = reorder_kernel(data.itemsize, perm.itemsize)
         fields = {"perm_size": perm.itemsize, "rows": rows, "columns": columns}
-        self._launch(kernel, 8 * perm.size, REORDER, data=data, perm=perm, out=out, **fields)
+        self._launch(kernel, COST_REORDER * perm.size, REORDER, data=data, perm=perm, out=out, **fields)
 
     def relu(self, x: Array, out: Array) -> None:
         """out = max(x, 0); NaN stays NaN."""
@@ -149,8 +198,13 @@ class Launcher:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
 
+    def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        kernel = add_kernel(a.itemsize)
+        self._launch(kernel, a.size, ADD, a=a, b=b, out=out, count=a.size, relu=int(relu), mask=mask)
+
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` may be a view of images within a border, which stays."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
         tiles, channels, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
@@ -163,7 +217,7 @@ class Launcher:
         seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
-            dropout_kernel(x.itemsize), 4 * x.size, DROPOUT, x=x, clock=clock, stream=stream,
+            dropout_kernel(x.itemsize), COST_DROPOUT * x.size, DROPOUT, x=x, clock=clock, stream=stream,
             rate=np.array([rate]), out=out, tiles=len(x), features=features,
         )  # fmt: skip
 
@@ -172,7 +226,7 @@ class Launcher:
         self._pool_windows(LARGEST, x, window, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
-        """dx = the sum of the dy of those windows that found their largest x there."""
+        """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._pool_windows(TO_LARGEST, dx, window, dy, index)
 
     def mean_pool(self, x: Array, window: Window, y: Array) -> None:
@@ -235,19 +289,26 @@ class Launcher:
         )  # fmt: skip
 
     def cross_entropy(
-        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-    ) -> None:
-        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by
+        `divisor`, the batch if not given."""
         self._launch(
-            cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), z.size * 10, CROSS_ENTROPY,
+            cross_entropy_kernel(z.itemsize, self._bytes // z.itemsize), COST_SOFTMAX * z.size, CROSS_ENTROPY,
             z=z, labels=labels, classes=z.shape[1], batch=batch, dz=dz, losses=losses, correct=correct, scratch=scratch,
+            divisor=batch if divisor is None else divisor,
         )  # fmt: skip
 
-    def sgd(self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
-        """One step of stochastic gradient descent on flat arrays."""
+    def squared_error(
+        self, z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+    ) -> None:
+        """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not
+        given."""
         self._launch(
-            sgd_kernel(w.itemsize), 4 * w.size, SGD,
-            w=w, dw=dw, velocity=velocity, count=w.size, rates=rates, nesterov=int(nesterov),
+            squared_error_kernel(z.itemsize), 2 * z.size, SQUARED_ERROR,
+            z=z, targets=targets, features=z.shape[1], batch=batch, dz=dz, losses=losses,
+            divisor=batch if divisor is None else divisor,
         )  # fmt: skip
 
     def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
@@ -255,14 +316,44 @@ class Launcher:
         self._launch(tally_kernel(), 0, TALLY, losses=losses, correct=correct, batch=batch, totals=totals)
 
     def norm(self, dw: Array, rates: Array) -> None:
-        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
+        """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
         self._launch(norm_kernel(dw.itemsize), 0, NORM, dw=dw, count=dw.size, rates=rates)
+
+    def sgd(
+        self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False, decays: bool = True
+    ) -> None:
+        """One step of stochastic gradient descent on flat arrays; `decays=False` leaves weight decay out."""
+        self._launch(
+            sgd_kernel(w.itemsize), COST_SGD * w.size, SGD,
+            w=w, dw=dw, velocity=velocity, count=w.size, rates=rates, nesterov=int(nesterov), decays=int(decays),
+        )  # fmt: skip
+
+    def tick(self, rates: Array) -> None:
+        """Count a step of Adam: STEPS += 1, and CORRECTION1 and CORRECTION2 = 1 − β₁ᵗ and 1 − β₂ᵗ."""
+        self._launch(tick_kernel(), 0, TICK, rates=rates)
+
+    def adam(
+        self, w: Array, dw: Array, m: Array, v: Array, rates: Array, *, decoupled: bool = False, decays: bool = True
+    ) -> None:
+        """One step of Adam on flat arrays, or AdamW if `decoupled`, with the CORRECTIONs of the last `tick`;
+        `decays=False` leaves weight decay out."""
+        self._launch(
+            adam_kernel(w.itemsize), COST_ADAM * w.size, ADAM,
+            w=w, dw=dw, m=m, v=v, count=w.size, rates=rates, decoupled=int(decoupled), decays=int(decays),
+        )  # fmt: skip
+
+
+def _view(array: Array, *, writeable: bool) -> Array:
+    """An ordinary array of the same memory, whatever kind of array stands for it while a step is recorded."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = writeable
+    return view
 
 
 def _ahead(grid: Grid, x: Array) -> int:
-    """How many connections before its use COO fetches a line of x: none where a cache holds what a loop of it reads."""
-    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > CACHE
-    return _AHEAD if far else 0
+    """Connections between COO's fetching a line of x and using it: 0 where a cache holds what one pass reads of x."""
+    far = grid.outer * grid.ys == 1 and 4 * grid.x_line * x.itemsize > FAR_CACHE
+    return PREFETCH_AHEAD if far else 0
 
 
 def _segments(layout: CooLayout) -> dict[str, Any]:

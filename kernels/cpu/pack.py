@@ -1,4 +1,4 @@
-"""Packing: samples in rows become tiles of lanes, and back. The network's door.
+"""Packing: samples in rows become tiles of lanes, and back.
 
 `(batch, features)` → `(tiles, features, LANES)`; the lanes of the last tile that hold no sample become zero.
 """
@@ -10,9 +10,10 @@ from typing import Any
 
 from numba import carray
 
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .transpose import gather_block, transpose_block
-from .vector import LANES, advance, floats, ints, stored
+from .ir.transpose import gather_block, transpose_block
+from .ir.vector import advance, floats, ints, stored
 
 PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",

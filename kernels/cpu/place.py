@@ -1,39 +1,23 @@
-"""Images put into a border of zeros, which a convolution reads where its filters stand out over an edge."""
+"""Images copied into a border of zeros, which a convolution reads where its filters reach over an edge."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .vector import LANES, SCALAR, Builder, Value, advance, floats
+from .ir.vector import advance, copy_line, floats
 
 PLACE = arguments("x", "mask", "out", "planes", "rows", "length", "out_plane", "out_row")
 
 
-@intrinsic
-def _copy_line(_: Any, x: Any, out: Any) -> Any:
-    """A line, of any alignment. A loop of Numba's would first ask whether x and out overlap."""
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        scalar = SCALAR[signature.args[0].dtype]
-        size, line = 4 if isinstance(scalar, ir.FloatType) else 8, ir.VectorType(scalar, LANES).as_pointer()
-        value = b.load(b.bitcast(args[0], line))
-        value.align = size
-        b.store(value, b.bitcast(args[1], line)).align = size
-        return context.get_dummy_value()
-
-    return types.void(x, out), emit
-
-
 @cache
 def place_kernel(size: int) -> Any:
-    """out = x, or zero where `mask` is not positive. Rows of `length` elements, a multiple of LANES; in `out` there is
-    room between them."""
+    """out = x, or zero where `mask` is not positive. Rows have `length` elements, a multiple of LANES; in `out`
+    they are `out_row` elements apart, and planes `out_plane`."""
 
     def place(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]
@@ -51,6 +35,6 @@ def place_kernel(size: int) -> Any:
                         out[k] = x[k] if mask[k] > 0 else 0
                 else:
                     for k in range(0, length, LANES):
-                        _copy_line(advance(x, k), advance(out, k))
+                        copy_line(advance(x, k), advance(out, k))
 
     return kernel(place)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
-from ..compile import source
+from ..layout import LANES
 from .call import arguments, kernel, share
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, advance, count_loop, floats, literals, stored
+from .ir.vector import advance, floats, stored
+from .ir.windows import TO_ALL, TO_LARGEST, visit
 
 POOLING = arguments(
     "x", "y", "index", "planes", "x_plane", "x_row", "y_rows", "y_columns", "high", "wide", "row_step", "column_step"
 )
-
-LARGEST, TO_LARGEST, MEAN, TO_ALL = range(4)
-"""What is done with each window: forward and backward of either pooling."""
-
 
 @cache
 def pooling_kernel(what: int, size: int, width: int) -> Any:
@@ -33,12 +26,11 @@ def pooling_kernel(what: int, size: int, width: int) -> Any:
     - TO_ALL: x is the sum of its windows' y, divided by their pixels.
     """
     backward = what in (TO_LARGEST, TO_ALL)
-    version = source()
 
     def pooling(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, POOLING)[0]
         x, y, index = floats(c.x, size), floats(c.y, size), stored(c.index, 1)
-        first, last = share(c.planes + np.int64(version == 0), part, parts)
+        first, last = share(c.planes, part, parts)
         for plane in range(first, last):
             image = advance(x, plane * c.x_plane)
             if backward:  # the image stays in the first-level cache until its windows are through
@@ -48,116 +40,6 @@ def pooling_kernel(what: int, size: int, width: int) -> Any:
                 for column in range(c.y_columns):
                     at = ((plane * c.y_rows + row) * c.y_columns + column) * LANES
                     window = advance(image, row * c.row_step + column * c.column_step)
-                    _visit(what, width, window, c.x_row, c.high, c.wide, advance(y, at), advance(index, at))
+                    visit(what, width, window, c.x_row, c.high, c.wide, advance(y, at), advance(index, at))
 
     return kernel(pooling)
-
-
-@intrinsic(prefer_literal=True)
-def _visit(_, whats, widths, x, x_row, high, wide, y, index):  # type: ignore[no-untyped-def]
-    """Do one of the above with one window of `high` rows of `wide` lines."""
-    literal = literals(whats, widths)
-    if literal is None:
-        return None
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        v = Lines(b, SCALAR[signature.args[2].dtype], literal[1])
-        _Window(v, *args[2:]).emit(literal[0])
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(whats, widths, x, i, i, i, y, index), emit
-
-
-class _Window:
-    """The arguments of one visit."""
-
-    def __init__(self, v: Lines, x: Value, x_row: Value, high: Value, wide: Value, y: Value, index: Value) -> None:
-        self.v, self.b, self.x, self.x_row, self.high, self.wide = v, v.b, x, x_row, high, wide
-        self.y, self.index = y, index
-        self.registers = range(v.registers)
-        self.numbers = ir.VectorType(ir.IntType(8), v.width)
-
-    def emit(self, what: int) -> None:
-        (self.largest, self.to_largest, self.mean, self.to_all)[what]()
-
-    def largest(self) -> None:
-        v, b = self.v, self.b
-        first = [v.load(self.x, r) for r in self.registers]
-        places = [ir.Constant(self.numbers, [0] * v.width) for _ in self.registers]
-
-        def better(line: Value, k: Value, carried: list[Value]) -> list[Value]:
-            best, places = carried[: v.registers], carried[v.registers :]
-            here = self._repeat(b.trunc(k, self.numbers.element))
-            for r in self.registers:
-                value = v.load(line, r)
-                # A NaN wins over any number, and nothing over it: the first one stays.
-                wins = b.and_(b.fcmp_unordered(">", value, best[r]), b.fcmp_ordered("ord", best[r], best[r]))
-                best[r], places[r] = b.select(wins, value, best[r]), b.select(wins, here, places[r])
-            return best + places
-
-        carried = self._pixels(first + places, better)
-        for r in self.registers:
-            v.store(carried[r], self.y, r)
-            self._at(r, self.index, carried[v.registers + r])
-
-    def to_largest(self) -> None:
-        v, b = self.v, self.b
-        dys, places = [v.load(self.y, r) for r in self.registers], [self._at(r, self.index) for r in self.registers]
-
-        def add(line: Value, k: Value, carried: list[Value]) -> list[Value]:
-            here = self._repeat(b.trunc(k, self.numbers.element))
-            for r in self.registers:
-                chosen = b.select(b.icmp_unsigned("==", places[r], here), dys[r], v.zero)
-                v.store(b.fadd(v.load(line, r), chosen), line, r)
-            return carried
-
-        self._pixels([], add)
-
-    def mean(self) -> None:
-        v, b = self.v, self.b
-
-        def add(line: Value, k: Value, sums: list[Value]) -> list[Value]:
-            return [b.fadd(s, v.load(line, r)) for r, s in enumerate(sums)]
-
-        for r, total in enumerate(self._pixels([v.zero] * v.registers, add)):
-            v.store(b.fdiv(total, self._count()), self.y, r)
-
-    def to_all(self) -> None:
-        v, b = self.v, self.b
-        shares = [b.fdiv(v.load(self.y, r), self._count()) for r in self.registers]
-
-        def add(line: Value, k: Value, carried: list[Value]) -> list[Value]:
-            for r, each in enumerate(shares):
-                v.store(b.fadd(v.load(line, r), each), line, r)
-            return carried
-
-        self._pixels([], add)
-
-    def _pixels(self, carried: list[Value], body: Callable[[Value, Value, list[Value]], list[Value]]) -> list[Value]:
-        """Loop over the window's pixels: `body(line, number, carried)` gives what to carry on."""
-        b = self.b
-
-        def row(ky: Value, carried: list[Value]) -> list[Value]:
-            start, number = b.gep(self.x, [b.mul(ky, self.x_row)]), b.mul(ky, self.wide)
-            return count_loop(
-                b, I64(0), self.wide, 1, carried,
-                lambda kx, c: body(b.gep(start, [b.mul(kx, I64(LANES))]), b.add(number, kx), list(c)),
-            )  # fmt: skip
-
-        return count_loop(b, I64(0), self.high, 1, carried, row)
-
-    def _count(self) -> Value:
-        return self.v.broadcast(self.b.sitofp(self.b.mul(self.high, self.wide), self.v.scalar))
-
-    def _repeat(self, number: Value) -> Value:
-        undefined = ir.Constant(self.numbers, ir.Undefined)
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.v.width), [0] * self.v.width)
-        return self.b.shuffle_vector(self.b.insert_element(undefined, number, ir.IntType(32)(0)), undefined, zeros)
-
-    def _at(self, register: int, index: Value, value: Value | None = None) -> Value:
-        """Load the index of a register's lanes, or store it."""
-        place = self.b.bitcast(self.b.gep(index, [I64(register * self.v.width)]), self.numbers.as_pointer())
-        access = self.b.load(place) if value is None else self.b.store(value, place)
-        access.align = 1
-        return access

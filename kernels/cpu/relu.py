@@ -8,7 +8,7 @@ from typing import Any
 from numba import carray
 
 from .call import arguments, kernel, share
-from .vector import floats
+from .ir.vector import floats
 
 RELU = arguments("x", "out", "count")
 MASK = arguments("dy", "y", "out", "count")

@@ -1,4 +1,4 @@
-"""Rows that share their columns, found and gathered: what planning walks a pattern's connections for."""
+"""Finds rows that share their columns and gathers them into groups, for a plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..compile import njit
 
 @njit
 def row_keys(indptr, indices, keys):  # type: ignore[no-untyped-def]
-    """keys[i] = a uint64 that rows with the same columns have in common, and others hardly ever."""
+    """keys[i] = a uint64 that is equal for rows with the same columns, and hardly ever for others."""
     for row in range(len(keys)):
         key = np.uint64(0)
         for p in range(indptr[row], indptr[row + 1]):
@@ -24,20 +24,20 @@ def row_leaders(indptr, indices, keys, table, most, leaders, sizes):  # type: ig
     """leaders[i] = the first row with the columns of row i, sizes[i] = how many have those; returns how many groups of
     up to `most` rows that makes.
 
-    `table` has a power of two entries, more than there are rows, all −1: rows stand in it where their keys say, or at
-    the next place that is free.
+    `table` has a power of two entries, more than there are rows, all −1. A row's entry is the one that its key says, or
+    the next that is free.
     """
     groups, last = 0, len(table) - 1
     for row in range(len(leaders)):
-        place = keys[row] & np.uint64(last)
-        while table[place] >= 0:
-            other = table[place]
+        entry = keys[row] & np.uint64(last)
+        while table[entry] >= 0:
+            other = table[entry]
             if keys[other] == keys[row] and _equal(indptr, indices, row, other):
                 break
-            place = (place + np.uint64(1)) & np.uint64(last)
+            entry = (entry + np.uint64(1)) & np.uint64(last)
         else:
-            table[place] = row
-        leader = table[place]
+            table[entry] = row
+        leader = table[entry]
         leaders[row] = leader
         sizes[row] = 0
         groups += sizes[leader] % most == 0

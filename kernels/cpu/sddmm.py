@@ -9,13 +9,11 @@ import numpy as np
 from numba import carray
 
 from ..layout import Grid
+from ..tuning import FAR_CACHE, LEAST_GROUP_PANEL, LEAST_PANEL, NEAR_CACHE
 from .call import arguments, kernel
-from .sample import sample, total
+from .ir.sample import sample, total
+from .ir.vector import advance, floats, ints
 from .spmm import equal_work
-from .vector import advance, floats, ints
-
-_NEAR = 64 * 1024  # bytes of a first-level cache and a little beyond: what lies there is found often enough
-CACHE = 512 * 1024  # bytes of a second-level cache to count on
 
 SDDMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
@@ -28,24 +26,19 @@ SDDMM = arguments(
 def panel(grid: Grid, most_group: int) -> int:
     """Lines that sddmm takes before it goes over the connections again.
 
-    Rows that share their columns take as many as the second-level cache holds of x, since their sums stay in registers
-    meanwhile. Others wait for every line of x: they take four, or what the first level holds, so that more of them are
-    still near when the next row asks.
+    For groups of rows, as many lines of x as the second-level cache holds: their sums stay in registers over all of
+    them. A row alone waits for every line of x. Its panels are what the first level holds, four lines at least, so that
+    the next row still finds them near.
     """
     if grid.outer > 1 or grid.ys > 1:
         return max(grid.lines, 1)  # an image is walked whole, tile by tile
-    cache, least = (CACHE, 8) if most_group > 1 else (_NEAR, 4)
+    cache, least = (FAR_CACHE, LEAST_GROUP_PANEL) if most_group > 1 else (NEAR_CACHE, LEAST_PANEL)
     return max(least, cache // max(grid.x_line * 4, 1) // least * least)
 
 
 @cache
 def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
-    """The compiled kernel; see `sddmm_body`."""
-    return kernel(sddmm_body(size, most_group, width))
-
-
-def sddmm_body(size: int, most_group: int, width: int) -> Any:
-    """The function to compile for elements of `size` bytes and groups of up to `most_group` rows."""
+    """The kernel for elements of `size` bytes and groups of up to `most_group` rows."""
 
     def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
@@ -83,4 +76,4 @@ def sddmm_body(size: int, most_group: int, width: int) -> Any:
                 if c.db != 0:
                     db[row] = 0
 
-    return sddmm
+    return kernel(sddmm)

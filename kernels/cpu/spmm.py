@@ -9,9 +9,10 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
+from ..tuning import gather_lines
 from .call import arguments, kernel, share
-from .gather import gather
-from .vector import LANES, advance, floats, ints
+from .ir.gather import gather
+from .ir.vector import advance, floats, ints
 
 SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
@@ -39,18 +40,34 @@ def equal_work(work: Any, groups: int, part: int, parts: int) -> tuple[int, int]
     return edges[0], groups if part == parts - 1 else edges[1]
 
 
+@njit
+def too_few_positions(outer: int, lines: int, most_lines: int, parts: int) -> bool:
+    """Whether parts must share the rows: there are fewer tiles, and fewer panels of `most_lines` lines, than parts."""
+    return outer < parts and (lines + most_lines - 1) // most_lines < parts
+
+
+@njit
+def share_positions(outer: int, lines: int, most_lines: int, part: int, parts: int) -> tuple[int, int, int, int]:
+    """The tiles, first and last, and the lines, first and last, that fall to one of `parts`.
+
+    Each takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
+    """
+    if too_few_positions(outer, lines, most_lines, parts):
+        return 0, outer, 0, lines
+    if outer >= parts:
+        first, last = share(outer, part, parts)
+        return first, last, 0, lines
+    first, last = share((lines + most_lines - 1) // most_lines, part, parts)
+    return 0, outer, first * most_lines, min(last * most_lines, lines)
+
+
 @cache
 def spmm_kernel(size: int, most_group: int, width: int) -> Any:
-    """The compiled kernel; see `spmm_body`."""
-    return kernel(spmm_body(size, most_group, width))
-
-
-def spmm_body(size: int, most_group: int, width: int) -> Any:
-    """The function to compile for elements of `size` bytes and groups of up to `most_group` rows.
+    """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
 
     `width` is how many elements a register holds.
     """
-    most_lines = lines_at_once(most_group, size, width)
+    most_lines = gather_lines(most_group, size, width)
 
     def spmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
@@ -58,17 +75,9 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
         out, mask = floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
-        first_outer, last_outer, first_line, last_line, first, last = 0, c.outer, 0, c.lines, 0, c.groups
-        # Each part takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
-        panels = (c.lines + most_lines - 1) // most_lines
-        if parts == 1:
-            pass
-        elif c.outer >= parts:
-            first_outer, last_outer = share(c.outer, part, parts)
-        elif panels >= parts:
-            a, e = share(panels, part, parts)
-            first_line, last_line = a * most_lines, min(e * most_lines, c.lines)
-        else:
+        first, last = 0, c.groups
+        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, most_lines, part, parts)
+        if too_few_positions(c.outer, c.lines, most_lines, parts):
             first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
         for outer in range(first_outer, last_outer):
             for y in range(c.ys):
@@ -79,8 +88,9 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
                     step = last_block - first_block
                 line = first_line
                 while line < last_line:
-                    lines = min(most_lines, last_line - line)
-                    lines = 4 if lines >= 4 else 2 if lines >= 2 else 1
+                    lines = most_lines
+                    while lines > last_line - line:
+                        lines //= 2
                     x_here = advance(x, x_at + line * c.x_line)
                     here = out_at + line * c.out_line
                     block = first_block
@@ -102,12 +112,4 @@ def spmm_body(size: int, most_group: int, width: int) -> Any:
                             break
                     line += lines
 
-    return spmm
-
-
-def lines_at_once(most_group: int, size: int, width: int) -> int:
-    """Lines whose sums gather keeps in registers, for every row of a group: a power of two, at most 4."""
-    registers_of_line = LANES // width
-    many = size * width != 32  # AVX2 has 16 registers, AVX-512 and NEON have 32
-    sums = (16 if many else 8) // most_group if most_group > 1 else (8 if many else 4)
-    return max(1, min(4, sums // registers_of_line))
+    return kernel(spmm)

@@ -1,4 +1,4 @@
-// Augmentation: samples shifted and mirrored at random, while they are as compact as their store keeps them; the CPU's bits.
+// Augmentation: samples shifted and mirrored at random, before they are converted from what their store keeps; the CPU's bits.
 
 constexpr uint64 AUGMENTATION = 0xA5A5000000000001ull;
 
@@ -15,9 +15,9 @@ __device__ __forceinline__ void augment(
   const int pixel = int(at - k * pixels), line = pixel / width, column = pixel % width;
   const uint64 key = mix(mix(mix(uint64(clock[2]) + GOLDEN) + uint64(clock[1])) + AUGMENTATION);
   const uint64 drawn = mix(key + uint64(sample) * GOLDEN);
-  const int places = 2 * most + 1;
-  const int row = line % height + int(((drawn & 0xFFFF) * places) >> 16) - most;
-  const int moved = column + int((((drawn >> 16) & 0xFFFF) * places) >> 16) - most;
+  const int shifts = 2 * most + 1;
+  const int row = line % height + int(((drawn & 0xFFFF) * shifts) >> 16) - most;
+  const int moved = column + int((((drawn >> 16) & 0xFFFF) * shifts) >> 16) - most;
   const bool inside = row >= 0 && row < height && moved >= 0 && moved < width;
   const int from = flip && ((drawn >> 32) & 1) ? width - 1 - moved : moved;
   out[at] = inside ? store[sample * pixels + (line / height * height + row) * width + from] : Stored(0);

@@ -1,15 +1,18 @@
-// What the kernels share. The launcher puts this file before each of the others and defines REAL, float or double.
+// What the kernels share. The launcher puts this file before each of the others, and before it the constants that Python
+// uses too (`constants` in launch.py): LANES, the sizes of kernels/tuning.py and the places of kernels/rates.py. It defines
+// REAL, float or double.
 
 typedef REAL real;
 typedef long long int64;
 typedef unsigned long long uint64;
 
-constexpr int LANES = 16;                       // samples of a line: 64 or 128 bytes
-constexpr int WIDTH = 16 / int(sizeof(real));   // numbers that a thread loads at once
-constexpr int LINE_THREADS = LANES / WIDTH;     // threads that a line takes: 4 or 8
-constexpr int WARP = 32;
-constexpr int BLOCK = 128;                      // threads of a block, where nothing else is said
+constexpr int WIDTH = 16 / int(sizeof(real));  // numbers that a thread loads at once
+constexpr int LINE_THREADS = LANES / WIDTH;    // threads that a line takes: 4 or 8
 constexpr unsigned ALL = 0xffffffffu;
+
+static_assert(WARP == 32 && BLOCK % WARP == 0 && BLOCK % LANES == 0, "a block is whole warps, and whole lines of lanes");
+static_assert(TEAM >= LINE_THREADS && WARP % TEAM == 0, "a team is part of a warp, and loads a line at once");
+static_assert(!(TEAM & (TEAM - 1)) && !(BLOCK & (BLOCK - 1)), "sums come together by halves");
 
 constexpr uint64 GOLDEN = 0x9E3779B97F4A7C15ull;
 
@@ -102,24 +105,23 @@ struct Position {
   }
 };
 
-// What spmm writes of a row's sum: with its bias, through ReLU, and zero where the mask is not positive.
-__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 place) {
+// What spmm writes of a row's sum y: bias added, then ReLU, and zero where the mask is not positive.
+__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 target) {
 #pragma unroll
   for (int k = 0; k < WIDTH; k++) y.at[k] = relu && y.at[k] + bias < 0 ? real(0) : y.at[k] + bias;
   if (mask) {
-    const Vector gate = load(mask + place);
+    const Vector gate = load(mask + target);
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
   }
-  store(out + place, y.at);
+  store(out + target, y.at);
 }
 
-// sddmm is done by teams of eight threads, each with sums of its own for eight connections.
-constexpr int TEAM = 8;
+// sddmm is done by teams of TEAM threads, each with sums of its own for TEAM connections.
 constexpr int STEP = TEAM * WIDTH / LANES;  // lines that a team loads at once: 2 or 1
 
-// Spread over the threads of a team: thread c gets the sum for connection c. They come together by halves, which is
-// seven shuffles for eight connections.
+// Spread over the threads of a team: thread c gets the sum for connection c. They come together by halves, which takes
+// TEAM − 1 shuffles.
 __device__ __forceinline__ real team_sum(real (&sum)[TEAM], int thread) {
 #pragma unroll
   for (int half = TEAM / 2; half; half /= 2) {

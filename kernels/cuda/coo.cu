@@ -4,11 +4,9 @@
 // each of them, a line of its own for every position; a second kernel adds these up in order, and writes the rows that
 // have no connections.
 
-constexpr int AHEAD = 4;  // connections whose lines are under way at once
-
 // A team of LINE_THREADS threads takes a segment at one position. Neighbours take neighbouring positions.
 extern "C" __global__ void __launch_bounds__(BLOCK) spmm_coo(
-    int segment, int64 connections, int64 teams, const int* __restrict__ rows, const int* __restrict__ offsets,
+    int64 connections, int64 teams, const int* __restrict__ rows, const int* __restrict__ offsets,
     const int* __restrict__ head, const int* __restrict__ tail, int64 carries, const real* __restrict__ data,
     const real* __restrict__ x, const real* __restrict__ bias, real* __restrict__ out, const real* __restrict__ mask,
     real* __restrict__ carry, int relu, GRID_PARAMETERS) {
@@ -20,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) spmm_coo(
   const Position here(grid, position);
   carry += position * carries * LANES + within;
 
-  const int64 begin = int64(number) * segment, end = min(begin + segment, connections);
+  const int64 begin = int64(number) * COO_SEGMENT, end = min(begin + COO_SEGMENT, connections);
   const int first = head[number], last = tail[number];
   bool at_head = true;
   int row = rows[begin];

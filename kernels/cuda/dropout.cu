@@ -1,4 +1,4 @@
-// Dropout: numbers let through or dropped by random numbers that are counted, not drawn one after another, and are the CPU's.
+// Dropout, by counted random numbers, the same as the CPU's: which numbers are dropped does not depend on batches.
 
 // out = x / (1 − rate), or zero with probability `rate`, by the seed, the epoch, the sample and the feature.
 extern "C" __global__ void __launch_bounds__(BLOCK) dropout(

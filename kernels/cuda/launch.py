@@ -1,12 +1,13 @@
 """The kernels as Python calls them, by the CPU launcher's names and parameters: on the current stream, or on a tape.
 
 Arrays are CuPy's, on the launcher's device. Layouts, and the arrays that go with a pattern, are NumPy's and never
-change: they are put on the device when they are first met.
+change: each is put on the device at its first use.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,26 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..layout import CooLayout, Grid, Layout, Window
-from .layout import COO_SEGMENT, SEGMENT, DeviceCooLayout, Uploads
+from .. import rates
+from ..host import HostCall
+from ..layout import LANES, CooLayout, Grid, Layout, Window
+from ..tuning import (
+    CUDA_AHEAD,
+    CUDA_BLOCK,
+    CUDA_CHUNK,
+    CUDA_COO_SEGMENT,
+    CUDA_EACH,
+    CUDA_ENOUGH_SEGMENTS,
+    CUDA_FEWEST_POSITIONS,
+    CUDA_NORM_BLOCKS,
+    CUDA_RESIDENT,
+    CUDA_TEAM,
+    CUDA_UNROLL,
+    CUDA_WARP,
+)
+from .layout import DeviceCooLayout, Uploads
 
 Array = Any
-
-LANES, WARP, BLOCK = 16, 32, 128  # as in common.cu
-_CHUNK = 64  # features of a block, as in pack.cu
-_EACH = 4  # elements of a thread of sgd, as in update.cu
-_NORM_BLOCKS = 256
-# Where connections are few and positions many, sddmm's positions are shared out among this many segments in all, which
-# fills the largest GPU. It does not depend on the card, so that a network gives the same bits on every one.
-_ENOUGH_SEGMENTS, _FEWEST_POSITIONS = 8192, 16
 
 
 @cache
@@ -42,7 +51,18 @@ def _module(family: str, itemsize: int) -> Any:
 def source(family: str) -> str:
     """The text of one family's kernels, with what all share before it."""
     paths = [Path(__file__).with_name(f"{name}.cu") for name in ("common", family)]
-    return "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
+    return constants() + "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
+
+
+def constants() -> str:
+    """What Python and the kernels must agree on, as the kernels' first lines."""
+    numbers = {
+        "LANES": LANES, "WARP": CUDA_WARP, "BLOCK": CUDA_BLOCK, "TEAM": CUDA_TEAM, "COO_SEGMENT": CUDA_COO_SEGMENT,
+        "UNROLL": CUDA_UNROLL, "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH,
+        "RESIDENT_4": CUDA_RESIDENT[4], "RESIDENT_8": CUDA_RESIDENT[8],
+    }  # fmt: skip
+    numbers |= {name: at for name, at in vars(rates).items() if name.isupper() and not name.endswith("_RATES")}
+    return "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
 
 
 def options(itemsize: int) -> tuple[str, ...]:
@@ -51,15 +71,54 @@ def options(itemsize: int) -> tuple[str, ...]:
 
 
 class Tape:
+    """Stretches of launches, with calls of Python functions between them."""
+
+    def __init__(self) -> None:
+        self.hosts: list[tuple[int, HostCall]] = []
+        self._parts: list[Stretch | _CopiedCall] = []
+        self.count = 0
+
+    def append(self, kernel: Any, blocks: int, arguments: tuple[Any, ...]) -> None:
+        if not self._parts or not isinstance(self._parts[-1], Stretch):
+            self._parts.append(Stretch())
+        self._parts[-1].append(kernel, blocks, arguments)  # type: ignore[union-attr]
+        self.count += 1
+
+    def append_host(self, call: HostCall) -> None:
+        self.hosts.append((self.count, call))
+        self._parts.append(_CopiedCall(call))
+
+    def run(self) -> None:
+        for part in self._parts:
+            part.run()
+
+
+class _CopiedCall:
+    """A call of a Python function on host copies of its arrays, which waits for what computes them."""
+
+    def __init__(self, call: HostCall) -> None:
+        self._call = call
+
+    def run(self) -> None:
+        call = self._call
+        inputs, outputs = ({name: array.get() for name, array in each.items()} for each in (call.inputs, call.outputs))
+        for array in inputs.values():
+            array.flags.writeable = False
+        call.function(**inputs, **outputs)
+        for name, array in call.outputs.items():
+            array.set(outputs[name])
+
+
+class Stretch:
     """Launches in order, with their arguments. Run a second time they are one CUDA graph, where there can be one."""
 
     def __init__(self) -> None:
-        self._launches: list[tuple[Any, tuple[int], tuple[int], tuple[Any, ...]]] = []
+        self._launches: list[tuple[Any, int, tuple[Any, ...]]] = []
         self._graph: Any = None
         self._ran = False
 
-    def append(self, kernel: Any, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
-        self._launches.append((kernel, (blocks,), (threads,), arguments))
+    def append(self, kernel: Any, blocks: int, arguments: tuple[Any, ...]) -> None:
+        self._launches.append((kernel, blocks, arguments))
 
     def run(self) -> None:
         if self._graph is not None:
@@ -82,8 +141,8 @@ class Tape:
         return graph
 
     def _launch(self) -> None:
-        for launched, grid, block, arguments in self._launches:
-            launched(grid, block, arguments)
+        for launched, blocks, arguments in self._launches:
+            launched((blocks,), (CUDA_BLOCK,), arguments)
 
 
 class Launcher:
@@ -100,9 +159,10 @@ class Launcher:
 
     def __init__(self, device: Any, uploads: Uploads, tape: Tape | None = None) -> None:
         self._device, self._uploads, self._tape = device, uploads, tape
+        self.recording = tape is not None
 
-    def _launch(self, launched: Any, threads: int, *arguments: Any, each: int = BLOCK, block: int = BLOCK) -> None:
-        """Launch blocks of `block` threads, one for every `each` of `threads`."""
+    def _launch(self, launched: Any, threads: int, *arguments: Any, each: int = CUDA_BLOCK) -> None:
+        """Launch blocks of CUDA_BLOCK threads, one for every `each` of `threads`."""
         for array in arguments:
             there = isinstance(array, cupy.ndarray)
             if not (isinstance(array, np.generic) or array is None or (there and array.device.id == self._device.id)):
@@ -115,42 +175,51 @@ class Launcher:
         if blocks == 0:
             return
         if self._tape is not None:
-            self._tape.append(launched, blocks, block, arguments)
+            self._tape.append(launched, blocks, arguments)
             return
         with self._device:
-            launched((blocks,), (block,), arguments)
+            launched((blocks,), (CUDA_BLOCK,), arguments)
 
     def replay(self, tape: Tape) -> None:
         """Run a tape from start to end."""
         with self._device:
             tape.run()
 
+    def host(
+        self, name: str, function: Callable[..., Any], inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        """function(**inputs, **outputs), in Python: NumPy copies of arrays, of which the outputs are copied back."""
+        tape = Tape() if self._tape is None else self._tape
+        tape.append_host(HostCall(name, function, dict(inputs), dict(outputs)))
+        if self._tape is None:
+            self.replay(tape)
+
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
         *, relu: bool = False, mask: Array | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
-        here, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
-        if isinstance(here, DeviceCooLayout):
-            carry = self._empty(here.carries * positions * LANES, out.dtype)
-            teams, special = here.segments * positions, len(here.special) * positions
+        put, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
+        if isinstance(put, DeviceCooLayout):
+            carry = self._empty(put.carries * positions * LANES, out.dtype)
+            teams, special = put.segments * positions, len(put.special) * positions
             self._launch(
                 kernel("coo", "spmm_coo", out.itemsize), teams * out.itemsize,
-                np.int32(COO_SEGMENT), np.int64(here.connections), np.int64(teams), here.rows, here.offsets, here.head,
-                here.tail, np.int64(here.carries), data, x, bias, out, mask, carry, rectify, *_steps(grid),
+                np.int64(put.connections), np.int64(teams), put.rows, put.offsets, put.head,
+                put.tail, np.int64(put.carries), data, x, bias, out, mask, carry, rectify, *_steps(grid),
             )  # fmt: skip
             self._launch(
                 kernel("coo", "carry", out.itemsize), special * out.itemsize,
-                np.int64(special), np.int64(here.carries), here.special, here.slots, carry, bias, out, mask, rectify,
+                np.int64(special), np.int64(put.carries), put.special, put.slots, carry, bias, out, mask, rectify,
                 *_steps(grid),
             )  # fmt: skip
             return
-        side = min(WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
-        warps = -(-here.groups // (BLOCK // WARP)) * (BLOCK // WARP) * -(-positions // side)
+        side = min(CUDA_WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
+        warps = -(-put.groups // (CUDA_BLOCK // CUDA_WARP)) * (CUDA_BLOCK // CUDA_WARP) * -(-positions // side)
         self._launch(
-            kernel("spmm", f"spmm_{here.most_group}", out.itemsize), warps * WARP,
-            np.int32(here.groups), np.int32(side), here.indptr, here.rows, here.starts, here.runs, here.offsets,
-            here.cuts, self._constant(grid.bands), np.int32(len(here.cuts) - 1), data, x, bias, out, mask, rectify,
+            kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
+            np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
+            put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
             *_steps(grid),
         )  # fmt: skip
 
@@ -158,8 +227,8 @@ class Launcher:
         self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
     ) -> None:
         """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
-        here, coo = self._layout(layout), isinstance(layout, CooLayout)
-        segments = -(-here.connections // SEGMENT) if coo else here.segments
+        put, coo = self._layout(layout), isinstance(layout, CooLayout)
+        segments = -(-put.connections // CUDA_TEAM) if coo else put.segments
         slices, length = _slices(segments, _positions(grid))
         results = grad.size + (0 if db is None else db.size)
         sums, sums_db = grad, db
@@ -169,19 +238,19 @@ class Launcher:
         cut = np.int32(slices), np.int32(length), np.int64(results)
         if coo:
             self._launch(
-                kernel("coo", "sddmm_coo", grad.itemsize), segments * slices * SEGMENT,
-                np.int64(here.connections), *cut, here.rows, here.offsets, dy, x, sums, *_steps(grid),
+                kernel("coo", "sddmm_coo", grad.itemsize), segments * slices * CUDA_TEAM,
+                np.int64(put.connections), *cut, put.rows, put.offsets, dy, x, sums, *_steps(grid),
             )  # fmt: skip
             if db is not None:
                 self._launch(
-                    kernel("coo", "row_sums", grad.itemsize), db.size * slices * SEGMENT,
+                    kernel("coo", "row_sums", grad.itemsize), db.size * slices * CUDA_TEAM,
                     np.int32(db.size), *cut, dy, sums_db, *_steps(grid),
                 )  # fmt: skip
         else:
             self._launch(
-                kernel("sddmm", f"sddmm_{here.most_group}", grad.itemsize), segments * slices * SEGMENT,
-                np.int32(segments), *cut, here.segment_group, here.segment_first, here.indptr, here.rows, here.starts,
-                here.runs, here.offsets, dy, x, sums, sums_db, *_steps(grid),
+                kernel("sddmm", f"sddmm_{put.most_group}", grad.itemsize), segments * slices * CUDA_TEAM,
+                np.int32(segments), *cut, put.segment_group, put.segment_first, put.indptr, put.rows, put.starts,
+                put.runs, put.offsets, dy, x, sums, sums_db, *_steps(grid),
             )  # fmt: skip
         if slices > 1:
             self._launch(
@@ -190,7 +259,7 @@ class Launcher:
             )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
-        """out[q] = data[perm[q]]; `perm` may be a matrix."""
+        """out[q] = data[perm[q]]; the rows of a matrix `perm` follow one another."""
         perm = self._constant(perm)
         launched = kernel("update", f"reorder_{perm.itemsize}", data.itemsize)
         self._launch(launched, out.size, np.int64(out.size), data, perm, out)
@@ -203,8 +272,13 @@ class Launcher:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
         self._launch(kernel("relu", "mask", dy.itemsize), dy.size, np.int64(dy.size), dy, y, out)
 
+    def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
+        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        launched = kernel("add", "add", a.itemsize)
+        self._launch(launched, a.size, np.int64(a.size), np.int32(relu), a, b, mask, out)
+
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` is a view of images within a border."""
+        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
         _, _, height, width, lanes = out.shape
         plane, row = (stride // out.itemsize for stride in out.strides[1:3])
         self._launch(
@@ -225,7 +299,7 @@ class Launcher:
         self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
-        """dx = the sum of the dy of those windows that found their largest x there."""
+        """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._launch(
             kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, index, dx
         )
@@ -271,26 +345,31 @@ class Launcher:
         )  # fmt: skip
 
     def _launch_chunks(self, name: str, batch: int, features: int, itemsize: int, *arguments: Any) -> None:
-        chunks = -(-features // _CHUNK)
+        chunks = -(-features // CUDA_CHUNK)
         self._launch(
             kernel("pack", name, itemsize), -(-batch // LANES) * chunks,
             np.int32(chunks), np.int32(features), np.int32(batch), *arguments, each=1,
         )  # fmt: skip
 
     def cross_entropy(
-        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array
-    ) -> None:
-        """Per-sample losses, whether the largest logit is the label's, and the gradient of the mean loss."""
+        self, z: Array, labels: Array, batch: int, dz: Array, losses: Array, correct: Array, scratch: Array,
+        divisor: int | None = None,
+    ) -> None:  # fmt: skip
+        """Per-sample losses, whether the largest logit is the label's, and the gradient of their sum divided by
+        `divisor`, the batch if not given."""
         self._launch(
-            kernel("loss", "cross_entropy", z.itemsize), len(z), np.int32(z.shape[1]), np.int32(batch), z, labels, dz,
-            losses, correct, each=1,
+            kernel("loss", "cross_entropy", z.itemsize), len(z), np.int32(z.shape[1]), np.int32(batch),
+            np.int32(batch if divisor is None else divisor), z, labels, dz, losses, correct, each=1,
         )  # fmt: skip
 
-    def sgd(self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False) -> None:
-        """One step of stochastic gradient descent on flat arrays."""
+    def squared_error(
+        self, z: Array, targets: Array, batch: int, dz: Array, losses: Array, divisor: int | None = None
+    ) -> None:
+        """Per-sample losses ½·Σ (z − target)², and the gradient of their sum divided by `divisor`, the batch if not
+        given."""
         self._launch(
-            kernel("update", "sgd", w.itemsize), w.size, np.int64(w.size), w, dw, velocity, rates, np.int32(nesterov),
-            each=BLOCK * _EACH,
+            kernel("loss", "squared_error", z.itemsize), losses.size, np.int32(z.shape[1]), np.int32(batch),
+            np.int32(batch if divisor is None else divisor), np.int32(losses.size), z, targets, dz, losses,
         )  # fmt: skip
 
     def tally(self, losses: Array, correct: Array, batch: int, totals: Array) -> None:
@@ -298,11 +377,34 @@ class Launcher:
         self._launch(kernel("loss", "tally", 8), 1, np.int32(batch), losses, correct, totals)
 
     def norm(self, dw: Array, rates: Array) -> None:
-        """The factor that brings ‖dw‖ down to the largest norm allowed, into `rates`."""
-        blocks = min(_NORM_BLOCKS, max(1, -(-dw.size // BLOCK)))
+        """rates[SCALE] = min(1, rates[LARGEST_NORM] / ‖dw‖)."""
+        blocks = min(CUDA_NORM_BLOCKS, max(1, -(-dw.size // CUDA_BLOCK)))
         sums = self._empty(blocks, np.float64)
         self._launch(kernel("update", "norm_squares", dw.itemsize), blocks, np.int64(dw.size), dw, sums, each=1)
         self._launch(kernel("update", "norm_limit", 8), 1, np.int32(blocks), sums, rates)
+
+    def sgd(
+        self, w: Array, dw: Array, velocity: Array, rates: Array, *, nesterov: bool = False, decays: bool = True
+    ) -> None:
+        """One step of stochastic gradient descent on flat arrays; `decays=False` leaves weight decay out."""
+        self._launch(
+            kernel("update", "sgd", w.itemsize), w.size,
+            np.int64(w.size), w, dw, velocity, rates, np.int32(nesterov), np.int32(decays), each=CUDA_BLOCK * CUDA_EACH,
+        )  # fmt: skip
+
+    def tick(self, rates: Array) -> None:
+        """Count a step of Adam: STEPS += 1, and CORRECTION1 and CORRECTION2 = 1 − β₁ᵗ and 1 − β₂ᵗ."""
+        self._launch(kernel("update", "tick", 8), 1, rates)
+
+    def adam(
+        self, w: Array, dw: Array, m: Array, v: Array, rates: Array, *, decoupled: bool = False, decays: bool = True
+    ) -> None:
+        """One step of Adam on flat arrays, or AdamW if `decoupled`, with the CORRECTIONs of the last `tick`;
+        `decays=False` leaves weight decay out."""
+        self._launch(
+            kernel("update", "adam", w.itemsize), w.size,
+            np.int64(w.size), w, dw, m, v, rates, np.int32(decoupled), np.int32(decays), each=CUDA_BLOCK * CUDA_EACH,
+        )  # fmt: skip
 
     def _layout(self, layout: Layout | CooLayout) -> Any:
         with self._device:
@@ -314,7 +416,7 @@ class Launcher:
             return None if array is None else self._uploads.array(array)
 
     def _empty(self, size: int, dtype: Any) -> Array:
-        """Room for what one launch leaves to the next; CuPy's pool gives it out again to later launches only."""
+        """Memory for what one launch leaves to the next; CuPy's pool gives it out again to later launches only."""
         with self._device:
             return cupy.empty(size, dtype)
 
@@ -325,7 +427,7 @@ def _positions(grid: Grid) -> int:
 
 def _slices(segments: int, positions: int) -> tuple[int, int]:
     """Into how many slices to cut the positions of sddmm, and how long one is."""
-    slices = max(1, min(_ENOUGH_SEGMENTS // max(segments, 1), positions // _FEWEST_POSITIONS))
+    slices = max(1, min(CUDA_ENOUGH_SEGMENTS // max(segments, 1), positions // CUDA_FEWEST_POSITIONS))
     length = -(-positions // slices)
     return max(1, -(-positions // max(length, 1))), length
 

@@ -10,24 +10,19 @@ import cupy
 import numpy as np
 
 from ..layout import CooLayout, Layout
-
-SEGMENT = 8
-"""Connections of a segment, as in sddmm.cu."""
-
-COO_SEGMENT = 64
-"""Connections of a segment of coo.cu: so few that even a small layer has enough of them to fill a GPU."""
+from ..tuning import CUDA_COO_SEGMENT, CUDA_TEAM
 
 
 class DeviceLayout(NamedTuple):
-    """A `Layout` on a device, its groups in another order: the longest first, so that none begins when others end.
+    """A `Layout` on a device, its groups in another order: the longest first, so that none is left to begin at the end.
 
     Attributes
     ----------
     indptr, rows, starts, runs, cuts, offsets : device arrays
         As in Layout.
     segment_group, segment_first : int32 device arrays, shape (segments,)
-        A segment is the connections `first` to `first + SEGMENT` of a group's rows. Groups without connections have one
-        segment too, which writes their rows' db.
+        A segment is up to CUDA_TEAM connections, from `first` on, of a group's rows. Groups without connections have
+        one segment too, which writes their rows' db.
     groups, segments, most_group : int
     """
 
@@ -50,11 +45,11 @@ def device_layout(layout: Layout) -> DeviceLayout:
     length = layout.cuts[-1] - layout.cuts[0]
     order = np.argsort(-length.astype(np.int64), kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes[order])])
-    # Row k of the new order stands where its group began before, as far in as it is now.
+    # Where row k of the new order stood in the old one: as far into its group as it is now.
     before = np.arange(starts[-1]) + np.repeat(layout.starts[:-1][order] - starts[:-1], sizes[order])
-    pieces = np.maximum(-(-length[order] // SEGMENT), 1)
+    pieces = np.maximum(-(-length[order] // CUDA_TEAM), 1)
     group = np.repeat(np.arange(len(order)), pieces)
-    first = (np.arange(len(group)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * SEGMENT
+    first = (np.arange(len(group)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * CUDA_TEAM
     return DeviceLayout(
         indptr=_put(layout.indptr),
         rows=_put(layout.rows[before]),
@@ -71,7 +66,7 @@ def device_layout(layout: Layout) -> DeviceLayout:
 
 
 class DeviceCooLayout(NamedTuple):
-    """A `CooLayout` on a device, cut into segments of COO_SEGMENT connections.
+    """A `CooLayout` on a device, cut into segments of CUDA_COO_SEGMENT connections.
 
     Where rows end does not matter: a row that segments share leaves a carry, one line, in each of them.
 
@@ -105,20 +100,20 @@ def device_coo_layout(layout: CooLayout) -> DeviceCooLayout:
     """Put a layout on the current device."""
     rows, connections = layout.rows, len(layout.rows)
     indptr = np.searchsorted(rows, np.arange(layout.count + 1))
-    begin = np.arange(0, connections, COO_SEGMENT)
-    end = np.minimum(begin + COO_SEGMENT, connections)
+    begin = np.arange(0, connections, CUDA_COO_SEGMENT)
+    end = np.minimum(begin + CUDA_COO_SEGMENT, connections)
     first, last = rows[begin], rows[end - 1]
     head = (indptr[first] < begin) | (indptr[first + 1] > end)
     tail = (last != first) & (indptr[last + 1] > end)
     carried = np.stack([head, tail], axis=1)
-    places = np.where(carried, np.cumsum(carried).reshape(carried.shape) - 1, -1).astype(np.int32)
+    slot_of = np.where(carried, np.cumsum(carried).reshape(carried.shape) - 1, -1).astype(np.int32)
     shared, counts = np.unique(np.stack([first, last], axis=1)[carried], return_counts=True)
     slots = np.concatenate([np.zeros(len(layout.empty) + 1, np.int32), np.cumsum(counts, dtype=np.int32)])
     return DeviceCooLayout(
         rows=_put(rows),
         offsets=_put(layout.offsets),
-        head=_put(places[:, 0]),
-        tail=_put(places[:, 1]),
+        head=_put(slot_of[:, 0]),
+        tail=_put(slot_of[:, 1]),
         special=_put(np.concatenate([layout.empty, shared]).astype(np.int32)),
         slots=_put(slots),
         count=layout.count,
@@ -133,7 +128,7 @@ def _put(array: Any) -> Any:
 
 
 class Uploads:
-    """What has been put on a device for host arrays that never change: once for each, and for as long as they live."""
+    """Copies on a device of host arrays that never change: one of each, kept for as long as the array lives."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, ...], Any] = {}
@@ -154,7 +149,7 @@ class Uploads:
         key = tuple(map(id, arrays))
         if key not in self._made:
             made = make()
-            # Numbers of objects are used again once these are gone; then the entry is gone, too.
-            watch = [weakref.ref(array, lambda _: self._made.pop(key, None)) for array in arrays]
-            self._made[key] = made, watch
+            # An id is used again once its object is gone; its entry has gone with it.
+            references = [weakref.ref(array, lambda _: self._made.pop(key, None)) for array in arrays]
+            self._made[key] = made, references
         return self._made[key][0]

@@ -5,11 +5,11 @@
   int64 count, int height, int width, int rows, int columns, int high, int wide, int row_step, int column_step
 
 // Number `k` of an array of shape (planes, height, width, LANES).
-struct Place {
+struct Number {
   int lane, column, row;
   int64 plane;
 
-  __device__ __forceinline__ Place(int64 k, int height, int width)
+  __device__ __forceinline__ Number(int64 k, int height, int width)
       : lane(k % LANES), column(k / LANES % width), row(k / LANES / width % height), plane(k / LANES / width / height) {}
 };
 
@@ -18,19 +18,19 @@ __device__ __forceinline__ int64 at(int64 plane, int row, int column, int lane, 
   return ((plane * height + row) * width + column) * LANES + lane;
 }
 
-// The first and the last of `most` windows that hold a pixel: steps apart, `size` long.
+// The first and the last of `most` windows that hold a pixel; windows are `size` long and begin `step` apart.
 __device__ __forceinline__ int first_window(int pixel, int size, int step) {
   return pixel < size ? 0 : (pixel - size) / step + 1;
 }
 __device__ __forceinline__ int last_window(int pixel, int step, int most) { return min(pixel / step, most - 1); }
 
-// y = the largest x of each window, and which of its pixels that is: of NaNs, which pass for the largest, and of equals
-// the first.
+// y = the largest x of each window, and the number of its pixel. NaN counts as the largest; of NaNs, and of equals, the first
+// is taken.
 extern "C" __global__ void __launch_bounds__(BLOCK) max_pool(
     IMAGES, const real* __restrict__ x, real* __restrict__ y, unsigned char* __restrict__ index) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (k >= count) return;
-  const Place here(k, rows, columns);
+  const Number here(k, rows, columns);
   x += at(here.plane, here.row * row_step, here.column * column_step, here.lane, height, width);
   real best = x[0];
   int found = 0;
@@ -43,12 +43,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK) max_pool(
   index[k] = found;
 }
 
-// dx = the sum of the dy of those windows that found their largest x there.
+// dx = the sum of dy over the windows whose largest x is that pixel's.
 extern "C" __global__ void __launch_bounds__(BLOCK) max_unpool(
     IMAGES, const real* __restrict__ dy, const unsigned char* __restrict__ index, real* __restrict__ dx) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (k >= count) return;
-  const Place here(k, height, width);
+  const Number here(k, height, width);
   real sum = 0;
   for (int row = first_window(here.row, high, row_step); row <= last_window(here.row, row_step, rows); row++)
     for (int column = first_window(here.column, wide, column_step);
@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) max_unpool(
 extern "C" __global__ void __launch_bounds__(BLOCK) mean_pool(IMAGES, const real* __restrict__ x, real* __restrict__ y) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (k >= count) return;
-  const Place here(k, rows, columns);
+  const Number here(k, rows, columns);
   x += at(here.plane, here.row * row_step, here.column * column_step, here.lane, height, width);
   real sum = 0;
   for (int row = 0; row < high; row++)
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) mean_pool(IMAGES, const real
 extern "C" __global__ void __launch_bounds__(BLOCK) mean_unpool(IMAGES, const real* __restrict__ dy, real* __restrict__ dx) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (k >= count) return;
-  const Place here(k, height, width);
+  const Number here(k, height, width);
   real sum = 0;
   for (int row = first_window(here.row, high, row_step); row <= last_window(here.row, row_step, rows); row++)
     for (int column = first_window(here.column, wide, column_step);

@@ -1,7 +1,7 @@
 // sddmm: grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
 //
-// A team takes a segment: up to eight connections of a group, up to ROWS rows with the same columns, over all positions
-// or a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x, which is loaded once for
+// A team takes a segment: up to TEAM connections of a group, up to ROWS rows with the same columns, over all positions or
+// a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x, which is loaded once for
 // all rows.
 
 template <int ROWS>
@@ -64,11 +64,8 @@ __device__ __forceinline__ void sddmm(
   }
 }
 
-// Blocks of a multiprocessor at least: the compiler may take so many registers that no more fit, and need not spill.
-constexpr int RESIDENT = sizeof(real) == 4 ? 4 : 3;
-
 #define SDDMM(ROWS)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) sddmm_##ROWS(                                 \
+  extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(real) == 4 ? RESIDENT_4 : RESIDENT_8) sddmm_##ROWS(                                 \
       int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,    \
       const int* __restrict__ segment_first, LAYOUT_PARAMETERS, const real* __restrict__ dy,                  \
       const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \

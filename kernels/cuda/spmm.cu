@@ -1,7 +1,7 @@
 // spmm: out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where the mask is not positive.
 //
 // A warp takes one group, up to ROWS rows with the same columns, at several output positions at once, so that a line of x
-// is loaded once for all rows. Where there are fewer positions than a warp has room for, parts of it share the
+// is loaded once for all rows. Where positions do not fill a warp, parts of it share the
 // connections. Values and offsets come 32 connections at a time, one a lane, into shared memory, and the next 32 are
 // under way while these are used.
 
@@ -73,7 +73,7 @@ __device__ __forceinline__ void spmm(
     }
     if (done >= low && live) {
       const int least = max(begin - done, 0), most = min(WARP, end - done);
-#pragma unroll 4
+#pragma unroll UNROLL
       for (int k = least + part; k < most; k += parts) {
         const Vector v = load(x_here + int64(staged[warp].offset[k]) * LANES);
 #pragma unroll
@@ -92,8 +92,8 @@ __device__ __forceinline__ void spmm(
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     if (r >= size) break;
-    const int64 place = here.out + row[r] * grid.out_row + within;
-    write(sum[r], bias ? bias[row[r]] : real(0), relu, mask, out, place);
+    const int64 target = here.out + row[r] * grid.out_row + within;
+    write(sum[r], bias ? bias[row[r]] : real(0), relu, mask, out, target);
   }
 }
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from ..network import Network
-from ..runs.metrics import Record
-from ..runs.trainer import Callback, Progress
+from ..training.callbacks import Callback, Progress, Training
+from ..training.state import Record
 
 
 class Quiet(Callback):
@@ -77,7 +76,7 @@ class Live(Lines):
             table.add_row(*row)
         self._console.print(table)
 
-    def started(self, trainer: Any) -> None:
+    def started(self, trainer: Training) -> None:
         self._bar.start()
 
     def looked(self, progress: Progress) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..runtime.device import Device
-from ..runtime.tiles import LANES, Labels, Tiles, tiles_of
+from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
 from ..runtime.workspace import Workspace
 from . import Split
 from .augmentation import Augmentation
@@ -33,17 +34,26 @@ class Batches:
         Of the packed tiles.
     augment : Augmentation, optional
         What is done to each sample when it is packed.
+    targets : float array, shape (n, outputs), optional
+        What the samples should give, instead of the split's classes, which are then not looked at.
+
+    Attributes
+    ----------
+    order : int64 device array, shape (n,)
+        The samples' numbers in the order they are taken in.
+    position : int64 device array
+        Where the batch is that was sought: its first place in the order, the epoch and the seed.
 
     Raises
     ------
     ValueError
-        If dtype is not one of these, the samples do not have this shape, a label is negative, or mean and std cannot
-        normalise.
+        If dtype is not one of these, the samples do not have this shape, a label is negative, targets are not one row a
+        sample, or mean and std cannot normalise.
     """
 
     def __init__(
         self, split: Split, shape: tuple[int, ...], mean: Any, std: Any, device: Device, dtype: Any = np.float32,
-        augment: Augmentation | None = None,
+        augment: Augmentation | None = None, *, targets: Any = None,
     ) -> None:  # fmt: skip
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
@@ -64,8 +74,13 @@ class Batches:
         self.device = device
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
-        self.clock = device.zeros((3,), np.int64)
+        self.position = device.zeros((3,), np.int64)
         self.order = device.put(np.arange(len(split), dtype=np.int64))
+        self._targets: Any = None
+        if targets is not None:
+            rows = self._checked_targets(targets, len(split))
+            self._targets, outputs = device.put(rows), rows.shape[1:]
+            self._ones, self._zeros = device.put(np.ones(outputs, dtype)), device.zeros(outputs, dtype)
         if augment is not None:  # augmented samples are in the batch's order already
             self._positions, self._start = device.put(np.arange(len(split))), device.zeros((1,), np.int64)
         self.seek(0, len(split))
@@ -77,7 +92,7 @@ class Batches:
         """Put the samples into the order of this seed and epoch, whatever the order before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
         self.device.fill(self.order, rng.permutation(len(self)))
-        self.device.fill(self.clock[1:], np.array([epoch, seed], np.uint64).view(np.int64))
+        self.device.fill(self.position[1:], np.array([epoch, seed], np.uint64).view(np.int64))
 
     def seek(self, start: int, batch: int) -> None:
         """Choose the next batch: `batch` samples of the order, from position `start` on.
@@ -89,16 +104,16 @@ class Batches:
         """
         if start < 0 or batch < 0 or start + batch > len(self):
             raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
-        self.clock[0] = start
+        self.position[0] = start
         self._batch = batch
 
-    def pack(self, workspace: Workspace) -> tuple[Tiles, Labels]:
-        """The batch chosen by `seek`, as tiles, and its labels."""
+    def pack(self, workspace: Workspace) -> tuple[Tiles, Any]:
+        """The batch chosen by `seek`, as tiles, and its labels, or its targets if there are any."""
         batch, tiles = self._batch, tiles_of(self._batch)
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
-        store, classes, order, at = self._x, self._y, self.order, self.clock
+        store, classes, order, at = self._x, self._y, self.order, self.position
         if self.augment is not None:
             store = workspace.array("augmented", (batch, store.shape[1]), store.dtype)
             classes = workspace.array("augmented labels", (batch,), np.int32)
@@ -106,7 +121,35 @@ class Batches:
             workspace.kernels.augment(self._x, self._y, order, at, shape, most, flip, store, classes, batch)
             order, at = self._positions, self._start
         workspace.kernels.pack_samples(store, classes, order, at, self._scale, self._shift, x, labels, batch, addresses)
+        if self._targets is not None:
+            return Tiles(x, batch), self._packed_targets(workspace, addresses)
         return Tiles(x, batch), Labels(labels, batch, self.classes)
+
+    def _packed_targets(self, workspace: Workspace, addresses: Any) -> Targets:
+        batch, tiles, outputs = self._batch, tiles_of(self._batch), self._targets.shape[1]
+        out = workspace.array("targets", (tiles, outputs, LANES), self.dtype)
+        if self.dtype == np.float64:  # no kernel packs what is stored in float64
+            arrays = {"targets": self._targets, "order": self.order, "position": self.position}
+            workspace.kernels.host("pack targets", partial(_pack_rows, batch), arrays, {"out": out})
+            return Targets(out, batch)
+        unlabelled = workspace.array("labels of targets", (tiles * LANES,), np.int32)
+        workspace.kernels.pack_samples(
+            self._targets, self._y, self.order, self.position, self._ones, self._zeros, out, unlabelled, batch,
+            addresses,
+        )  # fmt: skip
+        return Targets(out, batch)
+
+    def _checked_targets(self, targets: Any, samples: int) -> Any:
+        rows = np.ascontiguousarray(targets, self.dtype)
+        if rows.ndim != 2 or len(rows) != samples:
+            raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
+        return rows
+
+
+def _pack_rows(batch: int, targets: Any, order: Any, position: Any, out: Any) -> None:
+    """The host's part of packing: rows of the order, from a position on, as tiles."""
+    first = int(position[0])
+    out[...] = tiled(targets[order[first : first + batch]], out.dtype)
 
 
 Store = Batches

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..layers.layer import Layer
+from ..layers.residual import Residual
+from ..layers.sequential import Sequential
 from ..network import Network
 from ..storage.pattern import SparsityPattern
 from .units import Mask, Stage, folds, stages_of, units_of
@@ -28,20 +30,33 @@ def remove_dead(network: Network) -> Network:
     -------
     Network
         Of new layers; with the same normalisation and the same sparse layers.
+
+    Raises
+    ------
+    ValueError
+        If a layer has a way around it: what meets there would have to go on all ways at once.
     """
+    joined = [path for path, layer in network.walk() if isinstance(layer, Residual)]
+    if joined:
+        name = f"layer {joined[0]}, {network[joined[0]]!r}"
+        raise ValueError(f"remove_dead: {name}, sums two ways, which are not narrowed")
     stages, units = stages_of(network), units_of(network)
     keep = [np.ones(len(units[0].used), np.bool_)]
     for after, stage in zip(units[1:-1], stages[1:], strict=True):
         keep.append(_at_least_one(after.used & ~_foldable(stage, after.constant)))
     keep.append(np.ones(len(units[-1].used), np.bool_))
-    layers: list[Layer] = []
     at = 0  # of the stages, how many are behind
-    for layer in network.layers:
+
+    def smaller(layer: Layer) -> Layer:
+        nonlocal at
+        if isinstance(layer, Sequential):
+            return Sequential({name: smaller(child) for name, child in layer.children.items()})
         if at < len(stages) and layer is stages[at].layer:
-            layers.append(_smaller(stages[at], keep[at], keep[at + 1], units[at].constant))
             at += 1
-        else:
-            layers.append(_narrowed(layer, len(keep[at]), int(keep[at].sum())))
+            return _smaller(stages[at - 1], keep[at - 1], keep[at], units[at - 1].constant)
+        return _narrowed(layer, len(keep[at]), int(keep[at].sum()))
+
+    layers = {name: smaller(layer) for name, layer in network.root.children.items()}
     return Network(layers, sparse=network.sparse, normalisation=network.normalisation)
 
 

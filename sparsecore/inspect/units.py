@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..layers.conv import SparseConv2d
 from ..layers.layer import Layer
 from ..layers.relu import ReLU
+from ..layers.residual import Residual
 from ..network import Network
 from ..storage.pattern import SparsityPattern
 
@@ -44,8 +45,7 @@ class Stage(NamedTuple):
 
     Attributes
     ----------
-    place : int
-        In the network.
+    path : str
     layer : Layer
     pattern : SparsityPattern
     units : int
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
         Columns of the pattern that belong to one of them: 1, the pixels of a channel, or the places of a filter.
     """
 
-    place: int
+    path: str
     layer: Any
     pattern: SparsityPattern
     units: int
@@ -66,28 +66,100 @@ class Stage(NamedTuple):
         return self.pattern.indices // self.each
 
 
+class _Flow(NamedTuple):
+    """What is known of the units between two layers, and the stage that they come out of, if it is one alone."""
+
+    reached: Mask
+    constant: NDArray[np.float64]
+    stage: int | None
+
+
+class _Survey:
+    """A walk along the tree, in the order of computation and back."""
+
+    def __init__(self, network: Network) -> None:
+        self.stages: list[Stage] = []
+        self.after: list[_Flow] = []
+        self.used: dict[int, Mask] = {}
+        root, paths = network.root, {id(layer): path for path, layer in network.walk()}
+        self._paths = paths
+        first = network.layers[0].in_shape[0]
+        self.before = _Flow(np.ones(first, np.bool_), np.full(first, np.nan), None)
+        out = self._forward(root, self.before)
+        self.used_before = self._back(root, np.ones(len(out.reached), np.bool_), len(self.stages))[0]
+
+    def _forward(self, layer: Layer, flow: _Flow) -> _Flow:
+        if isinstance(layer, Residual):
+            through = self._forward(layer.main, flow)
+            around = flow if layer.shortcut is None else self._forward(layer.shortcut, flow)
+            count = max(len(through.reached), len(around.reached))
+            reached = as_units(through.reached, count) | as_units(around.reached, count)
+            constant = as_values(through.constant, count) + as_values(around.constant, count)
+            return _Flow(reached, np.maximum(constant, 0) if layer.relu else constant, None)
+        for child in layer.children.values():
+            flow = self._forward(child, flow)
+        if isinstance(layer, ReLU):
+            flow = flow._replace(constant=np.maximum(flow.constant, 0))
+            if flow.stage is not None:
+                self.after[flow.stage] = flow
+        elif (pattern := getattr(layer, "pattern", None)) is not None:
+            units = len(flow.reached)
+            if pattern.shape[1] % units:  # an image made of features: its channels are the units
+                units = layer.in_shape[0]
+                flow = _Flow(as_units(flow.reached, units), as_values(flow.constant, units), None)
+            stage = Stage(self._paths[id(layer)], layer, pattern, units, pattern.shape[1] // max(units, 1))
+            reached = _any(pattern.rows, flow.reached[stage.columns], pattern.shape[0])
+            flow = _Flow(reached, _constant(stage, flow.constant), len(self.stages))
+            self.stages.append(stage)
+            self.after.append(flow)
+        return flow
+
+    def _back(self, layer: Layer, used: Mask, end: int) -> tuple[Mask, int]:
+        """Units used before a layer, given those after it; `end` is how many stages lie before what follows it."""
+        if isinstance(layer, Residual):
+            around = used
+            if layer.shortcut is not None:
+                around, end = self._back(layer.shortcut, used, end)
+            through, end = self._back(layer.main, used, end)
+            count = max(len(through), len(around))
+            return as_units(through, count) | as_units(around, count), end
+        for child in reversed(layer.children.values()):
+            used, end = self._back(child, used, end)
+        if not layer.children and getattr(layer, "pattern", None) is not None:
+            end -= 1
+            stage = self.stages[end]
+            self.used[end] = used = as_units(used, stage.pattern.shape[0])
+            used = _any(stage.columns, used[stage.pattern.rows], stage.units)
+        return used, end
+
+
+def as_units(mask: Mask, count: int) -> Mask:
+    """A mask of channels for each of their features, or of features for the channels that have any of them."""
+    if count >= len(mask):
+        return np.repeat(mask, count // max(len(mask), 1))
+    return mask.reshape(count, -1).any(axis=1)
+
+
+def as_values(constant: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The same of constants; what has several values is not constant."""
+    if count >= len(constant):
+        return np.repeat(constant, count // max(len(constant), 1))
+    groups = constant.reshape(count, -1)
+    return np.where((groups == groups[:, :1]).all(axis=1), groups[:, 0], np.nan)
+
+
 def stages_of(network: Network) -> list[Stage]:
     """The layers with connections. Those between keep their units: ReLU, pooling, flattening and dropout do."""
-    stages: list[Stage] = []
-    patterns = network.patterns
-    for place, pattern in patterns.items():
-        layer = network.layers[place]
-        units = stages[-1].pattern.shape[0] if stages else layer.in_shape[0]
-        stages.append(Stage(place, layer, pattern, units, pattern.shape[1] // max(units, 1)))
-    return stages
+    return _Survey(network).stages
 
 
 def units_of(network: Network) -> list[Units]:
     """The units before the first layer with connections, then those after each."""
-    stages = stages_of(network)
-    reached, constants = [np.ones(stages[0].units, np.bool_)], [np.full(stages[0].units, np.nan)]
-    for stage in stages:
-        reached.append(_any(stage.pattern.rows, reached[-1][stage.columns], stage.pattern.shape[0]))
-        constants.append(_constant(network, stage, constants[-1]))
-    used = [np.ones(stages[-1].pattern.shape[0], np.bool_)]
-    for stage in reversed(stages):
-        used.insert(0, _any(stage.columns, used[0][stage.pattern.rows], stage.units))
-    return [Units(*each) for each in zip(reached, used, constants, strict=True)]
+    survey = _Survey(network)
+    found = [Units(survey.before.reached, survey.used_before, survey.before.constant)]
+    for k, flow in enumerate(survey.after):
+        found.append(Units(flow.reached, survey.used[k], flow.constant))
+    return found
 
 
 def folds(layer: Layer, value: Any) -> Any:
@@ -96,17 +168,15 @@ def folds(layer: Layer, value: Any) -> Any:
     return (value == 0) | (np.isfinite(value) & (not padded))
 
 
-def _constant(network: Network, stage: Stage, before: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values after a layer, and after what follows it up to the next, of those rows whose inputs are all constant."""
+def _constant(stage: Stage, before: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values after a layer of those rows whose inputs are all constant."""
     rows, read = stage.pattern.rows, before[stage.columns]
     given = folds(stage.layer, read)
     varies = _any(rows, ~given, stage.pattern.shape[0])
     weight = stage.layer.params["weight"].astype(np.float64)
     sums = np.bincount(rows, np.where(given, weight * np.where(given, read, 0), 0), stage.pattern.shape[0])
     value = stage.layer.params["bias"] + sums
-    later = network.layers[stage.place + 1 :]
-    ends = next((k for k, layer in enumerate(later) if hasattr(layer, "pattern")), len(later))
-    if stage.layer.relu or any(isinstance(layer, ReLU) for layer in later[:ends]):
+    if stage.layer.relu:
         value = np.maximum(value, 0)
     return np.where(varies, np.nan, value)
 

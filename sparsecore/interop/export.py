@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import numpy as np
 import scipy.sparse
 
 from ..files import replace
-from ..layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
-from ..layers.layer import Layer
 from ..layers.sparse import SparseLayer
 from ..network import Network
+from ..storage.parameters import ByPath, LayerPath
 
 _OPSET = 17
-_NOTHING = (Dropout, Flatten)  # what does nothing outside training, or only to the shape
 
 
 def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None:
@@ -84,72 +83,50 @@ def to_npz(network: Network, path: str | Path) -> None:
     replace(Path(path), file.getvalue())
 
 
-def to_scipy(network: Network) -> dict[int, tuple[scipy.sparse.csr_array, Any]]:
-    """Weights, as CSR arrays that share the network's values, and biases, by the layers' places in the network.
+def to_scipy(network: Network) -> ByPath[tuple[scipy.sparse.csr_array, Any]]:
+    """Weights, as CSR arrays that share the network's values, and biases, by the layers' paths.
 
     A convolution's matrix has a row for each output channel and a column for each place of its filters.
     """
-    return {k: (each.to_scipy(), each.bias) for k, each in enumerate(network.layers) if isinstance(each, SparseLayer)}
+    layers = ((path, layer) for path, layer in network.walk() if isinstance(layer, SparseLayer))
+    return ByPath({LayerPath(path): (layer.to_scipy(), layer.bias) for path, layer in layers})
 
 
 class _Graph:
-    """Nodes and initializers, layer by layer; `value` is the name of what comes out of the last."""
+    """Nodes and initializers, layer by layer; `value` is the name of what came out of the last, `shape` its shape."""
 
     def __init__(self, network: Network, sparse: bool) -> None:
         self.nodes: list[Any] = []
         self.dense: list[Any] = []
         self.sparse: list[Any] = []
         self.value, self._sparse = "x", sparse
-        self._shape = network.layers[0].in_shape
-        for k, layer in enumerate(network.layers):
-            self._add(k, layer)
+        self.shape = tuple(network.layers[0].in_shape)
+        network.root.export(self, "")
 
-    def _add(self, k: int, layer: Layer) -> None:
-        if tuple(self._shape) != tuple(layer.in_shape):
-            self._reshape(f"{k}.in", layer.in_shape)
-        self._shape = layer.in_shape
-        if isinstance(layer, SparseLinear):
-            self._node(f"{k}", "Gemm", self._parameters(k, layer, layer.pattern.shape), transB=1)
-        elif isinstance(layer, SparseConv2d):
-            shape = (layer.out_shape[0], layer.in_shape[0], *layer.kernel_size)
-            pads = [*layer.padding, *layer.padding]
-            sizes: dict[str, Any] = {"strides": layer.stride, "dilations": layer.dilation, "pads": pads}
-            self._node(f"{k}", "Conv", self._parameters(k, layer, shape), kernel_shape=layer.kernel_size, **sizes)
-        elif isinstance(layer, MaxPool2d | AvgPool2d):
-            kind = "MaxPool" if isinstance(layer, MaxPool2d) else "AveragePool"
-            self._node(f"{k}", kind, [], kernel_shape=layer.kernel_size, strides=layer.stride)
-        elif isinstance(layer, ReLU):
-            self._node(f"{k}", "Relu", [])
-        elif not isinstance(layer, _NOTHING):
-            raise ValueError(f"to_onnx: layer {k}, {layer!r}, is of a kind that has no counterpart in ONNX here")
-        if isinstance(layer, SparseLayer) and layer.relu:
-            self._node(f"{k}.relu", "Relu", [])
-        if isinstance(layer, Flatten):
-            self._reshape(f"{k}", layer.out_shape)
-        self._shape = layer.out_shape
-
-    def _node(self, name: str, kind: str, more: list[str], **attributes: Any) -> None:
+    def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
         from onnx import helper
 
-        out = f"y{name}"
-        self.nodes.append(helper.make_node(kind, [self.value, *more], [out], name=f"{kind} {name}", **attributes))
+        out = f"y{path}"
+        self.nodes.append(helper.make_node(kind, [self.value, *more], [out], name=f"{kind} {path}", **attributes))
         self.value = out
 
-    def _reshape(self, name: str, shape: tuple[int, ...]) -> None:
+    def reshape(self, path: str, shape: tuple[int, ...]) -> None:
         from onnx import numpy_helper
 
-        self.dense.append(numpy_helper.from_array(np.array([-1, *shape], np.int64), f"{name}.shape"))
-        self._node(f"{name}.reshaped", "Reshape", [f"{name}.shape"])
+        if tuple(shape) != self.shape:
+            self.dense.append(numpy_helper.from_array(np.array([-1, *shape], np.int64), f"{path}.shape"))
+            self.node(f"{path}.reshaped", "Reshape", [f"{path}.shape"])
+            self.shape = tuple(shape)
 
-    def _parameters(self, k: int, layer: SparseLayer, shape: tuple[int, ...]) -> list[str]:
+    def parameters(self, path: str, layer: SparseLayer, shape: tuple[int, ...]) -> list[str]:
         from onnx import helper, numpy_helper
 
         if self._sparse:
             places = layer.pattern.rows.astype(np.int64) * layer.pattern.shape[1] + layer.pattern.indices
-            values = numpy_helper.from_array(np.asarray(layer.weight), f"{k}.weight")
+            values = numpy_helper.from_array(np.asarray(layer.weight), f"{path}.weight")
             self.sparse.append(helper.make_sparse_tensor(values, numpy_helper.from_array(places), shape))
         else:
             dense = np.asarray(layer.to_scipy().toarray()).reshape(shape)
-            self.dense.append(numpy_helper.from_array(dense, f"{k}.weight"))
-        self.dense.append(numpy_helper.from_array(np.asarray(layer.bias), f"{k}.bias"))
-        return [f"{k}.weight", f"{k}.bias"]
+            self.dense.append(numpy_helper.from_array(dense, f"{path}.weight"))
+        self.dense.append(numpy_helper.from_array(np.asarray(layer.bias), f"{path}.bias"))
+        return [f"{path}.weight", f"{path}.bias"]

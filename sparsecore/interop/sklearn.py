@@ -6,6 +6,7 @@ Needs scikit-learn: pip install 'sparsecore[sklearn]'.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +25,10 @@ from ..prune import gradual, to_sparsity
 from ..runtime.devices import cpu
 from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
+from ..training.epoch import steps_of_epoch
+from ..training.losses import CrossEntropy, SquaredError
 from ..training.optimizers import SGD
-from ..training.regression import RegressionStep
-from ..training.schedules import cosine
+from ..training.schedules import Schedule, cosine
 from ..training.step import Step
 
 _PATIENCE = 10
@@ -74,17 +76,16 @@ class _SparseMLP(BaseEstimator):
         classes = targets.ndim == 1
         labels = targets.astype(np.int32) if classes else np.zeros(len(x), np.int32)
         network = self._network(x.shape[1], outputs, np.random.default_rng(seed))
-        store = Batches(Split(self._standardised(x), labels), (x.shape[1],), [0.0], [1.0], cpu())
+        batches = Batches(
+            Split(self._standardised(x), labels), (x.shape[1],), [0.0], [1.0], cpu(),
+            targets=None if classes else targets,
+        )  # fmt: skip
         optimizer = SGD(self.learning_rate_init, self.momentum, self.alpha, clip_norm=10.0)
-        step: Step = (
-            Step(network, store, optimizer, cpu()) if classes else RegressionStep(network, store, targets, optimizer)
-        )
         self.network_ = network
-        self._train(step, seed)
+        self._train(Step(network, batches, optimizer, loss=CrossEntropy() if classes else SquaredError()), seed)
 
     def _train(self, step: Step, seed: int) -> None:
-        samples, optimizer = len(step.store), step.optimizer
-        assert optimizer is not None
+        samples = len(step.batches)
         batch = min(samples, 128 if self.batch_size == "auto" else int(self.batch_size))
         steps = -(-samples // batch)
         total = steps * self.max_iter
@@ -95,14 +96,13 @@ class _SparseMLP(BaseEstimator):
         done = idle = 0
         best = np.inf
         for epoch in range(self.max_iter):
-            step.store.shuffle(seed, epoch)
-            for start in range(0, samples, batch):
-                optimizer.lr = self.learning_rate_init * rate(done)
-                step.run(start, min(batch, samples - start))
-                done += 1
+            step.batches.shuffle(seed, epoch)
+            before = epoch * steps
+            for number in steps_of_epoch(step, batch, lr=partial(self._lr, rate, before)):
+                done = before + number
                 if pruning is not None and pruning.due(done):
                     goal = pruning.sparsity(done, float(self.prune or 0), initial)
-                    to_sparsity(step.network, goal, optimizer=optimizer)
+                    to_sparsity(step.network, goal, optimizer=step.optimizer)
             loss = step.totals().mean_loss
             self.loss_curve_.append(loss)
             if not np.isfinite(loss):
@@ -124,6 +124,9 @@ class _SparseMLP(BaseEstimator):
                 )  # fmt: skip
         self.n_iter_ = len(self.loss_curve_)
         self.loss_ = self.loss_curve_[-1]
+
+    def _lr(self, rate: Schedule, before: int, step: int) -> float:
+        return self.learning_rate_init * rate(before + step)
 
     def _network(self, inputs: int, outputs: int, rng: np.random.Generator) -> Network:
         sizes = [inputs, *np.atleast_1d(np.asarray(self.hidden_layer_sizes, int)).tolist()]

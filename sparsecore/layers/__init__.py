@@ -7,9 +7,33 @@ from .layer import Layer
 from .linear import SparseLinear
 from .pooling import AvgPool2d, MaxPool2d
 from .relu import ReLU
+from .residual import Residual
+from .sequential import Sequential
 
-_ALL: tuple[type[Layer], ...] = (SparseLinear, SparseConv2d, MaxPool2d, AvgPool2d, Flatten, Dropout, ReLU)
+_ALL: tuple[type[Layer], ...] = (
+    SparseLinear,
+    SparseConv2d,
+    MaxPool2d,
+    AvgPool2d,
+    Flatten,
+    Dropout,
+    ReLU,
+    Sequential,
+    Residual,
+)
 KINDS = {kind.__name__: kind for kind in _ALL}
 """Every kind of layer by the name it has in a checkpoint."""
 
-__all__ = ["KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "SparseConv2d", "SparseLinear"]
+__all__ = [
+    "KINDS",
+    "AvgPool2d",
+    "Dropout",
+    "Flatten",
+    "Layer",
+    "MaxPool2d",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SparseConv2d",
+    "SparseLinear",
+]

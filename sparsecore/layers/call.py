@@ -1,21 +1,58 @@
-"""How a layer that holds layers, or a network, calls one of them: the one place where every call passes."""
+"""How a layer that holds layers, or a network, calls one of them: the one place where every call passes.
+
+While a step is recorded, a layer whose passes have the mark `@recorded` writes down its kernels; any other is plain
+Python, and both its passes become host calls.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+from ..runtime.recording import buffer, check_known, is_recorded, recording
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
+from .hosted import Hosted, backward_by_host, forward_by_host
 from .layer import Layer, Params
 
 
 def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
     """y, cache = the layer's forward pass; `workspace` is the layer's own."""
-    return layer.forward_tiles(x, workspace)
+    if not workspace.recording:
+        return layer.forward_tiles(x, workspace)
+    if not is_recorded(layer.forward_tiles, layer.backward_tiles):
+        return forward_by_host(layer, x, workspace)
+    with recording(layer, "forward_tiles"):
+        y, cache = _without_values(layer).forward_tiles(x, workspace)
+    _check_result(layer, "forward_tiles", "y", y, x, workspace)
+    return y, cache
 
 
 def backward_through(
     layer: Layer, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
 ) -> tuple[Tiles | None, Params]:
     """dx, grads = the layer's backward pass."""
-    return layer.backward_tiles(dy, cache, workspace, need_dx=need_dx)
+    if not workspace.recording:
+        return layer.backward_tiles(dy, cache, workspace, need_dx=need_dx)
+    if isinstance(cache, Hosted):
+        return backward_by_host(layer, dy, cache, workspace, need_dx)
+    with recording(layer, "backward_tiles"):
+        dx, grads = _without_values(layer).backward_tiles(dy, cache, workspace, need_dx=need_dx)
+    if dx is not None:
+        _check_result(layer, "backward_tiles", "dx", dx, dy, workspace)
+    return dx, grads
+
+
+def _without_values(layer: Layer) -> Layer:
+    """The same layer, on arrays of its own that kernels take and NumPy cannot compute with."""
+    twin = copy.copy(layer)
+    for arrays in ("params", "kept"):
+        if found := getattr(layer, arrays, None):
+            setattr(twin, arrays, {name: buffer(array) for name, array in found.items()})
+    return twin
+
+
+def _check_result(layer: Layer, method: str, name: str, result: Any, given: Tiles, workspace: Workspace) -> None:
+    if not isinstance(result, Tiles):
+        raise TypeError(f"{layer!r}: {method} must give Tiles as {name}, got {type(result).__name__}")
+    check_known(layer, method, name, result.data, [given.data, *workspace.arrays()])

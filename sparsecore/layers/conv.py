@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
 from ..storage.pattern import SparsityPattern
-from ..storage.sizes import Pair, pair, sizes, spell
-from .layer import Params
+from ..storage.sizes import Pair, pair, read_by, sizes, spell
+from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
 
@@ -86,6 +87,7 @@ class SparseConv2d(SparseLayer):
         self.out_shape = rows, out[0], out[1]
         super().__init__(pattern, weight, bias, relu=relu, format=format, rng=rng, dtype=dtype)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W ∗ x + b."""
         self._check_values()
@@ -99,6 +101,7 @@ class SparseConv2d(SparseLayer):
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, room, self.bias, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, room, y)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
@@ -139,6 +142,29 @@ class SparseConv2d(SparseLayer):
         workspace.kernels.place(images, border.interior(room), mask)
         return room
 
+    def export(self, graph: Graph, path: str) -> None:
+        """A Conv, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        names = graph.parameters(path, self, (self.out_shape[0], self.in_shape[0], *self.kernel_size))
+        graph.node(
+            path, "Conv", names, kernel_shape=self.kernel_size, strides=self.stride, dilations=self.dilation,
+            pads=[*self.padding, *self.padding],
+        )  # fmt: skip
+        graph.shape = self.out_shape
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
+
+    def count_paths(self, after: Any) -> Any:
+        """For each place of the filters, along the channels that it joins: a transposed convolution of ones."""
+        ends, (channels, height, width), (top, left) = len(after), self.in_shape, self.padding
+        before = np.zeros((ends, channels, height + 2 * top, width + 2 * left))
+        stored = self.pattern.to_scipy().toarray().reshape(-1, channels, *self.kernel_size)
+        for ky, kx in np.ndindex(*self.kernel_size):
+            joined = np.einsum("oc,noyx->ncyx", stored[:, :, ky, kx], after.reshape(ends, *self.out_shape))
+            place = ky * self.dilation[0], kx * self.dilation[1]
+            read_by(before, place, self.out_shape, self.stride)[...] += joined
+        return before[:, :, top : top + height, left : left + width].reshape(ends, -1)
+
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""
         names = ("in_shape", "kernel_size", "stride", "padding", "dilation")
@@ -154,7 +180,7 @@ class SparseConv2d(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"
 
-    def _plan_of(self, pattern: SparsityPattern) -> ConvPlan:
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> ConvPlan:
         geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        return ConvPlan(pattern, *geometry, self.format)
+        return ConvPlan(pattern, *geometry, self.format, moving=moving)
 

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Dropout(Layer):
     """y = x / (1 − rate), or 0 with probability `rate`; y = x outside training.
 
     What is dropped follows from the seed, the epoch, the sample's place in it, the layer's place in the network and the
-    feature: the same for any number of threads, and in a run that was resumed. The workspace's `clock` says when.
+    feature: the same for any number of threads, and in a run that was resumed. The workspace says whether this is
+    training, and its `position` where in the data.
 
     Parameters
     ----------
@@ -39,11 +41,13 @@ class Dropout(Layer):
         self.in_shape = self.out_shape = tuple(shape)
         self.rate = float(rate)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = self._dropped(x.data, "y", workspace)
         return Tiles(y, x.batch, rectified=x.rectified), (y, x.batch)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
@@ -53,11 +57,16 @@ class Dropout(Layer):
         return Tiles(self._dropped(dy.data, "dx", workspace), batch, masked=dy.masked), {}
 
     def _dropped(self, x: Any, name: str, workspace: Workspace) -> Any:
-        if workspace.clock is None:
+        if not workspace.training:
             return x
+        if workspace.position is None:
+            raise ValueError(f"{self!r}: training needs the workspace's position, by which it is drawn what is dropped")
         out = workspace.array(name, x.shape, x.dtype)
-        workspace.kernels.dropout(x, workspace.clock, workspace.stream, self.rate, out)
+        workspace.kernels.dropout(x, workspace.position, workspace.stream, self.rate, out)
         return out
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Nothing: outside training a Dropout gives what it is given."""
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class Flatten(Layer):
@@ -25,15 +26,21 @@ class Flatten(Layer):
         self.params = {}
         self.in_shape, self.out_shape = tuple(in_shape), (prod(in_shape),)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, x.data.dtype, "x")
         return Tiles(x.data.reshape(len(x.data), *self.out_shape, LANES), x.batch, rectified=x.rectified), x
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         self._check_dy(dy, cache.data, cache.batch)
         return Tiles(dy.data.reshape(cache.data.shape), dy.batch, masked=dy.masked), {}
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Reshape."""
+        graph.reshape(path, self.out_shape)
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -14,10 +16,35 @@ from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
+from .curvature import Back, curvature_of
 
 Params = dict[str, Any]
 
 _KINDS = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Graph(Protocol):
+    """An ONNX graph that is being written; see `sparsecore.interop.export`.
+
+    Attributes
+    ----------
+    value : str
+        Name of what came out of the last node.
+    shape : tuple of int
+        Of that, for one sample.
+    """
+
+    value: str
+    shape: tuple[int, ...]
+
+    def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
+        """Add a node that reads `value` and `more`; its output becomes `value`."""
+
+    def reshape(self, path: str, shape: tuple[int, ...]) -> None:
+        """Bring `value` into another shape, if it has not that already."""
+
+    def parameters(self, path: str, layer: Any, shape: tuple[int, ...]) -> list[str]:
+        """Add a sparse layer's weights, in this shape, and biases; gives their names."""
 
 
 class Layer(ABC):
@@ -32,9 +59,19 @@ class Layer(ABC):
     ----------
     params : dict of str to array
         Flat arrays by name. `backward` gives gradients under the same names.
+    kept : mapping of str to array
+        Flat arrays that a checkpoint holds beside the parameters but that are not trained, such as a running mean. A
+        layer that has any gives itself a dict of them.
+    undecayed : frozenset of str
+        Names of parameters that weight decay leaves alone.
+    children : mapping of str to Layer
+        The layers that this one holds, by the names that stand in their paths.
     """
 
     params: Params
+    kept: Mapping[str, Any] = MappingProxyType({})
+    undecayed: frozenset[str] = frozenset()
+    children: Mapping[str, Layer] = MappingProxyType({})
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     _device: Device | None = None
@@ -42,6 +79,8 @@ class Layer(ABC):
     @property
     def device(self) -> Device:
         """Where the parameters are, and where the layer computes."""
+        if self.children:
+            return next(iter(self.children.values())).device
         return self._device if self._device is not None else devices.cpu()
 
     def to(self, device: str | Device) -> Self:
@@ -54,9 +93,36 @@ class Layer(ABC):
         """
         target, here = devices.device(device), self.device
         if target is not here:
-            self.params = {name: target.put(here.get(array)) for name, array in self.params.items()}
-            self._device = target
+            moved = {name: target.put(here.get(array)) for name, array in self.params.items()}
+            kept = {name: target.put(here.get(array)) for name, array in self.kept.items()}
+            for child in self.children.values():
+                child.to(target)
+            self.params, self._device = moved, target
+            if kept:
+                self.kept = kept
         return self
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all that it holds, each before what it holds, with their paths below `path`.
+
+        Raises
+        ------
+        ValueError
+            If a layer holds itself.
+        """
+        return self._walk(path, ())
+
+    def _walk(self, path: str, above: tuple[Layer, ...]) -> Iterator[tuple[str, Layer]]:
+        if any(self is each for each in above):
+            raise ValueError(f"layer {path or repr(self)} holds itself: a network is a tree of layers")
+        yield path, self
+        for name, child in self.children.items():
+            yield from child._walk(f"{path}.{name}" if path else name, (*above, self))
+
+    @property
+    def leaves(self) -> int:
+        """How many layers it consists of that hold none themselves: 1, or those of its children."""
+        return sum(child.leaves for child in self.children.values()) if self.children else 1
 
     def forward(self, x: Any, workspace: Workspace | None = None) -> tuple[Any, Any]:
         """y, cache = forward(x).
@@ -128,6 +194,38 @@ class Layer(ABC):
     ) -> tuple[Tiles | None, Params]:
         """`backward` for tiles."""
 
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """y, and the function that takes ∂²loss/∂y² back to x and to the parameters; see `layers.curvature`.
+
+        As it stands it is for layers that pass on, drop or choose among their inputs, and for those that are linear.
+        """
+        return curvature_of(self, x, workspace)
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Add what this layer computes outside training to an ONNX graph.
+
+        Raises
+        ------
+        ValueError
+            If there is no counterpart in ONNX here.
+        """
+        raise ValueError(f"to_onnx: layer {path}, {self!r}, is of a kind that has no counterpart in ONNX here")
+
+    def count_paths(self, after: Any) -> Any:
+        """Paths along stored connections from this layer's inputs on, given those from its outputs on.
+
+        Parameters
+        ----------
+        after : float64 array, shape (ends, outputs)
+            How many paths lead from each output of this layer to each end.
+
+        Returns
+        -------
+        float64 array, shape (ends, inputs)
+            As they are where every output is an input.
+        """
+        return after
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again: JSON's kinds only."""
@@ -146,10 +244,16 @@ class Layer(ABC):
         ValueError
             If it is one that no kernel computes in.
         """
-        kind = next(iter(self.params.values())).dtype if self.params else _KINDS[0]
+        kind = self._parameter_dtype() or _KINDS[0]
         if kind not in _KINDS:
             raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
         return kind
+
+    def _parameter_dtype(self) -> np.dtype[Any] | None:
+        """Of the parameters, or of those of the layers that this one holds; None if there are none."""
+        if self.params:
+            return next(iter(self.params.values())).dtype
+        return next((kind for child in self.children.values() if (kind := child._parameter_dtype())), None)
 
     def _own(self, workspace: Workspace | None) -> Workspace:
         """This layer's part of a workspace, which must be where the layer is."""
@@ -196,7 +300,7 @@ class Layer(ABC):
         if x.ndim < 2 or x.shape[1:] not in (shape, (size,)):
             wanted = ", ".join(str(size) for size in shape)
             raise ValueError(f"{self!r}: {name} must have shape (batch, {wanted}), got {x.shape}")
-        dtype = self.dtype if self.params or x.dtype != np.float64 else np.float64
+        dtype = np.dtype(np.float64) if self._parameter_dtype() is None and x.dtype == np.float64 else self.dtype
         data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), dtype)
         rows, device = x.reshape(batch, size), workspace.device
         if isinstance(rows, np.ndarray):

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
-from .layer import Params
+from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
 
@@ -85,6 +86,7 @@ class SparseLinear(SparseLayer):
             layer.params["weight"] = data
         return layer
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y = W x + b."""
         self._check_values()
@@ -96,6 +98,7 @@ class SparseLinear(SparseLayer):
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
         return Tiles(y, x.batch, rectified=self.relu), (x, y)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
@@ -123,6 +126,18 @@ class SparseLinear(SparseLayer):
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads
 
+    def export(self, graph: Graph, path: str) -> None:
+        """A Gemm, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "Gemm", graph.parameters(path, self, self.pattern.shape), transB=1)
+        graph.shape = self.out_shape
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
+
+    def count_paths(self, after: Any) -> Any:
+        """Along each connection."""
+        return (self.pattern.to_scipy().T.astype(np.float64) @ after.T).T
+
     def config(self) -> dict[str, Any]:
         """What, with the pattern and the parameters, makes this layer again."""
         return {"relu": self.relu, "format": self.format}
@@ -137,5 +152,5 @@ class SparseLinear(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"
 
-    def _plan_of(self, pattern: SparsityPattern) -> Plan:
-        return Plan(pattern, self.format)
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Plan:
+        return Plan(pattern, self.format, moving=moving)

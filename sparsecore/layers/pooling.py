@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..kernels.layout import Window
+from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from ..storage.sizes import Pair, pair, sizes, spell
-from .layer import Layer, Params
+from ..storage.sizes import Pair, pair, read_by, sizes, spell
+from .curvature import Back
+from .layer import Graph, Layer, Params
 
 
 class Pool2d(Layer):
@@ -38,6 +40,7 @@ class Pool2d(Layer):
         If a size is not an integer, is out of range, or the window does not fit the image.
     """
 
+    ONNX: ClassVar[str]
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 
@@ -56,11 +59,13 @@ class Pool2d(Layer):
             )
         self.out_shape = channels, (height - high) // down + 1, (width - wide) // across + 1
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
         return self._forward(x, x.data.reshape(len(x.data), *self.in_shape, LANES), y, workspace)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
@@ -84,6 +89,19 @@ class Pool2d(Layer):
     def _window(self) -> Window:
         return Window(*self.kernel_size, *self.stride)
 
+    def export(self, graph: Graph, path: str) -> None:
+        """A MaxPool or an AveragePool."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, self.ONNX, kernel_shape=self.kernel_size, strides=self.stride)
+        graph.shape = self.out_shape
+
+    def count_paths(self, after: Any) -> Any:
+        """From every pixel of a window."""
+        before = np.zeros((len(after), *self.in_shape))
+        for place in np.ndindex(*self.kernel_size):
+            read_by(before, place, self.out_shape, self.stride)[...] += after.reshape(len(after), *self.out_shape)
+        return before.reshape(len(after), -1)
+
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""
         return {name: list(getattr(self, name)) for name in ("in_shape", "kernel_size", "stride")}
@@ -98,6 +116,8 @@ class Pool2d(Layer):
 
 class MaxPool2d(Pool2d):
     """y = the largest x of each window. Of several, the first counts, and NaN is larger than any number."""
+
+    ONNX = "MaxPool"
 
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         index = workspace.array("index", y.shape, np.uint8)
@@ -114,6 +134,8 @@ class MaxPool2d(Pool2d):
 class AvgPool2d(Pool2d):
     """y = the mean of each window of x."""
 
+    ONNX = "AveragePool"
+
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
         workspace.kernels.mean_pool(images, self._window, y)
         return Tiles(y, x.batch), (x, y)
@@ -121,3 +143,15 @@ class AvgPool2d(Pool2d):
     def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
         workspace.kernels.mean_unpool(images, self._window, dx)
         return False
+
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """As of any layer, with weights that are 1/n, and squared 1/n²."""
+        y, plain = super().curvature(x, workspace)
+
+        def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
+            below, grads = plain(h, need_dx)
+            if below is not None:
+                workspace.device.fill(below.data, workspace.device.get(below.data) / prod(self.kernel_size))
+            return below, grads
+
+        return y, back

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from .layer import Layer, Params
+from .layer import Graph, Layer, Params
 
 
 class ReLU(Layer):
@@ -25,12 +26,14 @@ class ReLU(Layer):
         self.params = {}
         self.in_shape = self.out_shape = tuple(shape)
 
+    @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
         y = workspace.array("y", x.data.shape, x.data.dtype)
         workspace.kernels.relu(x.data, y)
         return Tiles(y, x.batch, rectified=True), (y, x.batch)
 
+    @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
@@ -42,6 +45,11 @@ class ReLU(Layer):
         workspace.kernels.mask(dy.data, y, dx)
         # Where x came out of a ReLU itself, its mask is this one.
         return Tiles(dx, dy.batch, masked=True), {}
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A Relu."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "Relu")
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

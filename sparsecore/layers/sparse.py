@@ -47,13 +47,13 @@ class SparseLayer(Layer):
         self._set(pattern, np.array(weight, kind), np.array(bias, kind))
 
     @abstractmethod
-    def _plan_of(self, pattern: SparsityPattern) -> Any:
-        """How the layer walks a pattern."""
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Any:
+        """How the layer would walk a pattern; `moving` where it will be patched."""
 
     def prune(self, keep: Any) -> None:
         """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.
 
-        `sparsecore.prune` calls this; the network that the layer is in must gather its parameters afterwards.
+        For a layer used alone; one that is in a network changes by `Network.rewire`.
         """
         left = self.device.pick(self.weight, np.flatnonzero(keep))
         self._set(self.pattern.select(keep), left, self.bias)
@@ -91,9 +91,12 @@ class SparseLayer(Layer):
 
     def _set(self, pattern: SparsityPattern, weight: Any, bias: Any) -> None:
         """Take a pattern and the parameters that go with it."""
-        self.plan = self._plan_of(pattern)
-        self.pattern = pattern
+        self.take_pattern(pattern, self.plan_of(pattern))
         self.params = {"weight": weight, "bias": bias}
+
+    def take_pattern(self, pattern: SparsityPattern, plan: Any) -> None:
+        """Walk another pattern from now on; whoever calls this sees to the parameters."""
+        self.pattern, self.plan = pattern, plan
 
 
 def checked_pattern(pattern: Any, layer: str) -> SparsityPattern:

@@ -52,8 +52,9 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 
 def _parser() -> Parser:
-    from ..commands.pruning import positive, targets
+    from ..commands.options import typed
     from ..console.arguments import Parser
+    from ..runs.kinds import GOALS, POSITIVE
     from .pruner import SALIENCIES
 
     parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
@@ -61,11 +62,13 @@ def _parser() -> Parser:
         "path", metavar="FILE", help="a run's folder, a checkpoint, or an .npz or .safetensors file of dense weights"
     )
     parser.add_argument(
-        "--sparsity", type=targets, metavar="S",
+        "--sparsity", type=typed(GOALS), metavar="S",
         help="of each sparse layer afterwards (of every layer if none is), or of each layer: 0.9, or 0.9,0.9,0",
     )  # fmt: skip
-    parser.add_argument("--threshold", type=positive, metavar="T", help="instead: |w| below this goes")
-    parser.add_argument("--quality", type=positive, metavar="Q", help="instead: |w| below Q of its layer's std goes")
+    parser.add_argument("--threshold", type=typed(POSITIVE), metavar="T", help="instead: |w| below this goes")
+    parser.add_argument(
+        "--quality", type=typed(POSITIVE), metavar="Q", help="instead: |w| below Q of its layer's std goes"
+    )
     parser.add_argument("--by", choices=tuple(SALIENCIES), help="what ranks connections; all but magnitude need data")
     parser.add_argument("--global", action="store_true", help="rank the connections of all layers together")
     parser.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
@@ -126,15 +129,15 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
     from ..data.normalisation import Normalisation
+    from ..runs.config import dataset_in
     from ..training.evaluation import check_fit, store_of
     from .saliency import curvature, gradient
 
     by = options.get("by", "magnitude")
     if by == "magnitude":
         return None
-    kept = config.get("options")
-    name = options.get("dataset") or (kept.get("dataset") if isinstance(kept, dict) else None)
-    if not isinstance(name, str):
+    name = options.get("dataset") or dataset_in(config)
+    if name is None:
         parser.error(f"--by {by}: needs data, and {options['path']} does not say which: say --dataset")
     dataset = load(name, data_dir=options.get("data_dir"))
     check_fit(network, dataset)

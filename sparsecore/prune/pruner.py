@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from ..network import Network
-from ..runs.trainer import Callback, Trainer
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
+from ..training.callbacks import Callback, Training
 from .saliency import Saliencies, curvature, gradient
 from .schedule import PruningSchedule
 from .shrink import PrunedLayer, Targets, by_quality, by_threshold, shrink, to_sparsity
 
-Rule = Callable[[Trainer, int], list[PrunedLayer]]
+Rule = Callable[[Training, int], list[PrunedLayer]]
 """What is done to a trainer's network by the pruning after a number of steps."""
 
-SALIENCIES: Mapping[str, Callable[[Trainer], Saliencies | None]] = {
+SALIENCIES: Mapping[str, Callable[[Training], Saliencies | None]] = {
     "magnitude": lambda trainer: None,
     "gradient": lambda trainer: gradient(trainer.network, trainer.store),
     "curvature": lambda trainer: curvature(trainer.network, trainer.store),
@@ -40,23 +39,23 @@ class Pruner(Callback):
     """
 
     def __init__(
-        self, schedule: PruningSchedule, rule: Rule, afterwards: Callable[[Trainer], None] | None = None
+        self, schedule: PruningSchedule, rule: Rule, afterwards: Callable[[Training], None] | None = None
     ) -> None:
         self.schedule, self.rule, self.afterwards = schedule, rule, afterwards
 
-    def started(self, trainer: Trainer) -> None:
+    def started(self, trainer: Training) -> None:
         """Compile what a pruned network runs; prune, if the schedule begins before the first step."""
         _compile_pruned(trainer.network)
         pruned = trainer.state.metrics.length > 0  # a checkpoint that knows lines before the first step has this one
-        if trainer.done == 0 and self.schedule.due(0) and not pruned:
+        if trainer.steps_done == 0 and self.schedule.due(0) and not pruned:
             self._prune(trainer)
 
-    def stepped(self, trainer: Trainer) -> None:
-        if self.schedule.due(trainer.done):
+    def stepped(self, trainer: Training) -> None:
+        if self.schedule.due(trainer.steps_done):
             self._prune(trainer)
 
-    def _prune(self, trainer: Trainer) -> None:
-        step = trainer.done
+    def _prune(self, trainer: Training) -> None:
+        step = trainer.steps_done
         split, evaluation = next(iter(trainer.evaluations.items()))
         with trainer.aside():
             trainer.check()
@@ -102,7 +101,7 @@ def sparsity_rule(
     """
     saliencies = SALIENCIES[by]
 
-    def rule(trainer: Trainer, step: int) -> list[PrunedLayer]:
+    def rule(trainer: Training, step: int) -> list[PrunedLayer]:
         targets: Targets
         if isinstance(final, Mapping):
             targets = {k: schedule.sparsity(step, end, min(initial, end)) for k, end in final.items()}
@@ -135,7 +134,7 @@ def _compile_pruned(network: Network) -> None:
 
     Random halves: rows that shared their columns no longer do, and take other kernels.
     """
-    twin: Any = copy.deepcopy(network)
+    twin = copy.deepcopy(network)
     rng = np.random.default_rng(0)
     shrink(twin, {k: rng.random(pattern.nnz) < 0.5 for k, pattern in twin.patterns.items()})
     workspace = Workspace(twin.device)

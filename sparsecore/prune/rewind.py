@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import numpy as np
 
 from ..layers.initial import initial_values
 from ..network import Network
-from ..storage.pattern import SparsityPattern
-from ..training.optimizers import SGD
+from ..storage.rewiring import sources_of
+from ..training.optimizers import Optimizer
 
 
-def rewind(network: Network, earlier: Network, optimizer: SGD | None = None) -> None:
+def rewind(network: Network, earlier: Network, optimizer: Optimizer | None = None) -> None:
     """Give a network's connections the values that they have in another one.
 
     Parameters
@@ -21,8 +19,8 @@ def rewind(network: Network, earlier: Network, optimizer: SGD | None = None) -> 
         Its patterns stay.
     earlier : Network
         The same layers with at least these connections: as the network was before it was trained, or after k steps.
-    optimizer : SGD, optional
-        Its velocity is set to zero.
+    optimizer : Optimizer, optional
+        What it keeps is set to zero.
 
     Raises
     ------
@@ -34,22 +32,25 @@ def rewind(network: Network, earlier: Network, optimizer: SGD | None = None) -> 
     J. Frankle, M. Carbin, The Lottery Ticket Hypothesis, ICLR 2019: to step 0; J. Frankle, G. Dziugaite, D. Roy,
     M. Carbin, Linear Mode Connectivity and the Lottery Ticket Hypothesis, ICML 2020: to step k.
     """
-    if [repr(layer) for layer in earlier.layers] != [repr(layer) for layer in network.layers]:
+    if _names(earlier) != _names(network):
         raise ValueError(f"rewind: expected the layers of {network!r}, got those of {earlier!r}")
-    patterns, found = earlier.patterns, {}
-    for k, pattern in network.patterns.items():
-        try:
-            found[k] = _places(pattern, patterns[k])
-        except ValueError as error:
-            raise ValueError(f"rewind: layer {k}, {network.layers[k]!r}: {error}") from None
-    for k, layer in enumerate(network.layers):
-        for name, array in layer.params.items():
-            values = earlier.device.get(earlier.layers[k].params[name])
-            network.device.fill(array, values[found[k]] if name == "weight" else values)
+    found = {}
+    for path, pattern in network.patterns.items():
+        found[path] = sources_of(earlier.patterns[path], pattern)
+        if missing := int(np.count_nonzero(found[path] < 0)):
+            raise ValueError(
+                f"rewind: layer {path}, {network[path]!r}: {missing:,} of {pattern.nnz:,} connections are not in the "
+                "earlier network"
+            )
+    values = earlier.device.get(earlier.table.values)
+    for row in network.table.rows:
+        path, _, name = row.path.rpartition(".")
+        before = values[earlier.table.by_path[row.path].slice]
+        network.device.fill(network.table.values[row.slice], before[found[path]] if name == "weight" else before)
     _forget(optimizer)
 
 
-def refresh(network: Network, seed: int, optimizer: SGD | None = None) -> None:
+def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> None:
     """Give a network's connections new initial values, scaled by each neuron's own fan-in, and its biases zeros.
 
     Parameters
@@ -57,30 +58,24 @@ def refresh(network: Network, seed: int, optimizer: SGD | None = None) -> None:
     network : Network
     seed : int
         At least 0; the values are drawn from Philox with the key (seed, 2), layer by layer.
-    optimizer : SGD, optional
-        Its velocity is set to zero.
+    optimizer : Optimizer, optional
+        What it keeps is set to zero.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2], np.uint64)))
-    patterns = network.patterns
-    for k, layer in enumerate(network.layers):
+    for path, layer in network.walk():
         for name, array in layer.params.items():
-            network.device.fill(array, initial_values(patterns[k], rng, array.dtype) if name == "weight" else 0)
+            pattern = network.patterns.get(path) if name == "weight" else None
+            network.device.fill(array, 0 if pattern is None else initial_values(pattern, rng, array.dtype))
     _forget(optimizer)
 
 
-def _forget(optimizer: SGD | None) -> None:
-    if optimizer is not None and optimizer.velocity is not None:
-        optimizer.velocity[...] = 0
+def _forget(optimizer: Optimizer | None) -> None:
+    if optimizer is not None:
+        for column in optimizer.columns.values():
+            column[...] = 0
 
 
-def _places(part: SparsityPattern, whole: SparsityPattern) -> Any:
-    """Where the connections of `part` stand in the values of `whole`."""
-    if part.shape != whole.shape:
-        raise ValueError(f"expected shape {part.shape}, got {whole.shape}")
-    columns = np.int64(part.shape[1])
-    wanted, there = (cast(Any, p.rows * columns + p.indices) for p in (part, whole))
-    places = np.minimum(np.searchsorted(there, wanted), max(len(there) - 1, 0))
-    missing = np.count_nonzero(there[places] != wanted) if len(there) else len(wanted)
-    if missing:
-        raise ValueError(f"{missing:,} of {len(wanted):,} connections are not in the earlier network")
-    return places
+def _names(network: Network) -> list[tuple[str, str, tuple[int, ...] | None]]:
+    """What must be the same in two networks whose values are to be exchanged."""
+    shapes = {path: pattern.shape for path, pattern in network.patterns.items()}
+    return [(path, repr(layer), shapes.get(path)) for path, layer in network.walk()]

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.batches import Batches
-from ..layers.layer import Layer
-from ..layers.pooling import AvgPool2d
+from ..layers.curvature import behind_relu
 from ..network import Network
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
+from ..storage.parameters import ByPath, LayerPath
 from ..training.losses import CrossEntropy
 
-Saliencies = Mapping[int, NDArray[np.floating[Any]]]
-"""For each layer, by its place in the network, an array of shape (nnz,), at least 0."""
+Saliencies = Mapping[Any, NDArray[np.floating[Any]]]
+"""For each layer, by its path or number, an array of shape (nnz,), at least 0."""
 
 SAMPLES = 1024
 
 
-def magnitude(network: Network, layers: Iterable[int] | None = None) -> Saliencies:
+def magnitude(network: Network, layers: Iterable[str | int] | None = None) -> Saliencies:
     """|w|, of the layers given or of all with connections."""
-    return {k: np.abs(weight) for k, weight in _weights(network, layers).items()}
+    return ByPath({k: np.abs(weight) for k, weight in _weights(network, layers).items()})
 
 
 def gradient(network: Network, store: Batches, samples: int = SAMPLES) -> Saliencies:
@@ -48,10 +46,12 @@ def gradient(network: Network, store: Batches, samples: int = SAMPLES) -> Salien
     workspace, x, labels = _packed(network, store, samples)
     logits, caches = network.forward(x, workspace)
     network.backward(CrossEntropy()(logits, labels, workspace), caches, workspace)
-    return {
-        k: np.abs(weight * network.device.get(workspace.child(k).array("weight", weight.shape, weight.dtype)))
-        for k, weight in _weights(network).items()
-    }
+    return ByPath(
+        {
+            path: np.abs(weight * network.device.get(workspace.at(path).array("weight", weight.shape, weight.dtype)))
+            for path, weight in _weights(network).items()
+        }
+    )
 
 
 def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Saliencies:
@@ -79,48 +79,14 @@ def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Salie
     """
     workspace, x, _ = _packed(network, store, samples)
     x.clear_padding()
-    inputs, caches = [], []
-    for k, layer in enumerate(network.layers):
-        inputs.append(x)
-        x, cache = layer.forward_tiles(x, workspace.child(k))
-        caches.append(cache)
-    h, found = _behind_relu(_logits_curvature(x, workspace), x, workspace), {}
-    for k in range(len(network.layers) - 1, -1, -1):
-        layer, child = network.layers[k], workspace.child(("squared", k))
-        if not layer.params:
-            below, _ = layer.backward_tiles(h, caches[k], child, need_dx=k > 0)
-            if below is not None and isinstance(layer, AvgPool2d):
-                # Its weights are 1/n, and squared 1/n².
-                network.device.fill(below.data, network.device.get(below.data) / prod(layer.kernel_size))
-        else:
-            below, grads = _squared_backward(layer, inputs[k], h, child, need_dx=k > 0)
-            if "weight" in grads and getattr(layer, "pattern", None) is not None:
-                weight = network.device.get(layer.params["weight"])
-                found[k] = network.device.get(grads["weight"]) * weight**2 / 2
-        if below is not None:
-            h = _behind_relu(below, inputs[k], workspace.child(("masked", k)))
-    return found
-
-
-def _squared_backward(
-    layer: Layer, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
-) -> tuple[Tiles | None, dict[str, Any]]:
-    """The backward pass of `layer` with squared weights on squared inputs; ReLU's mask is in `h` already."""
-    device, squared = layer.device, copy.copy(layer)
-    squared.params = {name: device.put(device.get(array) ** 2) for name, array in layer.params.items()}
-    inputs = workspace.array("x²", x.data.shape, x.data.dtype)
-    device.fill(inputs, device.get(x.data) ** 2)
-    _, cache = squared.forward_tiles(Tiles(inputs, x.batch), workspace)
-    return squared.backward_tiles(Tiles(h.data, h.batch, masked=True), cache, workspace, need_dx=need_dx)
-
-
-def _behind_relu(h: Tiles, x: Tiles, workspace: Workspace) -> Tiles:
-    """Zero where the ReLU that gave x did not let it through."""
-    if not x.rectified or h.masked:
-        return h
-    masked = workspace.array("h", h.data.shape, h.data.dtype)
-    workspace.kernels.mask(h.data, x.data, masked)
-    return Tiles(masked, h.batch, masked=True)
+    z, back = network.root.curvature(x, workspace)
+    _, found = back(behind_relu(_logits_curvature(z, workspace), z, workspace), False)
+    return ByPath(
+        {
+            path: network.device.get(found[f"{path}.weight"]) * weight**2 / 2
+            for path, weight in _weights(network).items()
+        }
+    )
 
 
 def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
@@ -144,6 +110,6 @@ def _packed(network: Network, store: Batches, samples: int) -> tuple[Workspace, 
     return workspace, *store.pack(workspace)
 
 
-def _weights(network: Network, layers: Iterable[int] | None = None) -> dict[int, Any]:
+def _weights(network: Network, layers: Iterable[str | int] | None = None) -> dict[str, Any]:
     wanted = network.patterns if layers is None else layers
-    return {k: network.device.get(network.layers[k].params["weight"]) for k in wanted}
+    return {LayerPath(k): network.device.get(network[k].params["weight"]) for k in wanted}

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import OneLineError
 from ..network import Network
-from ..training.optimizers import SGD
+from ..storage.parameters import LayerPath
+from ..training.optimizers import Optimizer
 from .masks import Kept, Mask, keep_from, keep_largest
 from .saliency import Saliencies, magnitude
 
-Targets = float | Mapping[int, float]
-"""One number for all layers that are pruned, or one for each by its place in the network."""
+Targets = float | Mapping[Any, float]
+"""One number for all layers that are pruned, or one for each by its path or, in a flat network, its number."""
 
 
 class PruneError(OneLineError):
     """A pruning that cannot be done; nothing has changed."""
-
-
-class Prunable(Protocol):
-    """A layer whose connections can go."""
-
-    def prune(self, keep: Any) -> None:
-        """Store only the connections where `keep`, of shape (nnz,), is true."""
 
 
 class PrunedLayer(NamedTuple):
@@ -33,8 +27,8 @@ class PrunedLayer(NamedTuple):
 
     Attributes
     ----------
-    layer : int
-        Its place in the network.
+    layer : str
+        Its path.
     name : str
     threshold : float
         Connections whose saliency was below it went, and some of those that equalled it if the count asked for it.
@@ -43,7 +37,7 @@ class PrunedLayer(NamedTuple):
     sparsity : float
     """
 
-    layer: int
+    layer: str
     name: str
     threshold: float
     removed: int
@@ -53,7 +47,7 @@ class PrunedLayer(NamedTuple):
 
 def to_sparsity(
     network: Network, sparsity: Targets, *, saliencies: Saliencies | None = None, globally: bool = False,
-    layers: Iterable[int] | None = None, optimizer: SGD | None = None, allow_empty: bool = False,
+    layers: Iterable[str | int] | None = None, optimizer: Optimizer | None = None, allow_empty: bool = False,
 ) -> list[PrunedLayer]:  # fmt: skip
     """Keep the most salient connections, exactly round((1 − sparsity)·in·out) of them.
 
@@ -71,8 +65,8 @@ def to_sparsity(
         Rank all layers' connections together, so that `sparsity`, one number, is that of all of them.
     layers : iterable of int, optional
         Which layers; `network.sparse` if neither this nor a mapping is given.
-    optimizer : SGD, optional
-        Its velocity moves with the connections.
+    optimizer : Optimizer, optional
+        What it keeps moves with the connections. The one that a `Step` trains the network by need not be given.
     allow_empty : bool
         Let a layer lose all its connections.
 
@@ -98,8 +92,8 @@ def to_sparsity(
 
 
 def by_threshold(
-    network: Network, threshold: Targets, *, saliencies: Saliencies | None = None, layers: Iterable[int] | None = None,
-    optimizer: SGD | None = None, allow_empty: bool = False,
+    network: Network, threshold: Targets, *, saliencies: Saliencies | None = None,
+    layers: Iterable[str | int] | None = None, optimizer: Optimizer | None = None, allow_empty: bool = False,
 ) -> list[PrunedLayer]:  # fmt: skip
     """Remove the connections whose saliency, |w| if not given, is less than `threshold`. Otherwise as `to_sparsity`."""
     targets = _targets(network, threshold, layers, "threshold", np.inf)
@@ -109,8 +103,8 @@ def by_threshold(
 
 
 def by_quality(
-    network: Network, quality: Targets, *, layers: Iterable[int] | None = None, optimizer: SGD | None = None,
-    allow_empty: bool = False,
+    network: Network, quality: Targets, *, layers: Iterable[str | int] | None = None,
+    optimizer: Optimizer | None = None, allow_empty: bool = False,
 ) -> list[PrunedLayer]:  # fmt: skip
     """Remove the connections with |w| less than `quality` times the standard deviation of the layer's stored weights.
 
@@ -123,54 +117,49 @@ def by_quality(
     """
     targets = _targets(network, quality, layers, "quality", np.inf)
     saliency = _checked(network, magnitude(network, targets), targets)
-    spread = {k: _spread(network.device.get(network.layers[k].params["weight"])) for k in targets}
+    spread = {k: _spread(network.device.get(network[k].params["weight"])) for k in targets}
     kept = {k: keep_from(saliency[k], factor * spread[k]) for k, factor in targets.items()}
     return _shrunk(network, kept, optimizer, allow_empty)
 
 
-def shrink(network: Network, keep: Mapping[int, Mask], optimizer: SGD | None = None) -> None:
-    """Store only the connections where a layer's mask, of shape (nnz,), is true, and their velocity.
+def shrink(network: Network, keep: Mapping[Any, Mask], optimizer: Optimizer | None = None) -> None:
+    """Store only the connections where a layer's mask, of shape (nnz,), is true: a rewiring to a part of what is there.
 
-    The network's version changes, so that a `Step` records anew. Layers that lose nothing cost nothing.
+    Layers that lose nothing cost nothing.
     """
-    keep = {k: mask for k, mask in keep.items() if not mask.all()}
-    if not keep:
-        return
-    flat = np.ones(network.params.shape, np.bool_)
-    pieces = network.views(flat)
-    for k, mask in keep.items():
-        pieces[k]["weight"][...] = mask
     if optimizer is not None:
-        optimizer.keep(np.flatnonzero(flat))
-    for k, mask in keep.items():
-        cast(Prunable, network.layers[k]).prune(mask)
-    network.flatten()
+        optimizer.attach(network)
+    patterns = network.patterns
+    network.rewire({k: patterns[k].select(mask) for k, mask in keep.items() if not mask.all()})
 
 
 def _targets(
-    network: Network, wanted: Targets, layers: Iterable[int] | None, what: str, most: float
-) -> dict[int, float]:
+    network: Network, wanted: Targets, layers: Iterable[str | int] | None, what: str, most: float
+) -> dict[str, float]:
     """The target of each layer that is to be pruned, checked."""
     if isinstance(wanted, Mapping):
         if layers is not None:
             raise PruneError(f"{what}: give one number with layers, or a number a layer, not both")
-        targets = dict(wanted)
+        targets = {LayerPath(k): target for k, target in wanted.items()}
     else:
-        targets = dict.fromkeys(network.sparse if layers is None else layers, wanted)
+        targets = {LayerPath(k): wanted for k in (network.sparse if layers is None else layers)}
     able = list(network.patterns)
     if not targets:
-        raise PruneError(f"{what}: {network!r} has no sparse layers: say which to prune, of {able}")
+        raise PruneError(f"{what}: {network!r} has no sparse layers: say which to prune, of {', '.join(able)}")
     for k, target in targets.items():
         if k not in able:
-            raise PruneError(f"{what}: layers to prune must be among {able}, those with connections, got {k!r}")
+            raise PruneError(
+                f"{what}: layers to prune must be among {', '.join(able)}, those with connections, got {k}"
+            )
         if not 0 <= target <= most:
             limit = f"from 0 to {most:g}" if np.isfinite(most) else "at least 0"
             raise PruneError(f"{what}: must be {limit}, got {target} for {_name(network, k)}")
     return targets
 
 
-def _checked(network: Network, saliencies: Saliencies, layers: Iterable[int]) -> Saliencies:
+def _checked(network: Network, saliencies: Saliencies, layers: Iterable[str]) -> dict[str, Any]:
     """The saliencies of these layers."""
+    saliencies = {str(k): found for k, found in saliencies.items()}
     for k in layers:
         nnz, found = network.patterns[k].nnz, saliencies.get(k)
         if found is None or found.shape != (nnz,) or found.dtype.kind != "f":
@@ -185,19 +174,21 @@ def _checked(network: Network, saliencies: Saliencies, layers: Iterable[int]) ->
     return {k: saliencies[k] for k in layers}
 
 
-def _count(network: Network, layers: Iterable[int], sparsity: float) -> int:
+def _count(network: Network, layers: Iterable[str], sparsity: float) -> int:
     shapes = [network.patterns[k].shape for k in layers]
     return round((1 - float(sparsity)) * sum(out_features * in_features for out_features, in_features in shapes))
 
 
-def _ranked_together(network: Network, saliency: Saliencies, sparsity: float) -> dict[int, Kept]:
+def _ranked_together(network: Network, saliency: Saliencies, sparsity: float) -> dict[Any, Kept]:
     layers = list(saliency)
     mask, threshold = keep_largest(np.concatenate([saliency[k] for k in layers]), _count(network, layers, sparsity))
     ends = np.cumsum([len(saliency[k]) for k in layers])[:-1]
     return {k: Kept(part, threshold) for k, part in zip(layers, np.split(mask, ends), strict=True)}
 
 
-def _shrunk(network: Network, kept: Mapping[int, Kept], optimizer: SGD | None, allow_empty: bool) -> list[PrunedLayer]:
+def _shrunk(
+    network: Network, kept: Mapping[str, Kept], optimizer: Optimizer | None, allow_empty: bool
+) -> list[PrunedLayer]:
     had = {k: len(keep.mask) for k, keep in kept.items()}
     left = {k: int(np.count_nonzero(keep.mask)) for k, keep in kept.items()}
     for k, count in left.items():
@@ -209,7 +200,7 @@ def _shrunk(network: Network, kept: Mapping[int, Kept], optimizer: SGD | None, a
     shrink(network, {k: keep.mask for k, keep in kept.items()}, optimizer)
     sparsity = {k: pattern.sparsity for k, pattern in network.patterns.items()}
     return [
-        PrunedLayer(k, repr(network.layers[k]), keep.threshold, had[k] - left[k], left[k], sparsity[k])
+        PrunedLayer(k, repr(network[k]), keep.threshold, had[k] - left[k], left[k], sparsity[k])
         for k, keep in kept.items()
     ]
 
@@ -218,5 +209,5 @@ def _spread(weight: Any) -> float:
     return float(np.std(weight, dtype=np.float64)) if len(weight) else 0.0
 
 
-def _name(network: Network, k: int) -> str:
-    return f"layer {k}, {network.layers[k]!r}"
+def _name(network: Network, k: str) -> str:
+    return f"layer {k}, {network[k]!r}"

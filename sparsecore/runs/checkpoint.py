@@ -1,8 +1,12 @@
 """Networks, and runs under way, in safetensors files: written whole or not at all, believed only after every check.
 
-A file holds, for layer k, its parameters `k.NAME` and its pattern `k.indptr` and `k.indices`, and perhaps an
-optimizer's `velocity`. The metadata say the format and its version, the layers' kinds, configurations and shapes, and
-where a run stands; `sha256` is that of the tensors and of the other metadata.
+A file is the parameter table by path: the values of a row `0.weight` or `stage2.0.conv1.weight` under that name, and an
+optimizer's columns of it as `velocity:0.weight`; a layer's pattern is `0.indptr` and `0.indices`. The metadata say the
+format and its version, the tree of layers with their kinds, configurations and shapes, what the optimizer is, and where
+a run stands; `sha256` is that of the tensors and of the other metadata.
+
+Version 1 knew flat networks only and held one column, `velocity`, as a single tensor: it is read. A version 1 reader
+refuses a version 2 file by its version, in one line, and so does this one with versions to come.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ import numpy as np
 from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
 from ..files import replace
-from ..layers import KINDS, Layer
+from ..layers import KINDS, Layer, Residual, Sequential
 from ..network import Network
 from ..storage.pattern import SparsityPattern
+from ..training.optimizers import Optimizer
 
-FORMAT, VERSION = "sparsecore", "1"
+FORMAT, VERSION, FIRST = "sparsecore", "2", "1"
 NAME = "model.safetensors"
 """What the file is called in a run's folder."""
 
@@ -40,18 +45,29 @@ class Checkpoint:
     Attributes
     ----------
     network : Network
-    velocity : array of the shape of `network.params`, or None
-        The optimizer's.
+    columns : dict of str to array of the shape of `network.params`
+        The optimizer's; empty if there are none.
+    optimizer : dict or None
+        What the optimizer said of itself.
     state : dict
         Where a run stood; empty if the file is of a network alone.
     """
 
     network: Network
-    velocity: Any
+    columns: dict[str, Any]
+    optimizer: dict[str, Any] | None
     state: dict[str, Any]
 
+    @property
+    def velocity(self) -> Any:
+        """The column that SGD keeps, or None."""
+        return self.columns.get("velocity")
 
-def save(network: Network, path: str | Path, *, velocity: Any = None, state: dict[str, Any] | None = None) -> None:
+
+def save(
+    network: Network, path: str | Path, *, optimizer: Optimizer | None = None, state: dict[str, Any] | None = None,
+    velocity: Any = None,
+) -> None:  # fmt: skip
     """Write a checkpoint.
 
     The bytes go to a temporary file beside it, which takes the name only once it is on the disk. What had the name
@@ -62,9 +78,12 @@ def save(network: Network, path: str | Path, *, velocity: Any = None, state: dic
     network : Network
     path : str or Path
         The file, such as "model.safetensors".
-    velocity : array of the shape of `network.params`, optional
+    optimizer : Optimizer, optional
+        Its columns and its description are kept; a column that it has not made yet is zero.
     state : dict, optional
         Anything that JSON can hold.
+    velocity : array of the shape of `network.params`, optional
+        SGD's only column, where there is no optimizer to ask.
 
     Raises
     ------
@@ -74,17 +93,21 @@ def save(network: Network, path: str | Path, *, velocity: Any = None, state: dic
     from safetensors.numpy import save as serialised
 
     path = Path(path)
-    tensors, layers = _taken_apart(network)
-    if velocity is not None:
-        on_host = network.device.get(velocity) if network.device.owns(velocity) else velocity
-        tensors["velocity"] = np.ascontiguousarray(on_host)
+    columns = {} if velocity is None else {"velocity": velocity}
+    if optimizer is not None:
+        columns = {name: optimizer.columns.get(name) for name in optimizer.names}
     norm = network.normalisation
+    description = {
+        "tree": _description(network.root),
+        "sparse": network.sparse,
+        "normalisation": asdict(norm) if norm else None,
+    }
+    tensors = _tensors(network, columns)
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "network": json.dumps(
-            {"layers": layers, "sparse": network.sparse, "normalisation": asdict(norm) if norm else None}
-        ),
+        "network": json.dumps(description),
+        "optimizer": json.dumps(None if optimizer is None else optimizer.description()),
         "state": json.dumps(state or {}),
     }
     try:
@@ -124,9 +147,13 @@ def read(path: str | Path) -> Checkpoint:
 
 def _checked(path: Path) -> Checkpoint:
     tensors, header = _opened(path)
-    for key, wanted in (("format", FORMAT), ("version", VERSION)):
-        if header.get(key) != wanted:
-            raise CheckpointError(f"{path}: expected a checkpoint of {key} {wanted!r}, got {_short(header.get(key))}")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT!r}, got {_short(header.get('format'))}")
+    version = header.get("version")
+    if version not in (FIRST, VERSION):
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of version {FIRST!r} or {VERSION!r}, got {_short(version)}"
+        )
     claimed = header.pop("sha256", None)
     if (found := _checksum(tensors, header)) != claimed:
         raise CheckpointError(f"{path}: altered or truncated: expected sha256 {_short(claimed)}, got {found}")
@@ -134,18 +161,32 @@ def _checked(path: Path) -> Checkpoint:
         state = json.loads(header["state"])
         if not isinstance(state, dict):
             raise ValueError("the run's state is not a JSON object")
-        velocity = tensors.pop("velocity", None)
-        network = _put_together(json.loads(header["network"]), tensors)
-        if velocity is not None and (velocity.shape != network.params.shape or velocity.dtype != network.dtype):
-            raise ValueError(f"velocity must be {network.dtype} of shape {network.params.shape}, "
-                             f"got {velocity.dtype} {velocity.shape}")  # fmt: skip
+        description = json.loads(header["network"])
+        if version == FIRST:
+            columns = {name: tensors.pop(name) for name in ("velocity",) if name in tensors}
+            network, optimizer = _put_together(_as_tree(description), tensors), None
+        else:
+            parts = {name: tensors.pop(name) for name in list(tensors) if ":" in name}
+            network = _put_together(description, tensors)
+            columns, optimizer = _columns(network, parts), json.loads(header["optimizer"])
+        _check_columns(network, columns, optimizer)
     except CheckpointError:
         raise
     except KeyError as error:
         raise CheckpointError(f"{path}: expected an entry {_short(error.args[0])}, got none") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: its parts do not fit: {_short(str(error) or type(error).__name__)}") from None
-    return Checkpoint(network, velocity, state)
+    return Checkpoint(network, columns, optimizer, state)
+
+
+def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) -> None:
+    if not isinstance(optimizer, dict | None):
+        raise ValueError("the optimizer's description is not a JSON object")
+    for name, column in columns.items():
+        if column.shape != network.params.shape or column.dtype != network.dtype:
+            raise ValueError(
+                f"{name} must be {network.dtype} of shape {network.params.shape}, got {column.dtype} {column.shape}"
+            )
 
 
 def located(path: str | Path) -> Path:
@@ -175,52 +216,100 @@ def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def _taken_apart(network: Network) -> tuple[Tensors, list[dict[str, Any]]]:
-    tensors: Tensors = {}
-    layers = []
-    for k, layer in enumerate(network.layers):
-        kind = type(layer).__name__
-        if KINDS.get(kind) is not type(layer):
-            raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
-        pattern: SparsityPattern | None = getattr(layer, "pattern", None)
-        arrays = {name: layer.device.get(array) for name, array in layer.params.items()}
-        if pattern is not None:
-            arrays |= {"indptr": pattern.indptr, "indices": pattern.indices}
-        tensors |= {f"{k}.{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
-        layers.append({"kind": kind, "config": layer.config(), "shape": pattern.shape if pattern is not None else None})
-    return tensors, layers
+def _description(layer: Layer) -> dict[str, Any]:
+    """A layer and all that it holds, as JSON's kinds."""
+    kind = type(layer).__name__
+    if KINDS.get(kind) is not type(layer):
+        raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
+    pattern: SparsityPattern | None = getattr(layer, "pattern", None)
+    found = {"kind": kind, "config": layer.config(), "shape": pattern.shape if pattern is not None else None}
+    if layer.children:
+        found["layers"] = {name: _description(child) for name, child in layer.children.items()}
+    return found
+
+
+def _tensors(network: Network, columns: dict[str, Any]) -> Tensors:
+    """The table by path: values, columns and patterns."""
+
+    def on_host(column: Any) -> Any:
+        if column is None:
+            return np.zeros(network.params.shape, network.dtype)
+        return network.device.get(column) if network.device.owns(column) else np.asarray(column)
+
+    values = on_host(network.table.values)
+    tensors = {row.path: np.ascontiguousarray(values[row.slice]) for row in network.table.rows}
+    for name, column in columns.items():
+        numbers = on_host(column)
+        tensors |= {f"{name}:{row.path}": np.ascontiguousarray(numbers[row.slice])
+                    for row in network.table.rows if row.trained}  # fmt: skip
+    for path, pattern in network.patterns.items():
+        tensors |= {f"{path}.indptr": pattern.indptr, f"{path}.indices": pattern.indices}
+    return tensors
+
+
+def _columns(network: Network, parts: Tensors) -> Tensors:
+    """Columns as flat arrays, from their pieces `NAME:PATH`."""
+    columns: Tensors = {}
+    for name in dict.fromkeys(key.partition(":")[0] for key in parts):
+        pieces = [parts.pop(f"{name}:{row.path}") for row in network.table.rows if row.trained]
+        sizes = [row.size for row in network.table.rows if row.trained]
+        if [piece.shape for piece in pieces] != [(size,) for size in sizes]:
+            raise ValueError(f"column {name} does not have the shapes of the parameters")
+        columns[name] = np.concatenate(pieces) if pieces else np.empty(0, network.dtype)
+    if parts:
+        raise ValueError(f"{next(iter(parts))} belongs to no parameter")
+    return columns
+
+
+def _as_tree(description: dict[str, Any]) -> dict[str, Any]:
+    """What version 1 said of a network, as it is said now."""
+    layers = {str(k): line for k, line in enumerate(description["layers"])}
+    tree = {"kind": "Sequential", "config": {}, "shape": None, "layers": layers}
+    return {"tree": tree, "sparse": description["sparse"], "normalisation": description["normalisation"]}
 
 
 def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
-    parts: list[Tensors] = [{} for _ in description["layers"]]
+    parts: dict[str, Tensors] = {}
     for name, array in tensors.items():
-        number, _, part = name.partition(".")
-        if not number.isdecimal() or int(number) >= len(parts):
-            raise ValueError(f"{name} belongs to none of the {len(parts)} layers")
-        parts[int(number)][part] = array
-    layers = [_layer(line, part) for line, part in zip(description["layers"], parts, strict=True)]
+        path, _, part = name.rpartition(".")
+        parts.setdefault(path, {})[part] = array
+    tree = description["tree"]
+    if tree["kind"] != "Sequential":
+        raise ValueError(f"expected a tree of layers, got {tree['kind']!r}")
+    layers = {name: _layer(line, name, parts) for name, line in tree["layers"].items()}
+    if parts:
+        path, left = next(iter(parts.items()))
+        name = f"{path}.{next(iter(left))}" if path else next(iter(left))
+        raise ValueError(f"{name} belongs to none of the {len(layers)} layers")
     norm = description["normalisation"]
     if norm is not None:
         norm = Normalisation(*(tuple(norm[field]) for field in ("shape", "mean", "std")))
     network = Network(layers, sparse=description["sparse"], normalisation=norm)
-    if norm is not None and np.prod(norm.shape) != np.prod(layers[0].in_shape):
-        raise ValueError(f"normalisation of shape {norm.shape} before {layers[0]!r}")
+    if norm is not None and np.prod(norm.shape) != np.prod(network.layers[0].in_shape):
+        raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")
     return network
 
 
-def _layer(line: dict[str, Any], part: Tensors) -> Layer:
+def _layer(line: dict[str, Any], path: str, parts: dict[str, Tensors]) -> Layer:
+    """The layer of a description; what belongs to it is taken out of `parts`."""
     kind = KINDS.get(line["kind"])
     if kind is None:
         raise ValueError(f"expected layers of {', '.join(KINDS)}, got {line['kind']!r}")
-    pattern = None
-    if line["shape"] is not None:
-        pattern = SparsityPattern(tuple(line["shape"]), part.pop("indptr"), part.pop("indices"))
-    layer = kind.from_config(line["config"], pattern, part)
+    if issubclass(kind, Sequential | Residual):
+        held = {name: _layer(child, f"{path}.{name}", parts) for name, child in line["layers"].items()}
+        layer: Layer = kind.from_children(line["config"], held)
+    else:
+        part = parts.pop(path, {})
+        pattern = None
+        if line["shape"] is not None:
+            pattern = SparsityPattern(tuple(line["shape"]), part.pop("indptr"), part.pop("indices"))
+        layer = kind.from_config(line["config"], pattern, part)
+        own = {**layer.params, **layer.kept}
+        if {name: a.dtype for name, a in own.items()} != {name: a.dtype for name, a in part.items()}:
+            raise ValueError(f"{layer!r}: expected {_kinds(own)}, got {_kinds(part)}")
     sizes = (*layer.in_shape, *layer.out_shape)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"{layer!r}: sizes must be positive integers, got {sizes}")
-    if {name: a.dtype for name, a in layer.params.items()} != {name: a.dtype for name, a in part.items()}:
-        raise ValueError(f"{layer!r}: expected {_kinds(layer.params)}, got {_kinds(part)}")
     if layer.config() != line["config"]:
         raise ValueError(f"{layer!r}: expected the configuration {layer.config()}, got {line['config']}")
     return layer

@@ -10,23 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..files import append, replace, sync
+from ..training.state import Mark as Mark
+from ..training.state import Record as Record
 from .folder import RunFolderError, told
-
-Record = dict[str, Any]
-
-
-class Mark(NamedTuple):
-    """A place in the metrics: the bytes before it, and their checksum."""
-
-    length: int
-    sha256: str
-
-    @classmethod
-    def after(cls, text: bytes) -> Mark:
-        return cls(len(text), hashlib.sha256(text).hexdigest())
 
 
 class Metrics:

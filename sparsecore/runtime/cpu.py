@@ -16,7 +16,7 @@ class CPU:
     name = "cpu"
 
     def __init__(self, threads: int) -> None:
-        from ..kernels.cpu.pool import Pool  # compiling waits until a device is wanted
+        from ..kernels.cpu.threads import Pool  # compiling waits until a device is wanted
 
         self.pool = Pool(threads)
 
@@ -52,11 +52,6 @@ class CPU:
 
     def wait(self) -> None:
         pass  # calls return when they are done
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from .devices import device
-
-        return device, (self.name,)  # what is copied, or comes out of a file, is on the processor that there is
 
     def take(self, array: Any) -> Any:
         return array if on_host(array) else host_array(array)  # which refuses it

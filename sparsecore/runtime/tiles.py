@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-LANES = 16
-"""Samples in a tile."""
+from ..kernels.layout import LANES as LANES
+from .recording import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,11 @@ class Tiles:
         return count
 
     def clear_padding(self) -> None:
-        """Write zeros into the lanes past the batch, whatever stands there."""
-        if used := self.batch % LANES:
+        """Write zeros into the lanes past the batch, whatever stands there.
+
+        While a step is recorded nothing is written: tiles then come from kernels, which have written these zeros.
+        """
+        if (used := self.batch % LANES) and not isinstance(self.data, Buffer):
             self.data[-1, ..., used:] = 0
 
 
@@ -105,6 +108,58 @@ class Labels:
         data = np.full(tiles_of(len(given)) * LANES, -1, np.int32)
         data[: len(given)] = given
         return cls(data, len(given), classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The numbers that a batch's samples should give.
+
+    Attributes
+    ----------
+    data : float array, shape (tiles, outputs, LANES)
+        As in `Tiles`; what stands past the batch does not matter.
+    batch : int
+        Samples.
+    """
+
+    data: Any
+    batch: int
+
+    @classmethod
+    def pack(cls, targets: Any, dtype: Any = np.float64) -> Targets:
+        """Ordinary targets, one sample a lane.
+
+        Parameters
+        ----------
+        targets : array of real numbers, shape (batch, outputs)
+        dtype : float32 or float64
+
+        Raises
+        ------
+        TypeError
+            If the targets are not real numbers.
+        ValueError
+            If they have another shape.
+        """
+        given = np.asarray(targets)
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"targets must be real numbers, got {given.dtype}")
+        if given.ndim != 2:
+            raise ValueError(f"targets must have shape (batch, outputs), got {given.shape}")
+        return cls(tiled(given, dtype), len(given))
+
+
+def tiled(rows: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
+    """Rows (batch, features) as (tiles, features, LANES) on the host; lanes past the batch are zero."""
+    tiles = tiles_of(len(rows))
+    padded = np.zeros((tiles * LANES, rows.shape[1]), dtype)
+    padded[: len(rows)] = rows
+    return np.ascontiguousarray(padded.reshape(tiles, LANES, rows.shape[1]).transpose(0, 2, 1))
+
+
+def rows_of_tiles(data: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
+    """Tiles on the host, (tiles, features, LANES), as rows (batch, features); a copy."""
+    return np.ascontiguousarray(np.moveaxis(data, -1, 1).reshape(len(data) * LANES, -1)[:batch])
 
 
 def tiles_of(batch: int) -> int:

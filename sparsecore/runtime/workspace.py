@@ -4,10 +4,12 @@ once."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from .device import Device
 from .devices import cpu
+from .recording import buffer
 
 
 class Workspace:
@@ -19,21 +21,34 @@ class Workspace:
         The CPU if not given.
     kernels : optional
         What to launch kernels with: the device's own launcher if not given, or a recorder.
-    clock : int64 device array, optional
-        In training: the batch's first sample, the epoch and the seed, which random numbers are made from. It is read
-        when kernels run, so that a recorded step draws anew. None outside training.
+    training : bool
+        Whether what is computed is a step of training; children's too. Dropout does nothing outside it.
+    position : int64 device array, optional
+        Where in the data a batch is: its first sample, the epoch and the seed, which random numbers are made from. It
+        is read when kernels run, so that a recorded step draws anew.
     stream : int
         Tells the random numbers of a network's layers apart.
+
+    Attributes
+    ----------
+    recording : bool
+        Whether kernels are only written down. Arrays are then handed out without values: see `runtime.recording`.
     """
 
     def __init__(
-        self, device: Device | None = None, kernels: Any = None, *, clock: Any = None, stream: int = 0
-    ) -> None:
+        self, device: Device | None = None, kernels: Any = None, *, training: bool = False, position: Any = None,
+        stream: int = 0,
+    ) -> None:  # fmt: skip
         self.device = device if device is not None else cpu()
         self.kernels = kernels if kernels is not None else self.device.launcher()
-        self.clock, self.stream = clock, stream
+        self.training, self.position, self.stream = training, position, stream
+        self.recording = getattr(self.kernels, "recording", False) is True
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
+        self._played: Workspace | None = None  # the same arrays with values, where this one only records
+        self._buffers: dict[str, tuple[Any, Any]] = {}
+        if self.recording:
+            self._plays_in(Workspace(self.device, training=training, position=position, stream=stream))
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any, *, zero: bool = False) -> Any:
         """The array of this name; uninitialised, or zero, when it is new or its shape or dtype has changed."""
@@ -41,32 +56,84 @@ class Workspace:
         if found is None or found.shape != shape or found.dtype != dtype:
             make = self.device.zeros if zero else self.device.empty
             found = self._arrays[name] = make(shape, dtype)
-        return found
+        return self._handed_out(name, found)
 
     def find(self, name: str) -> Any:
         """The array of this name, or None."""
-        return self._arrays.get(name)
+        found = self._arrays.get(name)
+        return None if found is None else self._handed_out(name, found)
 
     def put(self, name: str, array: Any) -> None:
         """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
         self._arrays[name] = array
 
-    def child(self, key: Any) -> Workspace:
-        """The workspace of one use of a layer; a number, such as its place in a network, becomes its stream."""
-        if key not in self._children:
-            stream = key if isinstance(key, int) else self.stream
-            self._children[key] = Workspace(self.device, self.kernels, clock=self.clock, stream=stream)
-        return self._children[key]
+    def child(self, key: Any, stream: int | None = None) -> Workspace:
+        """The workspace of one use of a layer.
 
-    def recording(self, kernels: Any) -> Workspace:
-        """A workspace of the same arrays, children's too, for another recorder."""
+        Parameters
+        ----------
+        key : hashable
+            A layer's name among those that are held together, or its number, which stands for the same name.
+        stream : int, optional
+            Of its random numbers; the key if that is a number, and this workspace's own otherwise.
+        """
+        if isinstance(key, int):
+            stream, key = key if stream is None else stream, str(key)
+        if key not in self._children:
+            if self._played is not None:
+                self._children[key] = self._played.child(key, stream).recorded_by(self.kernels)
+            else:
+                self._children[key] = Workspace(
+                    self.device, self.kernels, training=self.training, position=self.position, stream=self.stream
+                )
+        found = self._children[key]
+        if stream is not None:
+            found.stream = stream
+            if found._played is not None:
+                found._played.stream = stream
+        return found
+
+    def at(self, path: str | int) -> Workspace:
+        """The workspace of a layer further down, by its path."""
+        workspace = self
+        for name in str(path).split("."):
+            workspace = workspace.child(name)
+        return workspace
+
+    def recorded_by(self, kernels: Any) -> Workspace:
+        """A workspace of the same arrays, children's too, for a recorder."""
         twin = copy.copy(self)
-        twin.kernels = kernels
-        twin._children = {key: child.recording(kernels) for key, child in self._children.items()}
+        twin.kernels, twin.recording = kernels, getattr(kernels, "recording", False) is True
+        twin._children, twin._buffers = {}, {}
+        twin._plays_in(self)
         return twin
+
+    @property
+    def played(self) -> Workspace:
+        """Where what is recorded here will be computed: the same arrays, with values, and kernels that run."""
+        return self if self._played is None else self._played
+
+    def _plays_in(self, played: Workspace) -> None:
+        self._played, self._arrays = played, played._arrays
+        if self.recording:
+            self.position = buffer(played.position)
+
+    def arrays(self) -> Iterator[Any]:
+        """All arrays, children's included."""
+        yield from self._arrays.values()
+        for child in self._children.values():
+            yield from child.arrays()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, children included."""
-        own = sum(int(array.nbytes) for array in self._arrays.values())
-        return own + sum(child.nbytes for child in self._children.values())
+        return sum(int(array.nbytes) for array in self.arrays())
+
+    def _handed_out(self, name: str, array: Any) -> Any:
+        """The array, or while a step is recorded the one buffer that stands for it."""
+        if not self.recording:
+            return array
+        known = self._buffers.get(name)
+        if known is None or known[0] is not array:
+            known = self._buffers[name] = array, buffer(array)
+        return known[1]

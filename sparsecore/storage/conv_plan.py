@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import CooLayout, Grid, Layout
-from ..runtime.tiles import LANES
+from ..kernels.layout import LANES, CooLayout, Grid, Layout
 from .cached import cached
+from .patching import Patchable
 from .pattern import SparsityPattern
 from .plan import laid_out
 
@@ -72,7 +72,7 @@ class Phase(NamedTuple):
         return images[:, :, self.origin[0] :: self.step[0], self.origin[1] :: self.step[1]]
 
 
-class ConvPlan:
+class ConvPlan(Patchable):
     """How a convolution's pattern is walked, forward and transposed.
 
     Forward is a gather whose origin moves with the output position. Where filters stand out over an edge, images lie
@@ -89,6 +89,8 @@ class ConvPlan:
         Vertical and horizontal.
     format : {"csr", "coo"}
         Row by row, or in segments of equally many connections.
+    moving : bool
+        Share no array with the pattern, so that the plan can be patched when connections move.
 
     Raises
     ------
@@ -97,14 +99,17 @@ class ConvPlan:
         32,768 pixels.
     """
 
+    DERIVED, DROPPED = ("forward", "phases"), ("_transpose", "_places")
+
     def __init__(
         self, pattern: SparsityPattern, in_shape: Shape, out_shape: Shape, kernel_size: Pair, stride: Pair,
-        padding: Pair, dilation: Pair, format: str = "csr",
+        padding: Pair, dilation: Pair, format: str = "csr", *, moving: bool = False,
     ) -> None:  # fmt: skip
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.moving = moving
         sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
         if max(sides) > _SIDE:  # before anything is counted along one
             got = max(sides)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import CooLayout, Grid, Layout
-from ..runtime.tiles import LANES
+from ..kernels.layout import LANES, CooLayout, Grid, Layout
+from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP
 from .cached import cached
+from .patching import Patchable
 from .pattern import SparsityPattern
 
-LARGEST_GROUP = 4
-"""Rows that a kernel computes at once; four reach the speed of dense BLAS, and more do not pass it."""
 
-SEGMENT = 512
-"""Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads."""
-
-_BLOCK, _BLOCK_CONNECTIONS, _BLOCK_ROWS = 160, 32, 2048
-
-
-class Plan:
+class Plan(Patchable):
     """How a fully connected layer's pattern is walked, forward and transposed.
 
     Parameters
@@ -28,6 +21,8 @@ class Plan:
         Shape (out_features, in_features).
     format : {"csr", "coo"}
         Row by row, or in segments of equally many connections.
+    moving : bool
+        Share no array with the pattern, so that the plan can be patched when connections move.
 
     Raises
     ------
@@ -35,13 +30,15 @@ class Plan:
         If the format is not one of these, or the pattern has too many rows or columns for 32-bit numbers.
     """
 
-    def __init__(self, pattern: SparsityPattern, format: str = "csr") -> None:
+    DERIVED, DROPPED = ("forward", "transposed", "perm"), ("_transpose",)
+
+    def __init__(self, pattern: SparsityPattern, format: str = "csr", *, moving: bool = False) -> None:
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         if max(pattern.shape) > np.iinfo(np.int32).max:
             raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
         self.pattern = pattern
-        self.format = format
+        self.format, self.moving = format, moving
 
     def grid(self, tiles: int) -> Grid:
         """Where y = W x finds x's lines and puts y's."""
@@ -54,23 +51,28 @@ class Plan:
     @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return laid_out(self.pattern, self.pattern.indices, self.format)
+        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format)
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return laid_out(pattern, pattern.indices, self.format)
+        return laid_out(pattern, own(pattern.indices, self.moving), self.format)
 
     @cached
     def perm(self) -> NDArray[np.integer]:
         """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
-        perm = self._transpose[1]
+        perm = own(self._transpose[1], self.moving)
         return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
     @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
+
+
+def own(array: NDArray[np.integer], moving: bool) -> NDArray[np.integer]:
+    """The array, or a copy that may be written to where connections move."""
+    return array.copy() if moving else array
 
 
 def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
@@ -90,15 +92,13 @@ def laid_out(
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
     """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
-    Gather reads four lines of a column at once, 256 bytes: 160 columns take 40 KiB. Every block loads and stores a
-    row's sums once more, which needs enough connections to pay for it, and so few rows that a second-level cache holds
-    their sums. Rows that share what they read from the second level do not wait for it. Larger blocks for that level do
-    not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
+    Rows that share what they read from the second level do not wait for it, and need no blocks. Larger blocks for that
+    level do not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
     """
     rows, columns = pattern.shape
     fan_in = pattern.nnz / max(rows, 1)
-    pays = columns > _BLOCK and fan_in * _BLOCK / columns >= _BLOCK_CONNECTIONS and rows <= _BLOCK_ROWS
-    return _BLOCK if pays and largest_group == 1 else 0
+    pays = columns > BLOCK_COLUMNS and fan_in * BLOCK_COLUMNS / columns >= BLOCK_CONNECTIONS and rows <= BLOCK_ROWS
+    return BLOCK_COLUMNS if pays and largest_group == 1 else 0
 
 
 def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
@@ -135,7 +135,7 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
 
 
-def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = SEGMENT) -> CooLayout:
+def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = COO_SEGMENT) -> CooLayout:
     """Cut a pattern's connections into segments.
 
     Parameters

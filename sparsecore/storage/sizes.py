@@ -37,3 +37,10 @@ def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]
 def spell(shape: tuple[int, ...]) -> str:
     """Such as 3×32×32."""
     return "×".join(str(size) for size in shape)
+
+
+def read_by(images: Any, place: Pair, out_shape: tuple[int, ...], stride: Pair) -> Any:
+    """The pixels that one place of a window reads, one for each output position: a view (…, height, width)."""
+    (top, left), (high, wide) = place, out_shape[-2:]
+    (down, across) = stride
+    return images[..., top : top + (high - 1) * down + 1 : down, left : left + (wide - 1) * across + 1 : across]

@@ -82,7 +82,7 @@ class Wiring:
         """
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
         if self.grain is not None and not convolutions:
-            raise ValueError(f"--pattern {self.grain}: is for convolutions, and this model has none to be wired")
+            raise ValueError(f"--granularity {self.grain}: is for convolutions, and this model has none to be wired")
         if self.kind == "radix" and _is_chain(links):
             fitted = fit_radix_net(self.radices, (links[0].inputs, *(link.outputs for link in links)), self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"

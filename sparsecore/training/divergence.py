@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import one_line
 from ..network import Network
 from .step import Step, Totals
-
-if TYPE_CHECKING:
-    from ..runs.trainer import Trainer
 
 
 class Diverged(FloatingPointError):
@@ -22,20 +19,36 @@ class Diverged(FloatingPointError):
         super().__init__(one_line(message, 1000))
 
 
-def explanation(trainer: Trainer, step: Step, totals: Totals) -> str:
-    """When a run diverged, where, and what to do."""
-    state, size = trainer.state, trainer.batch_size
-    last = min(size, len(trainer.store) - max(state.batch - 1, 0) * size)
-    found, kept = not_finite(step, last), ""
+def explanation(
+    step: Step, batch: int, totals: Totals, *, when: str, lr: float, every_step: bool, saved: str | None
+) -> str:
+    """That a run diverged, where, and what to do.
+
+    Parameters
+    ----------
+    step : Step
+        Just after it ran.
+    batch : int
+        Samples of its last run.
+    totals : Totals
+        Of the epoch so far.
+    when : str
+        Where the run stands, for people.
+    lr : float
+        The base rate.
+    every_step : bool
+        Whether every step is checked, so that it began in the last one.
+    saved : str, optional
+        Where the last good checkpoint is.
+    """
+    found = not_finite(step, batch)
     where = f"; not finite: {found}" if found else ""
-    if found and not trainer.check_every_step:
+    if found and not every_step:
         where += "; with --check-every-step a run stops where it begins"
-    if trainer.folder is not None and trainer.folder.has_checkpoint():
-        kept = f"; the last good checkpoint is kept in {trainer.folder.path}"
+    kept = "" if saved is None else f"; the last good checkpoint is kept in {saved}"
     return (
-        f"training diverged in epoch {state.epoch + 1}, by step {state.batch} of {trainer.steps} "
-        f"(loss {totals.mean_loss}{where}): lower the learning rate (--lr, now {trainer.base_lr:g}) or limit the "
-        f"gradient (--clip-norm 1){kept}"
+        f"training diverged in {when} (loss {totals.mean_loss}{where}): lower the learning rate (--lr, now {lr:g}) or "
+        f"limit the gradient (--clip-norm 1){kept}"
     )
 
 
@@ -46,27 +59,26 @@ def not_finite(step: Step, batch: int) -> str:
     """
     network, device = step.network, step.device
     began = next(_in_order(step, batch), "")
-    reached = []
-    for layer, arrays in zip(network.layers, network.views(device.get(network.params)), strict=True):
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            reached.append(repr(layer))
-    return "; ".join([*([f"began in {began}"] if began else []), *([f"in {', '.join(reached)}"] if reached else [])])
+    values = device.get(network.table.values)
+    broken = [row.path for row in network.table.rows if not np.isfinite(values[row.slice]).all()]
+    layers = [repr(network[path]) for path in dict.fromkeys(path.rpartition(".")[0] for path in broken)]
+    return "; ".join([*([f"began in {began}"] if began else []), *([f"in {', '.join(layers)}"] if layers else [])])
 
 
 def _in_order(step: Step, batch: int) -> Iterator[str]:
     """In the order of a step: the layers' outputs, then their gradients from the last layer to the first."""
     network: Network = step.network
-    named = list(enumerate(network.layers))
-    for k, layer in named:
-        y = step.output(batch, k)
+    named = list(network.walk())
+    for path, layer in named:
+        y = step.output(batch, path)
         if y is not None and not _finite(step, y):
-            yield f"the outputs of layer {k}, {layer!r}"
+            yield f"the outputs of layer {path}, {layer!r}"
     if not hasattr(step, "grads"):
         return
     gradients = network.views(step.device.get(step.grads))
-    for k, layer in reversed(named):
-        if not all(np.isfinite(array).all() for array in gradients[k].values()):
-            yield f"the gradients of layer {k}, {layer!r}"
+    for path, layer in reversed(named):
+        if not all(np.isfinite(array).all() for array in gradients.get(path, {}).values()):
+            yield f"the gradients of layer {path}, {layer!r}"
 
 
 def _finite(step: Step, array: Any) -> bool:

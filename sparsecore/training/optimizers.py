@@ -1,63 +1,133 @@
-"""Stochastic gradient descent on one flat array."""
+"""How parameters follow their gradients: an optimizer is one rule on one flat array, and the columns that it keeps."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ..kernels.rates import (
+    ADAM_RATES,
+    BETA1,
+    BETA2,
+    EPS,
+    LARGEST_NORM,
+    LR,
+    MOMENTUM,
+    SCALE,
+    SGD_RATES,
+    STEPS,
+    WEIGHT_DECAY,
+)
+from ..network import Network
 from ..runtime import devices
 from ..runtime.device import Device, place_of
+from ..runtime.recording import is_recorded, recorded
 from ..runtime.workspace import Workspace
 
-# Places in `rates`, as the kernels read them.
-LR, MOMENTUM, WEIGHT_DECAY, LARGEST_NORM, SCALE = range(5)
+Runs = tuple[tuple[int, int, bool], ...]
+"""Stretches (start, stop, whether they decay) that make up the parameters, in order."""
 
 
-class SGD:
-    """w ← w − lr·v with v ← momentum·v + dw + weight_decay·w.
+class Optimizer(ABC):
+    """A rule that changes parameters by their gradients, and what it keeps for that.
 
-    With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the
-    importance of initialization and momentum in deep learning, 2013).
+    A subclass names its columns and writes `rule`. Written with NumPy, the rule runs in Python at every step, on every
+    device; one that only calls kernels is marked `@recorded`.
 
     Parameters
     ----------
     lr : float
         Learning rate; may be changed between steps.
-    momentum : float in [0, 1)
     weight_decay : float
-        At least 0; applied to all parameters.
-    nesterov : bool
+        At least 0; of the parameters that decay.
     clip_norm : float, optional
         Scale all gradients down together when their norm is larger than this.
 
     Attributes
     ----------
-    velocity : array of the parameters' shape
-        Made at the first step, and anew when that shape changes.
+    names : tuple of str
+        Of the columns.
+    columns : dict of str to array
+        One flat array each, of the parameters' shape and dtype. They are made, zero, at the first step, and anew when
+        that shape or dtype changes.
+    rates : float64 array
+        The rule's numbers on the device, at the places of `kernels.rates`, so that a recorded step reads the present
+        ones.
     """
 
-    def __init__(
-        self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, *, nesterov: bool = False,
-        clip_norm: float | None = None,
-    ) -> None:  # fmt: skip
-        for name, value, good, wanted in (
-            ("lr", lr, 0 <= lr < np.inf, "at least 0 and finite"),
-            ("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1"),
-            ("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite"),
-            ("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None"),
-        ):
-            if not good:
-                raise ValueError(f"SGD: {name} must be {wanted}, got {value}")
-        if nesterov and momentum == 0:
-            raise ValueError("SGD: nesterov needs momentum > 0, got momentum 0")
-        self.nesterov = nesterov
+    names: ClassVar[tuple[str, ...]] = ()
+    _RATES: ClassVar[int] = SCALE + 1
+
+    def __init__(self, lr: float, weight_decay: float = 0.0, *, clip_norm: float | None = None) -> None:
+        self._refuse("lr", lr, 0 <= lr < np.inf, "at least 0 and finite")
+        self._refuse("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite")
+        self._refuse("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None")
         self.clip_norm = clip_norm
-        # In memory and not in the calls, so that a recorded step reads the present rates.
-        self._given = [float(lr), float(momentum), float(weight_decay), float(clip_norm or np.inf), 1.0]
-        self.rates: Any = np.array(self._given)
-        self.velocity: Any = None
+        self._given = [0.0] * self._RATES
+        self.rates: Any = None
+        self._give({LR: lr, WEIGHT_DECAY: weight_decay, LARGEST_NORM: clip_norm or np.inf, SCALE: 1.0})
+        self.columns: dict[str, Any] = {}
         self._device: Device | None = None
+
+    @abstractmethod
+    def rule(self, kernels: Any, w: Any, dw: Any, columns: Mapping[str, Any], *, decays: bool) -> None:
+        """Change parameters `w` and their columns in place.
+
+        Parameters
+        ----------
+        kernels
+            The device's. A kernel multiplies gradients by rates[SCALE]; for plain Python that is done already.
+        w, dw : flat arrays
+        columns : mapping of str to flat array
+        decays : bool
+            Whether these parameters are subject to weight decay.
+        """
+
+    @recorded
+    def begin(self, kernels: Any) -> None:
+        """Called once a step, before the rule, which may be called for several stretches of the parameters."""
+        del kernels  # most rules need nothing
+
+    @recorded
+    def step(self, params: Any, grads: Any, workspace: Workspace, runs: Runs | None = None) -> None:
+        """Change `params` in place.
+
+        Parameters
+        ----------
+        params, grads : flat arrays
+        workspace : Workspace
+        runs : tuple of (start, stop, decays), optional
+            Which of them decay; all if not given.
+
+        Raises
+        ------
+        ValueError
+            If they are not contiguous arrays of one shape and of one dtype, float32 or float64.
+        TypeError
+            If they and the optimizer are not on the workspace's device.
+        """
+        self._fit(params, grads, workspace.device)
+        kernels = workspace.kernels
+        if self.clip_norm is not None:
+            kernels.norm(grads, self.rates)
+            if not is_recorded(self.rule):
+                grads = grads * params.dtype.type(self.rates[SCALE])
+        self.begin(kernels)
+        for start, stop, decays in runs if runs is not None else ((0, params.size, True),):
+            if stop - start == params.size:
+                self.rule(kernels, params, grads, self.columns, decays=decays)
+                continue
+            part = slice(start, stop)
+            columns = {name: column[part] for name, column in self.columns.items()}
+            self.rule(kernels, params[part], grads[part], columns, decays=decays)
+
+    def attach(self, network: Network) -> None:
+        """Be the optimizer whose columns move with a network's connections; those that are missing are made, zero."""
+        self._fit(network.params, network.params, network.device)
+        network.table.columns = self.columns
 
     @property
     def lr(self) -> float:
@@ -70,8 +140,12 @@ class SGD:
             self.rates[LR] = self._given[LR]
 
     @property
+    def weight_decay(self) -> float:
+        return self._given[WEIGHT_DECAY]
+
+    @property
     def device(self) -> Device:
-        """Where rates and velocity are."""
+        """Where rates and columns are."""
         return self._device if self._device is not None else devices.cpu()
 
     def to(self, device: str | Device) -> Self:
@@ -84,46 +158,206 @@ class SGD:
         """
         target, here = devices.device(device), self.device
         if target.name != here.name:
-            self.rates = target.put(np.array(self._given))
-            self.velocity = None if self.velocity is None else target.put(here.get(self.velocity))
-            self._device = target
+            rates = target.put(here.get(self.rates))
+            moved = {name: target.put(here.get(column)) for name, column in self.columns.items()}
+            self.rates, self._device = rates, target
+            self.columns.update(moved)
         return self
 
-    def keep(self, positions: Any) -> None:
-        """Let the velocity be that of the parameters that are left, given where these stood."""
-        if self.velocity is not None:
-            self.velocity = self.device.pick(self.velocity, positions)
+    def description(self) -> dict[str, Any]:
+        """What a file says of the optimizer, beside its columns: its kind, its numbers and how many steps it has taken.
 
-    def step(self, params: Any, grads: Any, workspace: Workspace) -> None:
-        """Change `params` in place.
+        JSON's kinds only.
+        """
+        numbers = {"lr": self.lr, "weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
+        return {"kind": type(self).__name__, **numbers}
+
+    def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
+        """Go on from what was kept: host arrays by name, and a description. The numbers stay this optimizer's own.
 
         Raises
         ------
         ValueError
-            If they are not contiguous arrays of one shape and of one dtype, float32 or float64.
-        TypeError
-            If they and the velocity are not on the workspace's device.
+            If they are another optimizer's, or columns are missing. Nothing has changed then.
         """
-        if self.velocity is None:
-            self.to(workspace.device)
-        arrays = {"params": params, "grads": grads, "velocity": self.velocity, "rates": self.rates}
+        kind = type(self).__name__
+        if description.get("kind") != kind:
+            raise ValueError(f"{kind}: expected what {kind} has kept, got {description.get('kind')}'s")
+        if set(columns) != set(self.names):
+            raise ValueError(f"{kind}: expected the columns {list(self.names)}, got {sorted(columns)}")
+        target = devices.device(device)
+        put = {name: target.put(columns[name]) for name in self.names}
+        self.columns.clear()
+        self.to(target)
+        self.columns.update(put)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(lr={self.lr:g})"
+
+    def _refuse(self, name: str, value: Any, good: bool, wanted: str) -> None:
+        if not good:
+            raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value}")
+
+    def _give(self, numbers: Mapping[int, float]) -> None:
+        """Set rates by their places; before the first step."""
+        for place, number in numbers.items():
+            self._given[place] = float(number)
+        self.rates = np.array(self._given)
+
+    def _fit(self, params: Any, grads: Any, device: Device) -> None:
+        """Refuse arrays that a kernel would misread; then make the columns that are missing."""
+        kind = type(self).__name__
+        if not self.columns:
+            self.to(device)
+        arrays = {"params": params, "grads": grads, **self.columns, "rates": self.rates}
         for name, array in arrays.items():
-            if array is not None and not workspace.device.owns(array):
+            if not device.owns(array):
                 raise TypeError(
-                    f"SGD: steps on {workspace.device.name}, and {name} are on {place_of(array)}: move all with to()"
+                    f"{kind}: steps on {device.name}, and {name} are on {place_of(array)}: move all with to()"
                 )
-        kind = params.shape, params.dtype
+        wanted = params.shape, params.dtype
         if (
             params.dtype not in (np.float32, np.float64)
-            or (grads.shape, grads.dtype) != kind
+            or (grads.shape, grads.dtype) != wanted
             or not (params.flags.c_contiguous and grads.flags.c_contiguous)
         ):
             raise ValueError(
-                f"SGD: params and grads must be contiguous floats and alike, got {params.dtype} {params.shape} and "
+                f"{kind}: params and grads must be contiguous floats and alike, got {params.dtype} {params.shape} and "
                 f"{grads.dtype} {grads.shape}"
             )
-        if self.velocity is None or (self.velocity.shape, self.velocity.dtype) != kind:
-            self.velocity = workspace.device.zeros(params.shape, params.dtype)
-        if self.clip_norm is not None:
-            workspace.kernels.norm(grads, self.rates)
-        workspace.kernels.sgd(params, grads, self.velocity, self.rates, nesterov=self.nesterov)
+        for name in self.names:
+            column = self.columns.get(name)
+            if column is None or (column.shape, column.dtype) != wanted:
+                self.columns[name] = device.zeros(params.shape, params.dtype)
+
+
+class SGD(Optimizer):
+    """w ← w − lr·v with v ← momentum·v + dw + weight_decay·w.
+
+    With Nesterov's momentum, w ← w − lr·(dw' + momentum·v), where dw' includes the decay (Sutskever et al., On the
+    importance of initialization and momentum in deep learning, 2013).
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate; may be changed between steps.
+    momentum : float in [0, 1)
+    weight_decay : float
+        At least 0; of the parameters that decay.
+    nesterov : bool
+    clip_norm : float, optional
+        Scale all gradients down together when their norm is larger than this.
+    """
+
+    names = ("velocity",)
+    _RATES = SGD_RATES
+
+    def __init__(
+        self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, *, nesterov: bool = False,
+        clip_norm: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, weight_decay, clip_norm=clip_norm)
+        self._refuse("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1")
+        if nesterov and momentum == 0:
+            raise ValueError(f"{type(self).__name__}: nesterov needs momentum > 0, got momentum 0")
+        self.nesterov = nesterov
+        self._give({MOMENTUM: momentum})
+
+    @recorded
+    def rule(self, kernels: Any, w: Any, dw: Any, columns: Mapping[str, Any], *, decays: bool) -> None:
+        kernels.sgd(w, dw, columns["velocity"], self.rates, nesterov=self.nesterov, decays=decays)
+
+    @property
+    def velocity(self) -> Any:
+        """The column of that name, or None before the first step. May be set."""
+        return self.columns.get("velocity")
+
+    @velocity.setter
+    def velocity(self, array: Any) -> None:
+        if array is None:
+            self.columns.pop("velocity", None)
+        else:
+            self.columns["velocity"] = array
+
+    def description(self) -> dict[str, Any]:
+        return super().description() | {"momentum": self._given[MOMENTUM], "nesterov": self.nesterov}
+
+
+class Adam(Optimizer):
+    """w ← w − lr·m̂ / (√v̂ + eps), with the means m̂ and v̂ of the gradient and of its square, corrected for their zero
+    beginnings.
+
+    m ← β₁·m + (1−β₁)·g and v ← β₂·v + (1−β₂)·g², where g = dw + weight_decay·w; m̂ = m / (1−β₁ᵗ) and v̂ = v / (1−β₂ᵗ) in
+    step t (Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015).
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate; may be changed between steps.
+    betas : (float, float), each in [0, 1)
+        β₁ and β₂.
+    eps : float
+        More than 0.
+    weight_decay : float
+        At least 0; of the parameters that decay.
+    clip_norm : float, optional
+        Scale all gradients down together when their norm is larger than this.
+    """
+
+    names = ("m", "v")
+    _RATES = ADAM_RATES
+    _DECOUPLED: ClassVar[bool] = False
+
+    def __init__(
+        self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0.0, *, clip_norm: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, weight_decay, clip_norm=clip_norm)
+        good = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        self._refuse("betas", betas, good, "two numbers, at least 0 and less than 1")
+        self._refuse("eps", eps, 0 < eps < np.inf, "more than 0 and finite")
+        self._give({BETA1: betas[0], BETA2: betas[1], EPS: eps})
+
+    @recorded
+    def begin(self, kernels: Any) -> None:
+        kernels.tick(self.rates)
+
+    @recorded
+    def rule(self, kernels: Any, w: Any, dw: Any, columns: Mapping[str, Any], *, decays: bool) -> None:
+        kernels.adam(w, dw, columns["m"], columns["v"], self.rates, decoupled=self._DECOUPLED, decays=decays)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken; counted on the device, so that a recorded step counts, too."""
+        return int(self.device.get(self.rates)[STEPS])
+
+    def description(self) -> dict[str, Any]:
+        numbers = {"betas": [self._given[BETA1], self._given[BETA2]], "eps": self._given[EPS]}
+        return super().description() | numbers | {"steps": self.steps}
+
+    def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
+        steps = description.get("steps", 0)
+        self._refuse("steps", steps, isinstance(steps, int) and steps >= 0, "a whole number of at least 0")
+        super().restore(columns, description, device)
+        self.device.fill(self.rates[STEPS : STEPS + 1], np.array([float(steps)]))
+
+    def _fit(self, params: Any, grads: Any, device: Device) -> None:
+        before = set(map(id, self.columns.values()))
+        super()._fit(params, grads, device)
+        if before and before != set(map(id, self.columns.values())):  # means that begin anew are corrected anew
+            self.device.fill(self.rates[STEPS : STEPS + 1], np.zeros(1))
+
+
+class AdamW(Adam):
+    """Adam whose decay is no part of the gradient: first w ← (1 − lr·weight_decay)·w, then Adam's rule with g = dw.
+
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019. Parameters are Adam's.
+    """
+
+    _DECOUPLED = True
+
+    def __init__(
+        self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 1e-2, *, clip_norm: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, betas, eps, weight_decay, clip_norm=clip_norm)

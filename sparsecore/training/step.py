@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +13,9 @@ from ..data.batches import Batches
 from ..network import Network
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
-from .losses import CrossEntropy
-from .optimizers import SGD
+from .hosted import loss_through, update_through
+from .losses import CrossEntropy, Loss
+from .optimizers import Optimizer
 
 
 class Totals(NamedTuple):
@@ -30,59 +34,88 @@ class Totals(NamedTuple):
         return self.correct / max(self.samples, 1)
 
 
+class Phase(NamedTuple):
+    """What one part of a recorded step does: so many calls of kernels, and Python functions by name, in order."""
+
+    name: str
+    kernels: int
+    host_calls: tuple[str, ...]
+
+
 class Step:
     """Pack a batch, run it through the network and, given an optimizer, learn from it.
 
-    The first run for a batch size records every kernel call on a tape; later runs replay the tape, which takes one
-    Python call and none of the layers' code. Another structure (`network.version`) or another velocity of the optimizer
-    is recorded anew.
+    A step is a row of phases: pack, forward, loss and, in training, backward, reduce and update. The first run for a
+    batch size records every call of a kernel on a tape; later runs replay the tape, which takes one Python call and
+    none of the layers' code. What is written in plain Python (a layer, a loss, an optimizer without the mark
+    `@recorded`) is a host call on the tape: it runs at every step, at its place between the kernels. Another structure
+    (`network.version`) or other columns of the optimizer are recorded anew.
 
     Parameters
     ----------
     network : Network
-    store : Batches
-    optimizer : SGD, optional
+    batches : Batches
+    optimizer : Optimizer, optional
         Without one the step only evaluates.
     device : Device, optional
         The network's if not given.
+    loss : Loss or callable, optional
+        Cross-entropy if not given. What a callable takes and gives is said at `Loss`.
+    reduce : callable, optional
+        Called as `reduce(grads)` between backward and update, in Python, to change all gradients in place: one flat
+        NumPy array. It is where several machines sum theirs.
 
     Raises
     ------
     ValueError
-        If the network or the store is on another device.
+        If the network or the batches are on another device.
+
+    Attributes
+    ----------
+    grads : flat array
+        The gradients of the last step, in the order of `network.params`; from the first `prepare` on.
     """
 
     def __init__(
-        self, network: Network, store: Batches, optimizer: SGD | None = None, device: Device | None = None
-    ) -> None:
-        self.network, self.store, self.optimizer = network, store, optimizer
+        self, network: Network, batches: Batches, optimizer: Optimizer | Any = None, device: Device | None = None, *,
+        loss: Loss | Callable[..., Any] | None = None, reduce: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.network, self.batches = network, batches
+        self.optimizer: Any = optimizer
         self.device = device if device is not None else network.device
-        for what, where in ((repr(network), network.device), ("the store", store.device)):
+        for what, where in ((repr(network), network.device), ("the store", batches.device)):
             if where.name != self.device.name:
                 raise ValueError(f"a step on {self.device.name} needs all parts there, got {what} on {where.name}")
-        self.loss = CrossEntropy()
+        self.loss = CrossEntropy() if loss is None else loss
+        self.reduce = reduce
         self._kernels = self.device.launcher()
         self._tapes: dict[int, Any] = {}
         self._workspaces: dict[int, Workspace] = {}
         self._version = -1
-        self._velocity: Any = None
+        self._state: tuple[Any, ...] = ()
+        self._phases: list[Phase] = []
         self._totals = self.device.zeros((3,), np.float64)
+
+    @property
+    def store(self) -> Batches:
+        """`batches`, by the name of the last release."""
+        return self.batches
 
     def prepare(self, batch: int) -> None:
         """Compile and record what a step of this batch size runs, and run nothing."""
-        if self._version != self.network.version or self._velocity is not getattr(self.optimizer, "velocity", None):
+        if self._version != self.network.version or self._moved():
             self._tapes.clear()
             self._workspaces = {size: kept for size, kept in self._workspaces.items() if size == batch}
             self._version = self.network.version
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
         if batch not in self._tapes:
             self._tapes[batch] = self._record(batch)
-            self._velocity = getattr(self.optimizer, "velocity", None)
+            self._state = _arrays_of(self.optimizer)
 
     def run(self, start: int, batch: int) -> None:
-        """One step on samples `start` to `start + batch` of the store's order."""
+        """One step on samples `start` to `start + batch` of the batches' order."""
         self.prepare(batch)
-        self.store.seek(start, batch)
+        self.batches.seek(start, batch)
         self._kernels.replay(self._tapes[batch])
 
     def totals(self, *, reset: bool = True) -> Totals:
@@ -92,31 +125,87 @@ class Step:
             self._totals.fill(0)
         return Totals(loss, int(correct), int(samples))
 
-    def output(self, batch: int, layer: int) -> Any:
+    def output(self, batch: int, layer: str | int) -> Any:
         """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
         workspace = self._workspaces.get(batch)
-        return None if workspace is None else workspace.child(layer).find("y")
+        if workspace is None:
+            return None
+        hosted = workspace.at(layer).find("host y")
+        return workspace.at(layer).find("y") if hosted is None else hosted
 
     def count_from(self, totals: Totals) -> None:
         """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
         self.device.fill(self._totals, np.array(totals, np.float64))
 
+    @property
+    def host_calls(self) -> tuple[str, ...]:
+        """Names of the Python functions that a step runs, in order; of the batch size that was recorded last."""
+        return tuple(name for phase in self._phases for name in phase.host_calls)
+
+    def describe(self) -> str:
+        """A line for each phase: how many kernels it calls, and which Python functions."""
+        lines = []
+        for phase in self._phases:
+            hosts = f"; in Python: {', '.join(phase.host_calls)}" if phase.host_calls else ""
+            lines.append(f"{phase.name:<9}{phase.kernels:>3} kernel call{'s' * (phase.kernels != 1)}{hosts}")
+        return "\n".join(lines)
+
+    def _moved(self) -> bool:
+        """Whether the optimizer keeps other arrays than those that were recorded."""
+        now = _arrays_of(self.optimizer)
+        return len(now) != len(self._state) or not all(map(is_, now, self._state))
+
     def _record(self, batch: int) -> Any:
+        """The tape of a batch size: the phases in order."""
         kernels, tape = self.device.recorder()
-        if batch in self._workspaces:  # of another structure: what has kept its shape is used again
-            workspace = self._workspaces[batch].recording(kernels)
-        else:
-            workspace = Workspace(self.device, kernels, clock=self.store.clock if self.optimizer is not None else None)
-        workspace.put("totals", self._totals)
-        for k, pieces in enumerate(self.network.views(self.grads)):
-            for name, piece in pieces.items():
-                workspace.child(k).put(name, piece)
-        self.store.seek(0, batch)
-        x, labels = self.store.pack(workspace)
-        logits, caches = self.network.forward(x, workspace)
-        gradient = self.loss(logits, labels, workspace)
-        if self.optimizer is not None:
-            self.network.backward(gradient, caches, workspace)
-            self.optimizer.step(self.network.params, self.grads, workspace)
-        self._workspaces[batch] = workspace
+        workspace = self._workspace(batch).recorded_by(kernels)
+        self._phases = []
+        self.batches.seek(0, batch)
+        with self._phase("pack", tape):
+            x, wanted = self.batches.pack(workspace)
+        with self._phase("forward", tape):
+            z, caches = self.network.forward(x, workspace)
+        with self._phase("loss", tape):
+            dz = loss_through(self.loss, z, wanted, workspace)
+        if self.optimizer is None:
+            return tape
+        with self._phase("backward", tape):
+            self.network.backward(dz, caches, workspace)
+        with self._phase("reduce", tape):
+            self._reduce(kernels)
+        with self._phase("update", tape):
+            update_through(self.optimizer, self.network, self.grads, workspace)
         return tape
+
+    def _workspace(self, batch: int) -> Workspace:
+        """The buffers of a batch size; those of another structure are used again where they have kept their shape."""
+        if batch not in self._workspaces:
+            training = self.optimizer is not None
+            self._workspaces[batch] = Workspace(
+                self.device, self._kernels, training=training, position=self.batches.position
+            )  # fmt: skip
+        workspace = self._workspaces[batch]
+        workspace.put("totals", self._totals)
+        for path, pieces in self.network.views(self.grads).items():
+            for name, piece in pieces.items():
+                workspace.at(path).put(name, piece)
+        return workspace
+
+    def _reduce(self, kernels: Any) -> None:
+        if self.reduce is not None:
+            reduce = self.reduce
+            name = getattr(reduce, "__qualname__", type(reduce).__name__)
+            kernels.host(name, lambda grads: reduce(grads), {}, {"grads": self.grads})
+
+    @contextmanager
+    def _phase(self, name: str, tape: Any) -> Iterator[None]:
+        kernels, hosts = tape.count, len(tape.hosts)
+        yield
+        names = tuple(call.name for _, call in tape.hosts[hosts:])
+        self._phases.append(Phase(name, tape.count - kernels, names))
+
+
+def _arrays_of(optimizer: Any) -> tuple[Any, ...]:
+    """What a recorded step has the addresses of."""
+    columns = getattr(optimizer, "columns", None)
+    return () if columns is None else (getattr(optimizer, "rates", None), *columns.values())

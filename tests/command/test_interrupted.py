@@ -41,7 +41,7 @@ def test_interrupted_without_a_folder(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_interrupted_while_loading(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsecore.data.load", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("sparsecore.commands.build.load", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert train.main([*RADIX, "--out", "run"]) == 143
     assert "before training began" in one_line(capsys)
     assert not Path("run").exists()

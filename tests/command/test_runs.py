@@ -42,7 +42,7 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["step_ms"] == pytest.approx(1000 * result["train_seconds"] / (40 * 63))
     assert f"{result['test_accuracy']:.2%}" in lines[-1]
     config = json.loads(Path("run/config.json").read_text())
-    assert config["options"]["radix"] == "10,10"
+    assert config["options"]["radix"] == [[10, 10]]
     names = {"config.json", "metrics.jsonl", "model.safetensors"}
     assert (
         names <= {path.name for path in Path("run").iterdir()} <= names | {"model.safetensors.previous", "curves.png"}

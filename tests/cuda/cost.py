@@ -75,9 +75,9 @@ def step_launches(network: Network, batch: int, optimizer: SGD) -> list[Launch]:
         samples = Split(np.zeros((batch, prod(shape)), np.uint8), np.zeros(batch, np.int32))
         store = Batches(samples, shape, [0.3], [0.3], device)
         grads = device.zeros(network.params.shape, network.dtype)
-        for k, pieces in enumerate(network.views(grads)):
+        for path, pieces in network.views(grads).items():
             for name, piece in pieces.items():
-                workspace.child(k).put(name, piece)
+                workspace.at(path).put(name, piece)
         x, labels = store.pack(workspace)
         logits, caches = network.forward(x, workspace)
         network.backward(CrossEntropy()(logits, labels, workspace), caches, workspace)

@@ -15,11 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from sparsecore.kernels.tuning import CUDA_BLOCK
+
 from .emulator import stand_in
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
-FAMILIES = ("spmm", "sddmm", "coo", "relu", "pooling", "dropout", "augment", "update", "loss", "pack")
-BLOCK, REGISTERS, THREADS = 128, 65536, {"sm_75": 1024, "sm_120": 1536}
+FAMILIES = ("spmm", "sddmm", "coo", "relu", "add", "pooling", "dropout", "augment", "update", "loss", "pack")
+REGISTERS, THREADS = 65536, {"sm_75": 1024, "sm_120": 1536}
 
 
 class Kernel(NamedTuple):
@@ -34,7 +36,7 @@ class Kernel(NamedTuple):
         """The fraction of a multiprocessor's threads that its registers hold; those of a warp come in 256s."""
         warps = REGISTERS // (-(-self.registers * 32 // 256) * 256)
         threads = THREADS.get(arch, 2048)
-        return min(warps // (BLOCK // 32) * BLOCK, threads) / threads
+        return min(warps // (CUDA_BLOCK // 32) * CUDA_BLOCK, threads) / threads
 
 
 def why_not() -> str | None:

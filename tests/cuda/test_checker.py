@@ -47,6 +47,8 @@ def bands(device: CUDA) -> None:
 
 def update(device: CUDA) -> None:
     kernels.test_elementwise(device, np.float32, 1000)
+    for decoupled in (False, True):
+        kernels.test_adam(device, np.float32, decoupled, 1000)
     kernels.test_norms(device, np.float32, 40_000)
 
 
@@ -121,6 +123,9 @@ BUGS = [
     Bug("halves put together wrongly", sddmm, "bool upper = thread & half", "bool upper = thread & 1", WRONG),
     Bug("no guard for the last sums", sddmm, "if (k >= count + biases) return;", "", "bounds"),
     Bug("one element too many", update, "if (k >= count) return;", "if (k > count) return;", "bounds"),
+    Bug("every thread counts the step", update,
+        "if (threadIdx.x != 0) return;\n  const double steps", "const double steps", "race"),
+    Bug("a decay that is left out", update, "decoupled ? 1 - rates[LR] * decay : 1", "1", WRONG),
     Bug("blocks write one word", update, "sums[blockIdx.x] = sum", "sums[0] = sum", "race"),
     Bug("a tree without barriers", update,
         "    __syncthreads();\n    if (thread < half)", "    if (thread < half)", "written|race"),

@@ -44,11 +44,11 @@ def no_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on no stream can be captured."""
 
     def now() -> None:
-        def refused(tape: Any) -> None:
+        def refused(stretch: Any) -> None:
             raise RuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
 
         launch = importlib.import_module("sparsecore.kernels.cuda.launch")
-        monkeypatch.setattr(launch.Tape, "_captured", refused)
+        monkeypatch.setattr(launch.Stretch, "_captured", refused)
 
     return now
 

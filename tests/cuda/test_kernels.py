@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from sparsecore.kernels import reference
 from sparsecore.kernels.cpu.launch import Launcher as CPULauncher
 from sparsecore.kernels.layout import Grid, Window
+from sparsecore.kernels.rates import SCALE
+from sparsecore.kernels.tuning import LARGEST_GROUP
 
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import Plan, coo_layout_of, layout_of, linear_grid
@@ -20,6 +24,7 @@ from sparsecore.topology import uniform_random
 
 from .. import test_coo as coo
 from ..kernel_checks import LANES, Guarded, assert_close
+from ..small import numbers
 from ..test_conv import layers
 from ..test_kernels import awkward_cases, cases, check_sddmm, check_spmm, images
 from .machines import OnDevice, machine
@@ -191,12 +196,27 @@ def test_elementwise(cuda, dtype, count):
     y[: count // 3], x[count // 2] = 0, np.nan
     against_the_oracle(cuda, "relu", x, nothing)
     against_the_oracle(cuda, "mask", dy, y, nothing)
+    for options in ({}, {"relu": True}, {"mask": y}):
+        against_the_oracle(cuda, "add", x, dy, nothing, **options)
     for index in (np.int32, np.int64):
         against_the_oracle(cuda, "reorder", y, rng.permutation(count).astype(index), nothing)
-    for nesterov in (False, True):
-        rates = np.array([0.1, 0.9, 0.01, np.inf, 0.5])
+    for nesterov, decays in itertools.product((False, True), (False, True)):
+        rates = np.array([0.1, 0.01, np.inf, 0.5, 0.9])
         w, dw, velocity = rng.standard_normal((3, count)).astype(dtype)
-        against_the_oracle(cuda, "sgd", w.copy(), dw.copy(), velocity.copy(), rates, nesterov=nesterov)
+        against_the_oracle(cuda, "sgd", w.copy(), dw.copy(), velocity.copy(), rates, nesterov=nesterov, decays=decays)
+
+
+@dtypes
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
+def test_adam(cuda, dtype, decoupled, count):
+    rng = np.random.default_rng(count)
+    for decays in (False, True):
+        rates = np.array([0.1, 0.3, np.inf, 0.5, 0.9, 0.99, 1e-8, 4, np.nan, np.nan])
+        against_the_oracle(cuda, "tick", rates)
+        reference.tick(rates)
+        w, dw, m, v = rng.standard_normal((4, count)).astype(dtype)
+        against_the_oracle(cuda, "adam", w, dw, m, v**2, rates, decoupled=decoupled, decays=decays)
 
 
 @dtypes
@@ -204,12 +224,12 @@ def test_elementwise(cuda, dtype, count):
 def test_norms(cuda, dtype, count):
     dw = np.random.default_rng(count).standard_normal(count).astype(dtype)
     for largest in (1e-3, 1e9, np.inf):
-        against_the_oracle(cuda, "norm", dw, np.array([0.1, 0, 0, largest, 7]))
+        against_the_oracle(cuda, "norm", dw, np.array([0.1, 0, largest, 7, 0]))
     for broken in (np.nan, np.inf):
         dw[count // 2] = broken
-        rates = np.array([0.1, 0, 0, 1.0, 7])
+        rates = np.array([0.1, 0, 1.0, 7, 0])
         OnDevice(cuda).norm(dw, rates)
-        assert not rates[4] > 0
+        assert not rates[SCALE] > 0
 
 
 @dtypes
@@ -280,6 +300,21 @@ def test_cross_entropy(cuda, dtype, classes, batch):
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
+@dtypes
+@pytest.mark.parametrize("divisor", [None, 1000])
+@pytest.mark.parametrize("features, batch", [(1, 1), (10, 17), (3, 200), (4, 0)])
+def test_squared_error(cuda, dtype, features, batch, divisor):
+    z, targets = (numbers((-(-batch // LANES), features, LANES), seed, dtype) for seed in (0, 1))
+    if batch % LANES:
+        z[-1, :, batch % LANES :] = targets[-1, :, batch % LANES :] = np.nan
+    dz, losses = np.full_like(z, np.nan), np.full(len(z) * LANES, np.nan)
+    ours, exact = ([array.copy() for array in (dz, losses)] for _ in range(2))
+    OnDevice(cuda).squared_error(z, targets, batch, *ours, divisor)
+    reference.squared_error(z, targets, batch, *exact, divisor)
+    for got, expected in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=4 * features * rounding(dtype), atol=rounding(dtype))
+
+
 @pytest.mark.parametrize("batch", [1, 128, 129, 1000])
 def test_tally(cuda, batch):
     rng = np.random.default_rng(batch)
@@ -294,13 +329,13 @@ def test_placing(cuda, dtype, border):
     rng = np.random.default_rng(0)
     top, bottom, left, right = border
     x, mask = rng.standard_normal((2, 2, 3, 4, 5, LANES)).astype(dtype)
-    room = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
-    inside = room[:, :, top : 4 + top, left : 5 + left]
+    padded = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
+    inside = padded[:, :, top : 4 + top, left : 5 + left]
     for gate in (None, mask):
         cuda.launcher().place(cuda.put(x), inside, None if gate is None else cuda.put(gate))
-        expected = np.full(room.shape, -7, dtype)
+        expected = np.full(padded.shape, -7, dtype)
         reference.place(x, expected[:, :, top : 4 + top, left : 5 + left], gate)
-        assert np.array_equal(cuda.get(room), expected)
+        assert np.array_equal(cuda.get(padded), expected)
 
 
 @dtypes
@@ -350,7 +385,7 @@ def test_the_same_bits_in_every_order_of_the_threads(dtype, format):
             launcher = OnDevice(device)
             launcher.spmm(plan.forward, plan.grid(tiles), data, x, None, out)
             launcher.sddmm(plan.forward, plan.grid(tiles), dy, x, grad, db)
-            rates = np.array([0.1, 0, 0, 1e-3, 1])
+            rates = np.array([0.1, 0, 1e-3, 1, 0])
             launcher.norm(grad, rates)
             results.append([array.tobytes() for array in (out, grad, db, rates)])
     assert all(result == results[0] for result in results)
@@ -365,15 +400,24 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_rows_that_span_many_segments_and_rows_of_nothing(checked_cuda, dtype)
     test_the_gradient_of_few_connections_over_many_positions_is_cut_into_slices(checked_cuda, dtype)
     test_elementwise(checked_cuda, dtype, 129)
+    test_adam(checked_cuda, dtype, True, 700)
     test_norms(checked_cuda, dtype, 255)
     test_packing(checked_cuda, dtype, 17, 65)
     test_packing_samples(checked_cuda, dtype, np.uint8, 37, 70)
     test_cross_entropy(checked_cuda, dtype, 10, 40)
+    test_squared_error(checked_cuda, dtype, 10, 17, 1000)
     test_tally(checked_cuda, 129)
     test_placing(checked_cuda, dtype, (1, 2, 3, 1))
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
     test_augmenting(checked_cuda, np.uint8, (2, 7, 5), 3, True)
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
+
+
+def test_there_is_a_kernel_for_every_size_of_group(a_cuda):
+    launch = importlib.import_module("sparsecore.kernels.cuda.launch")
+    for family in ("spmm", "sddmm"):
+        rows = [int(n) for n in re.findall(rf"^{family.upper()}\((\d)\)$", launch.source(family), re.M)]
+        assert rows == list(range(1, LARGEST_GROUP + 1))
 
 
 def test_launchers_have_the_same_methods_with_the_same_parameters(a_cuda):

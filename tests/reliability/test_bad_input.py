@@ -126,7 +126,11 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "no epochs": (lambda: train(epochs=0), ValueError, "epochs must be at least 1, got 0"),
     "saving after no epochs": (lambda: train(save_epochs=0), ValueError, "save_epochs must be at least 1, got 0"),
-    "looking after no epochs": (lambda: train(look_epochs=0), ValueError, "look_epochs must be at least 1, got 0"),
+    "evaluating after no epochs": (
+        lambda: train(evaluate_every=0),
+        ValueError,
+        "evaluate_every must be at least 1, got 0",
+    ),
     "validation of all": (
         lambda: train(validation=1.0),
         DataError,

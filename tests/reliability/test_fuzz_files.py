@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save as serialised
 
-from sparsecore import train
+from sparsecore.commands.training import job_of
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
@@ -33,7 +33,7 @@ from sparsecore.prune.weights import WeightsError, read_weights
 from sparsecore.runs import checkpoint
 from sparsecore.runs.checkpoint import CheckpointError
 from sparsecore.runs.metrics import Mark, Metrics
-from sparsecore.runs.state import RunState
+from sparsecore.runs.state import RunState, as_json, from_json
 from sparsecore.topology import dense, uniform_random
 from tests.data_files import idx
 from tests.reliability.fuzz import Rng, as_text, damaged, in_a_child, one_line, warped, watched
@@ -93,7 +93,7 @@ STATE = {
     "config": {"model": "lenet300", "asked": "mnist-subset", "options": {"model": "lenet300", "epochs": 3, "lr": 0.1,
                "radix": "10,10", "nesterov": True, "dataset": "mnist-subset", "seed": 0}},
     "identity": {"train": 8000, "epochs": 3},
-    "run": RunState(epoch=1, batch=3, metrics=Mark.after(b'{"event": "epoch", "epoch": 1}\n')).as_json(),
+    "run": as_json(RunState(epoch=1, batch=3, metrics=Mark.after(b'{"event": "epoch", "epoch": 1}\n'))),
 }  # fmt: skip
 PARTS = [parts(network, STATE) for network in NETWORKS]
 FILES = [with_checksum(*each) for each in PARTS]
@@ -239,9 +239,9 @@ def resumed(rng: Rng, folder: Path) -> bool:
     data = with_checksum(tensors, meta | {"state": warped(STATE, rng)}, rng)
 
     def going_on(path: Path) -> Any:
-        options, found = train._options(["--resume", "--out", str(path.parent)])
-        assert found is not None
-        return options, RunState.from_json(found.state.get("run"))
+        job = job_of(["--resume", "--out", str(path.parent)])
+        assert job.checkpoint is not None
+        return job.config, from_json(job.checkpoint.state.get("run"))
 
     (folder / "run").mkdir(exist_ok=True)
     return any_value_error(folder / "run" / "model.safetensors", data, going_on)
@@ -491,7 +491,7 @@ def strange_configuration(rng: Rng, folder: Path) -> bool:
     data = damaged(text, rng, head=len(text)) if rng.random() < 0.3 else text
     (folder / "run2").mkdir(exist_ok=True)
     return any_value_error(
-        folder / "run2" / "config.json", data, lambda path: train._options(["--resume", "--out", str(path.parent)])
+        folder / "run2" / "config.json", data, lambda path: job_of(["--resume", "--out", str(path.parent)])
     )
 
 

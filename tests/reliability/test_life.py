@@ -239,7 +239,7 @@ class Life(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def cut_everything(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
     before = get_threads()
     yield
     set_threads(before)

@@ -25,7 +25,7 @@ import numpy as np
 from sparsecore.device import set_threads
 from sparsecore.kernels.cpu import launch
 from tests.reliability.runs import *
-launch._WORTH_CUTTING = 1
+launch.WORTH_CUTTING = 1
 set_threads(3)
 """
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Even a call that takes a microsecond goes to all threads."""
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
     before = get_threads()
     yield
     set_threads(before)

@@ -31,7 +31,7 @@ def outcome(accuracy: float, *, train_accuracy: float | None = 0.99, lost: Seque
 
 
 def point(series: str, x: float, slides: float | None = None) -> Point:
-    return Point("a table", series, x, train("lenet300", "mnist", RECIPE, note=f"{series} {x}"), slides)
+    return Point("a table", series, x, train("lenet300", "mnist", RECIPE, data_dir=f"{series} {x}"), slides)
 
 
 def results(*rows: tuple[Point, Iterable[float]]) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from sparsecore.models.catalogue import MODELS
 
-from sparsecore.commands import options as train_options
+from sparsecore.commands.options import read
+from sparsecore.runs.config import RunConfig
 from sparsecore.study import studies
 from sparsecore.study.making.cost import seconds_of
 from sparsecore.study.making.run import prune, train
@@ -53,15 +55,28 @@ def test_none_is_left_out_of_a_run() -> None:
 @pytest.mark.parametrize("scale", [full(), quick()], ids=["full", "quick"])
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_run_is_a_command_that_the_parser_takes(name: str, scale: Any) -> None:
-    parser = train_options.parser(list(MODELS))
     for run in all_runs(studies.STUDIES[name].points(scale)):
         assert seconds_of(run) > 0
         if run.kind == "train":
-            given = {k: v for k, v in vars(parser.parse_args(run.arguments(Path("runs")))).items() if v is not None}
-            train_options.check(given, parser)
-            recipe = {name for name, value in vars(MODELS[given["model"]].recipe).items() if value is not None}
+            line = read(run.arguments(Path("runs")))
+            recipe = {name for name, value in vars(MODELS[line.fields["model"]].recipe).items() if value is not None}
             recipe -= {"padding"} if run.source is not None else set()  # the network that it starts from has it
-            assert recipe <= set(given), "what a recipe says is pinned, so that a better default changes no study"
+            assert recipe <= set(line.fields), "what a recipe says is pinned: a better default changes no study"
+            start = {} if run.source is None else {"start_from": str(Path("runs", run.source.key).absolute())}
+            assert isinstance(run.what, RunConfig)
+            assert line.config() == replace(run.what, seed=run.seed, **start), "the run itself, through its command"
+
+
+def test_keys_are_those_that_the_committed_results_have() -> None:
+    """`study --from` finds its runs by them."""
+    folder = Path(__file__).resolve().parents[2] / "docs" / "results"
+    lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    points = [point for study in studies.STUDIES.values() for point in study.points(full())]
+    runs = [each for point in points for seed in range(9) for run in (point.run.seeded(seed),)
+            for each in (*run.sources(), run)]  # fmt: skip
+    commands = {run.key: str(run) for run in runs}
+    assert len(lines) > 200
+    assert [line["run"] for line in lines if commands.get(line["run"]) != line["command"]] == []
 
 
 def test_every_cell_of_the_slides_has_its_counterpart() -> None:

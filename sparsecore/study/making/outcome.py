@@ -77,13 +77,13 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
     from ... import __version__
     from ...data import load
     from ...runs.checkpoint import read
-    from ...runs.state import RunState
+    from ...runs.state import from_json
 
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
     dataset = load(state["config"]["options"]["dataset"], data_dir=data_dir)
     answers, labels = network.predict(dataset.test.x), np.asarray(dataset.test.y)
-    result = RunState.from_json(state["run"]).result or {} if "run" in state else {}
+    result = from_json(state["run"]).result or {} if "run" in state else {}
     outcome = Outcome(
         accuracy=float(result.get("test_accuracy", np.mean(answers == labels))),
         train_accuracy=result.get("train_accuracy"),

@@ -86,7 +86,7 @@ def _command(job: dict[str, Any], folder: Path) -> int:
         for left in folder.glob("model.safetensors*"):  # of an attempt that did not get to its outcome
             left.unlink()
         return prune(job["arguments"])
-    free = ["--threads=1", "--quiet", "--no-curves", f"--look-epochs={LOOK_EPOCHS}", f"--out={folder}"]
+    free = ["--threads=1", "--quiet", "--no-curves", f"--evaluate-every={LOOK_EPOCHS}", f"--out={folder}"]
     if job.get("data_dir"):
         free.append(f"--data-dir={job['data_dir']}")
     begun = any((folder / name).exists() for name in (CONFIG, METRICS))

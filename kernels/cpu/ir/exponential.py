@@ -10,7 +10,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, count_loop, literals
+from ...layout import LANES
+from .vector import I32, I64, SCALAR, Builder, Lines, Value, count_loop, literals
 
 
 @intrinsic(prefer_literal=True)

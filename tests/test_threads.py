@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparsecore.kernels.cpu import launch
-from sparsecore.kernels.cpu import pool as pool_module
+from sparsecore.kernels.cpu import launch, threads
 from sparsecore.kernels.cpu.launch import Launcher, Tape
-from sparsecore.kernels.cpu.pool import Pool
+from sparsecore.kernels.cpu.threads import Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1000
@@ -25,7 +24,7 @@ SIZE = 1000
 @pytest.fixture(autouse=True)
 def cut_everything(monkeypatch):
     """Even a call that takes a microsecond goes to all threads."""
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
 
 
 class Work:
@@ -51,7 +50,7 @@ class Work:
 
 def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Another interpreter, which is killed where this one would hang."""
-    header = "import os, sys, time\nfrom tests.test_pool import *\nlaunch._WORTH_CUTTING = 1\n"
+    header = "import os, sys, time\nfrom tests.test_threads import *\nlaunch.WORTH_CUTTING = 1\n"
     return subprocess.run(
         [sys.executable, "-c", header + code], cwd=ROOT, capture_output=True, text=True, timeout=60, **options
     )
@@ -92,7 +91,7 @@ def test_cut_and_uncut_calls_take_turns(monkeypatch):
     recorder, arrays = Launcher(pool, tape), [rng.standard_normal(SIZE)]
     expected = arrays[0]
     for cut in rng.integers(0, 2, 200):
-        monkeypatch.setattr(launch, "_WORTH_CUTTING", 1 if cut else 1 << 40)
+        monkeypatch.setattr(launch, "WORTH_CUTTING", 1 if cut else 1 << 40)
         perm, out = rng.permutation(SIZE), np.empty(SIZE)
         recorder.reorder(arrays[-1], perm, out)
         arrays.append(out)
@@ -115,7 +114,7 @@ def test_many_tiny_runs():
 
 
 def test_no_worker_is_started_for_what_is_not_cut(monkeypatch):
-    monkeypatch.setattr(launch, "_WORTH_CUTTING", 1 << 40)
+    monkeypatch.setattr(launch, "WORTH_CUTTING", 1 << 40)
     before = workers()
     Work(Pool(3)).run()
     assert not workers() - before
@@ -197,8 +196,8 @@ def test_a_pool_is_resized_while_others_use_it():
     users = [threading.Thread(target=use, args=(seed,)) for seed in range(2)]
     for user in users:
         user.start()
-    for threads in [1, 2, 3, 4] * 10:
-        pool.resize(threads)
+    for count in [1, 2, 3, 4] * 10:
+        pool.resize(count)
         time.sleep(0.005)
     stop.set()
     for user in users:
@@ -213,17 +212,17 @@ def test_an_interrupt_between_handing_out_and_joining_in_leaves_nobody_waiting(m
     pool = Pool(3)
     work = Work(pool)
     work.run()
-    finish = pool_module._finish
+    finish = threads._finish
 
     def interrupted(words: Any) -> None:
-        monkeypatch.setattr(pool_module, "_finish", finish)
+        monkeypatch.setattr(threads, "_finish", finish)
         raise KeyboardInterrupt
 
     time.sleep(0.1)  # let them sleep
-    monkeypatch.setattr(pool_module, "_finish", interrupted)
+    monkeypatch.setattr(threads, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work.run()
-    assert pool_module._finish is finish
+    assert threads._finish is finish
     for _ in range(100):
         work.run()
     pool.close()

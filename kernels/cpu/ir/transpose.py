@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .vector import I32, I64, LANES, SCALAR, Builder, Value, literals
+from ...layout import LANES
+from .vector import I32, I64, SCALAR, Builder, Value, broadcast, literals, size_of
 
 _STORED = {1: ir.IntType(8), 4: ir.FloatType()}
 
@@ -52,7 +53,7 @@ def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # typ
         keep = _first(b, valid)
         for f, column in enumerate(transposed(b, loaded)):
             at = b.add(feature, I64(f))
-            factor, offset = (_broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
+            factor, offset = (broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
             value = b.fadd(b.fmul(_converted(b, column, element, line), factor), offset)
             target = b.bitcast(b.gep(out, [I64(f * LANES)]), line.as_pointer())
             b.store(b.select(keep, value, ir.Constant(line, [0.0] * LANES)), target).align = 4
@@ -82,7 +83,7 @@ def transpose_block(_, unpack, x, x_step, out, out_step, valid):  # type: ignore
         _, x, x_step, out, out_step, valid = args
         scalar = SCALAR[signature.args[1].dtype]
         line = ir.VectorType(scalar, LANES)
-        size = 4 if isinstance(scalar, ir.FloatType) else 8
+        size = size_of(scalar)
         last = b.sub(valid, I64(1))
 
         def row(k: int) -> Value:
@@ -112,10 +113,4 @@ def transpose_block(_, unpack, x, x_step, out, out_step, valid):  # type: ignore
 def _first(b: Builder, valid: Value) -> Value:
     """The mask of the first `valid` lanes."""
     order = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
-    return b.icmp_signed("<", order, _broadcast(b, valid, ir.VectorType(I64, LANES)))
-
-
-def _broadcast(b: Builder, value: Value, kind: ir.Type) -> Value:
-    undefined = ir.Constant(kind, ir.Undefined)
-    zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
-    return b.shuffle_vector(b.insert_element(undefined, value, I32(0)), undefined, zeros)
+    return b.icmp_signed("<", order, broadcast(b, valid, ir.VectorType(I64, LANES)))

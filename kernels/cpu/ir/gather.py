@@ -15,7 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
+from ...layout import LANES
+from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -31,7 +32,7 @@ def gather(  # type: ignore[no-untyped-def]
 
     `rows` points at the group's row numbers, `indptr[row]` is where a row's values start. Null `bias` means none; with
     `accumulate`, sums continue from `out` instead. Null `mask` means none; otherwise elements whose mask is not
-    positive become zero (the ReLU of the layer below, seen from behind). ReLU lets NaN through.
+    positive become zero (the backward pass of a ReLU). ReLU lets NaN through.
     """
     literal = literals(widths, groups, most_lines)
     if literal is None:
@@ -41,10 +42,9 @@ def gather(  # type: ignore[no-untyped-def]
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         v = Lines(b, SCALAR[signature.args[5].dtype], width)
         call = _Gather(v, *args[5:])
-        powers = [n for n in (4, 2, 1) if n <= lines_n]
 
         def one_group(group: int) -> Callable[[], None]:
-            return lambda: switch(b, {n: partial(call.emit, group, n) for n in powers}, args[4])
+            return lambda: switch(b, {n: partial(call.emit, group, n) for n in line_counts(lines_n)}, args[4])
 
         switch(b, {n: one_group(n) for n in range(group_n, 0, -1)}, args[3])
         return context.get_dummy_value()
@@ -74,16 +74,21 @@ class _Gather:
             weights = [v.broadcast(b.load(b.gep(base, [p]))) for base in values]
             return [v.fma(w, xs[k], sums[r * len(xs) + k]) for r, w in enumerate(weights) for k in range(len(xs))]
 
-        places = [
+        targets = [
             b.add(b.mul(number, self.out_row), b.mul(self.out_line, I64(k))) for number in numbers for k in range(lines)
         ]
         sums = choose(
             b, b.icmp_signed("!=", self.accumulate, I64(0)),
-            lambda: v.load_all(self.out, places),
+            lambda: v.load_all(self.out, targets),
             lambda: biases(v, self.bias, numbers, lines),
         )  # fmt: skip
         sums = count_loop(b, I64(0), self.count, 1, sums, connection)
-        v.store_all(finish(v, sums, self.relu, self.mask, places), self.out, places)
+        v.store_all(finish(v, sums, self.relu, self.mask, targets), self.out, targets)
+
+
+def line_counts(most: int) -> list[int]:
+    """The numbers of lines that there is code for: `most`, a power of two, its half, and so on down to 1."""
+    return [most >> k for k in range(most.bit_length())]
 
 
 def biases(v: Lines, bias: Value, numbers: list[Value], lines: int) -> list[Value]:
@@ -95,7 +100,7 @@ def biases(v: Lines, bias: Value, numbers: list[Value], lines: int) -> list[Valu
     return [vector for start in starts for vector in [v.broadcast(start)] * (lines * v.registers)]
 
 
-def finish(v: Lines, sums: list[Value], relu: Value, mask: Value, places: list[Value]) -> list[Value]:
+def finish(v: Lines, sums: list[Value], relu: Value, mask: Value, targets: list[Value]) -> list[Value]:
     """ReLU if asked, and zero where there is a mask that is not positive."""
     b = v.b
     sums = choose(
@@ -105,7 +110,7 @@ def finish(v: Lines, sums: list[Value], relu: Value, mask: Value, places: list[V
     )  # fmt: skip
 
     def masked() -> list[Value]:
-        seen = v.load_all(mask, places)
+        seen = v.load_all(mask, targets)
         return [b.select(b.fcmp_ordered(">", m, v.zero), s, v.zero) for m, s in zip(seen, sums, strict=True)]
 
     return choose(b, not_null(b, mask), masked, lambda: sums)

@@ -12,8 +12,9 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from .gather import biases, finish
-from .vector import I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
+from ...layout import LANES
+from .gather import biases, finish, line_counts
+from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -24,8 +25,8 @@ def gather_runs(  # type: ignore[no-untyped-def]
     """out[row, line] = bias[row] + Σ_p data[p] · x[offsets[p], line] over a row's connections p, then ReLU or a mask.
 
     For the connections `first` to `last` − 1, of which there is one at least; `rows` never decreases. All else is as
-    for `gather`. With `ahead`, lines of x are fetched into the cache that many connections before they are needed, and
-    `limit` is where offsets to do it by end.
+    for `gather`. With `ahead`, lines of x are fetched into the cache that many connections before they are needed; the
+    first `limit` offsets may be read for that.
     """
     literal = literals(widths, most_lines, ahead)
     if literal is None:
@@ -35,8 +36,7 @@ def gather_runs(  # type: ignore[no-untyped-def]
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         v = Lines(b, SCALAR[signature.args[4].dtype], width)
         call = _Runs(v, ahead_n, *args[4:])
-        powers = [n for n in (4, 2, 1) if n <= lines_n]
-        switch(b, {n: partial(call.emit, n) for n in powers}, args[3])
+        switch(b, {n: partial(call.emit, n) for n in line_counts(lines_n)}, args[3])
         return context.get_dummy_value()
 
     i = types.int64
@@ -63,8 +63,8 @@ class _Runs:
             return biases(v, self.bias, [row], lines)
 
         def end(row: Value, sums: list[Value]) -> None:
-            places = [b.add(b.mul(row, self.out_row), b.mul(self.out_line, I64(k))) for k in range(lines)]
-            v.store_all(finish(v, sums, self.relu, self.mask, places), self.out, places)
+            targets = [b.add(b.mul(row, self.out_row), b.mul(self.out_line, I64(k))) for k in range(lines)]
+            v.store_all(finish(v, sums, self.relu, self.mask, targets), self.out, targets)
 
         def connection(p: Value, carried: list[Value]) -> list[Value]:
             row, *sums = carried
@@ -94,9 +94,9 @@ class _Runs:
 def settle(  # type: ignore[no-untyped-def]
     _, widths, most_lines, lines, row, bias, carries, count, relu, mask, out, out_row, out_line
 ):  # fmt: skip
-    """What `gather_runs` leaves of a row: its bias if it has no connections, or what out holds and `count` carries.
+    """Finish a row that `gather_runs` could not: its bias if `count` is 0, else what `out` holds plus `count` carries.
 
-    Then ReLU or a mask. Carries are added in order; they follow one another, a line each, and then `lines` is 1.
+    Then ReLU or a mask. Carries lie one after another, a line each, and are added in order; with carries `lines` is 1.
     """
     literal = literals(widths, most_lines)
     if literal is None:
@@ -108,7 +108,7 @@ def settle(  # type: ignore[no-untyped-def]
         v = Lines(b, SCALAR[signature.args[4].dtype], width)
 
         def write(n: int) -> None:
-            places = [b.add(b.mul(row, out_row), b.mul(out_line, I64(k))) for k in range(n)]
+            targets = [b.add(b.mul(row, out_row), b.mul(out_line, I64(k))) for k in range(n)]
 
             def carry(k: Value, sums: list[Value]) -> list[Value]:
                 carried = v.load_all(carries, [b.mul(k, I64(LANES))] * n)
@@ -116,13 +116,13 @@ def settle(  # type: ignore[no-untyped-def]
 
             sums = choose(
                 b, b.icmp_signed("!=", count, I64(0)),
-                lambda: v.load_all(out, places),
+                lambda: v.load_all(out, targets),
                 lambda: biases(v, bias, [row], n),
             )  # fmt: skip
             sums = count_loop(b, I64(0), count, 1, sums, carry)
-            v.store_all(finish(v, sums, relu, mask, places), out, places)
+            v.store_all(finish(v, sums, relu, mask, targets), out, targets)
 
-        switch(b, {n: partial(write, n) for n in (4, 2, 1) if n <= lines_n}, lines)
+        switch(b, {n: partial(write, n) for n in line_counts(lines_n)}, lines)
         return context.get_dummy_value()
 
     i = types.int64

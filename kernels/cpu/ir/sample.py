@@ -14,7 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .vector import I32, I64, LANES, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, switch
+from ...layout import LANES
+from ...tuning import SAMPLE_ACROSS_LINES, SAMPLE_BLOCK, sample_block, sample_lines
+from .vector import I32, I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -76,10 +78,10 @@ class _Sample:
     def one_row(self) -> None:
         """dy's lines stay in registers, a panel of them at a time; every connection reads x's lines once.
 
-        Connections are taken eight at a time, so that their sums are reduced together.
+        Connections are taken SAMPLE_BLOCK at a time, so that their sums are reduced together.
         """
         v, b = self.v, self.v.b
-        most = max(1, (8 if v.width * v.size == 64 else 4) // v.registers)
+        most = sample_lines(v.width * v.size, v.registers)
         number = b.sext(b.load(self.rows), I64)
         dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
         target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])
@@ -91,30 +93,28 @@ class _Sample:
 
     def _panel(self, dy_base: Value, x_base: Value, lines: int, target: Value, later: Value) -> None:
         v, b = self.v, self.v.b
-        block = 8
         dys, bases = [], []
         for k in range(lines):
             dys.append([v.load(b.gep(dy_base, [b.mul(self.dy_line, I64(k))]), r) for r in range(v.registers)])
             bases.append(opaque(b, b.gep(x_base, [b.mul(self.x_line, I64(k))])))
 
         def connections(p: Value, whole: bool) -> list[Value]:
-            sums = [v.zero] * block
-            offsets = [self._offset(p, k, whole) for k in range(block)]
+            sums = [v.zero] * SAMPLE_BLOCK
+            offsets = [self._offset(p, k, whole) for k in range(SAMPLE_BLOCK)]
             for dy, base in zip(dys, bases, strict=True):
                 for r in range(v.registers):
                     sums = [v.fma(dy[r], v.load(b.gep(base, [o]), r), s) for o, s in zip(offsets, sums, strict=True)]
             self._store(v.sums(sums), b.gep(target, [p]), later, None if whole else b.sub(self.count, p))
             return []
 
-        self._blocks(block, connections)
+        self._blocks(SAMPLE_BLOCK, connections)
 
     def any_rows(self, ahead: int) -> None:
-        """Connections of different rows are taken eight at a time, so that no block ends with a row.
+        """Connections of different rows are taken SAMPLE_BLOCK at a time, so that no block ends with a row.
 
-        Each reads its own line of dy besides x's, which is a load more than rows of many connections need.
+        Each connection reads a line of dy beside its line of x, a load that `one_row` spares long rows.
         """
         v, b = self.v, self.v.b
-        block = 8
 
         def panel(dy_at: Value, x_at: Value, lines: int, later: Value) -> None:
             dys, xs = (
@@ -124,7 +124,7 @@ class _Sample:
 
             def connections(p: Value, whole: bool) -> list[Value]:
                 sums = []
-                for k in range(block):
+                for k in range(SAMPLE_BLOCK):
                     row, offset = b.mul(self._number(self.rows, p, k, whole), self.dy_row), self._offset(p, k, whole)
                     if ahead:
                         soon = self._offset(p, k + ahead, False)
@@ -138,14 +138,14 @@ class _Sample:
                 self._store(v.sums(sums), b.gep(self.grad, [p]), later, None if whole else b.sub(self.count, p))
                 return []
 
-            self._blocks(block, connections)
+            self._blocks(SAMPLE_BLOCK, connections)
 
-        self._panels(4, panel)
+        self._panels(SAMPLE_ACROSS_LINES, panel)
 
     def rows_together(self, group: int) -> None:
         """For a block of connections, the sums of all rows stay in registers over all positions."""
         v, b = self.v, self.v.b
-        block = block_of(group, v.width * v.size)
+        block = sample_block(group, v.width * v.size)
         numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
         dys = [b.gep(self.dy, [b.mul(number, self.dy_row)]) for number in numbers]
         targets = [b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
@@ -177,9 +177,9 @@ class _Sample:
                 for k in range(0, count, min(block, count)):
                     row, column = divmod(first + k, block)
                     piece = v.shuffle(packed, packed, list(range(k, k + min(block, count))))
-                    place = b.gep(targets[row], [b.add(p, I64(column))])
-                    self._store([piece], place, self.accumulate, None if whole else b.sub(self.count, b.add(p,
-                    I64(column))))
+                    first_of_piece = b.add(p, I64(column))
+                    limit = None if whole else b.sub(self.count, first_of_piece)
+                    self._store([piece], b.gep(targets[row], [first_of_piece]), self.accumulate, limit)
                 first += count
             return []
 
@@ -215,7 +215,7 @@ class _Sample:
         count_loop(b, whole, self.count, block, [], lambda p, _: connections(p, False))
 
     def _offset(self, p: Value, k: int, whole: bool) -> Value:
-        """Where x's lines of connection p + k begin; beyond the last one the last is read again, and its sum
+        """Where connection p + k's lines of x begin. Past the last connection the last is read again; its sum is
         dropped."""
         return self.v.b.mul(self._number(self.offsets, p, k, whole), I64(LANES))
 
@@ -238,20 +238,13 @@ class _Sample:
                 for k in range(count):
                     limits = b.insert_element(limits, limit, I32(k))
                 keep = b.icmp_signed("<", order, limits)
-            place = b.gep(target, [I64(chunk * count)])
+            at = b.gep(target, [I64(chunk * count)])
             (old,) = choose(
                 b, b.icmp_signed("!=", later, I64(0)),
-                lambda: [v.load_some(place, keep, count)],  # noqa: B023 - emitted at once
+                lambda: [v.load_some(at, keep, count)],  # noqa: B023 - emitted at once
                 lambda: [ir.Constant(sums.type, [0.0] * count)],  # noqa: B023
             )  # fmt: skip
-            v.store_some(b.fadd(old, sums), place, keep)
-
-
-def block_of(group: int, register_bytes: int) -> int:
-    """Connections that a group's sample takes at once: as many sums as the register file holds."""
-    if register_bytes == 64:  # AVX-512 has 32 registers
-        return 4 if group == 4 else 8
-    return {2: 4}.get(group, 2)
+            v.store_some(b.fadd(old, sums), at, keep)
 
 
 @intrinsic(prefer_literal=True)

@@ -4,8 +4,8 @@ Every thread walks the same list of calls and takes its part of each; between ca
 at a barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a
 fraction of a microsecond, and go to sleep when none has come for a while.
 
-A pool runs one list at a time; a second Python thread that comes meanwhile does all parts itself. After a fork the
-child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
+A pool runs one list at a time; a second Python thread that finds it busy does all parts of its list itself. After a
+fork the child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
 """
 
 from __future__ import annotations
@@ -18,75 +18,29 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ..compile import njit
+from ..tuning import PATIENCE, YIELD_EVERY
 from .call import WORDS
-from .vector import I64, advance, pointer
+from .ir import atomics
+from .ir.vector import advance, ints, pointer
 
 # Words that threads share, each on a cache line of its own; the words of sleepers follow.
 GENERATION, CALLS, COUNT, PARTS, ARRIVED, BEFORE, PENDING, SLEEPER = 0, 8, 16, 24, 32, 40, 48, 56
 
-_PATIENCE = 100_000  # looks at memory before a waiting worker sleeps: a fraction of a millisecond
-_YIELD_EVERY = 4096  # looks between two offers of the processor to whoever else wants it
-
 _yield = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
-
-
-@intrinsic
-def _load(_: Any, words: Any, index: Any) -> Any:
-    """Atomic read; whatever its writer wrote before is visible after."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.load_atomic(b.gep(args[0], [args[1]]), "seq_cst", 8)
-
-    return types.int64(words, types.int64), emit
-
-
-@intrinsic
-def _add(_: Any, words: Any, index: Any, count: Any) -> Any:
-    """Atomic addition; returns the old value."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.atomic_rmw("add", b.gep(args[0], [args[1]]), args[2], "seq_cst")
-
-    return types.int64(words, types.int64, types.int64), emit
-
-
-@intrinsic
-def _swap(_: Any, words: Any, index: Any, value: Any) -> Any:
-    """Atomic exchange; returns the old value."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        return b.atomic_rmw("xchg", b.gep(args[0], [args[1]]), args[2], "seq_cst")
-
-    return types.int64(words, types.int64, types.int64), emit
-
-
-@intrinsic
-def _jump(_: Any, kernel: Any, arguments: Any, part: Any, parts: Any) -> Any:
-    """Call the kernel at an address."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, I64, I64])
-        b.call(b.inttoptr(args[0], kind.as_pointer()), [b.bitcast(args[1], byte), args[2], args[3]])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments, types.int64, types.int64), emit
 
 
 @njit
 def _meet(words: Any, everyone: int) -> None:
     """Wait until `everyone` has arrived. Arrivals are counted for ever: a count never reset cannot be missed."""
-    _add(words, ARRIVED, 1)
+    atomics.add(words, ARRIVED, 1)
     looks = 0
-    while _load(words, ARRIVED) < everyone:
+    while atomics.load(words, ARRIVED) < everyone:
         looks += 1
-        if looks % _YIELD_EVERY == 0:
+        if looks % YIELD_EVERY == 0:
             _yield()
 
 
@@ -103,7 +57,7 @@ def _walk(calls: Any, count: int, part: int, parts: int, words: Any) -> None:
             _meet(words, everyone)
         together = use > 1
         if part < use:
-            _jump(call[0], advance(call, 2), part, use)
+            atomics.jump(call[0], advance(call, 2), part, use)
     if parts > 1:
         _meet(words, everyone + parts)
 
@@ -119,9 +73,9 @@ def _post(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.in
     at = pointer(words)
     words[CALLS], words[COUNT], words[PARTS], words[BEFORE] = calls.ctypes.data, count, parts, words[ARRIVED]
     words[PENDING] = 1
-    _add(at, GENERATION, 1)
+    atomics.add(at, GENERATION, 1)
     for worker in range(1, parts):
-        if _load(at, SLEEPER + 8 * worker) != 0:
+        if atomics.load(at, SLEEPER + 8 * worker) != 0:
             return
     _walk(pointer(calls), count, 0, parts, at)
     words[PENDING] = 0
@@ -130,14 +84,8 @@ def _post(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.in
 @njit
 def _finish(words: NDArray[np.int64]) -> None:
     """The pending part of `_post`."""
-    _walk(_as_calls(words[CALLS]), words[COUNT], 0, words[PARTS], pointer(words))
+    _walk(ints(words[CALLS], 8), words[COUNT], 0, words[PARTS], pointer(words))
     words[PENDING] = 0
-
-
-@intrinsic
-def _as_calls(_: Any, address: Any) -> Any:
-    kind = types.CPointer(types.int64)
-    return kind(types.int64), lambda context, b, signature, args: b.inttoptr(args[0], I64.as_pointer())
 
 
 @njit
@@ -145,28 +93,28 @@ def _work(words: NDArray[np.int64], worker: int, seen: int) -> int:
     """Do lists until none comes for a while; returns the last generation seen, the worker marked asleep."""
     at = pointer(words)
     looks = 0
-    while looks < _PATIENCE:
-        generation = _load(at, GENERATION)
+    while looks < PATIENCE:
+        generation = atomics.load(at, GENERATION)
         if generation == seen:
             looks += 1
-            if looks % _YIELD_EVERY == 0:
+            if looks % YIELD_EVERY == 0:
                 _yield()
             continue
         seen, looks = generation, 0
         if worker < words[PARTS]:
-            _walk(_as_calls(words[CALLS]), words[COUNT], worker, words[PARTS], at)
-    _swap(at, SLEEPER + 8 * worker, 1)
+            _walk(ints(words[CALLS], 8), words[COUNT], worker, words[PARTS], at)
+    atomics.swap(at, SLEEPER + 8 * worker, 1)
     return seen
 
 
 @njit
 def _generation(words: NDArray[np.int64]) -> int:
-    return _load(pointer(words), GENERATION)
+    return atomics.load(pointer(words), GENERATION)
 
 
 @njit
 def _next_generation(words: NDArray[np.int64]) -> None:
-    _add(pointer(words), GENERATION, 1)
+    atomics.add(pointer(words), GENERATION, 1)
 
 
 class Pool:
@@ -226,7 +174,7 @@ class Pool:
             ).start()
         self._go_home = weakref.finalize(self, _go_home, words, wake)
         self._go_home.atexit = False  # whatever still computes at exit needs its workers
-        self._words, self._wake = words, wake  # last: an interrupt before leaves no half-made team in use
+        self._words, self._wake = words, wake  # last, so that an interrupt leaves no half-made team in use
 
     def resize(self, threads: int) -> None:
         """Go on with another number of threads; what is running ends first."""
@@ -253,11 +201,11 @@ def _checked(threads: int) -> int:
 
 
 def _serve(words: NDArray[np.int64], worker: int, wake: SimpleQueue[None]) -> None:
-    """A worker's life."""
+    """What a worker's thread runs: lists as they come, and sleep between them, until it is sent home."""
     seen = 0
     while words[PARTS] >= 0:
         seen = _work(words, worker, seen)
-        # Marked asleep, it looks once more: a list that came before the mark was seen brings no one to wake it.
+        # Marked asleep, it looks once more: whoever handed over a list before seeing the mark will not wake it.
         if _generation(words) == seen:
             wake.get()
         words[SLEEPER + 8 * worker] = 0

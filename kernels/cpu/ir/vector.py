@@ -1,7 +1,7 @@
 """Words for writing vector code as LLVM IR inside Numba: pointers, lines, loops and branches.
 
-A *line* is the `LANES` values of one feature (or pixel) of one tile. It fills `LANES / width` registers. The
-micro-kernels that speak these words are in `gather.py`, `sample.py` and their neighbours.
+A *line*, the LANES values of one feature of one tile, fills `LANES / width` registers. The micro-kernels written in
+these words are in `gather.py`, `sample.py` and their neighbours.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-LANES = 16
-"""Samples in a tile: one 64-byte cache line of float32, one register of AVX-512, two of AVX2, four of NEON."""
+from ...layout import LANES
 
 Builder = Any  # llvmlite's IRBuilder; llvmlite ships no types
 Value = Any
@@ -85,7 +84,46 @@ def advance(_: Any, address: Any, count: Any) -> Any:
     return address(address, types.int64), lambda context, b, signature, args: b.gep(args[0], [args[1]])
 
 
+@intrinsic
+def copy_line(_: Any, x: Any, out: Any) -> Any:
+    """Copy a line. A loop of Numba's would first ask whether x and out overlap."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        scalar = SCALAR[signature.args[0].dtype]
+        size, line = size_of(scalar), ir.VectorType(scalar, LANES).as_pointer()
+        value = b.load(b.bitcast(args[0], line))
+        value.align = size
+        b.store(value, b.bitcast(args[1], line)).align = size
+        return context.get_dummy_value()
+
+    return types.void(x, out), emit
+
+
+@intrinsic
+def square_root(_: Any, value: Any) -> Any:
+    """√value by the processor's instruction. Numba's own calls the C library, and no loop with a call is vectorised."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        kind = args[0].type
+        name = f"llvm.sqrt.f{8 * size_of(kind)}"
+        return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind]), name), [args[0]])
+
+    return value(value), emit
+
+
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def size_of(scalar: ir.Type) -> int:
+    """Bytes of a float or a double."""
+    return 4 if isinstance(scalar, ir.FloatType) else 8
+
+
+def broadcast(b: Builder, value: Value, kind: ir.VectorType) -> Value:
+    """A vector of equal elements."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+    return b.shuffle_vector(b.insert_element(undefined, value, I32(0)), undefined, zeros)
 
 
 class Lines:
@@ -93,7 +131,7 @@ class Lines:
 
     def __init__(self, b: Builder, scalar: ir.Type, width: int) -> None:
         self.b, self.scalar, self.width = b, scalar, width
-        self.size = 4 if isinstance(scalar, ir.FloatType) else 8
+        self.size = size_of(scalar)
         self.vector = ir.VectorType(scalar, width)
         self.registers = LANES // width
         self.zero = ir.Constant(self.vector, [0.0] * width)
@@ -116,8 +154,8 @@ class Lines:
         kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
         f = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
         for start in range(0, LANES * self.size, 64):
-            place = self.b.gep(self.b.bitcast(base, byte), [I64(start)])
-            self.b.call(f, [place, I32(0), I32(3), I32(1)])
+            target = self.b.gep(self.b.bitcast(base, byte), [I64(start)])
+            self.b.call(f, [target, I32(0), I32(3), I32(1)])
 
     def store(self, value: Value, base: Value, register: int = 0) -> None:
         target = self._cast(self.b.gep(base, [I64(register * self.width)]), value.type)
@@ -139,17 +177,16 @@ class Lines:
         )
         return self.b.call(f, [self._cast(base, kind), I32(self.size), keep, ir.Constant(kind, [0.0] * count)])
 
-    def load_all(self, base: Value, places: list[Value]) -> list[Value]:
-        """Every register of the lines at `places`."""
-        return [self.load(self.b.gep(base, [place]), r) for place in places for r in range(self.registers)]
+    def load_all(self, base: Value, starts: list[Value]) -> list[Value]:
+        """Every register of the lines at `starts`."""
+        return [self.load(self.b.gep(base, [start]), r) for start in starts for r in range(self.registers)]
 
-    def store_all(self, values: list[Value], base: Value, places: list[Value]) -> None:
+    def store_all(self, values: list[Value], base: Value, starts: list[Value]) -> None:
         for k, value in enumerate(values):
-            self.store(value, self.b.gep(base, [places[k // self.registers]]), k % self.registers)
+            self.store(value, self.b.gep(base, [starts[k // self.registers]]), k % self.registers)
 
     def broadcast(self, value: Value) -> Value:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        return self.shuffle(self.b.insert_element(undefined, value, I32(0)), undefined, [0] * self.width)
+        return broadcast(self.b, value, self.vector)
 
     def shuffle(self, a: Value, c: Value, order: list[int]) -> Value:
         return self.b.shuffle_vector(a, c, ir.Constant(ir.VectorType(I32, len(order)), order))

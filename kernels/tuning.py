@@ -1,0 +1,145 @@
+"""Every tile size and threshold of the kernels, each with what it trades and what was seen.
+
+What was seen, was seen on one core of an AMD EPYC (Zen 4, AVX-512), as in bench/README.md. Where it says "Sets the
+order of sums", another choice changes results in their last bits.
+"""
+
+from __future__ import annotations
+
+from .layout import LANES
+
+# ---------------------------------------------------------------------------------------------- plans
+
+LARGEST_GROUP = 4
+"""Rows with the same columns that a kernel computes at once. Every line of x that is read feeds them all: four reach
+the speed of dense BLAS, and more do not pass it."""
+
+COO_SEGMENT = 512
+"""Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads. Sets the order
+of sums."""
+
+BLOCK_COLUMNS = 160
+"""Columns that gather walks before it goes on to the next row. It reads four lines of a column at once, 256 bytes, so
+that a block takes 40 KiB: about what a first-level cache holds, which gives twice what a second-level one does."""
+
+BLOCK_CONNECTIONS = 32
+"""Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more. At
+75% sparsity (40 connections) gather gains a fifth; at 90% (16) blocks cost more than they save."""
+
+BLOCK_ROWS = 2048
+"""Rows beyond which blocks do not pay: a second-level cache no longer holds the sums that a block leaves to the
+next."""
+
+# ---------------------------------------------------------------------------------------------- CPU: gather and sample
+
+MOST_LINES = 4
+"""Lines of x, and so sums, of each row that gather takes at once. A connection's offset is read once for all of
+them."""
+
+
+def gather_lines(most_group: int, size: int, width: int) -> int:
+    """Lines whose sums gather keeps in registers, for every row of a group: a power of two, at most MOST_LINES.
+
+    Sums fill half of the registers, and a row alone a quarter: it has fewer weights to multiply with, and waits for x.
+    """
+    many = size * width != 32  # AVX-512 and NEON have 32 registers, AVX2 has 16
+    sums = (16 if many else 8) // most_group if most_group > 1 else (8 if many else 4)
+    return max(1, min(MOST_LINES, sums // (LANES // width)))
+
+
+SAMPLE_BLOCK = 8
+"""Connections of one row, or of COO's rows, whose sums sample reduces together: a tree of shuffles costs each of eight
+a quarter of what it costs one. Threads cut COO's connections at multiples of it."""
+
+SAMPLE_ACROSS_LINES = 4
+"""Lines whose addresses COO's sample keeps in registers, of dy and of x alike. Sets the order of sums."""
+
+
+def sample_lines(register_bytes: int, registers_of_line: int) -> int:
+    """Lines of dy that sample keeps in registers for a row alone, beside SAMPLE_BLOCK sums. Sets the order of sums."""
+    return max(1, (8 if register_bytes == 64 else 4) // registers_of_line)
+
+
+def sample_block(group: int, register_bytes: int) -> int:
+    """Connections that sample takes at once for a group of rows: as many sums as the register file holds."""
+    if register_bytes == 64:  # AVX-512 has 32 registers
+        return 4 if group == 4 else 8
+    return {2: 4}.get(group, 2)
+
+
+NEAR_CACHE = 64 * 1024
+"""Bytes of a first-level cache and a little beyond: what lies there is found often enough. Rows alone let sample take
+so much of x before it goes over the connections again. Sets the order of sums."""
+
+FAR_CACHE = 512 * 1024
+"""Bytes of a second-level cache to count on. Groups let sample take so much of x, which sets the order of
+sums; COO fetches early beyond it."""
+
+LEAST_PANEL, LEAST_GROUP_PANEL = 4, 8
+"""Lines that sample takes at least, of a row alone and of a group: fewer would not pay for walking the
+connections. Sets the order of sums."""
+
+PREFETCH_AHEAD = 32
+"""Connections between fetching a line and using it, in COO where x is not in the cache: what memory takes to answer."""
+
+# ---------------------------------------------------------------------------------------------- CPU: the others
+
+REORDER_ROWS, REORDER_COLUMNS = 16, 8
+"""Block of a matrix of positions that reorder walks at once: sixteen rows of a transposed matrix read the same cache
+lines. At 4096×4096 it takes a fifth of the time, since otherwise every read is another page."""
+
+COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX = 8, 4, 4, 8, 10
+"""What these kernels do for one number, counted in multiply-adds, for WORTH_CUTTING to be compared with."""
+
+# ---------------------------------------------------------------------------------------------- CPU: threads
+
+WORTH_CUTTING = 400_000
+"""Multiply-adds from which a call is cut among threads: about 8 µs. A barrier costs a fraction of a microsecond."""
+
+PATIENCE = 100_000
+"""Looks at memory before a waiting worker sleeps, a fraction of a millisecond: longer than Python takes between two
+steps, short enough to leave the processor to others when training ends."""
+
+YIELD_EVERY = 4096
+"""Looks between two offers of the processor to whoever else wants it: rare enough to cost nothing where nobody does."""
+
+# ---------------------------------------------------------------------------------------------- CUDA
+
+CUDA_WARP = 32
+"""Threads of a warp: the hardware's, not a choice."""
+
+CUDA_BLOCK = 128
+"""Threads of a block: four warps, so that a multiprocessor fills up even where a thread takes 128 registers."""
+
+CUDA_TEAM = 8
+"""Threads of a sample's team, and the connections that it takes at once, its segment: their 64 sums come together with
+seven shuffles. It must be a power of two that divides a warp."""
+
+CUDA_UNROLL = 4
+"""Connections of gather whose lines are under way at once: as many loads of 16 bytes wait together."""
+
+CUDA_COO_SEGMENT = 64
+"""Connections of a COO segment: so few that even a small layer has enough of them to fill a GPU. Sets the order of
+sums."""
+
+CUDA_AHEAD = 4
+"""The same for COO, where each also keeps a row number and a value: more take registers that other threads want."""
+
+CUDA_CHUNK = 64
+"""Features that a block packs through shared memory: 64 floats are two reads of a warp, and a chunk takes 4 KiB."""
+
+CUDA_EACH = 4
+"""Elements that a thread of an optimizer updates: how often it makes numbers of its own type of the float64 rates."""
+
+CUDA_NORM_BLOCKS = 256
+"""Blocks that share a norm, at most: enough for any card, few enough for one block to add up. Sets the order of
+sums."""
+
+CUDA_ENOUGH_SEGMENTS, CUDA_FEWEST_POSITIONS = 8192, 16
+"""Where connections are few and positions many, sample's positions are shared out among this many segments in all,
+which fills the largest GPU, with no fewer than so many positions each. Sets the order of sums: it does not depend on
+the card, so that a network gives the same bits on every one."""
+
+CUDA_RESIDENT = {4: 4, 8: 3}
+"""Blocks of sample that a multiprocessor must hold, by the size of a number: the compiler may take so many registers
+that no more fit, and need not spill."""

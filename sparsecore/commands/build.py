@@ -1,0 +1,239 @@
+"""From a configuration in which everything is said to the run itself, with nothing written yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..console.arguments import UsageError
+from ..data import NAMES, Dataset, load
+from ..data.augmentation import Augmentation
+from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
+from ..network import Network
+from ..runs.checkpoint import Checkpoint, read
+from ..runs.config import RunConfig, saved
+from ..runs.kinds import ConfigError, step_schedule
+from ..runs.trainer import Trainer
+from ..runtime.devices import device, set_threads
+from ..topology.wiring import Wiring
+from ..training.callbacks import Callback, Training
+from ..training.optimizers import SGD, Adam, AdamW, Optimizer
+from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
+from .pruning import Pruning, go_back
+from .recipes import model_of, origin, resolved
+from .report import Quiet
+
+BYTES_A_CONNECTION = 40
+"""Values, gradients, momentum, pattern and plan together."""
+
+
+def build(
+    config: RunConfig, checkpoint: Checkpoint | None = None, *, out: str | Path | None = None,
+    report: Quiet | None = None, callbacks: Sequence[Callback] = (),
+) -> Trainer:  # fmt: skip
+    """The trainer of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        As `resolved` gives it.
+    checkpoint : Checkpoint, optional
+        Of this run, to go on from.
+    out : str or Path, optional
+        The run's folder.
+    report : Quiet, optional
+        Is told of the data and the network now, and of the training later.
+    callbacks : sequence of Callback
+        Others that are told.
+
+    Raises
+    ------
+    ValueError
+        If what is configured does not fit the model, the data or this machine.
+    """
+    report = report if report is not None else Quiet()
+    where = device(config.device)
+    dataset, initial = start(config, report)
+    kept, dataset = _kept(config, dataset), _named(config, dataset)
+    network = initial if checkpoint is None else checkpoint.network
+    report.layers(network)
+    if config.threads is not None:
+        set_threads(config.threads)
+    train, held_out = dataset.holdout(config.validation, config.seed) if config.validation else (dataset.train, None)
+    steps = -(-len(train) // _said(config.batch_size))
+    total = steps * _said(config.epochs)
+    pruning = Pruning(config, total) if config.prune is not None else None
+    prunes = [pruning.pruner(initial, lambda step: earlier(config, step))] if pruning is not None else []
+    trainer = Trainer(
+        network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
+        batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
+        schedule=_schedule(config, steps, pruning), callbacks=[report, *prunes, *callbacks], out=out,
+        config=saved(kept, __version__), save_every=config.save_every, save_epochs=config.save_epochs,
+        evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
+        augment=augmentation_of(config, dataset.shape),
+    )  # fmt: skip
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
+
+
+def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
+    """The data set, and the network as it starts out."""
+    if config.start_from is not None:
+        network = read(config.start_from).network
+        dataset = load(_said(config.dataset), data_dir=config.data_dir)
+        report.say(dataset.source)
+        report.say(f"{config.model}, from {config.start_from}")
+        if config.rewind is not None and config.prune is None:
+            go_back(network, config, lambda step: earlier(_origin(config), step))
+        return dataset, _with_logits(network, config)
+    dataset, network = _wired(config, report)
+    return dataset, _with_logits(network, config)
+
+
+def earlier(config: RunConfig, step: int) -> Network:
+    """The network of a run as it was after so many steps, found by going there again."""
+    config = replace(config, threads=None)
+    if step == 0:
+        return start(config, Quiet())[1]
+    trainer = build(config, callbacks=[_Until(step)])
+    trainer.run()
+    return trainer.network
+
+
+def optimizer_of(config: RunConfig) -> Optimizer:
+    """The optimizer that a configuration asks for."""
+    lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
+    if config.optimizer == "sgd":
+        return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
+    kind = Adam if config.optimizer == "adam" else AdamW
+    return kind(lr, _said(config.betas), _said(config.eps), decay, clip_norm=clip)
+
+
+def wiring_of(config: RunConfig) -> Wiring:
+    """How a configuration wires the sparse layers."""
+    sparsity = config.sparsity if config.sparsity is not None else 0.0
+    if config.radix is not None:
+        return Wiring("radix", config.radix, widths=config.widths, grain=config.granularity)
+    if config.expander is not None:
+        return Wiring("expander", expander=config.expander, sparsity=sparsity, grain=config.granularity)
+    if config.random:
+        return Wiring("random", sparsity=sparsity, grain=config.granularity)
+    return Wiring()
+
+
+def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation | None:
+    """What is done to training images of a shape. Raises ConfigError."""
+    pixels, _, flip = _said(config.augment).partition(",")
+    try:
+        return None if pixels == "none" else Augmentation(shape, int(pixels), bool(flip))
+    except ValueError as error:
+        raise ConfigError("{augment}: {problem}", problem=error) from None
+
+
+def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
+    """The factors of the learning rate, for `total` steps in epochs of `steps`. Raises ConfigError."""
+    name, _, rest = _said(config.schedule).partition(":")
+    warm, whole = round(_said(config.warm_up) * steps), _said(config.epochs) * steps
+    if warm >= whole:
+        raise ConfigError("{warm_up}: must be shorter than the {epochs_run:g} epochs, got {got:g}",
+                          epochs_run=whole / steps, got=config.warm_up)  # fmt: skip
+    if total < whole:  # one phase of a run may be shorter than the run's warm-up
+        warm = min(warm, total // 2)
+    remaining = total - warm
+    if name == "step":
+        every, factor = step_schedule(rest)
+        after = step_decay(every * steps, factor)
+    else:
+        after = cosine(remaining) if name == "cosine" else constant()
+    return warm_up(warm, after) if warm else after
+
+
+def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedule:
+    """The learning rate of the whole run, which may begin anew when it goes back to earlier values."""
+    total = steps * _said(config.epochs)
+    if pruning is not None and config.rewind is not None:
+        return pruning.restarted(lambda part: schedule_of(config, steps, part))
+    return schedule_of(config, steps, total)
+
+
+def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
+    """The data set and the model's network; what does not fit is refused before anybody waits for data."""
+    model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
+    known = CATALOGUE | {EMBEDDED: MNIST}
+    users = None if name in known else load(name, data_dir=config.data_dir)
+    about = known[name] if users is None else users
+    own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
+    hidden = config.hidden if config.hidden is not None else model.hidden
+    links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
+    _check_memory(wiring.connections(links))
+    patterns, note = wiring.patterns(links, config.seed)
+    dataset = users if users is not None else load(name, data_dir=config.data_dir)
+    report.say(dataset.source)
+    report.say(f"{config.model}, {note}")
+    network = model.build(
+        patterns, dataset.shape, classes=dataset.classes, format=config.format, seed=config.seed, **own
+    )  # fmt: skip
+    return dataset, network
+
+
+def _with_logits(network: Network, config: RunConfig) -> Network:
+    """The network with a ReLU on its logits, if that is asked for."""
+    if config.relu_logits:
+        head: Any = network.layers[-1]
+        head.relu = True
+    return network
+
+
+def _kept(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """What a run keeps: enough to start it again, wherever from and whatever data are at hand then."""
+    used = os.path.abspath(dataset.name) if dataset.name not in NAMES else dataset.name
+    return replace(config, dataset=used, dataset_name=config.dataset_name or config.dataset)
+
+
+def _named(config: RunConfig, dataset: Dataset) -> Dataset:
+    """A user's data set by the name that it had when the run was begun, wherever it goes on."""
+    if config.dataset_name is None or dataset.name in NAMES:
+        return dataset
+    return replace(dataset, name=config.dataset_name)
+
+
+def _origin(config: RunConfig) -> RunConfig:
+    """The configuration of the run that the network comes from."""
+    assert config.start_from is not None
+    found = origin(config.start_from)
+    if found is None:
+        raise ConfigError("{rewind}: {path} does not tell how its network was trained", {"rewind": "fresh"},
+                          path=config.start_from)  # fmt: skip
+    return resolved(found)
+
+
+class _Until(Callback):
+    """Stops a run after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, trainer: Training) -> None:
+        if trainer.steps_done == self.step:
+            trainer.stop()
+
+
+def _check_memory(connections: int) -> None:
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on every system
+        return
+    if (needed := connections * BYTES_A_CONNECTION) > there:
+        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
+                         "ask for fewer")  # fmt: skip
+
+
+def _said(value: Any) -> Any:
+    """A field of a configuration in which everything is said."""
+    assert value is not None
+    return value

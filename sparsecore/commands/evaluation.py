@@ -1,0 +1,81 @@
+"""`python -m sparsecore.evaluate`: its words, the evaluation, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from ..console.arguments import PLACES, Parser, place, text
+from ..data import Dataset, load
+from ..data.normalisation import Normalisation
+from ..network import Network
+from ..runs.checkpoint import read
+from ..runs.config import dataset_in
+from ..runs.kinds import THREADS
+from ..runtime.devices import set_threads
+from ..training.evaluation import Evaluation, check_fit
+from ..training.step import Totals
+from .options import typed
+
+PROGRAM = "python -m sparsecore.evaluate"
+EXAMPLE = f"{PROGRAM} runs/radix"
+
+
+class Asked(NamedTuple):
+    """What stood on the command line."""
+
+    path: str
+    dataset: str | None = None
+    data_dir: str | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    json: bool = False
+
+
+def evaluated(arguments: list[str]) -> list[str]:
+    """Do what a command line asks; the lines to print. Raises ValueError."""
+    parser = _parser()
+    asked = Asked(**vars(parser.parse_args(arguments)))
+    checkpoint = read(asked.path)
+    name = asked.dataset or dataset_in(checkpoint.state.get("config"))
+    if name is None:
+        parser.error(f"{asked.path} does not say what it was trained on: say --dataset")
+    dataset = load(name, data_dir=asked.data_dir)
+    if asked.threads is not None:
+        set_threads(asked.threads)
+    totals = totals_of(checkpoint.network, dataset, asked.device)
+    return _lines(checkpoint.network, dataset, totals, as_json=asked.json)
+
+
+def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
+    """Loss and accuracy of a network on a test split. Raises ValueError if they do not fit."""
+    check_fit(network, dataset)
+    normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+    network.to(device)
+    return Evaluation(network, dataset.test, normalisation, network.device)()
+
+
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
+    parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    parser.add_argument("--dataset", type=text, help="the run's own if not given")
+    parser.add_argument("--data-dir", help="folder of fetched data sets")
+    parser.add_argument("--threads", type=typed(THREADS))
+    parser.add_argument("--device", type=place, help=PLACES)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool) -> list[str]:
+    if as_json:
+        record = {
+            "dataset": dataset.name,
+            "samples": totals.samples,
+            "test_accuracy": totals.accuracy,
+            "test_loss": totals.mean_loss,
+            "connections": network.connections,
+            "sparsity": network.sparsity,
+        }
+        return [json.dumps(record)]
+    return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {totals.mean_loss:.4f}; "
+            f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip

@@ -1,0 +1,96 @@
+"""What a configuration leaves open, from the run that it starts from and from its model's recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparsecore.models.catalogue import MODELS, Kind, Model
+
+from ..runs.checkpoint import read
+from ..runs.config import RunConfig, from_saved
+from ..runs.kinds import ConfigError
+
+ADAM_LR, ADAM_BETAS, ADAM_EPS = 1e-3, (0.9, 0.999), 1e-8
+ADAM_DECAY = {"adam": 0.0, "adamw": 0.01}
+"""Recipes are for SGD. Where another optimizer is asked for, these are what is usual for it."""
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with everything said that a run needs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or a field is not for it.
+    CheckpointError
+        If the run that this one starts from cannot be read.
+    """
+    if config.start_from is not None:
+        config = _inherited(config)
+    model = model_of(config)
+    if config.padding is not None and "padding" not in model.own:
+        raise ConfigError("{padding}: {model_name} has no convolutions; leave it out", model_name=config.model)
+    dataset = config.dataset or "mnist"
+    recipe = vars(model.recipe_for(dataset, _kind(config)))
+    if config.optimizer != "sgd":
+        recipe = recipe | {"lr": ADAM_LR, "momentum": None, "betas": ADAM_BETAS, "eps": ADAM_EPS,
+                           "weight_decay": ADAM_DECAY[config.optimizer]}  # fmt: skip
+    wired = config.start_from is not None  # and has its padding, and a format for each layer
+    recipe = recipe | ({"padding": None} if wired else {"format": "csr"})
+    epochs = config.epochs or recipe["epochs"]
+    recipe = recipe | {"dataset": dataset, "warm_up": min(recipe["warm_up"], epochs / 2)}  # a short run has a short one
+    return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+
+
+def model_of(config: RunConfig) -> Model:
+    """The model that a configuration names. Raises ConfigError."""
+    if config.model not in MODELS:
+        got = "none" if config.model is None else repr(config.model)
+        raise ConfigError("expected a model, one of {models}, got {got}", models=", ".join(MODELS), got=got)
+    return MODELS[config.model]
+
+
+def origin(path: str) -> RunConfig | None:
+    """The configuration of the run that a checkpoint comes from, if it tells.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read.
+    ConfigError
+        If what it tells cannot be used.
+    """
+    record = read(path).state.get("config")
+    return None if record is None else kept_config(record, Path(path))
+
+
+def kept_config(record: Any, path: Path) -> RunConfig:
+    """The configuration that a run's folder or checkpoint keeps. Raises ConfigError, which names the file."""
+    try:
+        return from_saved(record)
+    except ConfigError as error:
+        raise ConfigError(
+            "{path}: expected the configuration of a run, could not use it ({problem})", path=path, problem=error
+        ) from None
+
+
+def _inherited(config: RunConfig) -> RunConfig:
+    """With the model and the data of the run that the network comes from, where this one does not say."""
+    assert config.start_from is not None
+    earlier = origin(config.start_from)
+    if earlier is None:
+        return config
+    return replace(
+        config, model=config.model or earlier.model, dataset=config.dataset or earlier.dataset,
+        data_dir=config.data_dir or earlier.data_dir,
+    )  # fmt: skip
+
+
+def _kind(config: RunConfig) -> Kind:
+    """What kind of run is asked for."""
+    if config.prune is not None:
+        return "pruned"
+    sparse = config.radix or config.expander or config.random or config.start_from
+    return "sparse" if sparse else "dense"

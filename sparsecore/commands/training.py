@@ -1,0 +1,190 @@
+"""`python -m sparsecore.train`, and `sparsecore.run`, which does the same for Python users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from ..console.arguments import UsageError
+from ..console.interrupts import Interrupts
+from ..console.output import complain
+from ..prune import PruneError
+from ..runs.checkpoint import Checkpoint, CheckpointError
+from ..runs.config import ConfigError, RunConfig
+from ..runs.curves import draw
+from ..runs.folder import CURVES, RunFolder, RunFolderError
+from ..runs.metrics import Metrics
+from ..runs.state import from_json
+from ..runs.trainer import Trainer
+from ..training.callbacks import Callback
+from ..training.divergence import Diverged
+from ..training.state import Record
+from . import options
+from .build import build
+from .options import PROGRAM
+from .recipes import resolved
+from .report import Quiet, reporter, result_line
+from .resume import begun, gone_on
+
+
+class Job(NamedTuple):
+    """A run that a command asks for, checked as far as it can be without data.
+
+    Attributes
+    ----------
+    config : RunConfig
+        In which everything is said.
+    checkpoint : Checkpoint or None
+        To go on from.
+    out : str or None
+    quiet, curves : bool
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint | None
+    out: str | None
+    quiet: bool = True
+    curves: bool = False
+
+    @property
+    def result(self) -> Record | None:
+        """That of a run that is finished. Raises CheckpointError if the checkpoint is not a run's."""
+        return None if self.checkpoint is None else from_json(self.checkpoint.state.get("run")).result
+
+
+def run(
+    config: RunConfig | None = None, *, out: str | Path | None = None, resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:  # fmt: skip
+    """Make a run, as `python -m sparsecore.train` does, to the same bits.
+
+    Parameters
+    ----------
+    config : RunConfig, optional
+        What the run is. May be left out to go on with the run in `out`.
+    out : str or Path, optional
+        Folder for configuration, metrics and checkpoints; nothing is written without it.
+    resume : bool
+        Go on with the run in `out`, which must be the same one.
+    callbacks : sequence of Callback
+        Are told what happens; may stop the run.
+
+    Returns
+    -------
+    Trainer
+        Its `network` is trained; `state.result` is the last line of `metrics`, or None if a callback stopped the run.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration cannot be followed; one line that names the field.
+    DataError, CheckpointError, RunFolderError
+        If a file cannot be used.
+    Diverged, PruneError
+        If training cannot go on.
+    """
+    folder = None if out is None else RunFolder(out)
+    if resume and folder is None:
+        raise ConfigError("resume: needs out, the folder of the run to go on with")
+    config, checkpoint = _asked(config, folder, resume)
+    trainer = build(config, checkpoint, out=out, callbacks=callbacks)
+    trainer.run()
+    return trainer
+
+
+def job_of(arguments: list[str]) -> Job:
+    """What a command line asks for. Raises ValueError, whose text names flags."""
+    line = options.read(arguments)
+    try:
+        if line.resume and line.out is None:
+            options.parser().error("--resume: needs --out, the folder of the run to go on with")
+        found = begun(RunFolder(line.out)) if line.resume and line.out is not None else None
+        if found is not None and found.config is not None:
+            config = gone_on(found.config, line.fields, RunFolder(str(line.out)))
+        else:
+            if line.out is not None and found is None:
+                RunFolder(line.out).check_new()
+            config = resolved(line.config())
+    except ConfigError as error:
+        raise UsageError(error.on_command_line()) from None
+    return Job(config, found.checkpoint if found is not None else None, line.out, line.quiet, line.curves)
+
+
+def trainer_of(job: Job, report: Quiet) -> Trainer:
+    """The run, ready for its first step, its folder made. Raises ValueError, whose text names flags."""
+    try:
+        trainer = build(job.config, job.checkpoint, out=job.out, report=report)
+    except ConfigError as error:
+        raise UsageError(error.on_command_line()) from None
+    trainer.prepare()
+    return trainer
+
+
+def reporter_of(job: Job) -> Quiet:
+    """What shows the run's progress."""
+    assert job.config.epochs is not None
+    return reporter(job.config.epochs, quiet=job.quiet)
+
+
+def say_finished(job: Job, result: Record, report: Quiet) -> int:
+    """What there is to say of a run that is finished. Raises ValueError if its result is none."""
+    assert job.out is not None
+    try:
+        line = result_line(result)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{job.out}: expected a finished run's result, got another record") from None
+    report.say(f"the run in {job.out} is finished")
+    report.result(line)
+    return draw_curves(RunFolder(job.out), anew=False) if job.curves else 0
+
+
+def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> int:
+    """Train, say what came of it, draw the curves; the exit status."""
+    interrupts.stop = trainer.stop
+    try:
+        result = trainer.run()
+    except (Diverged, CheckpointError, RunFolderError, PruneError, MemoryError) as error:
+        return complain(PROGRAM, error, 1)
+    finally:
+        report.close()
+    if result is None:
+        return complain(PROGRAM, _stopped(trainer), interrupts.status)
+    report.result(result_line(result))
+    return draw_curves(trainer.folder) if job.curves and trainer.folder is not None else 0
+
+
+def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
+    """The run's curves into its folder, anew or where a run was killed before it drew them."""
+    try:
+        if anew or not (folder.path / CURVES).exists():
+            draw(list(Metrics(folder.metrics)), folder.path)
+    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: foreign metrics
+        return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
+    return 0
+
+
+def _asked(
+    config: RunConfig | None, folder: RunFolder | None, resume: bool
+) -> tuple[RunConfig, Checkpoint | None]:
+    """The whole configuration of a run that Python asks for, and the checkpoint to go on from."""
+    found = begun(folder) if resume and folder is not None else None
+    if found is None and folder is not None:
+        folder.check_new()
+    if found is None or found.config is None:
+        if config is None:
+            raise ConfigError("config: needed where there is no run to go on with")
+        return resolved(config), found.checkpoint if found is not None else None
+    assert folder is not None
+    whole = {} if config is None else vars(resolved(config))
+    given = {field.name: whole[field.name] for field in fields(RunConfig) if whole and field.name != "dataset_name"}
+    return gone_on(found.config, given, folder), found.checkpoint
+
+
+def _stopped(trainer: Trainer) -> str:
+    state = trainer.state
+    where = f"stopped in epoch {state.epoch + 1} after step {state.batch} of {trainer.steps}"
+    if trainer.folder is None:
+        return f"{where}; nothing is saved, for there was no --out"
+    return f"{where} and saved; to go on: {PROGRAM} --resume --out {trainer.folder.path}"

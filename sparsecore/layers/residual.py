@@ -1,0 +1,157 @@
+"""A layer with a way around it: the two are summed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..runtime.recording import recorded
+from ..runtime.tiles import LANES, Tiles
+from ..runtime.workspace import Workspace
+from ..storage.pattern import SparsityPattern
+from ..storage.sizes import spell
+from .call import backward_through, forward_through
+from .curvature import Back, behind_relu
+from .layer import Graph, Layer, Params
+
+
+class Residual(Layer):
+    """y = main(x) + shortcut(x), then ReLU if asked.
+
+    Parameters
+    ----------
+    main : Layer
+        Such as a Sequential of two convolutions.
+    shortcut : Layer, optional
+        Such as a 1×1 convolution where `main` changes the shape; x itself if not given.
+    relu : bool
+        Apply max(y, 0) to the sum.
+
+    Raises
+    ------
+    TypeError
+        If one of the two is no Layer.
+    ValueError
+        If they do not take and give the same shapes.
+
+    References
+    ----------
+    K. He, X. Zhang, S. Ren, J. Sun, Deep Residual Learning for Image Recognition, CVPR 2016, equations 1 and 2.
+    """
+
+    def __init__(self, main: Layer, shortcut: Layer | None = None, *, relu: bool = False) -> None:
+        self.params: Params = {}
+        self.main, self.shortcut, self.relu = main, shortcut, bool(relu)
+        for name, layer in self.children.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Residual: {name} must be a Layer, got {type(layer).__name__}")
+        self.in_shape, self.out_shape = tuple(main.in_shape), tuple(main.out_shape)
+        around = self.in_shape if shortcut is None else tuple(shortcut.out_shape)
+        if shortcut is not None and tuple(shortcut.in_shape) != self.in_shape:
+            raise ValueError(f"Residual: main takes {self.in_shape}, but shortcut takes {shortcut.in_shape}")
+        if around != self.out_shape:
+            way = "x, which goes around it, is" if shortcut is None else "shortcut gives"
+            raise ValueError(f"Residual: main gives {self.out_shape}, but {way} {around}: project it by a shortcut")
+
+    @property
+    def children(self) -> Mapping[str, Layer]:  # type: ignore[override]
+        return {"main": self.main} | ({} if self.shortcut is None else {"shortcut": self.shortcut})
+
+    @recorded
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        """The sum, in one pass over both summands."""
+        self._check(x, self.in_shape, x.data.dtype, "x")
+        through, cache = forward_through(self.main, x, workspace.child("main", workspace.stream))
+        around, way = x, None
+        if self.shortcut is not None:
+            behind = workspace.stream + self.main.leaves
+            around, way = forward_through(self.shortcut, x, workspace.child("shortcut", behind))
+        y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
+        workspace.kernels.add(through.data, around.data, y, relu=self.relu)
+        return Tiles(y, x.batch, rectified=self.relu), (x, y, cache, way)
+
+    @recorded
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        """dy goes both ways; dx is the sum of what comes back."""
+        x, y, through, way = cache
+        self._check_dy(dy, y, x.batch)
+        if self.relu and not dy.masked:
+            masked = workspace.array("masked dy", y.shape, y.dtype)
+            workspace.kernels.mask(dy.data, y, masked)
+            dy = Tiles(masked, dy.batch)
+        dy = Tiles(dy.data, dy.batch)  # masked by y at most, not by what either way gave
+        dx, own = backward_through(self.main, dy, through, workspace.child("main"), need_dx=need_dx)
+        grads = {f"main.{name}": array for name, array in own.items()}
+        back: Tiles | None = dy
+        if self.shortcut is not None:
+            back, own = backward_through(self.shortcut, dy, way, workspace.child("shortcut"), need_dx=need_dx)
+            grads |= {f"shortcut.{name}": array for name, array in own.items()}
+        if not need_dx or dx is None or back is None:
+            return None, grads
+        out = workspace.array("dx", (len(x.data), *self.in_shape, LANES), y.dtype)
+        workspace.kernels.add(dx.data, back.data, out, mask=x.data if x.rectified else None)
+        return Tiles(out.reshape(x.data.shape), dy.batch, masked=x.rectified), grads
+
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """The curvature of the sum goes both ways; what comes back is summed, without the mixed terms."""
+        through, back = self.main.curvature(x, workspace.child("main"))
+        around, other = x, None
+        if self.shortcut is not None:
+            around, other = self.shortcut.curvature(x, workspace.child("shortcut"))
+        y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
+        workspace.kernels.add(through.data, around.data, y, relu=self.relu)
+
+        def both(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
+            own = workspace.child("curvature")
+            below, found = back(behind_relu(Tiles(h.data, h.batch), through, own.child("main")), need_dx)
+            found = {f"main.{name}": array for name, array in found.items()}
+            beside: Tiles | None = h
+            if other is not None:
+                beside, more = other(behind_relu(Tiles(h.data, h.batch), around, own.child("shortcut")), need_dx)
+                found |= {f"shortcut.{name}": array for name, array in more.items()}
+            if below is None or beside is None:
+                return None, found
+            out = own.array("dx", (len(x.data), *self.in_shape, LANES), h.data.dtype)
+            workspace.kernels.add(below.data, beside.data, out, mask=x.data if x.rectified else None)
+            return Tiles(out.reshape(x.data.shape), h.batch, masked=x.rectified), found
+
+        return Tiles(y, x.batch, rectified=self.relu), both
+
+    def export(self, graph: Graph, path: str) -> None:
+        """Both ways, an Add, and a Relu if there is one."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        start = graph.value
+        self.main.export(graph, f"{path}.main")
+        graph.reshape(f"{path}.out", self.out_shape)
+        through, graph.value, graph.shape = graph.value, start, self.in_shape
+        if self.shortcut is not None:
+            self.shortcut.export(graph, f"{path}.shortcut")
+        graph.reshape(f"{path}.around", self.out_shape)
+        graph.node(path, "Add", [through])
+        if self.relu:
+            graph.node(f"{path}.relu", "Relu")
+
+    def count_paths(self, after: Any) -> Any:
+        """Those through it and those around it."""
+        around = after if self.shortcut is None else self.shortcut.count_paths(after)
+        return self.main.count_paths(after) + around
+
+    def config(self) -> dict[str, Any]:
+        """What, with the layers that it holds, makes this layer again."""
+        return {"relu": self.relu}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Residual:
+        raise ValueError("Residual: is made of its layers, by from_children")
+
+    @classmethod
+    def from_children(cls, config: dict[str, Any], children: Mapping[str, Layer]) -> Residual:
+        """The layer that held these."""
+        if not isinstance(config["relu"], bool) or not {"main"} <= children.keys() <= {"main", "shortcut"}:
+            raise ValueError("Residual: needs main, perhaps shortcut, and relu true or false")
+        return cls(children["main"], children.get("shortcut"), relu=config["relu"])
+
+    def __repr__(self) -> str:
+        return f"Residual({spell(self.in_shape)}→{spell(self.out_shape)})"

@@ -1,0 +1,101 @@
+"""Which fields of a configuration do not go together, whatever the model. A refusal names them; see `ConfigError`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .kinds import ConfigError
+
+KINDS_OF_WIRING = ("radix", "expander", "random", "dense")
+GOALS = ("prune_to", "prune_threshold", "prune_quality")
+PRUNINGS = (*GOALS, "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
+            "prune_empty")  # fmt: skip
+
+
+def check(config: Any) -> None:
+    """Raise ConfigError for the first combination that is impossible in a RunConfig, which is made of this."""
+    _check_wiring(config)
+    _check_start(config)
+    _check_optimizer(config)
+    if config.prune is None:
+        _check_no_pruning(config)
+    else:
+        _check_pruning(config)
+
+
+def said(config: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of these fields that say something."""
+
+    def says(value: Any) -> bool:
+        return value is not None and value is not False
+
+    return [name for name in names if says(getattr(config, name))]
+
+
+def _check_wiring(config: Any) -> None:
+    wired, drawn = said(config, KINDS_OF_WIRING), said(config, ("random", "expander"))
+    if len(wired) > 1:
+        raise ConfigError(f"{{{wired[1]}}}: not allowed with {{{wired[0]}}}; leave one out")
+    if config.radix is None and config.widths is not None:
+        raise ConfigError("{widths}: goes with {radix} only")
+    if config.granularity is not None and config.radix is None and not drawn:
+        raise ConfigError("{granularity}: goes with {radix}, {expander} or {random}, got none of them")
+    if config.hidden is not None and config.widths is not None:
+        raise ConfigError("{hidden}: not with {widths}, which say the sizes of a RadiX-Net; leave one out")
+    if config.sparsity is not None and config.radix is not None:
+        raise ConfigError(
+            "{sparsity}: not with {radix}, whose radices decide how many connections there are; leave it out"
+        )
+    if config.sparsity is not None and not drawn:
+        raise ConfigError(
+            "{sparsity}: goes with {random} or {expander}, got neither", {"random": True, "sparsity": 0.9}
+        )
+    if drawn and config.sparsity is None:
+        example = {"random": True} if config.random else {"expander": config.expander}
+        raise ConfigError(f"{{{drawn[0]}}}: needs {{sparsity}}, the fraction removed", {**example, "sparsity": 0.9})
+
+
+def _check_start(config: Any) -> None:
+    """A network from a file is wired already."""
+    if config.start_from is not None:
+        wired = said(config, (*KINDS_OF_WIRING, "granularity", "sparse_all", "hidden", "padding", "format"))
+        if wired:
+            raise ConfigError(f"{{{wired[0]}}}: not with {{start_from}}, whose network is wired already; leave one out")
+
+
+def _check_optimizer(config: Any) -> None:
+    others = said(config, ("betas", "eps") if config.optimizer == "sgd" else ("momentum", "nesterov"))
+    if others:
+        kind = "adam or adamw" if config.optimizer == "sgd" else "sgd"
+        raise ConfigError(f"{{{others[0]}}}: goes with {{optimizer}} {kind}, got {config.optimizer}")
+    if config.nesterov and config.momentum == 0:
+        raise ConfigError("{nesterov}: needs a {momentum} above 0, got 0")
+
+
+def _check_no_pruning(config: Any) -> None:
+    if given := said(config, PRUNINGS):
+        raise ConfigError(f"{{{given[0]}}}: goes with {{prune}} one-time, iterative or gradual")
+    if config.rewind is not None and config.start_from is None:
+        raise ConfigError("{rewind}: goes with {prune}, or with {start_from} and the file of a pruned network")
+
+
+def _check_pruning(config: Any) -> None:
+    goals = said(config, GOALS)
+    if len(goals) != 1:
+        got = ", ".join(f"{{{name}}}" for name in goals) or "none"
+        raise ConfigError(
+            f"{{prune}}: needs one of {{prune_to}}, {{prune_threshold}} and {{prune_quality}}, got {got}",
+            {"prune_to": 0.9},
+        )
+    if config.prune == "gradual" and goals != ["prune_to"]:
+        raise ConfigError(
+            f"{{{goals[0]}}}: not with {{prune}} gradual, which goes to a sparsity", {"prune_to": 0.9}
+        )
+    if goals != ["prune_to"] and (others := said(config, ("prune_by", "prune_global"))):
+        raise ConfigError(f"{{{others[0]}}}: goes with {{prune_to}} only")
+    if config.prune_exponent is not None and config.prune != "gradual":
+        raise ConfigError("{prune_exponent}: goes with {prune} gradual only")
+    if config.prune == "one-time" and (others := said(config, ("prune_end", "prune_every"))):
+        raise ConfigError(f"{{{others[0]}}}: not with {{prune}} one-time, which takes {{prune_start}}")
+    if isinstance(config.prune_to, tuple) and config.prune_global:
+        raise ConfigError("{prune_global}: takes one sparsity for all layers, got a list")

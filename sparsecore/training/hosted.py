@@ -1,0 +1,127 @@
+"""How a step calls its loss and its optimizer: recorded if they are marked so, and otherwise as host calls."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..layers.hosted import copy_tiles, say_once
+from ..network import Network
+from ..runtime.devices import cpu
+from ..runtime.recording import buffer, check_known, is_recorded, recording
+from ..runtime.tiles import Labels, Targets, Tiles, rows_of_tiles, tiled
+from ..runtime.workspace import Workspace
+from .losses import Loss
+from .optimizers import Optimizer
+
+Array = np.ndarray[Any, Any]
+
+
+# ---------------------------------------------------------------------------------------------- losses
+
+
+def loss_through(loss: Any, z: Tiles, wanted: Labels | Targets, workspace: Workspace) -> Tiles:
+    """The gradient of a loss, which is a `Loss` or any callable of ordinary arrays."""
+    if isinstance(loss, Loss) and is_recorded(loss.__call__):
+        with recording(loss, "__call__"):
+            dz = loss(z, wanted, workspace)
+        check_known(loss, "__call__", "dz", dz.data, [z.data, *workspace.arrays()])
+        return dz
+    say_once(loss, f"loss {_name(loss)}")
+    dz = Tiles(workspace.array("host dz", z.data.shape, z.data.dtype), z.batch)
+    outputs = {"dz": dz.data, "totals": workspace.find("totals")}
+    function = _of_tiles(loss, z, wanted, workspace) if isinstance(loss, Loss) else _of_arrays(loss, z.batch, wanted)
+    workspace.kernels.host(f"{_name(loss)}", function, {"z": z.data, "wanted": wanted.data}, outputs)
+    return dz
+
+
+def _of_tiles(loss: Loss, given: Tiles, like: Labels | Targets, workspace: Workspace) -> Any:
+    """A host call of a loss that takes tiles and a workspace."""
+    played = workspace.played if workspace.device.name == "cpu" else Workspace(cpu(), training=workspace.training)
+
+    def call(z: Array, wanted: Array, dz: Array, totals: Array) -> None:
+        played.put("totals", totals)
+        goal = Labels(wanted, like.batch, like.classes) if isinstance(like, Labels) else Targets(wanted, like.batch)
+        result = loss(Tiles(z, given.batch, rectified=given.rectified), goal, played)
+        copy_tiles(loss, "__call__", result, dz, given.batch)
+
+    return call
+
+
+def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
+    """A host call of a function (batch, outputs), labels or targets → mean loss, gradient."""
+
+    def call(z: Array, wanted: Array, dz: Array, totals: Array) -> None:
+        rows = rows_of_tiles(z, batch)
+        goal = wanted[:batch] if isinstance(like, Labels) else rows_of_tiles(wanted, batch)
+        found = loss(rows, goal)
+        if not (isinstance(found, tuple) and len(found) == 2 and np.ndim(found[0]) == 0):
+            raise ValueError(f"{_name(loss)}: a loss must give its mean over the batch, a number, and its gradient")
+        if np.shape(found[1]) != rows.shape:
+            raise ValueError(f"{_name(loss)}: the gradient must have z's shape {rows.shape}, got {np.shape(found[1])}")
+        right = np.count_nonzero(rows.argmax(1) == goal) if batch and isinstance(like, Labels) else 0
+        totals += batch * float(found[0]) if batch else 0.0, right, batch
+        np.copyto(dz, tiled(np.asarray(found[1]), dz.dtype).reshape(dz.shape))
+
+    return call
+
+
+def _name(thing: Any) -> str:
+    return getattr(thing, "__qualname__", None) or type(thing).__name__
+
+
+# ---------------------------------------------------------------------------------------------- optimizers
+
+
+def update_through(optimizer: Any, network: Network, grads: Any, workspace: Workspace) -> None:
+    """One step of an `Optimizer`, or of anything that has its method `step(params, grads, workspace)`."""
+    if isinstance(optimizer, Optimizer):
+        optimizer.attach(network)
+        if is_recorded(optimizer.step, optimizer.begin, optimizer.rule):
+            with recording(optimizer, "rule"):
+                twin = copy.copy(optimizer)
+                twin.rates = buffer(optimizer.rates)
+                twin.columns = {name: buffer(column) for name, column in optimizer.columns.items()}
+                twin.step(buffer(network.params), buffer(grads), workspace, network.table.decay_runs())
+            return
+    say_once(optimizer, f"optimizer {_name(optimizer)}")
+    _update_by_host(optimizer, network, grads, workspace)
+
+
+def _update_by_host(optimizer: Any, network: Network, grads: Any, workspace: Workspace) -> None:
+    runs = network.table.decay_runs()
+    named = {} if all(decays for _, _, decays in runs) else {"runs": runs}
+    kept = {f"column {name}": column for name, column in getattr(optimizer, "columns", {}).items()}
+    if hasattr(optimizer, "rates"):
+        kept["rates"] = optimizer.rates
+    here = workspace.device.name == "cpu"
+    played = workspace.played if here else Workspace(cpu(), training=workspace.training)
+
+    def step(params: Array, grads: Array, **kept: Array) -> None:
+        if here:
+            optimizer.step(params, grads, played, **named)
+            return
+        with _on_host(optimizer, kept):
+            optimizer.step(params, grads, played, **named)
+
+    outputs = {"params": network.params, "grads": grads} | ({} if here else kept)
+    workspace.kernels.host(f"{_name(optimizer)}.step", step, {}, outputs)
+
+
+@contextmanager
+def _on_host(optimizer: Any, kept: dict[str, Array]) -> Iterator[None]:
+    """For one step: an optimizer of a GPU on host copies of what it keeps."""
+    if "rates" not in kept:
+        yield
+        return
+    before = optimizer.rates, optimizer.columns, optimizer._device
+    optimizer.rates, optimizer._device = kept["rates"], None
+    optimizer.columns = {name: kept[f"column {name}"] for name in before[1]}
+    try:
+        yield
+    finally:
+        optimizer.rates, optimizer.columns, optimizer._device = before

@@ -1,0 +1,54 @@
+"""Where a run stands: what the loop counts, and what must be known of it to go on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .step import Totals
+
+Record = dict[str, Any]
+"""A line of metrics: an epoch's, a pruning's, the result."""
+
+
+class Mark(NamedTuple):
+    """A place in the metrics: the bytes before it, and their checksum."""
+
+    length: int
+    sha256: str
+
+    @classmethod
+    def after(cls, text: bytes) -> Mark:
+        return cls(len(text), hashlib.sha256(text).hexdigest())
+
+
+@dataclass
+class RunState:
+    """A position in a run.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Epochs that are complete, and steps of the next one that are.
+    totals : Totals
+        What those steps came to.
+    train_seconds, epoch_seconds : float
+        Spent on training in all, and in those steps.
+    metrics : Mark
+        The lines of metrics that had been written when this was saved.
+    result : dict, optional
+        The last of them, once the run is finished.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    totals: Totals = field(default_factory=lambda: Totals(0.0, 0, 0))
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    metrics: Mark = field(default_factory=lambda: Mark.after(b""))
+    result: Record | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.result is not None
