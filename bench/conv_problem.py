@@ -37,7 +37,7 @@ class ConvProblem(Problem):
         """The same network as one of ours."""
         network = lenet5(self.patterns[1:3])
         for k, weight in zip(network.patterns, self.weights, strict=True):
-            network.layers[k].params["weight"][:] = weight
+            network[k].params["weight"][:] = weight
         return network
 
 
@@ -50,7 +50,7 @@ def lenet5_problem(
     first, *_, last = links(shape, every=True)
     patterns = [full(first), *wiring(topology, sparsity).patterns(links(shape), seed)[0], full(last)]
     values = lenet5(patterns[1:3], seed=seed)
-    weights = [values.layers[k].params["weight"].copy() for k in values.patterns]
+    weights = [values[k].params["weight"].copy() for k in values.patterns]
     x = rng.standard_normal((batch, prod(shape)), np.float32)
     return ConvProblem(patterns, weights, x, rng.integers(10, size=batch, dtype=np.int32), rate)
 

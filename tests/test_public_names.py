@@ -22,8 +22,8 @@ OPTIONAL = {f"sparsecore.interop.{name}": name for name in ("torch", "jax", "skl
 
 PUBLIC = {
     "sparsecore": (
-        "SGD", "CheckpointError", "Layer", "Network", "ReLU", "SparseLinear", "SparseOperator", "SparsityPattern",
-        "Trainer", "get_threads", "load", "save", "set_threads",
+        "SGD", "Adam", "AdamW", "CheckpointError", "Layer", "Network", "ReLU", "RunConfig", "SparseLinear",
+        "SparseOperator", "SparsityPattern", "Trainer", "get_threads", "load", "run", "save", "set_threads",
     ),
     "sparsecore.data": ("NAMES", "DataError", "Dataset", "Split", "load"),
     "sparsecore.gradcheck": ("gradcheck",),
@@ -35,13 +35,18 @@ PUBLIC = {
     "sparsecore.interop.torch": ("SparseConv2d", "SparseLinear", "sparsify"),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
-        "KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "SparseConv2d", "SparseLinear",
+        "KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "Residual", "Sequential",
+        "SparseConv2d", "SparseLinear",
     ),
     "sparsecore.models.lenet300": ("lenet300",),
     "sparsecore.models.lenet5": ("lenet5",),
     "sparsecore.prune": (
         "PruneError", "PrunedLayer", "PruningSchedule", "by_quality", "by_threshold", "curvature", "gradient",
         "gradual", "iterative", "magnitude", "one_time", "refresh", "rewind", "shrink", "to_sparsity",
+    ),
+    "sparsecore.runtime.devices": (
+        "CPU", "CUDA", "Device", "DeviceError", "cpu", "cuda", "default_threads", "device", "get_threads", "gpu",
+        "place_of", "set_threads",
     ),
     "sparsecore.topology": (
         "ExpanderKind", "FittedRadixNet", "SpectralGap", "dense", "expander", "filters", "fit_radix_net",
@@ -114,6 +119,7 @@ def test_what_the_documentation_imports_is_there(name: str, each: str) -> None:
 def test_public_names_stay(name: str) -> None:
     found = module(name)
     assert [each for each in PUBLIC[name] if not hasattr(found, each)] == []
+    assert set(getattr(found, "__all__", ())) <= set(PUBLIC[name]), "a name that becomes public is listed here"
 
 
 @pytest.mark.parametrize("old", LAST_RELEASE)

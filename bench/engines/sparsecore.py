@@ -113,7 +113,7 @@ class LayerStep(_Recorded):
         (layer,) = network.layers
         workspace = Workspace(self.device, self.kernels)
         grads = self.device.zeros(network.params.shape, network.dtype)
-        for name, piece in network.views(grads)[0].items():
+        for name, piece in network.views(grads)["0"].items():
             workspace.put(name, piece)
         out_features, in_features = pattern.shape
         self.y, cache = layer.forward_tiles(self.tiles(np.ones((batch, in_features), np.float32)), workspace)
@@ -138,7 +138,7 @@ class ConvLayer(_Recorded):
     def result(self) -> Any:
         assert self.dx is not None
         y, dx = (self.plain(tiles).reshape(shape) for tiles, shape in zip((self.y, self.dx), self.shapes, strict=True))
-        return y, dx, self.grads["weight"]
+        return y, dx, np.asarray(self.grads["weight"])  # not the recording's buffer, which has no values
 
 
 def _formats(make: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from ..console.arguments import PLACES, Parser, place, text
+from ..console.arguments import DEVICES, Parser, device_name, text
 from ..data import Dataset, load
 from ..data.normalisation import Normalisation
 from ..network import Network
@@ -61,7 +61,7 @@ def _parser() -> Parser:
     parser.add_argument("--dataset", type=text, help="the run's own if not given")
     parser.add_argument("--data-dir", help="folder of fetched data sets")
     parser.add_argument("--threads", type=typed(THREADS))
-    parser.add_argument("--device", type=place, help=PLACES)
+    parser.add_argument("--device", type=device_name, help=DEVICES)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

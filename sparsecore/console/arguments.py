@@ -35,10 +35,10 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{one_line(message)}; for example: {self.example}")
 
 
-PLACES = "cpu (the default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works"
+DEVICES = "cpu (the default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works"
 
 
-def place(text: str) -> str:
+def device_name(text: str) -> str:
     """An argument's type: the name of a device. Whether it is there shows when it is used."""
     kind, colon, number = text.partition(":")
     if text not in ("cpu", "auto") and (kind != "cuda" or (colon and not (number.isascii() and number.isdecimal()))):

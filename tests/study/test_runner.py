@@ -243,6 +243,15 @@ def test_commands_that_cannot_be_followed(arguments: list[str], capsys: pytest.C
     assert error.count("\n") == 1 and "Traceback" not in error
 
 
+def test_packages_that_are_missing_are_said_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sparsecore.study.__main__.find_spec", lambda name: None)
+    assert main(["--quick", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "needs matplotlib and jinja2" in error and "sparsecore[plot]" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("option", [["--out", "file"], ["--out", "o", "--results", "file/results.md"]])
 def test_a_place_that_cannot_be_written_is_said_before_any_run(
     option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
