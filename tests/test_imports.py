@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,40 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models": "sparsecore.models", "bench": "bench"}
+
+# The house from its cellar up: a room imports from those above it in this table, and never from those below.
+HOUSE = {
+    "kernels": "pure functions on arrays",
+    "errors": "one line, whatever went wrong",
+    "files": "whole or not at all",
+    "console": "words, streams and signals of any command",
+    "runtime": "where arrays live and calls run",
+    "storage": "which connections there are, and how they are walked",
+    "topology": "patterns from rules",
+    "data": "samples, in batches",
+    "layers": "forward beside backward",
+    "network": "layers that make a whole",
+    "training": "steps, losses, optimizers, and the loop",
+    "gradcheck": "what a layer's author checks",
+    "runs": "what a run is, and what it leaves on disk",
+    "prune": "networks that lose connections",
+    "inspect": "networks looked at",
+    "interop": "other libraries",
+    "models": "networks by name, with their recipes",
+    "commands": "command lines, and what Python users call instead",
+    "train": "python -m sparsecore.train",
+    "evaluate": "python -m sparsecore.evaluate",
+    "study": "many runs, and reports of them",
+}
+COMMANDS_USERS = {"commands", "train", "evaluate", "study", "__main__"}
+CIRCLES = {
+    ("sparsecore.runtime.cpu", "sparsecore.runtime.devices"),
+    ("sparsecore.runtime.cuda", "sparsecore.runtime.devices"),
+    ("sparsecore.layers.curvature", "sparsecore.layers.layer"),
+    ("sparsecore.interop.torch.modules", "sparsecore.interop.torch.sparsify"),
+    ("sparsecore.study.results", "sparsecore.study.study"),
+}
+"""Imports for types or inside a function that are left out of account, since they go back. No others may come."""
 
 RUNTIME = {"numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "platformdirs", "PIL", "rich"}
 FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
@@ -37,6 +73,7 @@ class Import(NamedTuple):
     at_import: bool  # runs when the module is imported
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Every module of the repository but tests, by the name it imports as."""
     found = {}
@@ -71,8 +108,27 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
+def room(module: str) -> str:
+    """Where in the house a module is; a `__main__` is in none, and stands at the door."""
+    parts = module.split(".")
+    return "__main__" if parts[-1] == "__main__" else parts[1] if len(parts) > 1 else ""
+
+
+def runs_back(module: str, target: str) -> bool:
+    """Whether a module of the house imports from a room that stands on its own."""
+    here, there = room(module), room(target)
+    if here in ("", "__main__", "_moved"):  # the package itself hands out what is in every room
+        return False
+    if there not in HOUSE:  # the package's version, which commands write into files
+        return list(HOUSE).index(here) < list(HOUSE).index("commands")
+    return list(HOUSE).index(there) > list(HOUSE).index(here)
+
+
 def rank(module: str) -> int:
-    """Position in kernels (0) <- sparsecore (1) <- models (2) <- the command lines (3)."""
+    """Position in kernels (0) <- sparsecore (1) <- models (2) <- the command lines (3).
+
+    The package itself is on top as one who imports, since it hands out `run`, and lies at the bottom as a target.
+    """
     if within(module, *COMMAND_LINES, "bench") or ".__main__" in module:
         return 3
     return 0 if within(module, "sparsecore.kernels") else 2 if within(module, "sparsecore.models") else 1
@@ -85,8 +141,13 @@ def faults(module: str, text: str, is_package: bool = False) -> list[str]:
         package = target.split(".")[0]
         what = f"{module}:{line} imports {target}"
         if package in ("sparsecore", "bench"):
-            if max(rank(source), rank(target)) > rank(module):
+            if module != "sparsecore" and max(rank(source), rank(target)) > rank(module):
                 found.append(f"{what}, against kernels <- sparsecore <- models <- command lines")
+            elif within(module, *(f"sparsecore.{name}" for name in HOUSE)) and package == "sparsecore":
+                if runs_back(module, target):
+                    found.append(f"{what}: {room(module)} comes before {room(target) or 'the package itself'}")
+                elif room(target) == "commands" and room(module) not in COMMANDS_USERS:
+                    found.append(f"{what}: only commands may")
         elif package in sys.stdlib_module_names:
             continue
         elif within(module, "sparsecore.kernels") and not within(target, *FOR_KERNELS):
@@ -122,6 +183,14 @@ def test_rules_hold(module: str) -> None:
         ("sparsecore.x", "import requests"),
         ("sparsecore.models.x", "from sparsecore.prune.__main__ import main"),
         ("sparsecore.models.x", "import bench"),
+        ("sparsecore.training.x", "from ..runs.trainer import Trainer"),
+        ("sparsecore.training.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..runs import state"),
+        ("sparsecore.storage.x", "def f():\n    from ..layers import Layer"),
+        ("sparsecore.runs.x", "from ..prune.pruner import Pruner"),
+        ("sparsecore.runs.x", "from .. import __version__"),
+        ("sparsecore.prune.x", "from ..commands.options import typed"),
+        ("sparsecore.console.x", "from ..data import load"),
+        ("sparsecore.commands.x", "from ..study.run import Run"),
     ],
 )
 def test_rules_can_fail(module: str, source: str) -> None:
@@ -139,10 +208,36 @@ def test_rules_can_fail(module: str, source: str) -> None:
         ("sparsecore.models.x", "from sparsecore import layers"),
         ("sparsecore.train", "from sparsecore.models import lenet300"),
         ("sparsecore.prune.__main__", "from sparsecore.train import main"),
+        ("sparsecore.prune.__main__", "from ..commands.options import typed"),
+        ("sparsecore.runs.x", "from ..training.loop import Loop"),
+        ("sparsecore.commands.x", "from .. import __version__"),
+        ("sparsecore.study.x", "from ..commands.training import run"),
     ],
 )
 def test_rules_allow(module: str, source: str) -> None:
     assert not faults(module, source)
+
+
+def test_every_room_is_in_the_house() -> None:
+    rooms = {room(module) for module in sources() if within(module, "sparsecore")}
+    assert rooms - {"", "__main__", "_moved"} == set(HOUSE)
+
+
+def test_no_circles() -> None:
+    """Not between two modules either, whether they import at once, in a function or for types alone."""
+    found: dict[str, set[str]] = {}
+    for module, path in sources().items():
+        found[module] = set()
+        for each in imports(module, path.read_text(encoding="utf-8"), path.name == "__init__.py"):
+            target = each.target
+            while target and target not in sources():
+                target = target.rpartition(".")[0]
+            if target not in ("", "sparsecore", module) and (module, target) not in CIRCLES:
+                found[module].add(target)
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_runtime_imports_are_the_declared_dependencies() -> None:
