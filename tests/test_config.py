@@ -217,6 +217,7 @@ def test_unknown_fields_are_named() -> None:
         (SMALL | {"augment": "28"}, "augment: augmentation moves images"),
         (SMALL | {"prune": "gradual", "prune_to": 0.9, "prune_end": 64}, "prune_start, prune_end: must be in order"),
         (SMALL | {"prune": "one-time", "prune_to": 0.9, "prune_start": 63, "rewind": "initial"}, "rewind: leaves no"),
+        (SMALL | {"random": True, "sparsity": (0.9, 0.5, 0.5)}, "sparsity: give one for all sparse layers or one for"),
         (SMALL | {"batch_size": 8001}, "batch_size must be at least 1 and at most the 8,000 training samples"),
         (SMALL | {"dataset": "none.npz"}, "none.npz: no such file"),
     ],

@@ -32,10 +32,10 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
             return complain(program, error, 2)
         except MemoryError:
             return complain(program, "what is asked for does not fit into this machine's memory", 2)
-    return told(program, lines)
+    return print_lines(program, lines)
 
 
-def told(program: str, lines: Sequence[str]) -> int:
+def print_lines(program: str, lines: Sequence[str]) -> int:
     """Print lines; the exit status is 1 where whoever reads them has left, or they cannot be written."""
     try:
         for line in lines:

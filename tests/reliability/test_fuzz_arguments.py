@@ -55,7 +55,7 @@ TRAIN: Options = {
     "--prune-empty": None, "--from": FILES, "--rewind": ["initial", "fresh", "0", "3", "-1"],
     "--dataset": ["mine.npz", "broken.npz", "nowhere.npz", "mnist", "cifar10", "letters", "run"], "--data-dir": FILES,
     "--epochs": NUMBERS, "--batch-size": [*NUMBERS, "149", "151"], "--lr": NUMBERS, "--momentum": NUMBERS,
-    "--optimizer": ["sgd", "adam", "adamw", "lion"], "--betas": ["0.9,0.999", "0.9", "0,0", "1,1", "x"], "--eps": NUMBERS,
+    "--optimizer": ["sgd", "adam", "adamw", "lion"], "--betas": ["0.9,0.999", "0.9", "0,0", "1,1"], "--eps": NUMBERS,
     "--hidden": ["30,20", "8", "0,1", "x"], "--granularity": ["weight", "channel", "x"], "--evaluate-every": NUMBERS,
     "--look-epochs": NUMBERS, "--pattern": ["weight"], "--save-epochs": NUMBERS,
     "--nesterov": None, "--weight-decay": NUMBERS, "--clip-norm": NUMBERS,
