@@ -1,4 +1,4 @@
-"""`python -m bench`: times this engine beside others, prints tables, and writes rows and a plot if asked."""
+"""`python -m bench`: times this engine beside others, prints tables, and writes rows and a plot if you want."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ OF = {"lenet300": BENCHES, "lenet5": ("step", "conv")}
 
 
 def main() -> None:
-    given = parser()
-    asked = given.parse_args()
-    if others := [bench for bench in asked.bench if bench not in OF[asked.model]]:
-        given.error(f"{others[0]} is not for {asked.model}, which has {', '.join(OF[asked.model])}")
-    settle(asked.threads)
+    command = parser()
+    arguments = command.parse_args()
+    if others := [bench for bench in arguments.bench if bench not in OF[arguments.model]]:
+        command.error(f"{others[0]} is not for {arguments.model}, which has {', '.join(OF[arguments.model])}")
+    settle(arguments.threads)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
     from . import machine
     from .engines import has_torch
     from .options import Options
     from .plot import plot
 
-    options = Options(asked.model, tuple(asked.batch), tuple(asked.sparsity), asked.threads, asked.quick)
-    if asked.device != "cpu":
-        on_gpu(asked, options)
+    batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
+    options = Options(arguments.model, batches, sparsities, arguments.threads, arguments.quick)
+    if arguments.device != "cpu":
+        on_gpu(arguments, options)
         return
     print(f"{machine.describe()}\n")
     rows = machine.ceiling(options)
@@ -38,43 +39,43 @@ def main() -> None:
     print(f"Ceiling: sgemm {rows[0]['model']}, {options.threads} thread(s): {sgemm:.0f} GFLOP/s\n")
     if not has_torch():
         print("PyTorch is not installed: its rows are left out (pip install 'sparsecore[peers]').\n")
-    for bench in asked.bench or OF[asked.model]:
+    for bench in arguments.bench or OF[arguments.model]:
         found, table = measured(bench, options, sgemm)
         rows += found
         print(table, flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if asked.plot:
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if arguments.plot:
         try:
-            plot(rows, asked.plot)
+            plot(rows, arguments.plot)
         except ImportError:
             sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
         except ValueError as error:
             sys.exit(f"--plot: {error}")
 
 
-def on_gpu(asked: argparse.Namespace, options: Any) -> None:
+def on_gpu(arguments: argparse.Namespace, options: Any) -> None:
     """The same on a GPU, timed by its own clock."""
     from . import cuda
 
     try:
-        place = cuda.place(asked.device)
+        gpu = cuda.gpu(arguments.device)
     except ValueError as error:
         sys.exit(str(error))
-    if other := [bench for bench in asked.bench if bench not in cuda.BENCHES]:
+    if other := [bench for bench in arguments.bench if bench not in cuda.BENCHES]:
         sys.exit(f"{other[0]}: with --device cuda there are {', '.join(cuda.BENCHES)}")
-    print(f"{cuda.describe(place)}\n")
+    print(f"{cuda.describe(gpu)}\n")
     rows = []
-    for bench in asked.bench or cuda.BENCHES:
-        found = cuda.measure(options, bench, place)
+    for bench in arguments.bench or cuda.BENCHES:
+        found = cuda.measure(options, bench, gpu)
         rows += found
         print(cuda.table(found), flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
-    """Rows of one benchmark, and its tables; each stands in the module of its name."""
+    """Rows of one benchmark, and its tables; each is in the module of its name."""
     if bench in ("gather", "sample"):
         from . import kernels
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 from sparsecore.models.lenet5 import lenet5, links
 
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.network import Network
-from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology.wiring import Link, Wiring, full
 
-from .problem import Floats
+from .problem import Problem
 
 RADICES = {0.894: ((10, 5),)}
 """LeNet-5's RadiX layers over weights, by their sparsity: the sparsest that fit."""
@@ -23,36 +19,13 @@ RADICES = {0.894: ((10, 5),)}
 WIDE, WIDE_SHAPE, WIDE_BATCH = Link(128, 128, (3, 3)), (128, 28, 28), 32
 
 
-@dataclass(frozen=True)
-class ConvProblem:
-    """LeNet-5 of Caffe's sizes, and a batch of images to learn.
-
-    Attributes
-    ----------
-    patterns : list of SparsityPattern
-        Of its four layers.
-    weights : list of float32 arrays
-        Initial values in CSR order. Biases begin at zero.
-    x : float32 array, shape (batch, 784)
-    labels : int32 array, shape (batch,)
-    rate : float
-        Of plain stochastic gradient descent.
-    """
-
-    patterns: Sequence[SparsityPattern]
-    weights: Sequence[Floats]
-    x: Floats
-    labels: NDArray[np.int32]
-    rate: float
+class ConvProblem(Problem):
+    """LeNet-5 of Caffe's sizes, and a batch of images to learn; `x` has shape (batch, 784)."""
 
     @property
     def sizes(self) -> list[int]:
         """Features of the input, and what every layer gives in one position."""
         return [self.x.shape[1], *(pattern.shape[0] for pattern in self.patterns)]
-
-    @property
-    def connections(self) -> int:
-        return sum(pattern.nnz for pattern in self.patterns)
 
     @property
     def flops(self) -> int:

@@ -1,6 +1,6 @@
 """`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS's dense products and cupyx's sparse ones.
 
-Never run on hardware here: what it prints on a card is the first measurement there is.
+It has never run on a GPU here: what it prints on one is the first measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENGINES = ("sparsecore", "cublas", "cupyx")
 _ROUNDS, _MS = 15, 3.0  # turns of each engine, and how long one is
 
 
-def place(name: str) -> Device:
+def gpu(name: str) -> Device:
     """The GPU of this name. Raises DeviceError, which says that nothing ever ran on one here, and why."""
     try:
         return device(name)

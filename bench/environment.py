@@ -7,7 +7,7 @@ import sys
 
 THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""They make OpenBLAS run kernels made for another processor, and a dense baseline that slow flatters everyone else."""
+"""They make OpenBLAS use kernels for another processor, and beside a slow dense baseline all others look fast."""
 
 
 def settled(threads: int) -> dict[str, str]:

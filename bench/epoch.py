@@ -1,4 +1,4 @@
-"""Epochs: everything from the compact store on, shuffling and packing included; and the packing alone."""
+"""Epochs: everything from the uint8 images on, including shuffling and packing; and the packing alone."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ class NumpyEpoch:
 
     def run(self) -> None:
         order = self.rng.permutation(len(self.images))
-        x, places = self.step.x.T, np.arange(self.batch)
+        x, columns = self.step.x.T, np.arange(self.batch)
         for start in range(0, len(order) - self.batch + 1, self.batch):
             chosen = order[start : start + self.batch]
             np.take(self.images, chosen, axis=0, out=self.bytes, mode="clip")
             np.multiply(self.bytes, self.scale, out=x, dtype=np.float32)
             np.add(x, self.shift, out=x)
             self.step.truth.fill(0)
-            self.step.truth[self.labels[chosen], places] = 1
+            self.step.truth[self.labels[chosen], columns] = 1
             self.step.run()
 
 
 class Packing:
-    """One batch from the shuffled store into tiles, another place of it each time."""
+    """Pack a batch of the shuffled images into tiles, another one each time."""
 
     def __init__(self, data: Dataset, train: Split, batch: int) -> None:
         device = CPU(1)
@@ -90,10 +90,10 @@ class Packing:
         self.store.shuffle(0, 0)
         self.store.seek(0, batch)
         self.store.pack(Workspace(device, kernels))
-        self.batch, self.place = batch, count()
+        self.batch, self.turns = batch, count()
 
     def run(self) -> None:
-        start = next(self.place) * self.batch % (len(self.store) - self.batch + 1)
+        start = next(self.turns) * self.batch % (len(self.store) - self.batch + 1)
         self.store.seek(start, self.batch)
         self.launcher.replay(self.tape)
 

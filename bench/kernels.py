@@ -34,7 +34,7 @@ def measure(options: Options, what: str) -> list[Row]:
 
 
 def sizes(options: Options) -> list[tuple[tuple[int, int], int]]:
-    """Sizes and batches to time: every size with every batch that was asked for."""
+    """Sizes and batches to time: every size with every batch of the options."""
     if options.quick:
         return [((784, 300), 32)]
     if options.batches:

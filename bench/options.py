@@ -1,4 +1,4 @@
-"""What a benchmark is asked to measure, and how long it may take."""
+"""What to measure, and how long it may take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Options:
     threads : int
         Of every engine.
     quick : bool
-        The smallest thing that still goes through all of the code: a check, not a measurement.
+        The smallest sizes that still run all of the code: a check, not a measurement.
     """
 
     model: str = "lenet300"

@@ -1,4 +1,4 @@
-"""What is timed: patterns, and a training problem that every engine is given alike."""
+"""What is timed: patterns, and a training problem that is the same for every engine."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def wiring(
 
 
 def layer_topologies(shape: tuple[int, int], sparsities: Sequence[float]) -> list[tuple[str, float]]:
-    """What a single layer is timed as: dense, random, and as one of a RadiX-Net wherever there is one of its size."""
+    """The ways a single layer is wired for timing: dense, random, and as part of a RadiX-Net if one has its size."""
     radix = [("radix", sparsity) for sparsity in sparsities if _radix(shape, sparsity)]
     return [("dense", 0.0), *(("random", sparsity) for sparsity in sparsities), *radix]
 

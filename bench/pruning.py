@@ -52,16 +52,16 @@ def twin(network: Network) -> Network:
     wiring = []
     for k in network.sparse:
         shape, nnz = network.patterns[k].shape, network.patterns[k].nnz
-        places = np.sort(rng.choice(shape[0] * shape[1], nnz, replace=False))
-        wiring.append(SparsityPattern.from_coo(shape, places // shape[1], places % shape[1]))
+        positions = np.sort(rng.choice(shape[0] * shape[1], nnz, replace=False))
+        wiring.append(SparsityPattern.from_coo(shape, positions // shape[1], positions % shape[1]))
     return lenet300(wiring)
 
 
 def pruning(network: Network, optimizer: SGD, store: Batches, sparsity: float, times: int) -> tuple[float, float]:
-    """Median milliseconds that a pruning adds, and as many of the steps after it.
+    """The median milliseconds that a pruning adds, and the median of how many steps that is.
 
-    All from choosing until a step has run, less that step. Each pruning is set against the steps right after it: a
-    processor's clock may not be the same a second later.
+    A pruning is everything from choosing connections until a step has run, less the time of that step. Each is compared
+    with the steps right after it, since a processor's clock may have changed a second later.
     """
     taken = []
     for _ in range(times):
@@ -82,7 +82,7 @@ def pruning(network: Network, optimizer: SGD, store: Batches, sparsity: float, t
 
 
 def row(sparsity: float, quick: bool) -> list[str]:
-    """One line of the table. The pruning is the last of the schedule's: a 50th of what is left goes."""
+    """One line of the table. The pruning is the schedule's last, which removes a fiftieth of what is left."""
     network, optimizer, store = pruned(sparsity)
     steps: list[Any] = [Step(each, store, SGD(1e-6, 0.9)) for each in (network, twin(network))]
     budget = Budget(0, 2, 0) if quick else Budget(2)

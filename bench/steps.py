@@ -1,4 +1,4 @@
-"""Whole training steps: forward, backward and update, from a batch that already lies as its engine wants it."""
+"""Whole training steps: forward, backward and update, on a batch that is already in its engine's layout."""
 
 from __future__ import annotations
 

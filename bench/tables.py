@@ -45,7 +45,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def ratio(dividend: float | None, divisor: float | None) -> str:
-    """How many times as fast, or a dash."""
+    """How many times as fast, or a dash if either was not measured."""
     return "–" if dividend is None or divisor is None else f"{dividend / divisor:.2f}×"
 
 

@@ -90,7 +90,7 @@ MODELS = {
                 epochs=10, batch_size=128, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
                 augment="2", padding=0,
             ),
-            # Tried in docs/lenet5.md: with fewer connections, less decay and more epochs.
+            # Tried in docs/measured/lenet5.md: with fewer connections, less decay and more epochs.
             ("cifar10", "dense"): Recipe(
                 epochs=40, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
                 augment="4,flip", padding=2,

@@ -17,6 +17,8 @@ MOVED = {
     "checkpoint": "runs.checkpoint",
     "conv_plan": "storage.conv_plan",
     "curves": "runs.curves",
+    "data.fetch": "data.sources.fetch",
+    "data.watch": "data.sources.timeout",
     "device": "runtime.devices",
     "divergence": "training.divergence",
     "evaluation": "training.evaluation",
@@ -38,19 +40,41 @@ MOVED = {
     "program": "layers.replay",
     "progress": "commands.report",
     "radix": "topology.radix",
-    "radix_layers": "topology.radix_layers",
+    "radix_layers": "topology.radix_fit",
     "resume": "commands.resume",
     "run_folder": "runs.folder",
     "run_state": "runs.state",
     "schedule": "training.schedules",
     "step": "training.step",
     "store": "data.batches",
+    "study.archive": "study.making.archive",
+    "study.cost": "study.making.cost",
+    "study.figures": "study.reporting.figures",
+    "study.markdown": "study.reporting.markdown",
+    "study.outcome": "study.making.outcome",
+    "study.page": "study.reporting.page",
+    "study.progress": "study.reporting.progress",
+    "study.readings": "study.reporting.readings",
+    "study.report": "study.reporting.report",
+    "study.results": "study.reporting.results",
+    "study.run": "study.making.run",
+    "study.runner": "study.making.runner",
+    "study.scale": "study.making.scale",
+    "study.slides": "study.reporting.slides",
+    "study.study": "study.reporting.study",
+    "study.worker": "study.making.worker",
     "tiles": "runtime.tiles",
     "trainer": "runs.trainer",
     "wiring": "topology.wiring",
     "workspace": "runtime.workspace",
 }
-"""Old names in this package, and new ones."""
+"""Old paths in this package, and new ones."""
+
+
+def _old_path(name: str) -> str:
+    """A module's path within this package; nothing for modules of others."""
+    package, _, path = name.partition(".")
+    return path if package == __package__ else ""
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -59,11 +83,10 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, old = name.rpartition(".")
-        return ModuleSpec(name, self) if package == __package__ and old in MOVED else None
+        return ModuleSpec(name, self) if _old_path(name) in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(f".{MOVED[spec.name.rpartition('.')[2]]}", __package__)
+        module = import_module(f".{MOVED[_old_path(spec.name)]}", __package__)
         self._own = module.__spec__
         return module
 

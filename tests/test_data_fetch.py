@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 
-from sparsecore.data import DataError, cache, fetch, load, watch
+from sparsecore.data import DataError, cache, load
 from sparsecore.data.__main__ import main
 from sparsecore.data.catalogue import Entry
 from sparsecore.data.formats import IDX_FILES
-from sparsecore.data.sources import Debian, Mirror, Npm
+from sparsecore.data.sources import fetch, timeout
+from sparsecore.data.sources.publishers import Debian, Mirror, Npm
 from tests.data_files import idx_files, take_mnists_place
 
 GZ = {f"{name}.gz": gzip.compress(data) for name, data in idx_files().items()}
@@ -241,7 +242,7 @@ def test_with_every_source_hanging_a_run_starts_within_ten_seconds(
 def test_a_source_that_drips_is_left_at_the_deadline(entry_of: EntryOf, server: str,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "AT_ONCE", 1.0)
-    monkeypatch.setattr("sparsecore.data.sources.CHUNK", 1)
+    monkeypatch.setattr("sparsecore.data.sources.publishers.CHUNK", 1)
     entry_of(mirror(server, "drip"), mirror(server, "drip"))
     start = time.monotonic()
     assert load("mnist").name == "mnist-subset"
@@ -315,17 +316,17 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
 def test_a_terminal_sees_how_far_a_long_download_is(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO],
                                                     shown: bool) -> None:
-    monkeypatch.setattr(watch, "SHOWN_AFTER", 0.1)
+    monkeypatch.setattr(timeout, "SHOWN_AFTER", 0.1)
     monkeypatch.setattr(sys, "stderr", screen := stream())
 
-    def work(seen: watch.Watch) -> str:
+    def work(seen: timeout.Transfer) -> str:
         seen.total = 100
         for _ in range(10):
             time.sleep(0.05)
             seen.update(10)
         return "done"
 
-    assert watch.watched(work, "something large", 5, float("inf")) == "done"
+    assert timeout.in_time(work, "something large", 5, float("inf")) == "done"
     assert ("something large" in screen.getvalue()) == shown
     assert bool(re.search(r"\d+/100 bytes", screen.getvalue())) == shown
 

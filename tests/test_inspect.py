@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import sparsecore
 from sparsecore import Network, SparsityPattern, train
 from sparsecore.data.normalisation import Normalisation
-from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, remove_dead
+from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, pictures, remove_dead
 from sparsecore.inspect.__main__ import main
 from sparsecore.inspect.units import units_of
 from sparsecore.layers.conv import SparseConv2d
@@ -25,7 +25,6 @@ from sparsecore.layers.dropout import Dropout
 from sparsecore.layers.flatten import Flatten
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
-from sparsecore.runs import pictures as png
 from sparsecore.runs.checkpoint import save
 from sparsecore.topology.radix import fit_radix_net
 
@@ -230,7 +229,7 @@ def test_pictures_are_drawn_and_say_what_is_there(pruned: Path, monkeypatch: pyt
     assert main(["run"]) == 0
     assert sorted(path.name for path in Path("run.pictures").iterdir()) == ["inputs.png", "layers.png"]
     figures = {}
-    monkeypatch.setattr(png, "write", lambda figure, path, **_: figures.setdefault(path.name, figure) and path)
+    monkeypatch.setattr(pictures, "write", lambda figure, path, **_: figures.setdefault(path.name, figure) and path)
     assert main(["run"]) == 0
     pattern = sparsecore.load("run").patterns[0]
     rows = figures["layers.png"].axes

@@ -32,7 +32,7 @@ def test_sizes_are_the_tables(shape: tuple[int, int, int], seen: int) -> None:
         shape[0] * 25 * 20, 20 * 25 * 50, seen * 500, 500 * 7,
     ]  # fmt: skip
     assert network.layers[0].in_shape == shape and network.layers[-1].out_shape == (7,)
-    assert network.sparse == (2, 5) and network.sparsity == 0
+    assert network.sparse == ("2", "5") and network.sparsity == 0
 
 
 def test_gradients_are_derivatives_through_the_whole_network() -> None:
@@ -77,7 +77,7 @@ def test_expanders_join_either(kind: str, grain: str) -> None:
 def test_all_layers_are_wired_where_asked() -> None:
     wiring, _ = Wiring("random", sparsity=0.8).patterns(links((3, 32, 32), every=True), 0)
     network = lenet5(wiring, in_shape=(3, 32, 32), every=True)
-    assert network.sparse == (0, 2, 5, 6) and network.sparsity == pytest.approx(0.8)
+    assert network.sparse == ("0", "2", "5", "6") and network.sparsity == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("every", [False, True])

@@ -57,7 +57,7 @@ def test_a_gradual_run_and_what_it_records() -> None:
     for record in found:
         wanted = 0.9 * (1 - (1 - (record["step"] - 11) / 103) ** 3)
         first, second = record["layers"]
-        assert (first["layer"], first["name"]) == (0, "SparseLinear(784→300)")
+        assert (first["layer"], first["name"]) == ("0", "SparseLinear(784→300)")
         assert first["connections"] == round((1 - wanted) * 235_200)
         assert second["connections"] == round((1 - wanted) * 30_000)
         assert record["connections"] == first["connections"] + second["connections"] + 1000

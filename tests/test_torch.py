@@ -215,13 +215,13 @@ def test_threads_share_a_module():
     assert all(torch.equal(each, one) for many, one in zip(found, alone, strict=True) for each in many)
 
 
-def test_many_batch_sizes_keep_few_programs():
-    from sparsecore.layers import replay as program
+def test_many_batch_sizes_keep_few_replays():
+    from sparsecore.layers import replay
 
     module = small(torch.float32)
     for batch in range(1, 30):
         module(torch.zeros(batch, 20))
-    assert len(program._local.replays[module._layers[()].plan]) == program._MOST
+    assert len(replay._local.replays[module._layers[()].plan]) == replay._MOST
 
 
 def test_random_modules_follow_torchs_seed():

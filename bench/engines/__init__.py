@@ -15,7 +15,7 @@ DENSE, SPARSE, BOTH = "dense", "sparse", "both"
 
 
 class Timed(Protocol):
-    """Something that can be run again and again, and shown to have done the right thing."""
+    """Something that can be run again and again, and whose result can be checked."""
 
     def run(self) -> object:
         """What is timed."""
@@ -57,7 +57,7 @@ def contenders(what: str, threads: int) -> list[Contender]:
     ----------
     what : {"step", "gather", "sample"}
     threads : int
-        Of sparsecore; the other libraries were told by the environment.
+        Of sparsecore; the other libraries get theirs from the environment.
     """
     from . import numpy_hand, scipy_csr, sparsecore
 

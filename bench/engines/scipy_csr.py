@@ -37,12 +37,12 @@ class Sample:
         self.dw = np.empty(pattern.nnz, np.float32)
         if picked:
             self.full = np.empty(pattern.shape, np.float32)
-            self.places = pattern.rows.astype(np.intp) * pattern.shape[1] + pattern.indices
+            self.positions = pattern.rows.astype(np.intp) * pattern.shape[1] + pattern.indices
 
     def run(self) -> None:
         if self.picked:
             np.matmul(self.dy, self.x.T, out=self.full)
-            np.take(self.full, self.places, out=self.dw, mode="clip")
+            np.take(self.full, self.positions, out=self.dw, mode="clip")
         else:
             np.einsum("pb,pb->p", self.dy[self.rows], self.x[self.columns], out=self.dw)
 
@@ -71,7 +71,7 @@ class Layer:
         return y
 
     def learn(self, x: Floats) -> None:
-        """Take rate · dW and rate · db off: the rate is in dy."""
+        """Subtract rate · dW and rate · db; dy has the rate as a factor."""
         np.sum(self.dy, axis=1, keepdims=True, out=self.db)
         if self.full:
             np.matmul(self.dy, x.T, out=self.dw)

@@ -50,13 +50,13 @@ class Sample:
         self.dw = self.matrix.values()
         if picked:
             self.full = torch.empty(pattern.shape)
-            self.places = torch.tensor(pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices)
+            self.positions = torch.tensor(pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices)
 
     @torch.inference_mode()
     def run(self) -> None:
         if self.picked:
             torch.mm(self.dy, self.x.t(), out=self.full)
-            torch.take(self.full, self.places, out=self.dw)
+            torch.take(self.full, self.positions, out=self.dw)
         else:
             torch.sparse.sampled_addmm(self.matrix, self.dy, self.x.t(), beta=0, out=self.matrix)
 
@@ -94,7 +94,7 @@ class Layer:
         torch.ops.aten.threshold_backward.grad_input(dx, self.x, 0, grad_input=dx)
 
     def learn(self) -> None:
-        """Take rate · dW and rate · db off: the rate is in dy."""
+        """Subtract rate · dW and rate · db; dy has the rate as a factor."""
         torch.sum(self.dy, 1, keepdim=True, out=self.db)
         if self.full:
             torch.mm(self.dy, self.x.t(), out=self.dw)

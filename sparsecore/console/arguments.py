@@ -1,4 +1,4 @@
-"""Command lines, and the words that may stand on them: one line for those that may not."""
+"""The parser of every command line and the types of its arguments; what is wrong is said on one line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class UsageError(OneLineError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError and takes no abbreviations."""
+    """argparse, but errors raise UsageError, and options cannot be abbreviated."""
 
-    def __init__(self, prog: str, description: str | None = None, example: str = "", **others: Any) -> None:
+    def __init__(self, prog: str, description: str, example: str, **others: Any) -> None:
         super().__init__(
             prog, description=description, epilog=f"for example: {example}", argument_default=argparse.SUPPRESS,
             allow_abbrev=False, **others,

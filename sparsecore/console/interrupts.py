@@ -17,7 +17,7 @@ class Interrupted(BaseException):
 class Interrupts:
     """While this context is entered, the first signal calls `stop` or, where that is None, raises Interrupted.
 
-    A second signal ends the process at once. Signals can be had in the main thread only; elsewhere nothing is changed.
+    A second signal ends the process at once. Only the main thread can take signals; in others nothing is changed.
 
     Attributes
     ----------

@@ -17,11 +17,11 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
     ----------
     program : str
     work : callable
-        From the arguments to the lines. What it raises of ValueError and OSError is said on one line.
+        From the arguments to the lines. A ValueError or OSError that it raises is said on one line.
     arguments : sequence of str, optional
         The process's own if not given.
     nothing : str
-        What there is to say of an interruption.
+        What to say of an interruption.
     """
     with Interrupts() as interrupts:
         try:
@@ -51,7 +51,7 @@ def print_lines(program: str, lines: Sequence[str]) -> int:
 
 
 def leave_stdout() -> None:
-    """Let the rest of the output go nowhere, so that nothing is said of it at exit."""
+    """Throw the rest of the output away, so that Python does not complain of it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -62,7 +62,7 @@ def complain(program: str, problem: object, status: int) -> int:
 
 
 def write_anything() -> None:
-    """Let letters that a stream's encoding lacks be spelled out, rather than end the program."""
+    """Spell out letters that a stream's encoding lacks, instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

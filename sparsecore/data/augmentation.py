@@ -1,4 +1,4 @@
-"""Augmentation of images: what is done to a training sample, anew in every epoch."""
+"""Augmentation: small random changes to training images, other ones in every epoch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Images are moved by up to so many pixels each way, zeros coming in at the edges, and half of them are mirrored.
+    """Move images by a few pixels, filling the edges with zeros, and mirror half of them.
 
-    Moving a picture is cropping it at random out of a wider border of zeros. What happens to a sample depends on the
-    seed, the epoch and the sample only.
+    This is the same as padding an image with zeros and cropping it at random. What happens to a sample depends on the
+    seed, the epoch and the sample alone.
 
     Parameters
     ----------
     shape : (channels, height, width)
     most : int
-        Pixels, at least 0 and less than the image has.
+        Pixels by which an image may move in each direction; at least 0, and less than its height and width.
     flip : bool
         Mirror left and right.
 

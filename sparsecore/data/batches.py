@@ -15,11 +15,11 @@ from . import Split
 from .augmentation import Augmentation
 from .normalisation import Normalisation
 
-_ORDERS = 1 << 32  # orders have streams of their own: wirings and initial values draw from the first few of a seed
+_ORDERS = 1 << 32  # the first random stream for orders; wirings and initial values use the first few of a seed
 
 
 class Batches:
-    """A split of a data set, and the order its samples are taken in.
+    """A split of a data set on a device, and the order in which its samples are taken.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Batches:
     shape : tuple of int
         Of one sample.
     mean, std : sequence of float
-        One a channel, or one in all; `shape` may be flat all the same. Inputs are (x/255 − mean)/std for uint8 and
+        One for each channel, or one in all; also where `shape` is flat. Inputs are (x/255 − mean)/std for uint8 and
         (x − mean)/std for float32.
     device : Device
     dtype : float32 or float64
@@ -47,8 +47,8 @@ class Batches:
     Raises
     ------
     ValueError
-        If dtype is another, the split's samples are not of this shape, a label is negative, targets are not one row a
-        sample, or mean and std do not normalise.
+        If dtype is not one of these, the samples do not have this shape, a label is negative, targets are not one row a
+        sample, or mean and std cannot normalise.
     """
 
     def __init__(
@@ -81,26 +81,26 @@ class Batches:
             rows = self._checked_targets(targets, len(split))
             self._targets, outputs = device.put(rows), rows.shape[1:]
             self._ones, self._zeros = device.put(np.ones(outputs, dtype)), device.zeros(outputs, dtype)
-        if augment is not None:  # augmented samples already lie in the batch's order
-            self._places, self._start = device.put(np.arange(len(split))), device.zeros((1,), np.int64)
+        if augment is not None:  # augmented samples are in the batch's order already
+            self._positions, self._start = device.put(np.arange(len(split))), device.zeros((1,), np.int64)
         self.seek(0, len(split))
 
     def __len__(self) -> int:
         return len(self._y)
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Take the samples in the order that belongs to this seed and epoch, whatever came before."""
+        """Put the samples into the order of this seed and epoch, whatever the order before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
         self.device.fill(self.order, rng.permutation(len(self)))
         self.device.fill(self.position[1:], np.array([epoch, seed], np.uint64).view(np.int64))
 
     def seek(self, start: int, batch: int) -> None:
-        """Let the next batch be these `batch` places of the order.
+        """Choose the next batch: `batch` samples of the order, from position `start` on.
 
         Raises
         ------
         ValueError
-            If there are no such places.
+            If the order has no such positions.
         """
         if start < 0 or batch < 0 or start + batch > len(self):
             raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
@@ -108,7 +108,7 @@ class Batches:
         self._batch = batch
 
     def pack(self, workspace: Workspace) -> tuple[Tiles, Any]:
-        """The batch that was sought, as tiles, and its labels, or its targets if there are any."""
+        """The batch chosen by `seek`, as tiles, and its labels, or its targets if there are any."""
         batch, tiles = self._batch, tiles_of(self._batch)
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
@@ -119,7 +119,7 @@ class Batches:
             classes = workspace.array("augmented labels", (batch,), np.int32)
             shape, most, flip = self.augment.shape, self.augment.most, self.augment.flip
             workspace.kernels.augment(self._x, self._y, order, at, shape, most, flip, store, classes, batch)
-            order, at = self._places, self._start
+            order, at = self._positions, self._start
         workspace.kernels.pack_samples(store, classes, order, at, self._scale, self._shift, x, labels, batch, addresses)
         if self._targets is not None:
             return Tiles(x, batch), self._packed_targets(workspace, addresses)

@@ -1,4 +1,4 @@
-"""The folder that fetched sets are kept in, one folder a set, its files as their publishers decode them."""
+"""The cache of fetched data sets: a folder for each, with its decoded files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(data_dir: str | Path | None = None) -> Path:
 
 
 def holds(entry: Entry, root: Path) -> bool:
-    """Whether all of a set's files are there; whether they are whole is found out by reading them."""
+    """Whether all of a set's files are there; only reading them tells whether they are whole."""
     return all((root / entry.name / name).is_file() for name in entry.md5)
 
 
@@ -38,7 +38,7 @@ def read(entry: Entry, root: Path) -> dict[str, NDArray[np.uint8]]:
     Raises
     ------
     DataError
-        Names the file that is not what it should be, and how to have it anew.
+        Names the file that is not what it should be, and how to fetch it again.
     """
     def one(name: str) -> NDArray[np.uint8]:
         path = root / entry.name / name
@@ -67,7 +67,7 @@ def staging(entry: Entry, root: Path) -> Iterator[Path]:
     Raises
     ------
     DataError
-        Where the cache cannot be written to, which is so known before anything is fetched, or where it fills up.
+        Where the cache cannot be written to, which shows before anything is fetched, or where it fills up.
     """
     made = []
     try:
@@ -85,13 +85,13 @@ def staging(entry: Entry, root: Path) -> Iterator[Path]:
 
 
 def publish(entry: Entry, root: Path, stage: Path, files: Mapping[str, bytes]) -> None:
-    """Write a set's files and bring them to their place; none is ever seen half-written there."""
+    """Write a set's files to the stage, then move them into the set's folder, where none is ever seen half-written."""
     for name, data in files.items():
         with (stage / name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    place = root / entry.name
-    place.mkdir(exist_ok=True)
+    final = root / entry.name
+    final.mkdir(exist_ok=True)
     for name in files:
-        os.replace(stage / name, place / name)
+        os.replace(stage / name, final / name)

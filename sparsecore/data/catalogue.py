@@ -1,7 +1,7 @@
-"""The sets that are had by name: what they are, the hashes of their files, and where they are had from.
+"""The data sets that have names: their shapes, classes, normalisation, hashes and sources.
 
-The hashes are md5 of the decoded files, those their publishers and the libraries that read them have long agreed on,
-so that every source, and the cache, is held to one reference.
+The hashes are md5 of the decoded files, on which publishers and other libraries agree. So all sources, and the cache,
+are held to one reference.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from sparsecore.data.dataset import Split
 from sparsecore.data.formats import CIFAR_FILES, IDX_FILES, cifar_splits, idx_splits, unpack_cifar_sheets
-from sparsecore.data.sources import Debian, Mirror, Npm, Source
+from sparsecore.data.sources.publishers import Debian, Mirror, Npm, Source
 
 EMBEDDED = "mnist-subset"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One set of the catalogue. `md5` gives its decoded files in the order in which `read` wants them."""
+    """A data set with a name. `md5` lists its decoded files in the order in which `read` wants them."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""What a run trains on: two splits of labelled samples, kept compact until a batch is packed."""
+"""What a run trains on: a training and a test split of labelled samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsecore.errors import OneLineError
 
 
 class DataError(OneLineError):
-    """Data that cannot be used or had; one line that names it, says what was expected and what was got."""
+    """Data that is missing or cannot be used; one line that says which, what was expected and what was found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +57,16 @@ class Dataset:
     Attributes
     ----------
     name : str
-        What `load` was asked for.
+        The name or path that it was loaded by.
     source : str
-        A sentence for a run's first line: which data these are and where they came from.
+        For a run's first line: which data these are, and where they came from.
     train, test : Split
     shape : tuple of int
         Of one sample: (channels, height, width) or (features,).
     classes : int
     mean, std : tuple of float
-        One a channel (one in all for (features,)), of x/255 where x is uint8 and of x itself where it is float32:
-        a network's input is (x/255 − mean)/std, or (x − mean)/std.
+        One for each channel (one in all for (features,)): of x/255 where x is uint8, and of x itself where it is
+        float32. A network's input is (x/255 − mean)/std, or (x − mean)/std.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Dataset:
             raise DataError(f"{self.name}: train labels must be of two or more classes, got only {self.train.y[0]}")
 
     def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
-        """Set a validation split aside; the test split plays no part.
+        """Set a validation split aside from the training split.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The file formats that the sets come in: idx, CIFAR-10's binary batches, and the archives around them."""
+"""The file formats of the data sets: idx, CIFAR-10's binary batches, and the archives around them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _cifar_split(batches: list[NDArray[np.uint8]]) -> Split:
 
 
 def unpack(archive: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The files called `names` in a .tgz or .tar.gz, wherever in it they stand, or the one in another .gz.
+    """The files with these names in a .tgz or .tar.gz, in whatever folder of it, or the one file in another .gz.
 
     Nothing is written, so no path in the archive matters.
     """

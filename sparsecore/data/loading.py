@@ -7,8 +7,8 @@ from pathlib import Path
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST, NAMES, Entry
 from sparsecore.data.dataset import DataError, Dataset
-from sparsecore.data.fetch import fetch_at_once
 from sparsecore.data.npz import read_npz
+from sparsecore.data.sources.fetch import fetch_at_once
 from sparsecore.data.subset import load_subset
 
 
@@ -19,8 +19,8 @@ def load(name: str | Path, *, fetch: bool = True, data_dir: str | Path | None = 
     ----------
     name : str or Path
         "mnist", "fashion-mnist", "cifar10", "mnist-subset" (8,000 + 2,000 digits that the package embeds), or the
-        path of an .npz file (see `read_npz`). "mnist" is the full set if that is in the cache or a network gives it
-        within a few seconds, and else the embedded subset; the result's `source` says which.
+        path of an .npz file (see `read_npz`). "mnist" is the full set if that is in the cache or can be fetched within
+        a few seconds, and otherwise the embedded subset; the result's `source` says which.
     fetch : bool
         Whether "mnist" may be fetched. The other sets never are: `python -m sparsecore.data fetch NAME` does that.
     data_dir : str or Path, optional

@@ -1,4 +1,4 @@
-"""How raw inputs become a network's inputs: (x − mean)/std a channel."""
+"""Normalisation: how raw inputs become a network's inputs, channel by channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Normalisation:
     shape : tuple of int
         Of one sample: (channels, height, width) or (features,).
     mean, std : tuple of float
-        One a channel, or one in all.
+        One for each channel, or one in all.
 
     Raises
     ------

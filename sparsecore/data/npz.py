@@ -1,4 +1,4 @@
-"""A user's own data: an .npz file with x and y, read with suspicion."""
+"""A user's own data: an .npz file with x and y, checked before it is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
 from sparsecore.errors import one_line
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
-BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # arrays that are larger and packed tighter than this are no data
+BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # larger arrays that are compressed further than this cannot be data
 HELD_OUT = 0.2  # of the samples, for a test split, where the file has none
 BLOCK = 4096  # rows whose moments are summed at once
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _check_member(path: Path, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Hold what a member declares of itself to what training can use, before its data are read."""
+    """Check what a member's header declares, before its data are read."""
     with archive.open(member) as stream:
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         shape, _, dtype = read_header[npy.read_magic(stream)](stream)
@@ -129,7 +129,7 @@ def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     y, samples = arrays[name], len(arrays[name.replace("y", "x")])
     if len(y) != samples:
         raise DataError(f"{path}: {name}: expected {samples:,} labels, one a sample, got {len(y):,}")
-    # A class cannot outnumber the training samples: such a label is an identifier or an accident, and a huge head.
+    # There cannot be more classes than samples. A larger label is an identifier or an error, and asks for a huge head.
     if y.min() < 0 or y.max() >= len(arrays["y"]):
         raise DataError(f"{path}: {name}: expected labels from 0, fewer than the {len(arrays['y']):,} samples of y, "
                         f"got {y.min()} to {y.max()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..network import Network
-from ..runs import pictures as png
+from ..runs.pictures import can_draw, canvas, write
 from ..storage.pattern import SparsityPattern
 from .units import Stage, stages_of
 
@@ -29,7 +28,7 @@ def draw(network: Network, folder: Path) -> list[Path]:
     list of Path
         Empty where matplotlib is not installed. The second is drawn only for inputs that are images.
     """
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         return []
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [_saved(folder / "layers.png", lambda figure: _layers(figure, stages_of(network)))]
@@ -41,13 +40,9 @@ def draw(network: Network, folder: Path) -> list[Path]:
 
 
 def _saved(path: Path, paint: Callable[[Any], None]) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
-    FigureCanvasAgg(figure)
-    paint(figure)
-    return png.write(figure, path, dpi=110)
+    with canvas() as figure:
+        paint(figure)
+        return write(figure, path, dpi=110)
 
 
 def _layers(figure: Any, stages: list[Stage]) -> None:
@@ -79,11 +74,11 @@ def _shares(pattern: SparsityPattern) -> Any:
         for index, count, size in zip((pattern.rows, pattern.indices), blocks, pattern.shape, strict=True)
     ]
     stored = np.bincount(at[0] * blocks[1] + at[1], minlength=prod(blocks)).reshape(blocks)
-    room = [
+    possible = [
         np.bincount(np.arange(size) * count // max(size, 1), minlength=count)
         for count, size in zip(blocks, pattern.shape, strict=True)
     ]
-    return stored / np.outer(*room)
+    return stored / np.outer(*possible)
 
 
 def _image_shape(network: Network) -> tuple[int, int, int] | None:

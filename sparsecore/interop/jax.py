@@ -1,4 +1,4 @@
-"""JAX: a sparse layer as a function that is differentiated, compiled and mapped like any other.
+"""JAX: a sparse layer as a function that JAX can differentiate, compile and map like any other.
 
 Needs JAX: pip install 'sparsecore[jax]'. The layer computes on the host, whatever device JAX uses.
 """
@@ -16,14 +16,14 @@ from ..layers.sparse import SparseLayer
 
 
 def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
-    """f(x, weight, bias): what a layer makes of x with these parameters instead of its own.
+    """f(x, weight, bias): a layer's output for x, with these parameters instead of its own.
 
-    Differentiable in reverse, once, by all three. Start from `layer.weight` and `layer.bias`.
+    It can be differentiated once, in reverse mode, by all three arguments. Start from `layer.weight` and `layer.bias`.
 
     Parameters
     ----------
     layer : SparseLinear or SparseConv2d
-        Without ReLU, which JAX has. Only its pattern and shapes are used.
+        Without ReLU: use `jax.nn.relu`. Only its pattern and shapes are used.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     ValueError
         If the layer has a ReLU; when called, if an argument has another shape.
     TypeError
-        When called, if weight and bias are of another dtype.
+        When called, if weight and bias have another dtype.
     """
     if layer.relu:
         raise ValueError(f"as_function: {layer!r} must have no ReLU: make it without, and call jax.nn.relu")
@@ -47,8 +47,8 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         return forward(x, weight, bias)[0]
 
     def forward(x: Any, weight: Any, bias: Any) -> Any:
-        room, _ = replay_of(layer, len(x), weight.dtype.name, True).room
-        y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), room])
+        scratch_shape, _ = replay_of(layer, len(x), weight.dtype.name, True).room
+        y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), scratch_shape])
         return y, (tiles, weight)
 
     def backward(left: Any, dy: Any) -> Any:
@@ -72,12 +72,12 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
 def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:
     """Run a layer's "forward" or "backward" pass on the host; `shapes` are those of its results."""
 
-    def run(*given: Any) -> Any:
-        taken = [np.ascontiguousarray(each) for each in given]
-        made = tuple(np.zeros(shape, taken[0].dtype) for shape in shapes)
-        replay = getattr(replay_of(layer, len(taken[0]), taken[0].dtype.name, True), which)
-        replay.run(*(each.ctypes.data for each in (*taken, *made)))
-        return made
+    def run(*arguments: Any) -> Any:
+        inputs = [np.ascontiguousarray(each) for each in arguments]
+        outputs = tuple(np.zeros(shape, inputs[0].dtype) for shape in shapes)
+        replay = getattr(replay_of(layer, len(inputs[0]), inputs[0].dtype.name, True), which)
+        replay.run(*(each.ctypes.data for each in (*inputs, *outputs)))
+        return outputs
 
     results = tuple(jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in shapes)
     return jax.pure_callback(run, results, *arrays, vmap_method="sequential")

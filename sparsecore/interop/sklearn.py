@@ -25,7 +25,7 @@ from ..prune import gradual, to_sparsity
 from ..runtime.devices import cpu
 from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
-from ..training.loop import steps_of_epoch
+from ..training.epoch import steps_of_epoch
 from ..training.losses import CrossEntropy, SquaredError
 from ..training.optimizers import SGD
 from ..training.schedules import Schedule, cosine

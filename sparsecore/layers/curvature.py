@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
-
-if TYPE_CHECKING:
-    from .layer import Layer
 
 Back = Callable[[Tiles, bool], tuple[Tiles | None, dict[str, Any]]]
 """`back(h, need_dx)`: h of the output, zero behind its ReLU, to h of the input and of the parameters by name."""
 
 
-def curvature_of(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+def curvature_of(layer: Any, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
     """The output of a layer that holds no others, and how curvature goes back through it."""
     y, cache = layer.forward_tiles(x, workspace)
 
@@ -46,7 +43,7 @@ def behind_relu(h: Tiles, x: Tiles, workspace: Workspace) -> Tiles:
 
 
 def _squared_backward(
-    layer: Layer, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
+    layer: Any, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
 ) -> tuple[Tiles | None, dict[str, Any]]:
     """The backward pass with squared weights on squared inputs; ReLU's mask is in `h` already."""
     device, squared = layer.device, copy.copy(layer)

@@ -64,7 +64,7 @@ def replay_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> Laye
     """This thread's replay of a layer."""
     if not hasattr(_local, "replays"):
         _local.replays = weakref.WeakKeyDictionary()
-    replays = _local.replays.setdefault(layer, {})
+    replays = _local.replays.setdefault(layer.plan, {})  # of a structure: another one has a plan of its own
     key = batch, dtype, need_dx
     if key not in replays:
         while len(replays) >= _MOST:

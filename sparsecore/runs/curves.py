@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from . import pictures as png
+from . import pictures
 from .folder import CURVES
 from .metrics import Record
 
@@ -21,27 +20,23 @@ def draw(history: Sequence[Record], folder: Path) -> Path | None:
     Path or None
         The picture's; None where matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
+    if not pictures.can_draw():
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     prunings = [record for record in history if record["event"] == "prune"]
     kinds = ("threshold", "sparsity", "accuracy") if prunings else ("loss", "accuracy")
-    figure = Figure(figsize=(4.5 * len(kinds), 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, kind in zip(figure.subplots(1, len(kinds), sharex=True), kinds, strict=True):
-        for name, points in _curves(history, prunings, kind).items():
-            steps, dots = kind == "sparsity", kind == "threshold"
-            axes.plot(
-                *zip(*points, strict=True), label=name, drawstyle="steps-post" if steps else "default",
-                marker="." if dots else "", markersize=4,
-            )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel=kind)
-        axes.grid(alpha=0.25)
-        if axes.lines:
-            axes.legend()
-    return png.write(figure, folder / CURVES, dpi=120)
+    with pictures.canvas(4.5 * len(kinds), 3.5) as figure:
+        for axes, kind in zip(figure.subplots(1, len(kinds), sharex=True), kinds, strict=True):
+            for name, points in _curves(history, prunings, kind).items():
+                steps, dots = kind == "sparsity", kind == "threshold"
+                axes.plot(
+                    *zip(*points, strict=True), label=name, drawstyle="steps-post" if steps else "default",
+                    marker="." if dots else "", markersize=4,
+                )  # fmt: skip
+            axes.set(xlabel="epoch", ylabel=kind)
+            axes.grid(alpha=0.25)
+            if axes.lines:
+                axes.legend()
+        return pictures.write(figure, folder / CURVES, dpi=120)
 
 
 def _curves(history: Sequence[Record], prunings: Sequence[Record], kind: str) -> dict[str, list[tuple[float, float]]]:

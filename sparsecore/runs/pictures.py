@@ -1,7 +1,16 @@
-"""Figures as files that are whole at every moment."""
+"""Figures drawn by matplotlib, where it is installed: the same on every machine, in files that are never half-written.
+
+Every figure of the package is made in `canvas` or within `settings`. So neither MPLBACKEND nor a user's matplotlibrc
+changes it, and a screen is never looked for.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,8 +18,40 @@ from typing import Any
 from ..files import replace
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+@contextmanager
+def settings(**changes: Any) -> Iterator[None]:
+    """matplotlib's own settings instead of the user's, with some changed (`svg__fonttype` is "svg.fonttype")."""
+    matplotlib = _matplotlib()
+    ours = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
+    with matplotlib.rc_context(ours | {name.replace("__", "."): value for name, value in changes.items()}):
+        yield
+
+
+def figure(width: float = 6.4, height: float = 4.8) -> Any:
+    """An empty figure of so many inches that is drawn in memory; to be filled and written within `settings`."""
+    _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+@contextmanager
+def canvas(width: float = 6.4, height: float = 4.8) -> Iterator[Any]:
+    """An empty figure, within `settings`."""
+    with settings():
+        yield figure(width, height)
+
+
 def write(figure: Any, path: Path, *, dpi: int) -> Path:
-    """Draw a matplotlib figure, then write it; gives the path back.
+    """Draw a figure, then write it; gives the path back.
 
     Raises
     ------
@@ -18,6 +59,24 @@ def write(figure: Any, path: Path, *, dpi: int) -> Path:
         If it cannot be written; what was there is as it was.
     """
     picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi)
+    with settings():
+        figure.savefig(picture, format="png", dpi=dpi)
     replace(path, picture.getvalue())
     return path
+
+
+def _matplotlib() -> Any:
+    """The package. An MPLBACKEND that it does not know would keep it from being imported, so it is read afterwards."""
+    if "matplotlib" not in sys.modules:
+        chosen = os.environ.pop("MPLBACKEND", None)
+        try:
+            import matplotlib
+        finally:
+            if chosen is not None:
+                os.environ["MPLBACKEND"] = chosen
+        if chosen:
+            with suppress(ValueError):  # left to whoever looks for a screen
+                matplotlib.rcParams["backend"] = chosen
+    import matplotlib
+
+    return matplotlib

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..network import Network
-from ..training.optimizers import Optimizer
+from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
 from .checkpoint import Checkpoint, CheckpointError, save
 from .folder import RunFolder
@@ -48,11 +48,12 @@ class Recorder:
         self.metrics = Metrics(folder.metrics if folder is not None else None)
         self._saved_at = 0.0
 
-    def prepare(self, network: Network, state: RunState) -> None:
+    def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Make the folder and see to it that there is room; drop the lines of metrics past `state`'s."""
         if self.folder is not None:
-            patterns = [layer.pattern for layer in network.layers if hasattr(layer, "pattern")]
-            size = 2 * network.params.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
+            columns = 1 + len(optimizer.names)
+            patterns = network.patterns.values()
+            size = columns * network.table.values.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
             self.folder.create(self.config, 3 * size + (1 << 20))
         self.metrics.cut(state.metrics)
         self._saved_at = time.monotonic()
@@ -72,7 +73,7 @@ class Recorder:
         if self.folder is not None:
             state.metrics = self.metrics.mark()
             run = {"config": self.config, "identity": self.identity, "run": as_json(state)}
-            save(network, self.folder.checkpoint, optimizer=optimizer, state=run)
+            save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -92,14 +93,11 @@ class Recorder:
         steps = -(-self.identity["train"] // self.identity["batch_size"])
         if found != self.identity or state.epoch > epochs or state.batch > steps:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
+        # The first format knew one optimizer, and did not say so.
+        description = checkpoint.optimizer if checkpoint.optimizer is not None else {"kind": SGD.__name__}
         try:
-            _put_back(checkpoint, optimizer)
+            optimizer.restore(checkpoint.columns, description, checkpoint.network.device)
         except ValueError as error:
-            raise CheckpointError(f"expected a checkpoint of this run: {error}") from None
+            raise CheckpointError(f"expected a checkpoint of this run's optimizer: {error}") from None
         return state
 
-
-def _put_back(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
-    """Give an optimizer what the checkpoint kept of it; files of version 1 knew SGD alone, and did not say so."""
-    description = checkpoint.optimizer or {"kind": "SGD"}
-    optimizer.restore(checkpoint.columns, description, checkpoint.network.device)

@@ -53,11 +53,6 @@ class CPU:
     def wait(self) -> None:
         pass  # calls return when they are done
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from .devices import device
-
-        return device, (self.name,)  # what is copied, or comes out of a file, is on the processor that there is
-
     def take(self, array: Any) -> Any:
         return array if on_host(array) else host_array(array)  # which refuses it
 

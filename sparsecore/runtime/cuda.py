@@ -67,11 +67,6 @@ class CUDA:
     def wait(self) -> None:
         self._device.synchronize()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from .devices import device
-
-        return device, (self.name,)
-
     def take(self, array: Any) -> Any:
         if self.owns(array) or on_host(array):
             return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from functools import cache
 
@@ -76,6 +77,14 @@ def device(name: str | Device) -> Device:
     if kind != "cuda" or name.endswith(":") or (number and not (number.isascii() and number.isdecimal())):
         raise DeviceError(f"device: expected auto, cpu, cuda or cuda:1, got {name!r}")
     return cuda(int(number or 0))
+
+
+def _by_name(there: CPU | CUDA) -> tuple[object, tuple[str]]:
+    return device, (there.name,)
+
+
+for _kind in (CPU, CUDA):  # what is copied, or comes out of a file, is on the device of that name that there is
+    copyreg.pickle(_kind, _by_name)
 
 
 def set_threads(threads: int) -> None:

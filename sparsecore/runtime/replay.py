@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 class Replay:
     """Recorded calls in which some arrays are to be replaced.
 
-    It uses buffers of its own, so a thread must have programs of its own.
+    It uses buffers of its own, so a thread must have replays of its own.
 
     Parameters
     ----------
@@ -26,9 +26,16 @@ class Replay:
         From the CPU's `recorder`.
     stand_ins : sequence of arrays
         What the calls were recorded on in place of the arrays to come.
+
+    Raises
+    ------
+    ValueError
+        If there are calls of Python functions among them: these are bound to the arrays they were recorded on.
     """
 
     def __init__(self, tape: Any, stand_ins: Sequence[Array]) -> None:
+        if tape.hosts:
+            raise ValueError(f"{tape.hosts[0][1].name} is plain Python, which cannot be replayed on other arrays")
         self._tape = tape  # keeps all other arrays alive
         self._calls = tape.calls[: tape.count].copy()
         self._places = [

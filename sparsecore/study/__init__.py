@@ -1,5 +1,5 @@
 """Every figure of the slides "Training Sparse Neural Networks" (2018) again, in sparse storage, by one command.
 
-`studies/` holds one file a question: its runs, as a table, its figures, and what is read from them. `runner.py` trains
-what is not in the cache yet, `results.py` gathers, `page.py` and `markdown.py` show.
+`studies/` has a file for each question: its runs, its figures, and the sentences that follow from its results.
+`making/` trains what is not in the cache yet; `reporting/` gathers the results and shows them.
 """

@@ -1,11 +1,10 @@
-"""`python -m sparsecore.study`: train what the studies need, as far as it is not there yet, and report.
+"""`python -m sparsecore.study`: train what the studies still need, and report.
 
 Exit status: 0, 1 if runs failed, 2 for a command that cannot be followed, 130 or 143 when it was interrupted.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -20,12 +19,12 @@ from ..console.output import complain, leave_stdout, write_anything
 
 if TYPE_CHECKING:
     from ..console.arguments import Parser
-    from .archive import Archive
-    from .report import Report
-    from .run import Run
-    from .runner import Board
-    from .scale import Scale
-    from .study import Study
+    from .making.archive import Archive
+    from .making.run import Run
+    from .making.runner import Board
+    from .making.scale import Scale
+    from .reporting.report import Report
+    from .reporting.study import Study
 
 PROGRAM = "python -m sparsecore.study"
 EXAMPLE = f"{PROGRAM} radix --seeds 3"
@@ -47,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
-    from .archive import read_archives
-    from .progress import duration, show
-    from .readings import counted
-    from .runner import Maker, board_of
+    from .making.archive import read_archives
+    from .making.runner import Maker, board_of
+    from .reporting.progress import show
+    from .reporting.readings import counted, duration
 
     options = _options(arguments)
     plan = Plan(options)
@@ -64,7 +63,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     for folder in runs, plan.results.parent:
         _make(folder)  # both now: hours later is too late to find that a report cannot be written
     with (plan.out / "lock").open("w") as lock:
-        _lock(lock, plan.out)
+        _lock(lock.fileno(), plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
         begun, count = time.monotonic(), len(board.waiting)
         shown = show(board, plan.names, runs, plan.workers, plan.keys)
@@ -90,7 +89,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
 
 
 class Plan:
-    """What a command asks for.
+    """What a command line asks for.
 
     Attributes
     ----------
@@ -103,11 +102,11 @@ class Plan:
     runs : list of Run
         All, with their seeds.
     everything : list of Run
-        Those that they come from too.
+        These, and the runs that they start from.
     names : dict of str to str
-        What people call a run, by its key.
+        A name for people, by a run's key.
     keys : dict of str to set of str
-        The keys of each study's runs, by its title.
+        The keys of the runs that a study needs, by its title.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -127,7 +126,7 @@ class Plan:
         for study in self.studies:
             for point in study.points(self.scale):
                 for seed in self.seeds_of(study):
-                    self._add(study, point.run.seeded(seed), f"{_place(point)}, seed {seed}")
+                    self._add(study, point.run.seeded(seed), f"{point.title}, seed {seed}")
 
     def seeds_of(self, study: Study) -> range:
         """The seeds of a study's runs."""
@@ -145,8 +144,9 @@ class Plan:
 
 def _options(arguments: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = vars(_parser().parse_args(arguments))
-    if find_spec("matplotlib") is None:
-        raise ValueError("the report's figures need matplotlib, which is not installed: pip install 'sparsecore[plot]'")
+    missing = " and ".join(name for name in ("matplotlib", "jinja2") if find_spec(name) is None)
+    if missing:
+        raise ValueError(f"the report needs {missing}, not installed here: pip install 'sparsecore[plot]'")
     return options
 
 
@@ -185,8 +185,8 @@ def _study(text: str) -> str:
 
 
 def _scale(options: dict[str, Any]) -> Scale:
-    """The networks that are studied."""
-    from .scale import full, quick
+    """The networks to study."""
+    from .making.scale import full, quick
 
     if options.get("quick"):
         if "dataset" in options:
@@ -196,7 +196,7 @@ def _scale(options: dict[str, Any]) -> Scale:
 
 
 def _check_data(board: Board, options: dict[str, Any]) -> None:
-    """Raise ValueError where a data set is missing that runs need."""
+    """Raise ValueError if runs need a data set that is missing."""
     from ..data import load
 
     for name in sorted({run.dataset for run in board.waiting}):
@@ -206,8 +206,8 @@ def _check_data(board: Board, options: dict[str, Any]) -> None:
 
 
 def _say_estimate(board: Board, plan: Plan) -> None:
-    from .cost import seconds_of
-    from .progress import duration
+    from .making.cost import seconds_of
+    from .reporting.readings import duration
 
     parts: dict[str, float] = {}
     for run in board.waiting:
@@ -219,14 +219,14 @@ def _say_estimate(board: Board, plan: Plan) -> None:
 
 
 def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) -> Report:
-    from .report import Report, Section, parts
-    from .results import gather
+    from .reporting.report import Report, parts, section_of
+    from .reporting.results import gather
 
     sections = []
     for study in plan.studies:
         results = gather(study.points(plan.scale), plan.seeds_of(study), archive)
         if results.cells:
-            sections.append(Section(study, results, study.figures(results), study.readings(results)))
+            sections.append(section_of(study, results))
     return Report(
         sections, failures={plan.names.get(run.key, run.key): why for run, why in board.failed.items()},
         missing=len(board.waiting), command=" ".join([PROGRAM, *arguments]),
@@ -235,8 +235,8 @@ def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) ->
 
 
 def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
-    """What is known of all runs, those made elsewhere included."""
-    from .archive import Archive, course_of
+    """What is known of all runs, including those made elsewhere."""
+    from .making.archive import Archive, course_of
 
     drawn = [point.run.seeded(0).key for study in plan.studies if study.over_time for point in study.points(plan.scale)]
     here = {key: course for key in drawn if (course := course_of(plan.out / "runs" / key))}
@@ -245,11 +245,11 @@ def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
 
 
 def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str]) -> list[Path]:
-    """Write the report in all its forms, and gives their paths."""
-    from .archive import write_archive
-    from .markdown import write_markdown
-    from .page import write_page
-    from .report import write_csv
+    """Write the report in all its forms; gives back their paths."""
+    from .making.archive import write_archive
+    from .reporting.markdown import write_markdown
+    from .reporting.page import write_page
+    from .reporting.report import write_csv
 
     archive = _archive(plan, board, elsewhere)
     report = _report(plan, board, archive, arguments)
@@ -269,18 +269,13 @@ def _make(folder: Path) -> None:
                          ) from None  # fmt: skip
 
 
-def _lock(lock: Any, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+def _lock(file: int, out: Path) -> None:
+    """Lock an open file, which workers are given too: so the lock is there until the last of them has saved."""
+    from filelock import lock_descriptor
+
+    if not lock_descriptor(file, blocking=False):
         raise ValueError(f"{out}: another study is at work there, or its last runs are saving: wait, or choose another "
-                         "--out") from None  # fmt: skip
-
-
-def _place(point: Any) -> str:
-    from .readings import column
-
-    return f"{point.table}, {point.series}, {column(point.x)}"
+                         "--out")  # fmt: skip
 
 
 def _cores() -> int:

@@ -1,7 +1,8 @@
-"""Sparsity patterns made from rules: RadiX-Nets, expanders, uniform random and dense layers."""
+"""Sparsity patterns from rules: RadiX-Nets, expanders, uniform random and dense layers, and how connected they are."""
 
 from .radix import FittedRadixNet, fit_radix_net, radix_layer, radix_net
-from .rules import ExpanderKind, SpectralGap, dense, expander, filters, spectral_gap, uniform_random
+from .rules import ExpanderKind, dense, expander, filters, uniform_random
+from .spectral import SpectralGap, spectral_gap
 
 __all__ = [
     "ExpanderKind",

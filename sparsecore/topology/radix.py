@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ def radix_net(radices: Sequence[Sequence[int]], widths: Sequence[int]) -> list[S
     radices : lists of integers above 1
         One radix a layer. Every list but the last has product N'; the last one's product divides N'.
     widths : positive integers
-        One more than there are radices: copies of the N' nodes, from the input to the output.
+        One more than there are radices: how many copies of the N' nodes, from the input to the output.
 
     Raises
     ------
@@ -45,8 +45,8 @@ def radix_net(radices: Sequence[Sequence[int]], widths: Sequence[int]) -> list[S
     widths = _checked_integers("widths", widths, at_least=1)
     if len(widths) != layers + 1:
         raise ValueError(
-            f"radices {_spell(lists)} make {layers} layers and need {layers + 1} widths, got {len(widths)} "
-            f"({_spell([widths])})"
+            f"radices {spelled(lists)} make {layers} layers and need {layers + 1} widths, got {len(widths)} "
+            f"({spelled([widths])})"
         )
     nodes = math.prod(lists[0])
     return _fitted_layers(lists, [nodes * width for width in widths])
@@ -56,8 +56,8 @@ def radix_layer(radix: int, place_value: int, n: int, width_in: int, width_out: 
     """One layer of a RadiX-Net: from n·width_in inputs to n·width_out outputs, of which it keeps radix / n.
 
     Output o reads every input congruent modulo n to o + j·place_value, for j from 0 to radix - 1: the Kronecker
-    product of an all-ones block of the widths with a mixed-radix layer. The building block for models whose sparse
-    layers do not follow one another directly.
+    product of an all-ones block of the widths with a mixed-radix layer. Models whose sparse layers do not follow one
+    another directly are built from such layers.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def radix_layer(radix: int, place_value: int, n: int, width_in: int, width_out: 
 
 @dataclass(frozen=True)
 class FittedRadixNet:
-    """A RadiX-Net fitted to a model's layer sizes, and a sentence that says what fitting it took."""
+    """A RadiX-Net fitted to a model's layer sizes, and a sentence that says how it was fitted."""
 
     patterns: tuple[SparsityPattern, ...]
     radices: Radices
@@ -96,11 +96,11 @@ def fit_radix_net(
 ) -> FittedRadixNet:
     """Fit a RadiX-Net to a model's layer sizes.
 
-    The rule: without `widths`, each layer gets the smallest width whose N'·width nodes cover its size, and its first
-    nodes are dropped to leave that size. With `widths`, only the input is fitted so; every later layer has the
-    N'·width neurons that its width asks for. N' may not exceed the size of a layer, which keeps every residue modulo
-    N' present in each, so that no neuron is ever left without an input or an output. Dropping inputs keeps the
-    numbers of paths equal; dropping neurons in between does not.
+    Without `widths`, each layer gets the smallest width whose N'·width nodes cover its size, and drops its first nodes
+    to have that size. With `widths`, only the input is fitted so, and every later layer has N'·width neurons. N' may
+    not exceed the size of any layer. So every residue modulo N' is present in each layer, and no neuron is left
+    without an input or an output. Dropping inputs keeps the numbers of paths equal; dropping neurons in between does
+    not.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def fit_radix_net(
     if layers != sum(map(len, lists)):
         raise ValueError(
             f"one radix a sparse layer: sizes {_join(sizes)} have {layers} such layers, "
-            f"got {sum(map(len, lists))} radices ({_spell(lists)}){_suggest(sizes, [layers])}"
+            f"got {sum(map(len, lists))} radices ({spelled(lists)}){_suggest(sizes, [layers])}"
         )
     nodes = math.prod(lists[0])
     covering = tuple(-(-size // nodes) for size in sizes)
@@ -131,29 +131,33 @@ def fit_radix_net(
     else:
         widths = _checked_integers("widths", widths, at_least=1)
         if len(widths) != len(sizes):
-            raise ValueError(f"one width a layer: sizes {_join(sizes)} need {len(sizes)}, got {_spell([widths])}")
+            raise ValueError(f"one width a layer: sizes {_join(sizes)} need {len(sizes)}, got {spelled([widths])}")
         if widths[0] != covering[0]:
             raise ValueError(
                 f"the first width must be {covering[0]}, the smallest whose {covering[0]}·{nodes} nodes cover "
-                f"{sizes[0]} inputs, got widths {_spell([widths])}: try {_spell([_reordered(widths, covering[0])])}"
+                f"{sizes[0]} inputs, got widths {spelled([widths])}: try {spelled([_reordered(widths, covering[0])])}"
             )
         sizes = (sizes[0], *(nodes * width for width in widths[1:]))
     if nodes > min(sizes):
         raise ValueError(
-            f"radices {_spell(lists)} have N' = {nodes:,} nodes, more than the {min(sizes):,} of the smallest layer of "
-            f"{_join(sizes)}, and could leave neurons unconnected{_suggest(sizes, [len(each) for each in lists])}"
+            f"radices {spelled(lists)} have N' = {nodes:,} nodes, more than the {min(sizes):,} of the smallest layer "
+            f"of {_join(sizes)}, and could leave neurons unconnected{_suggest(sizes, [len(each) for each in lists])}"
         )
     patterns = tuple(_fitted_layers(lists, sizes))
     return FittedRadixNet(patterns, lists, widths, _fitting_note(nodes, widths, sizes))
 
 
 def _fitted_layers(lists: Radices, sizes: Sequence[int]) -> list[SparsityPattern]:
-    nodes = math.prod(lists[0])
-    places = [(radix, math.prod(each[:at])) for each in lists for at, radix in enumerate(each)]
+    nodes, digits = math.prod(lists[0]), with_place_values(lists)
     return [
         _mixed_radix(radix, place_value, nodes, out_features, in_features)
-        for (radix, place_value), in_features, out_features in zip(places, sizes[:-1], sizes[1:], strict=True)
+        for (radix, place_value), in_features, out_features in zip(digits, sizes[:-1], sizes[1:], strict=True)
     ]
+
+
+def with_place_values(lists: Radices) -> list[tuple[int, int]]:
+    """Each radix with its place value: the product of the radices before it in its list."""
+    return [(radix, math.prod(each[:at])) for each in lists for at, radix in enumerate(each)]
 
 
 def _mixed_radix(radix: int, place_value: int, n: int, out_features: int, in_features: int) -> SparsityPattern:
@@ -190,11 +194,11 @@ def _checked_radices(radices: Sequence[Sequence[int]]) -> Radices:
         product = math.prod(each)
         if number < len(lists) and product != nodes:
             raise ValueError(
-                f"radix list {number} ({_spell([each])}) must have the first's product, N' = {nodes}, got {product}"
+                f"radix list {number} ({spelled([each])}) must have the first's product, N' = {nodes}, got {product}"
             )
         if nodes % product:
             raise ValueError(
-                f"radix list {number} ({_spell([each])}), the last, must have a product that divides "
+                f"radix list {number} ({spelled([each])}), the last, must have a product that divides "
                 f"N' = {nodes}, got {product}"
             )
     return lists
@@ -207,12 +211,12 @@ def _checked_integers(name: str, values: Sequence[int], at_least: int) -> tuple[
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got {values!r}")
     if array.min() < at_least:
-        raise ValueError(f"{name} must hold integers of at least {at_least}, got {array.min()} in {_spell([values])}")
+        raise ValueError(f"{name} must hold integers of at least {at_least}, got {array.min()} in {spelled([values])}")
     return tuple(array.tolist())
 
 
-def _spell(lists: Sequence[Sequence[int]]) -> str:
-    """Lists of radices or widths as the command line has them."""
+def spelled(lists: Sequence[Sequence[int]]) -> str:
+    """Lists of radices or widths as they are written on the command line."""
     return "/".join(",".join(map(str, each)) for each in lists)
 
 
@@ -221,7 +225,7 @@ def _join(sizes: Sequence[int]) -> str:
 
 
 def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
-    """The same widths with `first` in front, by one exchange where it is among them: a likely slip of order."""
+    """The widths with `first` in front; if it is among them, the two change places, as a user may have meant."""
     exchanged = list(widths)
     if first in widths:
         exchanged[widths.index(first)] = widths[0]
@@ -230,35 +234,32 @@ def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
 
 
 def _suggest(sizes: tuple[int, ...], lengths: Sequence[int]) -> str:
-    """The end of an error: radices that fit, in lists of these lengths or, if none do, in lists short enough."""
+    """The end of an error: radices that fit, in lists of these lengths or, if there are none, in shorter lists."""
     longest = max(1, min(sizes).bit_length() - 1)
     layers = sum(lengths)
     short_enough = [min(longest, layers - begin) for begin in range(0, layers, longest)]
     found = _fitting_radices(sizes, lengths) or _fitting_radices(sizes, short_enough)
-    return f": try {_spell(found)}" if found else ""
+    return f": try {spelled(found)}" if found else ""
 
 
 def _fitting_radices(sizes: tuple[int, ...], lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Radices in lists of these lengths, with the most nodes that drop no neuron, or else the most that fit."""
+    """Radices in lists of these lengths, with as many nodes as fit; first those that drop no neuron."""
     by_fit = sorted(range(2, min(sizes) + 1), key=lambda nodes: (any(size % nodes for size in sizes[1:]), -nodes))
     for nodes in by_fit:
-        found = [min(_factorings(nodes, length), key=max, default=()) for length in lengths]
+        found = [alike_factors(nodes, length) for length in lengths]
         if all(found):
             return found
     return []
 
 
-def _factorings(product: int, length: int, smallest: int = 2) -> Iterator[tuple[int, ...]]:
-    """Every way to write `product` as `length` factors in increasing order, none below `smallest`."""
-    if length == 1 and product >= smallest:
-        yield (product,)
-    elif length > 1:
-        factor = smallest
-        while factor**length <= product:
-            if product % factor == 0:
-                for rest in _factorings(product // factor, length - 1, factor):
-                    yield (factor, *rest)
-            factor += 1
+def alike_factors(product: int, count: int, least: int = 2) -> tuple[int, ...]:
+    """`product` as `count` factors from `least` up, increasing and as alike as can be; () if there are none."""
+    if count == 1:
+        return (product,) if product >= least else ()
+    for factor in range(math.isqrt(product), least - 1, -1):
+        if product % factor == 0 and (rest := alike_factors(product // factor, count - 1, factor)):
+            return (factor, *rest)
+    return ()
 
 
 def _fitting_note(nodes: int, widths: tuple[int, ...], sizes: Sequence[int]) -> str:
@@ -268,7 +269,7 @@ def _fitting_note(nodes: int, widths: tuple[int, ...], sizes: Sequence[int]) -> 
         for layer, (whole, size) in enumerate(zip(full, sizes, strict=True))
         if whole > size
     ]
-    made = f"N' = {nodes} nodes and widths {_spell([widths])} make {_join(full)}"
+    made = f"N' = {nodes} nodes and widths {spelled([widths])} make {_join(full)}"
     if not dropped:
         return f"{made}; nothing dropped"
     uneven = ", so paths are not equally many" if full[1:-1] != list(sizes[1:-1]) else ""

@@ -1,7 +1,7 @@
-"""Sparsity patterns made from rules: RadiX-Nets, expanders, uniform random and dense layers.
+"""Sparsity patterns made from rules: dense and uniform random layers, expanders, and whole filters.
 
-Pure functions. What is random draws from the generator it is given and from nothing else, and memory grows with the
-connections kept, never with the dense size of the layer. A pattern's shape is (out_features, in_features).
+Pure functions. Random ones draw only from the generator that they are given. Memory grows with the connections kept,
+not with the dense size of the layer. A pattern's shape is (out_features, in_features).
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import scipy.sparse.linalg
 
 from ..storage.indices import checked_shape, index_dtype
 from ..storage.pattern import SparsityPattern
@@ -130,7 +129,7 @@ def _random_subset(out_features: int, in_features: int, connections: int, rng: n
 
 
 def _distinct(total: int, count: int, rng: np.random.Generator) -> Array:
-    """`count` distinct integers below `total`, every such set equally likely, sorted."""
+    """`count` distinct integers below `total`, sorted; every set of them is equally likely."""
     if total > np.iinfo(np.int64).max:
         raise ValueError(f"a layer with {total:,} possible connections is too large to draw from")
     if count > total // 2:
@@ -148,8 +147,8 @@ def _distinct(total: int, count: int, rng: np.random.Generator) -> Array:
 def _regular(out_features: int, in_features: int, fan_in: int, order: Callable[[int], Array]) -> SparsityPattern:
     """Rows of one fan-in and columns of one fan-out (within 1), from orders of the larger side's nodes.
 
-    The orders are laid end to end, and each node of the smaller side takes the next block of them: a node of the
-    larger side is met once an order, which balances them however the sizes divide.
+    The orders are laid end to end, and each node of the smaller side takes the next block of them. Each order has every
+    node of the larger side once, which balances their connections whatever the sizes.
     """
     blocks, nodes = sorted((out_features, in_features))
     if not blocks:
@@ -166,8 +165,10 @@ def _regular(out_features: int, in_features: int, fan_in: int, order: Callable[[
 
 
 def _avoiding(order: Array, taken: Array, needed: int) -> Array:
-    """`order`, with the first `needed` nodes that are not in `taken` moved to its front: for a block that began in
-    the order before and must not meet a node twice."""
+    """`order`, with its first `needed` nodes that are not in `taken` moved to the front.
+
+    For a block that began in the order before, and must not have a node twice.
+    """
     if not taken.size:
         return order
     free = np.ones(order.size, dtype=np.bool_)
@@ -191,50 +192,3 @@ def _moebius_orders(nodes: int) -> Callable[[int], Array]:
         return images[images < nodes]
 
     return order
-
-
-class SpectralGap(NamedTuple):
-    """The two largest singular values of a layer's 0/1 matrix."""
-
-    sigma1: float
-    sigma2: float
-
-    @property
-    def gap(self) -> float:
-        """sigma1 - sigma2: the wider, the better connected."""
-        return self.sigma1 - self.sigma2
-
-    @property
-    def ratio(self) -> float:
-        """sigma2 / sigma1: 0 for a dense layer, 1 for one in disconnected equal parts, or without connections."""
-        return self.sigma2 / self.sigma1 if self.sigma1 else 1.0
-
-
-def spectral_gap(pattern: SparsityPattern) -> SpectralGap:
-    """Singular values σ1 and σ2 of the pattern's biadjacency matrix, in float64, to about nine digits."""
-    matrix = pattern.to_scipy(np.ones(pattern.nnz))
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T.tocsr()
-    size = matrix.shape[0]
-    if size <= 256 or not pattern.nnz:
-        squares = np.linalg.eigvalsh((matrix @ matrix.T).toarray()) if pattern.nnz else np.zeros(2)
-        second, first = np.sqrt(np.maximum(np.concatenate([[0.0], squares])[-2:], 0.0))
-        return SpectralGap(float(first), float(second))
-    start = np.random.default_rng(0).standard_normal(size)
-    turned = matrix.T.tocsr()
-
-    def gram(x: Array) -> Any:
-        return matrix @ (turned @ x)
-
-    (first_square,), leading = _largest(gram, start)
-    leading = leading[:, 0]
-    # Deflated rather than asked for two: Lanczos from one start sees a repeated value once.
-    (second_square,), _ = _largest(lambda x: gram(x) - first_square * (leading @ x) * leading, start)
-    return SpectralGap(math.sqrt(first_square), math.sqrt(max(second_square, 0.0)))
-
-
-def _largest(apply: Callable[[Array], Array], start: Array) -> Any:
-    operator = scipy.sparse.linalg.LinearOperator(
-        (start.size, start.size), matvec=lambda x: apply(x.ravel()), dtype=float
-    )
-    return scipy.sparse.linalg.eigsh(operator, k=1, which="LA", v0=start, tol=1e-9)

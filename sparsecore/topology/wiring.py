@@ -1,4 +1,4 @@
-"""From what a user asks of a model's sparse layers to their patterns."""
+"""How a user wants a model's sparse layers wired, and the patterns that follow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
 from .radix import Radices, fit_radix_net
-from .radix_layers import fit_radix_layers
+from .radix_fit import fit_radix_layers
 from .rules import ExpanderKind, dense, expander, filters, uniform_random
 
 Grain = Literal["channel", "weight"]
 
 
 class Link(NamedTuple):
-    """A layer to be wired: so many features, or channels through filters of a size, to so many."""
+    """A layer to be wired: from `inputs` to `outputs` features, or channels through filters of a size."""
 
     inputs: int
     outputs: int
@@ -50,11 +50,11 @@ class Wiring:
     expander : {"fixed", "bernoulli", "explicit"}
         For "expander".
     sparsity : float or tuple of float
-        For "expander" and "random": fraction of the connections that is removed, of each sparse layer or of one after
-        another.
+        For "expander" and "random": the fraction of connections that is removed, one for all sparse layers or one for
+        each.
     grain : {"channel", "weight"}, optional
-        What a connection of a convolution is: a whole filter from one channel to another, or a single weight. Whole
-        filters for "radix", single weights otherwise, if not given.
+        What a connection of a convolution is: a whole filter from one channel to another, or a single weight. If not
+        given, whole filters for "radix" and single weights otherwise.
     """
 
     kind: Literal["dense", "radix", "expander", "random"] = "dense"
@@ -117,15 +117,15 @@ class Wiring:
         return self.grain == "channel" or (self.grain is None and self.kind == "radix")
 
     def _sizes(self, link: Link) -> tuple[int, int]:
-        """Inputs and outputs between which there are connections: channels or weights."""
+        """How many inputs and outputs connections lead between: channels or single weights."""
         return link.inputs * (1 if self._whole_filters else prod(link.kernel_size)), link.outputs
 
     def _spread(self, pattern: SparsityPattern, link: Link) -> SparsityPattern:
-        """The pattern of all weights, where a connection may be a whole filter."""
+        """The pattern of single weights, from one whose connections may be whole filters."""
         return filters(pattern, link.kernel_size) if self._whole_filters else pattern
 
     def _sparsities(self, links: Sequence[Link]) -> Sequence[float]:
-        """One for each layer. Raises ValueError if there are others than these layers."""
+        """The sparsity of each layer. Raises ValueError if their number is another."""
         if isinstance(self.sparsity, tuple) and len(self.sparsity) != len(links):
             layers = ", ".join(map(str, links))
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 from ..network import Network
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
+from .epoch import steps_of_epoch
 from .evaluation import Evaluation
 from .optimizers import Optimizer
 from .schedules import Schedule, constant
@@ -23,34 +24,10 @@ PAUSE = 0.1
 """Seconds between two looks at the running totals."""
 
 
-def steps_of_epoch(
-    step: Step, batch_size: int, *, first: int = 0, lr: Callable[[int], float] | None = None
-) -> Iterator[int]:
-    """Run the steps of an epoch, in the order of the step's batches, and say after each how many are done.
-
-    Parameters
-    ----------
-    step : Step
-    batch_size : int
-        Samples of a step; the last one takes those that are left.
-    first : int
-        Steps that are done already.
-    lr : callable, optional
-        The learning rate of a step of this epoch, from 0.
-    """
-    samples = len(step.batches)
-    for k in range(first, -(-samples // batch_size)):
-        if lr is not None and step.optimizer is not None:
-            step.optimizer.lr = lr(k)
-        start = k * batch_size
-        step.run(start, min(batch_size, samples - start))
-        yield k + 1
-
-
 class Recorder(Protocol):
     """Who keeps what a loop tells, and where the run stands."""
 
-    def prepare(self, network: Network, state: RunState) -> None:
+    def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Find out whether all that will be written can be, before any training; go on after `state`'s metrics."""
 
     def append(self, record: Record) -> None:
@@ -111,14 +88,14 @@ class Loop:
     ) -> None:  # fmt: skip
         if step.optimizer is None:
             raise ValueError("a loop trains: its step needs an optimizer")
-        samples = len(step.batches)
+        samples = len(step.store)
         for name, value, most in (
             ("epochs", epochs, None), ("batch_size", batch_size, samples), ("evaluate_every", evaluate_every, None)
         ):  # fmt: skip
             if value < 1 or (most is not None and value > most):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
-        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
+        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.store, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.steps = -(-samples // batch_size)
@@ -192,7 +169,7 @@ class Loop:
         """
         if self._prepared:
             return
-        self.recorder.prepare(self.network, self.state)
+        self.recorder.prepare(self.network, self.optimizer, self.state)
         self._step.prepare(self.batch_size)
         self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
         for callback in self.callbacks:
@@ -216,23 +193,19 @@ class Loop:
 
     def _train_epoch(self) -> None:
         """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
-        state = self.state
+        state, step = self.state, self._step
         stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
         pause = 0.0 if self.check_every_step else PAUSE
         begin = time.perf_counter()
         self.store.shuffle(self.seed, state.epoch)
-        steps = iter(()) if self._stopping else steps_of_epoch(
-            self._step, self.batch_size, first=state.batch, lr=self._lr
-        )  # fmt: skip
-        for state.batch in steps:
+        for done in steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping):
+            state.batch = done
             for call in stepped:
                 call(self)
             if time.monotonic() - self._looked_at >= pause:
                 self._clock(begin)
                 self._look()
                 begin = time.perf_counter()
-            if self._stopping:
-                break
         self._clock(begin)
 
     def _lr(self, batch: int) -> float:

@@ -87,8 +87,9 @@ class Optimizer(ABC):
         """
 
     @recorded
-    def begin(self, kernels: Any) -> None:  # noqa: B027, most rules need nothing
+    def begin(self, kernels: Any) -> None:
         """Called once a step, before the rule, which may be called for several stretches of the parameters."""
+        del kernels  # most rules need nothing
 
     @recorded
     def step(self, params: Any, grads: Any, workspace: Workspace, runs: Runs | None = None) -> None:
@@ -318,7 +319,7 @@ class Adam(Optimizer):
         self._give({BETA1: betas[0], BETA2: betas[1], EPS: eps})
 
     @recorded
-    def begin(self, kernels: Any) -> None:  # noqa: B027, most rules need nothing
+    def begin(self, kernels: Any) -> None:
         kernels.tick(self.rates)
 
     @recorded

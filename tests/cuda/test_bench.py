@@ -79,7 +79,7 @@ def test_without_a_card_it_says_so(monkeypatch):
     monkeypatch.setattr(devices, "gpu", devices.CUDA)  # not one that is in use already
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match=r"^never run on hardware here: cuda: needs CuPy"):
-        bench.place("cuda")
+        bench.gpu("cuda")
     script = "import sys; sys.modules['cupy'] = None; from bench.__main__ import main; main()"
     environment = os.environ | settled(1)  # the command would start again in it, with CuPy
     run = subprocess.run(

@@ -20,9 +20,9 @@ from sparsecore.inspect.pictures import draw
 from sparsecore.runs.checkpoint import CheckpointError, read, save
 from sparsecore.runs.folder import RunFolderError
 from sparsecore.runs.trainer import Callback, Trainer
-from sparsecore.study.markdown import write_markdown
-from sparsecore.study.page import write_page
-from sparsecore.study.report import write_csv
+from sparsecore.study.reporting.markdown import write_markdown
+from sparsecore.study.reporting.page import write_page
+from sparsecore.study.reporting.report import write_csv
 from tests.reliability.runs import digest, digest_of, network, trainer
 from tests.study.given import made_up
 

@@ -20,7 +20,8 @@ import pytest
 
 from sparsecore import evaluate, train
 from sparsecore.data import __main__ as data
-from sparsecore.data import loading, sources
+from sparsecore.data import loading
+from sparsecore.data.sources import publishers
 from sparsecore.inspect import __main__ as inspect
 from sparsecore.inspect import pictures
 from sparsecore.prune import __main__ as prune
@@ -177,10 +178,10 @@ def pictures_at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def without_a_network() -> Iterator[None]:
     def absent(*_: object) -> Any:
-        raise sources.SourceError("there is no network in this test")
+        raise publishers.SourceError("there is no network in this test")
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (sources.Mirror, sources.Npm, sources.Debian):
+        for kind in (publishers.Mirror, publishers.Npm, publishers.Debian):
             patch.setattr(kind, "get", absent)
         patch.setattr(loading, "fetch_at_once", lambda *_: None)
         yield

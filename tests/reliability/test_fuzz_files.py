@@ -24,10 +24,20 @@ from safetensors.numpy import save as serialised
 from sparsecore.commands.training import job_of
 from sparsecore.data import DataError, Dataset, load
 from sparsecore.data.catalogue import CATALOGUE, CIFAR10
-from sparsecore.data.fetch import fetch as fetched
 from sparsecore.data.formats import CIFAR_FILES, CIFAR_PIXELS, cifar_splits, read_idx, unpack_cifar_sheets
 from sparsecore.data.normalisation import Normalisation
-from sparsecore.layers import AvgPool2d, Dropout, Flatten, MaxPool2d, ReLU, SparseConv2d, SparseLinear
+from sparsecore.data.sources.fetch import fetch as fetched
+from sparsecore.layers import (
+    AvgPool2d,
+    Dropout,
+    Flatten,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    SparseConv2d,
+    SparseLinear,
+)
 from sparsecore.network import Network
 from sparsecore.prune.weights import WeightsError, read_weights
 from sparsecore.runs import checkpoint
@@ -35,6 +45,7 @@ from sparsecore.runs.checkpoint import CheckpointError
 from sparsecore.runs.metrics import Mark, Metrics
 from sparsecore.runs.state import RunState, as_json, from_json
 from sparsecore.topology import dense, uniform_random
+from sparsecore.training.optimizers import SGD
 from tests.data_files import idx
 from tests.reliability.fuzz import Rng, as_text, damaged, in_a_child, one_line, warped, watched
 
@@ -65,7 +76,17 @@ def networks() -> list[Network]:
             SparseLinear(dense(2, 3), rng=rng),
         ]
     )
-    return [linear, images]
+    wide = SparseLinear(uniform_random(6, 8, 0.4, rng), relu=True, rng=rng)
+    back = SparseLinear(uniform_random(8, 6, 0.4, rng), rng=rng)
+    around = SparseLinear(dense(8, 8), rng=rng)
+    tree = Network(
+        {
+            "stem": SparseLinear(uniform_random(8, 5, 0.3, rng), relu=True, rng=rng),
+            "stage": Sequential([Residual(Sequential({"wide": wide, "back": back}), relu=True), Residual(around)]),
+            "head": SparseLinear(dense(3, 8), rng=rng),
+        }
+    )
+    return [linear, images, tree]
 
 
 NETWORKS = networks()
@@ -73,12 +94,25 @@ NETWORKS = networks()
 
 def parts(network: Network, state: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of a checkpoint, and its metadata as trees."""
-    tensors, layers = checkpoint._taken_apart(network)
-    tensors["velocity"] = np.linspace(-1, 1, network.params.size, dtype=np.float32)
+    velocity = np.linspace(-1, 1, network.params.size, dtype=np.float32)
+    tensors = checkpoint._tensors(network, {"velocity": velocity})
     norm = network.normalisation
-    described = {"layers": layers, "sparse": network.sparse, "normalisation": vars(norm) if norm else None}
-    meta = {"format": "sparsecore", "version": "1", "network": json.loads(json.dumps(described)), "state": state}
+    described = {"tree": checkpoint._description(network.root), "sparse": network.sparse,
+                 "normalisation": vars(norm) if norm else None}  # fmt: skip
+    meta = {"format": "sparsecore", "version": "2", "network": json.loads(json.dumps(described)),
+            "optimizer": SGD(0.1, 0.9).description(), "state": state}  # fmt: skip
     return {name: array.copy() for name, array in tensors.items()}, meta
+
+
+def first_parts(network: Network, state: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The same of a flat network, as version 1 had it."""
+    tensors, meta = parts(network, state)
+    pieces = [tensors.pop(name) for name in list(tensors) if ":" in name]
+    del meta["optimizer"]
+    described = dict(meta["network"])
+    layers = list(described.pop("tree")["layers"].values())
+    described |= {"layers": layers, "sparse": [int(path) for path in described["sparse"]]}
+    return tensors | {"velocity": np.concatenate(pieces)}, meta | {"version": "1", "network": described}
 
 
 def with_checksum(tensors: dict[str, np.ndarray], meta: dict[str, Any], rng: Rng | None = None) -> bytes:
@@ -95,7 +129,7 @@ STATE = {
     "identity": {"train": 8000, "epochs": 3},
     "run": as_json(RunState(epoch=1, batch=3, metrics=Mark.after(b'{"event": "epoch", "epoch": 1}\n'))),
 }  # fmt: skip
-PARTS = [parts(network, STATE) for network in NETWORKS]
+PARTS = [*(parts(network, STATE) for network in NETWORKS), *(first_parts(network, STATE) for network in NETWORKS[:2])]
 FILES = [with_checksum(*each) for each in PARTS]
 
 
@@ -109,6 +143,17 @@ def read_or_refused(path: Path, data: bytes, read: Callable[[Path], Any], error:
         assert type(refusal) is error, refusal
         one_line(str(refusal))
         return None
+
+
+def read_damaged(
+    rng: Rng, whole: list[bytes], path: Path, read: Callable[[Path], Any], error: type[Exception],
+    check: Callable[[Any], None],
+) -> bool:  # fmt: skip
+    """Whether the reader takes one of these files, damaged; what it takes is checked."""
+    found = read_or_refused(path, damaged(whole[int(rng.integers(0, len(whole)))], rng, head=150), read, error)
+    if found is not None:
+        check(found)
+    return found is not None
 
 
 def usable(network: Network) -> None:
@@ -137,7 +182,7 @@ def damaged_checkpoint(rng: Rng, folder: Path) -> bool:
     found = read_or_refused(folder / "m.safetensors", damaged(FILES[which], rng), checkpoint.read, CheckpointError)
     if found is None:
         return False
-    original = NETWORKS[which]
+    original = [*NETWORKS, *NETWORKS[:2]][which]
     assert found.network.params.tobytes() == original.params.tobytes() and found.state == STATE
     assert repr(found.network.layers) == repr(original.layers)
     return True
@@ -181,12 +226,12 @@ def hostile_checkpoint(rng: Rng, folder: Path) -> bool:
     if rng.random() < 0.6:
         for name in rng.choice(list(tensors), int(rng.integers(1, 3)), replace=False):
             if (other := changed(tensors.pop(str(name)), rng)) is not None:
-                renamed = rng.choice(["9.weight", "x", "-1.bias", "0.", "0.a"]) if rng.random() < 0.1 else name
+                renamed = rng.choice(["9.weight", "x", "-1.bias", "0.", "0.a", "m:0.weight", ":", "velocity:x"]) if rng.random() < 0.1 else name
                 tensors[str(renamed)] = other
     if rng.random() < 0.6:
         meta["network"] = warped(meta["network"], rng)
     if rng.random() < 0.1:
-        meta[str(rng.choice(list(meta)))] = str(rng.choice(["", "2", "null", "sparsecore"]))
+        meta[str(rng.choice(list(meta)))] = str(rng.choice(["", "1", "2", "3", "null", "sparsecore"]))
     data = with_checksum(tensors, meta, rng)
     found = read_or_refused(folder / "m.safetensors", data, checkpoint.read, CheckpointError)
     if found is None:
@@ -282,11 +327,7 @@ def sensible(data: Dataset) -> None:
 
 
 def damaged_npz(rng: Rng, folder: Path) -> bool:
-    data = damaged(GOOD_DATA[int(rng.integers(0, len(GOOD_DATA)))], rng, head=150)
-    found = read_or_refused(folder / "mine.npz", data, load, DataError)
-    if found is not None:
-        sensible(found)
-    return found is not None
+    return read_damaged(rng, GOOD_DATA, folder / "mine.npz", load, DataError, sensible)
 
 
 def npy(rng: Rng) -> bytes:
@@ -357,11 +398,7 @@ def hostile_npz(rng: Rng, folder: Path) -> bool:
 
 
 def damaged_weights(rng: Rng, folder: Path) -> bool:
-    data = damaged(GOOD_WEIGHTS[int(rng.integers(0, len(GOOD_WEIGHTS)))], rng, head=150)
-    network = read_or_refused(folder / "w.npz", data, read_weights, WeightsError)
-    if network is not None:
-        usable(network)
-    return network is not None
+    return read_damaged(rng, GOOD_WEIGHTS, folder / "w.npz", read_weights, WeightsError, usable)
 
 
 # -- the sets that have names ----------------------------------------------------------------------------------------
@@ -446,7 +483,7 @@ class Sheets:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, names: Any, watch: Any) -> dict[str, bytes]:
+    def get(self, names: Any, transfer: Any) -> dict[str, bytes]:
         return unpack_cifar_sheets(self.path, names)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sparsecore.study.figures import by_sparsity
-from sparsecore.study.outcome import Outcome
-from sparsecore.study.readings import dead_runs
-from sparsecore.study.report import Report, Section
-from sparsecore.study.results import Cell, Results
-from sparsecore.study.run import Run, prune, train
-from sparsecore.study.study import Drawing, Point, Study
+from sparsecore.study.making.outcome import Outcome
+from sparsecore.study.making.run import Run, prune, train
+from sparsecore.study.reporting.figures import Drawing, by_sparsity
+from sparsecore.study.reporting.readings import dead_runs
+from sparsecore.study.reporting.report import Report, Section
+from sparsecore.study.reporting.results import Cell, Point, Results
+from sparsecore.study.reporting.study import Study
 
 RECIPE = {"epochs": 2, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant",
           "warm_up": 0.0}  # fmt: skip

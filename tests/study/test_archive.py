@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sparsecore.study.__main__ import main
-from sparsecore.study.archive import Archive, course_of, read_archives, write_archive
-from sparsecore.study.outcome import read_outcome, write
+from sparsecore.study.making.archive import Archive, course_of, read_archives, write_archive
+from sparsecore.study.making.outcome import read_outcome, write
 from tests.study.given import DENSE, RETRAINED, outcome
 
 

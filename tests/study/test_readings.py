@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 
 from sparsecore.study import studies
-from sparsecore.study.archive import Archive
-from sparsecore.study.outcome import Outcome, dead_classes
-from sparsecore.study.readings import beside_slides, course, dead_runs, explained, versus
-from sparsecore.study.results import Cell, Results, differ, gather
-from sparsecore.study.scale import full
+from sparsecore.study.making.archive import Archive
+from sparsecore.study.making.outcome import Outcome, dead_classes
+from sparsecore.study.making.scale import full
+from sparsecore.study.reporting.readings import beside_slides, course, dead_runs, explained, versus
+from sparsecore.study.reporting.results import Cell, Results, differ, gather
 from tests.study.given import outcome, point, results
 
 pytest.importorskip("matplotlib")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsecore.study.report import parts, write_csv
-from sparsecore.study.results import against_slides
-from sparsecore.study.run import train
+from sparsecore.study.making.run import train
+from sparsecore.study.reporting.report import parts, write_csv
+from sparsecore.study.reporting.results import against_slides
 from tests.study.given import DENSE, RECIPE, made_up, outcome, point, results
 
 pytest.importorskip("matplotlib")
@@ -30,7 +30,7 @@ def test_the_report_says_what_the_numbers_say() -> None:
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    from sparsecore.study.page import write_page
+    from sparsecore.study.reporting.page import write_page
 
     write_page(made_up(), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_markdown_page_has_its_pictures_beside_it(tmp_path: Path) -> None:
-    from sparsecore.study.markdown import write_markdown
+    from sparsecore.study.reporting.markdown import write_markdown
 
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "old.png").write_bytes(b"")

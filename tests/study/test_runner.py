@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 import re
 import signal
@@ -15,16 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from filelock import lock_descriptor
 
 from sparsecore.study import studies
 from sparsecore.study.__main__ import main
-from sparsecore.study.archive import read_archives
-from sparsecore.study.cost import seconds_of
-from sparsecore.study.outcome import read_outcome, write
-from sparsecore.study.run import Run, prune, train
-from sparsecore.study.runner import board_of
-from sparsecore.study.scale import quick
-from sparsecore.study.study import Study
+from sparsecore.study.making.archive import read_archives
+from sparsecore.study.making.cost import seconds_of
+from sparsecore.study.making.outcome import read_outcome, write
+from sparsecore.study.making.run import Run, prune, train
+from sparsecore.study.making.runner import board_of
+from sparsecore.study.making.scale import quick
+from sparsecore.study.reporting.study import Study
 from tests.study.given import DENSE, PRUNED, RECIPE, RETRAINED, outcome, study_of
 
 pytest.importorskip("matplotlib")
@@ -189,7 +189,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)  # the study alone: its workers notice, save and leave
         process.communicate()
         with (out / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until the last worker has saved
+            lock_descriptor(lock.fileno())  # waits until the last worker has saved
     process = begin(out)
     said = process.communicate()[1]
     assert process.returncode == 0, said
@@ -216,7 +216,8 @@ def test_a_worker_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
         process.terminate()
         process.communicate()
         pytest.skip("ps cannot list a process's children here")
-    worker = next(int(line.split()[0]) for line in listed.stdout.splitlines() if "sparsecore.study.worker" in line)
+    listing = listed.stdout.splitlines()
+    worker = next(int(line.split()[0]) for line in listing if "sparsecore.study.making.worker" in line)
     os.kill(worker, signal.SIGKILL)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1

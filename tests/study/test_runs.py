@@ -13,10 +13,11 @@ from sparsecore.models.catalogue import MODELS
 
 from sparsecore.commands.options import read
 from sparsecore.runs.config import RunConfig
-from sparsecore.study import slides, studies
-from sparsecore.study.cost import seconds_of
-from sparsecore.study.run import prune, train
-from sparsecore.study.scale import LENET300, full, quick
+from sparsecore.study import studies
+from sparsecore.study.making.cost import seconds_of
+from sparsecore.study.making.run import prune, train
+from sparsecore.study.making.scale import LENET300, full, quick
+from sparsecore.study.reporting import slides
 from tests.study.given import DENSE, PRUNED, RECIPE, RETRAINED, all_runs
 
 

@@ -1,4 +1,4 @@
-"""One call of one of the engine's layers, as autograd sees it. Tensors share their memory with the engine's arrays."""
+"""A call of a sparse layer as a node of autograd's graph; tensors share their memory with the layer's arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """What a layer makes of x with these parameters instead of its own; differentiable once by all three.
+    """A layer's output for x with these parameters instead of its own; differentiable once by all three.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.
     Raises
     ------
     TypeError
-        If the dtypes are others, or the tensors do not lie on one CPU or NVIDIA GPU.
+        If a dtype is not one of these, or the tensors are not on one CPU or NVIDIA GPU.
     """
     if weight.dtype not in _NAMES:
         raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
@@ -52,14 +52,14 @@ class _Call(torch.autograd.Function):
     ) -> torch.Tensor:
         run: Any = _forward_on_cpu if x.is_cpu else _forward_on_gpu
         need_dx = ctx.needs_input_grad[1]
-        if need_dx:  # x is kept as packed tiles only. Of the weights, a change in place before `backward` must be seen.
+        if need_dx:  # so that autograd notices a change of the weights in place; x is kept as packed tiles
             ctx.save_for_backward(weight)
         y, ctx.left = run(layer, x, weight, bias, need_dx)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
-        # Gradients of gradients are refused by a wrapper that costs some microseconds where nobody asks for them.
+        # The wrapper that refuses gradients of gradients costs some microseconds: only where they are asked for.
         return (_backward_once if torch.is_grad_enabled() else _backward)(ctx, dy)
 
 
@@ -81,15 +81,15 @@ def _forward_on_cpu(
     x, weight = x.contiguous(), weight.contiguous()
     replay = replay_of(layer, len(x), _NAMES[x.dtype], need_dx)
     shape, zero = replay.room
-    room = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
+    scratch = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
     bias_at = replay.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()
-    replay.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), room.data_ptr())
-    return y, (layer, room, weight.detach())
+    replay.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), scratch.data_ptr())
+    return y, (layer, scratch, weight.detach())
 
 
 def _backward_on_cpu(
-    dy: torch.Tensor, layer: SparseLayer, room: torch.Tensor, weight: torch.Tensor, need_dx: bool
+    dy: torch.Tensor, layer: SparseLayer, scratch: torch.Tensor, weight: torch.Tensor, need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
     dy = dy.contiguous()
     replay = replay_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
@@ -97,7 +97,7 @@ def _backward_on_cpu(
     dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], dtype=dy.dtype)
     dx_at = 0 if dx is None else dx.data_ptr()
     replay.backward.run(
-        dy.data_ptr(), room.data_ptr(), weight.data_ptr(), dx_at, dw.data_ptr(), db.data_ptr()
+        dy.data_ptr(), scratch.data_ptr(), weight.data_ptr(), dx_at, dw.data_ptr(), db.data_ptr()
     )
     return dx, dw, db
 
@@ -124,7 +124,7 @@ def _backward_on_gpu(
 
 
 def _gpu(x: torch.Tensor) -> tuple[Device, AbstractContextManager[Any]]:
-    """The engine's device for a tensor, and what makes it work on PyTorch's current stream."""
+    """Our device for a tensor, and a context in which it works on PyTorch's current stream."""
     import cupy
 
     index = x.device.index or 0

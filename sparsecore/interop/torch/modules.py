@@ -1,4 +1,4 @@
-"""Sparse layers as modules: drop-in for `nn.Linear` and `nn.Conv2d`, with a weight for each stored connection only."""
+"""Sparse layers as modules in place of `nn.Linear` and `nn.Conv2d`, with a weight for each stored connection only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from ...layers.sparse import SparseLayer
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
+from .dense import kept, pruned
 from .function import call
 
 
 class SparseModule(nn.Module):
-    """Parameters of a pattern's connections; `state_dict` holds the pattern with them.
+    """Parameters of a pattern's connections; `state_dict` holds the pattern too.
 
-    Loading a state takes its pattern over too, so that a module of any sparsity can take the state of any other of the
-    same shape; an optimizer made before must then be made anew.
+    A module also takes the pattern of a state that it loads. So it can load the state of any module of the same shape,
+    whatever its sparsity; optimizers that were made before must then be made anew.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class SparseModule(nn.Module):
                     parameter.copy_(self._values(values, parameter))
 
     def reset_parameters(self) -> None:
-        """Draw values as `nn.Linear` does, from U(−1/√n, 1/√n), with n the connections of the neuron that they feed."""
+        """Draw values as `nn.Linear` does, from U(−1/√n, 1/√n), where n is the neuron's number of connections."""
         fan_in = torch.from_numpy(np.maximum(self.pattern.fan_in, 1).astype(np.float64))
         bound = 1 / fan_in.sqrt()
         with torch.no_grad():
@@ -65,7 +66,7 @@ class SparseModule(nn.Module):
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
     def _wire(self, pattern: SparsityPattern) -> None:
-        """Take a pattern; the weight keeps its identity and takes the pattern's size."""
+        """Take a pattern; the weight stays the same Parameter and gets the pattern's size."""
         self.pattern = pattern
         if self.weight.shape != (pattern.nnz,):
             self.weight.data = self.weight.new_empty(pattern.nnz)
@@ -75,11 +76,11 @@ class SparseModule(nn.Module):
         self._layers: dict[Any, SparseLayer] = {}
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
-        given = torch.as_tensor(values)
-        if given.shape != parameter.shape:
+        found = torch.as_tensor(values)
+        if found.shape != parameter.shape:
             wanted, name = tuple(parameter.shape), "weight" if parameter is self.weight else "bias"
-            raise ValueError(f"{type(self).__name__}: {name} must have shape {wanted}, got {tuple(given.shape)}")
-        return given
+            raise ValueError(f"{type(self).__name__}: {name} must have shape {wanted}, got {tuple(found.shape)}")
+        return found
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         names = [prefix + name for name in ("indptr", "indices", "weight")]
@@ -98,7 +99,7 @@ class SparseModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_layers": {}}  # plans are made again where a copy is first used
+        return self.__dict__ | {"_layers": {}}  # a copy makes its plans when it is first used
 
 
 class SparseLinear(SparseModule):
@@ -163,18 +164,16 @@ class SparseLinear(SparseModule):
         Parameters
         ----------
         linear : nn.Linear
-            Its `torch.nn.utils.prune` mask, if it has one, says what is kept.
+            Its `torch.nn.utils.prune` mask, if it has one, says which connections are kept, even those whose weight is
+            zero. Without a mask, nonzero weights are kept.
         sparsity : float, optional
-            Keep the largest |w| of those. What is zero and not masked stays, if this is not given and there is a mask;
-            without either, zeros go.
+            Of these connections keep only the largest |w|, so that the layer has at least this sparsity.
 
         Raises
         ------
         ValueError
             If the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept, pruned
-
         weight = linear.weight.detach()
         pattern, data = kept(linear, sparsity)
         return cls.of(pattern, data, pruned(linear, "bias"), device=weight.device, dtype=weight.dtype)
@@ -242,16 +241,14 @@ class SparseConv2d(SparseModule):
         Raises
         ------
         ValueError
-            If it pads with anything but as many zeros on either side, or the sparsity is not at least 0 and below 1.
+            If it pads with anything but zeros, as many on either side, or the sparsity is not at least 0 and below 1.
         """
-        from .sparsify import kept, pruned
-
         weight, bias = conv.weight.detach(), pruned(conv, "bias")
         pattern, data = kept(conv, sparsity)
-        given = False if bias is None else bias
         steps = [conv.kernel_size, conv.stride, _padding(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
-        return cls(pattern, *sizes, weight=data, bias=given, device=weight.device, dtype=weight.dtype)
+        parameters: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
+        return cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
 
     def to_conv(self) -> nn.Conv2d:
         """The dense convolution that computes the same, without groups."""

@@ -1,20 +1,19 @@
-"""Putting sparse layers where a model has dense ones: those that were pruned, or that are to be."""
+"""Replacing a model's dense layers by sparse ones: those that were pruned, or all."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...storage.pattern import SparsityPattern
+from .dense import check_sparsity
 from .modules import SparseConv2d, SparseLinear
 
 Model = TypeVar("Model", bound=nn.Module)
 DENSE = (nn.Linear, nn.Conv2d)
-"""What is replaced; not their subclasses, which may do anything."""
+"""The classes that are replaced. Their subclasses are not, since these may do anything."""
 
 
 def sparsify(
@@ -22,14 +21,14 @@ def sparsify(
 ) -> Model | SparseLinear | SparseConv2d:
     """Replace a model's `nn.Linear` and `nn.Conv2d` layers by sparse ones with the values that they keep.
 
-    A layer keeps what its `torch.nn.utils.prune` mask keeps, if it has one (an entry that is kept may be zero), and
-    otherwise its nonzero weights; of these, the largest |w| if `sparsity` asks for fewer. Without `sparsity`, a layer
-    that has neither a mask nor a zero stays dense.
+    A layer with a `torch.nn.utils.prune` mask keeps what the mask keeps, zeros included; any other layer keeps its
+    nonzero weights. If `sparsity` asks for fewer, the largest |w| of these are kept. Without `sparsity`, a layer that
+    has neither a mask nor a zero stays dense.
 
     Parameters
     ----------
     model : nn.Module
-        Changed in place, whole or not at all. Optimizers must be made anew.
+        Is changed in place, whole or not at all. Optimizers must be made anew.
     sparsity : float, optional
         Of each layer, at least 0 and below 1.
     skip : collection of str
@@ -38,15 +37,15 @@ def sparsify(
     Returns
     -------
     nn.Module
-        The model, or if it is such a layer itself, the one that replaces it.
+        The model; or, if it is itself a dense layer, the sparse layer that replaces it.
 
     Raises
     ------
     ValueError
         If the sparsity is out of range, a name in `skip` is not a module's, a weight belongs to two layers, or a
-        convolution pads with something else than zeros.
+        convolution pads with something other than zeros.
     """
-    _check(sparsity)
+    check_sparsity(sparsity)
     modules = dict(model.named_modules())
     if unknown := set(skip) - set(modules):
         raise ValueError(f"sparsify: skip must name modules of the model, got {', '.join(sorted(unknown))}")
@@ -77,50 +76,9 @@ def _replacement(module: nn.Linear | nn.Conv2d, sparsity: float | None) -> Spars
         made = SparseConv2d.from_conv(module, sparsity)
     made.train(module.training)
     for name, parameter in made.named_parameters():
-        old = getattr(module, f"{name}_orig", None)  # where pruning keeps the parameter
+        old = getattr(module, f"{name}_orig", None)  # where PyTorch's pruning keeps the parameter
         parameter.requires_grad_((old if old is not None else getattr(module, name)).requires_grad)
     return made
-
-
-def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
-    """The pattern of the connections that a dense layer keeps, and their values; see `sparsify`."""
-    _check(sparsity)
-    mask, weight = getattr(layer, "weight_mask", None), pruned(layer, "weight")
-    assert weight is not None
-    weight = weight.cpu()
-    values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
-    keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
-    if sparsity is not None:
-        keep = _largest(values, keep, round((1 - sparsity) * values.size))
-    groups = getattr(layer, "groups", 1)
-    rows, columns = len(values), values[0].size
-    where, within = np.nonzero(keep.reshape(rows, columns))
-    # A grouped convolution is a pattern too: a filter reads the channels of its own group.
-    shifted = within + where // (rows // groups) * columns
-    indptr = np.searchsorted(where, np.arange(rows + 1))
-    pattern = SparsityPattern((rows, columns * groups), indptr, shifted)
-    return pattern, values.reshape(rows, columns)[where, within]
-
-
-def pruned(layer: nn.Linear | nn.Conv2d, name: str) -> torch.Tensor | None:
-    """A parameter as its `torch.nn.utils.prune` mask leaves it; `layer.name` itself is made anew in each forward pass
-    only, and may be older than the last step of an optimizer."""
-    mask = getattr(layer, f"{name}_mask", None)
-    found = getattr(layer, name) if mask is None else getattr(layer, f"{name}_orig") * mask
-    return None if found is None else found.detach()
-
-
-def _check(sparsity: float | None) -> None:
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}")
-
-
-def _largest(values: np.ndarray, keep: np.ndarray, count: int) -> np.ndarray:
-    """Of the entries to keep, the `count` largest by magnitude; the first of equal ones."""
-    size = np.where(keep, np.abs(values), -1.0).ravel()
-    chosen = np.zeros(size.size, bool)
-    chosen[np.argsort(-size, kind="stable")[:count]] = True
-    return chosen.reshape(values.shape) & keep
 
 
 def _is_pruned(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """The studies by name, in the order of the report."""
 
-from ..study import Study
+from ..reporting.study import Study
 from . import frequency, iterative, larger, logits_relu, one_time, radix, retrain, where
 
 STUDIES: dict[str, Study] = {

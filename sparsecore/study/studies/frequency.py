@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..figures import by_factor
-from ..readings import course
-from ..results import Results
-from ..scale import Scale
-from ..study import Drawing, Point, Study
+from ..making.scale import Scale
+from ..reporting.figures import Drawing, by_factor
+from ..reporting.readings import course
+from ..reporting.results import Point, Results
+from ..reporting.study import Study
 
 REMOVED = {"L300": (90.0, 99.0), "L5": (99.0,)}
 QUICK = {"L300": (90.0,), "L5": ()}

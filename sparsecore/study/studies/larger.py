@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ..figures import by_factor
-from ..readings import course, dead_runs, versus
-from ..results import Results
-from ..run import Run
-from ..scale import Net, Scale
-from ..study import Drawing, Point, Study
+from ..making.run import Run
+from ..making.scale import Net, Scale
+from ..reporting.figures import Drawing, by_factor
+from ..reporting.readings import course, dead_runs, versus
+from ..reporting.results import Point, Results
+from ..reporting.study import Study
 
 CONNECTIONS = 27_520
 """Those of LeNet-300-100 at 90%, its head included."""

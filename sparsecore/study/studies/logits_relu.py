@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..figures import COLOURS, legend, panels
-from ..readings import dead_runs, versus
-from ..results import Cell, Results
-from ..run import Run
-from ..scale import Net, Scale, by_slides
-from ..study import Drawing, Point, Study
+from ..making.run import Run
+from ..making.scale import Net, Scale, by_slides
+from ..reporting.figures import COLOURS, Drawing, legend, panels
+from ..reporting.readings import dead_runs, versus
+from ..reporting.results import Cell, Point, Results
+from ..reporting.study import Study
 
 REMOVED = {"L300": (0.0, 90.0, 99.0), "L5": (90.0,)}
 QUICK = {"L300": (0.0, 90.0), "L5": ()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..figures import by_sparsity
-from ..readings import beside_slides, course
-from ..results import Results
-from ..scale import Scale
-from ..slides import SPARSITY
-from ..study import Drawing, Point, Study
+from ..making.scale import Scale
+from ..reporting.figures import Drawing, by_sparsity
+from ..reporting.readings import beside_slides, course
+from ..reporting.results import Point, Results
+from ..reporting.slides import SPARSITY
+from ..reporting.study import Study
 
 REMOVED = (50.0, 75.0, 90.0, 95.0, 99.0)
 QUICK = (90.0, 99.0)

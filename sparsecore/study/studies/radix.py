@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..figures import by_factor
-from ..readings import beside_slides, dead_runs, versus
-from ..results import Results
-from ..scale import Net, Scale
-from ..slides import WIDTH
-from ..study import Drawing, Point, Study
+from ..making.scale import Net, Scale
+from ..reporting.figures import Drawing, by_factor
+from ..reporting.readings import beside_slides, dead_runs, versus
+from ..reporting.results import Point, Results
+from ..reporting.slides import WIDTH
+from ..reporting.study import Study
 
 FACTORS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 10.0, 100.0)
 QUICK = (0.01, 0.1, 0.5, 1.0, 10.0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..figures import COLOURS, accuracy_axis, legend, panels
-from ..readings import dead_runs
-from ..results import Cell, Results, differ
-from ..run import Run
-from ..scale import Net, Scale, fraction
-from ..study import Drawing, Point, Study
+from ..making.run import Run
+from ..making.scale import Net, Scale, fraction
+from ..reporting.figures import COLOURS, Drawing, accuracy_axis, legend, panels
+from ..reporting.readings import dead_runs
+from ..reporting.results import Cell, Point, Results, differ
+from ..reporting.study import Study
 
 LAYERS: dict[str, dict[str, tuple[int, ...]]] = {
     "L300": {"first": (1, 0, 0), "second": (0, 1, 0), "last": (0, 0, 1), "first and second": (1, 1, 0),

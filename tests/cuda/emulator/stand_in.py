@@ -78,6 +78,7 @@ class ndarray:
     strides = property(lambda self: self._view.strides)
     flags = property(lambda self: _Flags(self._view.flags))
     device = property(lambda self: self._memory.device)
+    data = property(lambda self: types.SimpleNamespace(ptr=self._view.ctypes.data))
 
     def __len__(self) -> int:
         return len(self._view)

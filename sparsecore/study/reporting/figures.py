@@ -1,27 +1,33 @@
-"""How figures are drawn: ours as lines with the spread of the seeds, the slides' numbers dashed in the same colour."""
+"""How figures are drawn: ours as lines with the spread of the seeds, the slides' dashed in the same colour."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log10
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...runs import pictures
+from ..making.run import Run
 from .results import Cell, Results
-from .run import Run
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
-"""M. Okabe, K. Ito, Color Universal Design, 2008: told apart by nearly all eyes."""
+"""Colours that nearly everybody can distinguish: M. Okabe, K. Ito, Color Universal Design, 2008."""
 
-Place = Callable[[Any], float]
+Position = Callable[[Any], float]
+"""From a column of a table to where it stands on the x axis."""
+
+
+class Drawing(NamedTuple):
+    """A figure: its file's name without an ending, a caption, and a matplotlib Figure."""
+
+    name: str
+    caption: str
+    figure: Any
 
 
 def panels(count: int, width: float = 4.6, height: float = 3.7) -> tuple[Any, list[Any]]:
-    """A figure with so many axes beside each other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(width * count, 5.6), height), layout="constrained")
-    FigureCanvasAgg(figure)
+    """A figure with `count` axes beside each other."""
+    figure = pictures.figure(max(width * count, 5.6), height)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -54,18 +60,18 @@ def accuracy_axis(axes: Any, cells: Sequence[Cell]) -> None:
 
 
 def _errors(least: float, most: float) -> list[float]:
-    """Round errors between two, for a logarithmic axis."""
+    """Round numbers between two errors, for the ticks of a logarithmic axis."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = [e for e in (90, 70, 50, 30, 20, 10, 7, 5, 3, 2, 1.5, 1, 0.7, 0.5, 0.3, 0.2, 0.1) if least <= e <= most]
-    if len(ticks) < 4:  # so near each other that an even scale is as good
+    if len(ticks) < 4:  # the two are so close that even steps will do
         ticks = [round(float(e), 4) for e in MaxNLocator(5).tick_values(least, most) if least <= e <= most and e > 0]
     return ticks
 
 
-def draw_row(axes: Any, row: Sequence[Cell], place: Place, colour: str, label: str) -> None:
-    """A series: its means joined, the seeds as dots and a bar over their spread, the slides' numbers dashed."""
-    xs = [place(cell.point.x) for cell in row]
+def draw_row(axes: Any, row: Sequence[Cell], position: Position, colour: str, label: str) -> None:
+    """Draw a series: means as a line, seeds as dots, their spread as a bar, the slides' numbers dashed."""
+    xs = [position(cell.point.x) for cell in row]
     errors = [100 - cell.mean for cell in row]
     axes.plot(xs, errors, color=colour, marker="o", markersize=4.5, linewidth=1.8, label=label, zorder=3)
     for x, cell in zip(xs, row, strict=True):
@@ -76,14 +82,14 @@ def draw_row(axes: Any, row: Sequence[Cell], place: Place, colour: str, label: s
                   markersize=3, alpha=0.5, zorder=2)  # fmt: skip
         if cell.dead:
             axes.plot([x], [100 - cell.mean], "x", color="#b00020", markersize=11, markeredgewidth=2, zorder=4)
-    theirs = [(x, 100 - cell.point.slides) for x, cell in zip(xs, row, strict=True) if cell.point.slides is not None]
-    if theirs:
-        axes.plot(*zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 3)), marker="D", markersize=4.5,
+    slides = [(x, 100 - cell.point.slides) for x, cell in zip(xs, row, strict=True) if cell.point.slides is not None]
+    if slides:
+        axes.plot(*zip(*slides, strict=True), color=colour, linestyle=(0, (4, 3)), marker="D", markersize=4.5,
                   markerfacecolor="white", linewidth=1.1, alpha=0.8, zorder=1)  # fmt: skip
 
 
 def legend(figure: Any, cells: Sequence[Cell] = ()) -> None:
-    """Below all panels, each name once: of the series, and of dashes and crosses where cells have any."""
+    """Put a legend below all panels, with each series once, and dashes and crosses where cells have any."""
     from matplotlib.lines import Line2D
 
     found: dict[str, Any] = {}
@@ -120,7 +126,7 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
         steps = [each["step"] for each in prunings]
         sparsities.plot(steps, [100 * each["sparsity"] for each in prunings], color=colour, label=layer)
         removing = [(each["step"], each["threshold"]) for each in prunings if each["removed"]]
-        if removing:  # where nothing goes there is no threshold
+        if removing:  # where nothing was removed there is no threshold
             thresholds.plot(*zip(*removing, strict=True), color=colour, label=layer)
     for colour, (label, run) in zip(COLOURS, runs, strict=False):
         if course := _accuracies(results.course(run)):
@@ -129,10 +135,10 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     sparsities.set(xlabel="step", ylabel="connections removed, %", title=f"layer sparsity, {runs[-1][0]}")
     accuracies.set(xlabel="step", ylabel="test accuracy, %", title="accuracy over time")
     shown = sorted(y for line in accuracies.lines for y in line.get_ydata())
-    if shown:  # not all the way down to the first steps
+    if shown:  # the accuracies of the first steps would flatten the rest
         accuracies.set_ylim(shown[len(shown) // 10] - 0.5, shown[-1] + 0.2)
     for axes, columns in (thresholds, 1), (sparsities, 1), (accuracies, 3):
-        if axes.lines:  # each below its panel: a colour is a layer in two of them and a sparsity in the third
+        if axes.lines:  # one below each panel: colours stand for layers in two of them and for runs in the third
             axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=columns)
     return figure
 
@@ -149,17 +155,17 @@ def _accuracies(lines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     return sorted(found, key=lambda point: point[0])
 
 
-def _by_table(results: Results, place: Place, label: str) -> Any:
+def _by_table(results: Results, position: Position, label: str) -> Any:
     figure, all_axes = panels(len(results.tables), height=4.1)
     names = dict.fromkeys(cell.point.series for cell in results.cells)
-    colours = dict(zip(names, COLOURS * 3, strict=False))  # a series has one, whatever the table
+    colours = dict(zip(names, COLOURS * 3, strict=False))  # the same for a series in all tables
     for axes, table in zip(all_axes, results.tables, strict=True):
         cells = [cell for cell in results.cells if cell.point.table == table]
         for series in results.series(table):
-            row = sorted(results.row(table, series), key=lambda cell: place(cell.point.x))
-            draw_row(axes, row, place, colours[series], series)
-        columns = sorted({cell.point.x for cell in cells}, key=place)
-        axes.set_xticks([place(x) for x in columns], [f"{x:g}" for x in columns], fontsize=8)
+            row = sorted(results.row(table, series), key=lambda cell: position(cell.point.x))
+            draw_row(axes, row, position, colours[series], series)
+        columns = sorted({cell.point.x for cell in cells}, key=position)
+        axes.set_xticks([position(x) for x in columns], [f"{x:g}" for x in columns], fontsize=8)
         axes.set_xticks([], minor=True)
         accuracy_axis(axes, cells)
         axes.set(xlabel=label, title=table)

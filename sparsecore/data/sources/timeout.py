@@ -1,7 +1,7 @@
-"""Work that waits for others, done in a thread of its own: shown when it takes long, left behind when it hangs.
+"""Timeouts for work that waits for others: one thread does the work, another decides how long it may take.
 
 The look-up of a host's name, a connection, a server that stops in the middle, a package client: each can wait for
-minutes, and some cannot be told not to. So one thread waits, and another decides how long.
+minutes, and some cannot be told not to. A thread that hangs is left behind.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHOWN_AFTER = 2.0  # seconds of work before a terminal gets a progress bar
-TO_TIDY_UP = 0.3  # seconds that work which is told to stop gets to end its clients and remove its files
+TO_TIDY_UP = 0.3  # seconds for work that is given up to end its clients and remove its files
 
 
 class GaveUp(Exception):
     """The work was silent for too long, took too long, or was told to stop."""
 
 
-class Watch:
-    """What a worker has received so far, with the methods that pooch wants of a progress bar."""
+class Transfer:
+    """How much has been received, and when the last of it came; with the methods that pooch wants of a progress bar."""
 
     def __init__(self) -> None:
         self.total = 0  # bytes; 0 while not known
-        self.done = 0
-        self.heard = time.monotonic()
+        self.received = 0
+        self.last = time.monotonic()
         self._stopped = threading.Event()
 
     def update(self, received: int) -> None:
@@ -40,26 +40,26 @@ class Watch:
         if self._stopped.is_set():
             raise GaveUp("told to stop")
         if received:
-            self.done += received
-            self.heard = time.monotonic()
+            self.received += received
+            self.last = time.monotonic()
 
     def reset(self) -> None:
-        self.done = 0
+        self.received = 0
 
     def close(self) -> None:
-        self.total = self.done = 0
+        self.total = self.received = 0
 
     def stop(self) -> None:
         self._stopped.set()
 
 
-def watched(work: Callable[[Watch], T], title: str, silence: float, deadline: float) -> T:
-    """The result of `work(watch)`, run in a daemon thread.
+def in_time(work: Callable[[Transfer], T], title: str, silence: float, deadline: float) -> T:
+    """The result of `work(transfer)`, run in a daemon thread.
 
     Parameters
     ----------
     work : callable
-        Tells its watch of every piece that it receives. Whatever it raises, this raises.
+        Calls `transfer.update` for every piece that it receives. Whatever it raises, this raises.
     title : str
         Stands before the progress bar, which a terminal shows once the work has taken two seconds.
     silence : float
@@ -70,13 +70,14 @@ def watched(work: Callable[[Watch], T], title: str, silence: float, deadline: fl
     Raises
     ------
     GaveUp
-        After that silence or at that time. The work is told to stop; a call that never returns is left behind.
+        After that silence or at that time. Its next `transfer.update` ends the work; a call that never returns is left
+        behind.
     """
-    watch, future = Watch(), Future[T]()
+    transfer, future = Transfer(), Future[T]()
 
     def run() -> None:
         try:
-            future.set_result(work(watch))
+            future.set_result(work(transfer))
         except BaseException as error:
             future.set_exception(error)
 
@@ -85,13 +86,13 @@ def watched(work: Callable[[Watch], T], title: str, silence: float, deadline: fl
     try:
         while not wait([future], timeout=0.1).done:
             now = time.monotonic()
-            if now - watch.heard > silence:
+            if now - transfer.last > silence:
                 raise GaveUp(f"no answer for {silence:g} s")
             if now > deadline:
                 raise GaveUp("too slow")
-            bar.show(watch)
+            bar.show(transfer)
     finally:
-        watch.stop()
+        transfer.stop()
         bar.close()
         wait([future], timeout=TO_TIDY_UP)
     return future.result()
@@ -105,7 +106,7 @@ class _Bar:
         self._due = time.monotonic() + SHOWN_AFTER if sys.stderr.isatty() else float("inf")
         self._progress: Progress | None = None
 
-    def show(self, watch: Watch) -> None:
+    def show(self, transfer: Transfer) -> None:
         if time.monotonic() < self._due:
             return
         if self._progress is None:
@@ -117,7 +118,7 @@ class _Bar:
             self._progress.add_task(self._title)
             self._progress.start()
         task = self._progress.task_ids[0]
-        self._progress.update(task, total=watch.total or None, completed=watch.done)
+        self._progress.update(task, total=transfer.total or None, completed=transfer.received)
 
     def close(self) -> None:
         if self._progress is not None:

@@ -1,4 +1,4 @@
-"""RadiX layers for networks whose sparse layers do not follow one another directly, as in LeNet-5."""
+"""RadiX layers fitted one by one, for networks whose sparse layers do not follow one another directly, as LeNet-5's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 from ..storage.pattern import SparsityPattern
-from .radix import Radices, radix_layer
+from .radix import Radices, alike_factors, radix_layer, spelled, with_place_values
 
 Sizes = Sequence[tuple[int, int]]
 """(inputs, outputs) of each layer."""
 
 
 def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPattern], str]:
-    """One RadiX layer for each pair of sizes, radix by radix; and a sentence that says what was made.
+    """One RadiX layer for each radix and pair of sizes, and a sentence that says what was made.
 
     N', the product of a list, must divide every size: there is no neighbouring layer to drop nodes with, and a layer
     cut from a larger one could leave neurons unconnected.
@@ -21,7 +21,7 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
     Parameters
     ----------
     radices : lists of integers above 1
-        One radix a layer; all lists but the last have the product N', which the last one's divides.
+        One radix a layer. All lists but the last have the product N'; the last one's product divides N'.
     sizes : (inputs, outputs) of each layer
 
     Raises
@@ -29,49 +29,38 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
     ValueError
         If the radices do not fit; the message suggests some that do.
     """
-    spelled = "/".join(",".join(map(str, each)) for each in radices)
+    lists = spelled(radices)
     wanted = ", ".join(f"{inputs}→{outputs}" for inputs, outputs in sizes)
-    flat = [(radix, math.prod(each[:at])) for each in radices for at, radix in enumerate(each)]
+    digits = with_place_values(radices)
     hint = _suggestion(sizes)
-    if len(flat) != len(sizes):
-        raise ValueError(f"one radix a sparse layer: there are {len(sizes)} ({wanted}), got {spelled}{hint}")
+    if len(digits) != len(sizes):
+        raise ValueError(f"one radix a sparse layer: there are {len(sizes)} ({wanted}), got {lists}{hint}")
     nodes = math.prod(radices[0])
     for number, each in enumerate(radices, start=1):
         product = math.prod(each)
         if nodes % product or (number < len(radices) and product != nodes):
             whole = number < len(radices)
             rule = f"must have the first's product, N' = {nodes}" if whole else f"must divide N' = {nodes}"
-            raise ValueError(f"radix list {number} of {spelled} {rule}, got {product}{hint}")
+            raise ValueError(f"radix list {number} of {lists} {rule}, got {product}{hint}")
     for inputs, outputs in sizes:
         if inputs % nodes or outputs % nodes:
             raise ValueError(
-                f"radices {spelled} have N' = {nodes} nodes, which must divide both sizes of the layer "
+                f"radices {lists} have N' = {nodes} nodes, which must divide both sizes of the layer "
                 f"{inputs}→{outputs}{hint}"
             )
     patterns = [
-        radix_layer(radix, place, nodes, inputs // nodes, outputs // nodes)
-        for (radix, place), (inputs, outputs) in zip(flat, sizes, strict=True)
+        radix_layer(radix, place_value, nodes, inputs // nodes, outputs // nodes)
+        for (radix, place_value), (inputs, outputs) in zip(digits, sizes, strict=True)
     ]
-    pairs = zip(flat, sizes, strict=True)
+    pairs = zip(digits, sizes, strict=True)
     kept = ", ".join(f"{radix}/{nodes} of {inputs}→{outputs}" for (radix, _), (inputs, outputs) in pairs)
     return patterns, f"N' = {nodes} nodes keep {kept}"
 
 
 def _suggestion(sizes: Sizes) -> str:
-    """The end of an error: radices in one list whose product divides all sizes, as unequal to 1 as can be."""
+    """The end of an error: radices in one list with the largest product that divides all sizes."""
     common = math.gcd(*(size for pair in sizes for size in pair))
     for nodes in sorted((n for n in range(2, common + 1) if common % n == 0), reverse=True):
-        found = _factored(nodes, len(sizes))
-        if found:
-            return f": try {','.join(map(str, found))}"
+        if found := alike_factors(nodes, len(sizes)):
+            return f": try {spelled([found])}"
     return f": no radices fit these sizes, whose greatest common divisor is {common}"
-
-
-def _factored(product: int, count: int, least: int = 2) -> list[int] | None:
-    """`product` as `count` factors of at least `least`, rising; those that are most alike."""
-    if count == 1:
-        return [product] if product >= least else None
-    for factor in range(math.isqrt(product), least - 1, -1):
-        if product % factor == 0 and (rest := _factored(product // factor, count - 1, factor)):
-            return [factor, *rest]
-    return None

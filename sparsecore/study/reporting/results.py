@@ -1,4 +1,4 @@
-"""The cells of the studies' tables: each a point with what came of its runs, one a seed."""
+"""The cells of the studies' tables: each a point, which is a run and where it stands, with one outcome a seed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import fmean, stdev
+from typing import NamedTuple
 
-from .archive import Archive, Course
-from .outcome import Outcome
-from .run import Run
-from .study import Point
+from ..making.archive import Archive, Course
+from ..making.outcome import Outcome
+from ..making.run import Run
+
+
+class Point(NamedTuple):
+    """A run, and the cell of a table that it belongs to.
+
+    Attributes
+    ----------
+    table : str
+        Such as "LeNet-300-100, MNIST".
+    series : str
+        A line of the table, and a curve of its figure.
+    x : float or str
+        The column.
+    run : Run
+        Without a seed.
+    slides : float, optional
+        The slides' number in percent.
+    """
+
+    table: str
+    series: str
+    x: float | str
+    run: Run
+    slides: float | None = None
+
+    @property
+    def column(self) -> str:
+        """The column's name."""
+        return column(self.x)
+
+    @property
+    def title(self) -> str:
+        """Where it stands: table, series and column."""
+        return f"{self.table}, {self.series}, {self.column}"
 
 
 @dataclass(frozen=True)
@@ -21,9 +55,9 @@ class Cell:
     ----------
     point : Point
     by_seed : mapping of int to Outcome
-        Of the runs that finished, at least one.
+        The runs that finished, at least one.
     missing : int
-        Runs that did not.
+        How many did not.
     """
 
     point: Point
@@ -50,7 +84,7 @@ class Cell:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean in points: what seeds tell, but no less than what a test set of this size can."""
+        """Standard error of the mean in points: from the seeds, but at least what the size of the test set allows."""
         p = min(max(self.mean / 100, 0.0), 1.0)
         samples = max(sum(self.outcomes[0].support), 1)
         return max(self.spread / sqrt(len(self.outcomes)), 100 * sqrt(p * (1 - p) / samples))
@@ -71,6 +105,11 @@ class Cell:
         return None if self.point.slides is None else self.mean > self.point.slides
 
 
+def column(x: float | str) -> str:
+    """A column's name."""
+    return x if isinstance(x, str) else f"{x:g}"
+
+
 def differ(a: Cell, b: Cell) -> float:
     """By how many points a's mean is above b's; 0 if that is less than two standard errors of the difference."""
     difference = a.mean - b.mean
@@ -86,7 +125,7 @@ class Results:
     cells : tuple of Cell
         Those with at least one finished run, in the order of the points.
     courses : mapping of str to list of dict
-        What the runs that are drawn over time came through, by their keys.
+        The courses of runs that are drawn over time, by their keys.
     seed : int
         The first seed.
     """
@@ -113,7 +152,7 @@ class Results:
         return [(cell, others[cell.point.x]) for cell in self.row(table, a) if cell.point.x in others]
 
     def course(self, run: Run) -> Course:
-        """What a run with the first seed came through; nothing if that is not known."""
+        """The course of a run with the first seed; empty if it is not known."""
         return self.courses.get(run.seeded(self.seed).key, [])
 
 
@@ -122,14 +161,14 @@ def gather(points: Iterable[Point], seeds: Sequence[int], archive: Archive) -> R
     cells = []
     for point in points:
         keys = {seed: point.run.seeded(seed).key for seed in seeds}
-        there = {seed: archive.outcomes[key] for seed, key in keys.items() if key in archive.outcomes}
-        if there:
-            cells.append(Cell(point, there, len(keys) - len(there)))
+        finished = {seed: archive.outcomes[key] for seed, key in keys.items() if key in archive.outcomes}
+        if finished:
+            cells.append(Cell(point, finished, len(keys) - len(finished)))
     return Results(tuple(cells), archive.courses, min(seeds, default=0))
 
 
 def against_slides(results: Iterable[Results]) -> list[Cell]:
-    """The cells with a counterpart in the slides, each once, furthest below it first."""
+    """The cells for which the slides have a number, each once, the furthest below it first."""
     found: dict[tuple[object, ...], Cell] = {}
     for each in results:
         for cell in each.cells:

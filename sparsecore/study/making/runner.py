@@ -1,4 +1,4 @@
-"""Makes the runs that are not in the cache yet, in several processes, sources before what comes from them."""
+"""Makes the runs that are not in the cache yet, in several processes; a run's source is made before it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .outcome import Outcome, read_outcome
 from .run import Run
 
 PAUSE = 0.25
-"""Seconds between two looks at the progress."""
+"""Seconds between two updates of the progress."""
 
 
 @dataclass
 class Board:
-    """Where the runs of a study stand, for whoever shows it.
+    """How far the runs of a study have come.
 
     Attributes
     ----------
     waiting : list of Run
         Longest chain first.
     running : dict of Run to float
-        With the time that each began.
+        When each began.
     finished : dict of str to Outcome
         By key, cached ones included.
     failed : dict of Run to str
-        And why.
+        And the reason.
     cached : int
-        How many were finished before.
+        How many were finished before this command.
     """
 
     waiting: list[Run]
@@ -47,13 +47,13 @@ class Board:
 
     @property
     def remaining(self) -> float:
-        """Estimated seconds of one core for what is not done yet."""
+        """Estimated seconds of one core for the runs that are not finished."""
         now = time.monotonic()
         under_way = sum(max(seconds_of(run) - (now - begun), 0.0) for run, begun in self.running.items())
         return under_way + sum(map(seconds_of, self.waiting))
 
     def ready(self) -> Run | None:
-        """Take the next run whose source is there; those whose source failed fail."""
+        """Take the next run whose source is finished; a run whose source failed fails too."""
         for run in list(self.waiting):
             source = run.source
             if source is not None and source in self.failed:
@@ -66,10 +66,10 @@ class Board:
 
 
 def board_of(runs: Iterable[Run], folder: Path, elsewhere: Mapping[str, Outcome] | None = None) -> Board:
-    """All runs and their sources, each once: what is cached is finished, the rest waits.
+    """All runs and their sources, each once: those that are cached are finished, the others wait.
 
-    What came of runs `elsewhere` is taken for them, but nothing can start from their networks: where a run that waits
-    would, its source is made here.
+    Outcomes from `elsewhere` count as well. But the networks of those runs are not here, so a run that another one has
+    to start from is made again.
     """
     runs, elsewhere = list(runs), elsewhere or {}
     wanted = {each.key: each for run in runs for each in (*run.sources(), run)}
@@ -96,9 +96,9 @@ class Maker:
     workers : int
         Processes, with one thread each.
     shown : callable
-        Called with the board about four times a second.
+        Called with the board about four times a second, to show the progress.
     hold : int, optional
-        A file descriptor that workers keep open to their end, such as a lock's.
+        A file descriptor that workers keep open until they end, such as a lock's.
     data_dir : str, optional
         Where data sets are.
     """
@@ -114,15 +114,15 @@ class Maker:
         self._jobs: dict[subprocess.Popen[str], Run | None] = {}
 
     def stop(self) -> None:
-        """Let runs under way save, and make no more; may be called from a signal's handler."""
+        """Let running runs save, and start no others; may be called from a signal handler."""
         self._stopping = True
 
     def __call__(self) -> None:
         """Make the runs, until all are finished or failed, or until `stop`."""
-        told = False
+        closed = False
         while True:
-            if self._stopping and not told:
-                told = True
+            if self._stopping and not closed:
+                closed = True
                 for worker in self._jobs:
                     self._close(worker)
             elif not self._stopping:
@@ -134,7 +134,7 @@ class Maker:
             self.shown(self.board)
 
     def _give(self) -> None:
-        """Work for those who have none; who will never have any more leaves."""
+        """Give runs to idle workers, hire missing workers, and let those go for whom there will be no more runs."""
         idle = [worker for worker, run in self._jobs.items() if run is None]
         while len(idle) + len(self.board.running) < self.workers and self.board.waiting:
             idle.append(self._hire())
@@ -149,7 +149,7 @@ class Maker:
 
     def _hire(self) -> subprocess.Popen[str]:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "sparsecore.study.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "sparsecore.study.making.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, encoding="utf-8", bufsize=1, start_new_session=True,  # Ctrl-C is for this process alone
             pass_fds=() if self.hold is None else (self.hold,),
         )  # fmt: skip
@@ -164,11 +164,11 @@ class Maker:
             "data_dir": self.data_dir,
         }  # fmt: skip
         assert worker.stdin is not None
-        with suppress(BrokenPipeError):  # it died, which `_hear` finds out
+        with suppress(BrokenPipeError):  # it has died, as `_hear` will notice
             worker.stdin.write(json.dumps(job) + "\n")
 
     def _hear(self, worker: subprocess.Popen[str]) -> None:
-        """An answer, or the end of a worker."""
+        """Take a worker's answer, or notice its end."""
         assert worker.stdout is not None
         line = worker.stdout.readline()
         run = self._jobs[worker]
@@ -202,7 +202,7 @@ def _ending(status: int) -> str:
 
 
 def _chains(runs: list[Run]) -> dict[Run, float]:
-    """For each run the estimated seconds of the longest chain of runs that begins with it."""
+    """For each run, the estimated seconds of the longest chain of runs that begins with it."""
     longest: dict[Run, float] = {}
     for run in sorted(runs, key=lambda run: -sum(1 for _ in run.sources())):
         longest[run] = longest.get(run, 0.0) + seconds_of(run)

@@ -1,4 +1,4 @@
-"""Sentences made from numbers. What is said follows from the data alone, and is said in either direction."""
+"""Sentences made from numbers. They follow from the data alone, whichever way the data point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .results import Cell, Results, differ
 
 
 def versus(results: Results, table: str, a: str, b: str) -> list[str]:
-    """How series a does beside series b, column by column; nothing if they share none."""
+    """How series a compares with series b, column by column; nothing if they share no column."""
     pairs = results.pairs(table, a, b)
     if not pairs:
         return []
@@ -25,17 +25,17 @@ def versus(results: Results, table: str, a: str, b: str) -> list[str]:
 
 
 def course(results: Results, table: str, series: str) -> list[str]:
-    """How accuracy goes along a series: its best, its worst, and what can be told from the best."""
+    """The best and the worst column of a series, and those that cannot be told from the best."""
     row = results.row(table, series)
     if len(row) < 2:
         return []
     best, worst = max(row, key=lambda cell: cell.mean), min(row, key=lambda cell: cell.mean)
     if differ(best, worst) == 0:
-        return [f"{table}, {series}: no column can be told from the best, {percent(best)} at {name(best)}."]
+        return [f"{table}, {series}: no column can be told from the best, {percent(best)} at {best.point.column}."]
     as_good = [cell for cell in row if cell is not best and differ(best, cell) == 0]
     near = f", and {_columns(as_good)} cannot be told from it" if as_good else ""
-    return [f"{table}, {series}: best at {name(best)} with {percent(best)}{near}; worst at {name(worst)} with "
-            f"{percent(worst)}."]  # fmt: skip
+    return [f"{table}, {series}: best at {best.point.column} with {percent(best)}{near}; "
+            f"worst at {worst.point.column} with {percent(worst)}."]  # fmt: skip
 
 
 def beside_slides(results: Results) -> list[str]:
@@ -50,7 +50,7 @@ def beside_slides(results: Results) -> list[str]:
 
 
 def dead_runs(results: Results) -> str:
-    """Which runs lost classes, or that none did."""
+    """The runs that lost classes, or that there are none."""
     runs = sum(len(cell.outcomes) for cell in results.cells)
     lost = [cell for cell in results.cells if cell.dead]
     if not lost:
@@ -60,7 +60,7 @@ def dead_runs(results: Results) -> str:
 
 
 def explained(cell: Cell) -> str:
-    """What the data say about a cell that is not above the slides' number."""
+    """Why a cell may not be above the slides' number, as far as the data say."""
     assert cell.point.slides is not None
     below = cell.point.slides - cell.mean
     if cell.dead:
@@ -84,18 +84,8 @@ def percent(cell: Cell) -> str:
     return f"{cell.mean:.2f}{spread}%"
 
 
-def name(cell: Cell) -> str:
-    """A cell's column."""
-    return column(cell.point.x)
-
-
-def column(x: float | str) -> str:
-    """A column's name."""
-    return x if isinstance(x, str) else f"{x:g}"
-
-
 def _full(cell: Cell) -> str:
-    return f"{cell.point.table}, {cell.point.series} at {name(cell)}"
+    return f"{cell.point.table}, {cell.point.series} at {cell.point.column}"
 
 
 def _lost(cell: Cell) -> str:
@@ -109,18 +99,18 @@ def _above(row: Sequence[Cell]) -> str:
     below = [(cell, gap) for cell, gap in zip(row, gaps, strict=True) if gap <= 0]
     count = f"our mean is above the slides' number in {len(row) - len(below)} of {counted(len(row), 'column')}"
     if below:
-        where = _joined(f"{name(cell)} ({gap:+.2f} points)".replace("-", "−") for cell, gap in below)
+        where = _joined(f"{cell.point.column} ({gap:+.2f} points)".replace("-", "−") for cell, gap in below)
         none = f"our mean is not above the slides' number at {where}"
         return none if len(below) == len(row) else f"{count}, and not at {where}"
     return f"{count}, by {min(gaps):.2f} to {max(gaps):.2f} points" if len(row) > 1 else f"{count}, by {gaps[0]:.2f}"
 
 
 def _by(pairs: Iterable[tuple[Cell, Cell]]) -> str:
-    return _joined(f"{name(cell)} (by {abs(differ(cell, other)):.2f} points)" for cell, other in pairs)
+    return _joined(f"{cell.point.column} (by {abs(differ(cell, other)):.2f} points)" for cell, other in pairs)
 
 
 def _columns(cells: Iterable[Cell]) -> str:
-    return _joined(name(cell) for cell in cells)
+    return _joined(cell.point.column for cell in cells)
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -129,5 +119,13 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """So many of something."""
+    """A number and what it counts, in the plural but for one."""
     return f"{count} {what}" + "s" * (count != 1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -11,9 +11,9 @@ from .scale import LENET5, LENET5_CIFAR, LENET300, Net
 from .worker import LOOK_EPOCHS
 
 AROUND = 0.5
-"""Seconds for loading data, recording steps, looking at the result."""
+"""Seconds for loading data, recording steps and testing the result."""
 EVALUATION = 0.5
-"""A sample that is looked at takes so much of one that is trained on."""
+"""Time to evaluate a sample, as a fraction of the time to train on one."""
 TEST = {"mnist-subset": 2_000}
 """Samples of a test split, where they are not 10,000."""
 
@@ -28,8 +28,9 @@ def seconds_of(run: Run) -> float:
     samples = {"mnist-subset": 8_000}.get(options["dataset"], net.samples)
     floor, layers = net.seconds
     epoch = (floor * _width(net, options) + layers * _work(net, run)) * samples / net.samples
-    looks = options["epochs"] / LOOK_EPOCHS + 2 * _prunings(options)
-    return AROUND + epoch * (options["epochs"] + looks * EVALUATION * TEST.get(options["dataset"], 10_000) / samples)
+    evaluations = options["epochs"] / LOOK_EPOCHS + 2 * _prunings(options)
+    evaluated = evaluations * TEST.get(options["dataset"], 10_000) / samples
+    return AROUND + epoch * (options["epochs"] + EVALUATION * evaluated)
 
 
 def _alike(net: Net, options: dict[str, Any]) -> bool:
@@ -38,26 +39,27 @@ def _alike(net: Net, options: dict[str, Any]) -> bool:
 
 
 def _work(net: Net, run: Run) -> float:
-    """What the sparse layers take on average over the run, where they take 1 when they are dense."""
+    """The sparse layers' time, averaged over the run, as a fraction of their time when dense."""
     options = run.options
-    if options.get("random"):  # as many as LeNet-300-100 at 90%, however large
+    if options.get("random"):  # as many connections as LeNet-300-100 at 90%, however large the network
         return 0.1 * net.unstructured
-    if "hidden" in options:  # as many as in the dense network
+    if "hidden" in options:  # as many connections as in the dense network
         return net.unstructured
     shares = [positions * size for positions, size in zip(net.positions, net.sparse, strict=True)]
-    done = zip(shares, _kept(net, run), strict=True)
-    if "radix" in options:  # rows that share their columns; widths keep as many connections as there are in all
-        return 1.0 if "widths" in options else sum(share * kept for share, kept in done) / sum(shares)
-    return sum(share * min(net.unstructured * kept, 1.0) for share, kept in done) / sum(shares)
+    layers = zip(shares, _kept(net, run), strict=True)
+    if "radix" in options:  # rows share their columns; wider layers have as many connections in all
+        return 1.0 if "widths" in options else sum(share * kept for share, kept in layers) / sum(shares)
+    return sum(share * min(net.unstructured * kept, 1.0) for share, kept in layers) / sum(shares)
 
 
 def _kept(net: Net, run: Run) -> tuple[float, float]:
-    """The fraction of connections that each of the two sparse layers has on average over the run."""
+    """The fraction of connections that each of the two sparse layers has, averaged over the run."""
     options = run.options
     if options.get("prune") == "gradual":
         goals = [float(each) for each in options["prune_to"].split(",")]
         goals = goals * 2 if len(goals) == 1 else goals[net.first : net.first + 2]
-        # A twentieth of the run is dense, and up to its half a quarter is still there of what goes, on average.
+        # Nothing is removed in the first 5% of the run, on average three quarters of the goal from there to 50%, and
+        # all of it afterwards: 0.45 · 0.75 + 0.5 = 0.84.
         return 1 - 0.84 * goals[0], 1 - 0.84 * goals[1]
     if run.source is not None:
         found = run.source.options
@@ -77,11 +79,11 @@ def _prunings(options: dict[str, Any]) -> int:
 
 
 def _width(net: Net, options: dict[str, Any]) -> float:
-    """How much more of activations there is than in the network as it is."""
+    """The size of the activations, as a multiple of those of the network with its own sizes."""
     if "widths" in options:
         radices, widths = ([int(each) for each in options[name].split(",")] for name in ("radix", "widths"))
         return prod(radices) * widths[1] / 300
     sizes = [int(each) for each in options["hidden"].split(",")] if "hidden" in options else net.hidden
-    if net.model == "lenet5":  # most are the second convolution's
+    if net.model == "lenet5":  # most of them are the second convolution's
         return 0.4 + 0.6 * sizes[net.wide] / net.hidden[net.wide]
     return max(sum(sizes) / sum(net.hidden), 1.0)

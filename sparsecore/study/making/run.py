@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..commands.options import written
-from ..runs.config import RunConfig, settings
-from ..runs.kinds import spelled
+from ...commands.options import written
+from ...runs.config import RunConfig, settings
+from ...runs.kinds import spelled
 
 VERSION = 1
 """Raised when what a run means changes, so that what was computed before is not taken for it."""

@@ -1,6 +1,6 @@
-"""Where the sets are had from: web mirrors, the npm package client, Debian's. Each yields a set's decoded files.
+"""Who publishes the data sets: web mirrors, the npm registry, Debian. Each yields a set's decoded files.
 
-No source is trusted: `fetch` holds whatever one yields to the set's own hashes.
+No source is trusted: `fetch` compares whatever it yields with the set's own hashes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Protocol
 
 from sparsecore.data.formats import unpack
-from sparsecore.data.watch import Watch
+from sparsecore.data.sources.timeout import Transfer
 
 Unpack = Callable[[Path, Collection[str]], dict[str, bytes]]
 CHUNK = 1 << 16  # bytes
 
 
 class SourceError(Exception):
-    """A source that cannot be used here, or did not yield what it should."""
+    """A source that cannot be used here, or whose files are not what they should be."""
 
 
 class Source(Protocol):
-    """One place to have a set from."""
+    """Somebody who publishes a data set."""
 
     kind: ClassVar[str]
 
     @property
     def title(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
 
-    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+    def get(self, names: Collection[str], transfer: Transfer) -> dict[str, bytes]:
         """The contents of a set's files, by name. Raises whatever goes wrong; leaves no file behind."""
 
 
@@ -48,11 +48,11 @@ class Mirror:
     base: str
     hashes: Mapping[str, str]
 
-    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+    def get(self, names: Collection[str], transfer: Transfer) -> dict[str, bytes]:
         import pooch
         import requests
 
-        download = pooch.HTTPDownloader(progressbar=watch, chunk_size=CHUNK)
+        download = pooch.HTTPDownloader(progressbar=transfer, chunk_size=CHUNK)
         files: dict[str, bytes] = {}
         with TemporaryDirectory(prefix="sparsecore-") as folder:
             for name, expected in self.hashes.items():
@@ -80,11 +80,11 @@ class Npm:
     def title(self) -> str:
         return f"npm {self.package}"
 
-    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+    def get(self, names: Collection[str], transfer: Transfer) -> dict[str, bytes]:
         npm = _client("npm")
         with TemporaryDirectory(prefix="sparsecore-") as folder:
             _run([npm, "pack", f"{self.package}@{self.version}", "--ignore-scripts", "--loglevel=error",
-                  f"--cache={folder}/cache"], folder, watch)
+                  f"--cache={folder}/cache"], folder, transfer)
             packed = Path(folder, f"{self.package}-{self.version}.tgz")
             _check(packed, self.hash)
             return self.unpack(packed, names)
@@ -92,9 +92,9 @@ class Npm:
 
 @dataclass(frozen=True)
 class Debian:
-    """A package of Debian: as installed, or else fetched and opened with apt-get and dpkg-deb, without installing it.
+    """A package of Debian: as installed, or else fetched and unpacked with apt-get and dpkg-deb, without installing it.
 
-    Its files are gzipped anew by Debian, so that only their contents can be held to a hash.
+    Debian compresses its files again, so that only their contents can be compared with a hash.
     """
 
     kind: ClassVar[str] = "debian"
@@ -105,26 +105,26 @@ class Debian:
     def title(self) -> str:
         return f"debian {self.package}"
 
-    def get(self, names: Collection[str], watch: Watch) -> dict[str, bytes]:
+    def get(self, names: Collection[str], transfer: Transfer) -> dict[str, bytes]:
         installed = Path("/", self.folder)
         if installed.is_dir():
             return self._read(installed, names)
         apt, dpkg = _client("apt-get"), _client("dpkg-deb")
         with TemporaryDirectory(prefix="sparsecore-") as folder:
-            self._download(apt, folder, watch)
+            self._download(apt, folder, transfer)
             (packed,) = Path(folder).glob("*.deb")
-            _run([dpkg, "-x", str(packed), "opened"], folder, watch)
+            _run([dpkg, "-x", str(packed), "opened"], folder, transfer)
             return self._read(Path(folder, "opened", self.folder), names)
 
-    def _download(self, apt: str, folder: str, watch: Watch) -> None:
+    def _download(self, apt: str, folder: str, transfer: Transfer) -> None:
         try:
-            _run([apt, "-qq", "download", self.package], folder, watch)
+            _run([apt, "-qq", "download", self.package], folder, transfer)
         except SourceError:
             # The machine's package lists are absent, as in most container images, or old: fetch fresh ones of our own.
             Path(folder, "lists", "partial").mkdir(parents=True)
             ours = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User="]
-            _run([apt, "-qq", *ours, "update"], folder, watch)
-            _run([apt, "-qq", *ours, "download", self.package], folder, watch)
+            _run([apt, "-qq", *ours, "update"], folder, transfer)
+            _run([apt, "-qq", *ours, "download", self.package], folder, transfer)
 
     def _read(self, folder: Path, names: Collection[str]) -> dict[str, bytes]:
         files: dict[str, bytes] = {}
@@ -134,7 +134,7 @@ class Debian:
 
 
 def _check(path: Path, expected: str) -> None:
-    """Hold a file to its hash, "algorithm:hexadecimal", before anything looks inside."""
+    """Compare a file with its hash, "algorithm:hexadecimal", before it is opened."""
     algorithm, _, digest = expected.partition(":")
     with path.open("rb") as file:
         got = hashlib.file_digest(file, algorithm).hexdigest()
@@ -149,13 +149,13 @@ def _client(name: str) -> str:
     return path
 
 
-def _run(command: list[str], folder: str, watch: Watch) -> None:
-    """Run a package client in `folder`, telling the watch how the files there grow; ended if told to stop."""
+def _run(command: list[str], folder: str, transfer: Transfer) -> None:
+    """Run a package client in `folder`, counting how the files there grow; it is ended once nobody waits."""
     with (Path(folder, "client.log").open("w+b") as log,
           subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process):
         try:
             while process.poll() is None:
-                watch.update(max(0, _size(folder) - watch.done))
+                transfer.update(max(0, _size(folder) - transfer.received))
                 time.sleep(0.05)
         finally:
             process.kill()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..runs.folder import CONFIG, METRICS
+from ...runs.folder import CONFIG, METRICS
 from .outcome import assess
 
 LOOK_EPOCHS = 4
@@ -29,7 +29,7 @@ LOG = "log.txt"
 def main() -> int:
     """Work until stdin closes."""
     jobs, answers = _channels()
-    from ..runtime.devices import set_threads
+    from ...runtime.devices import set_threads
 
     set_threads(1)
     for job in jobs:
@@ -79,8 +79,8 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
 
 def _command(job: dict[str, Any], folder: Path) -> int:
     """Call the run's command, or go on with it where it stopped."""
-    from .. import train
-    from ..prune.__main__ import main as prune
+    from ... import train
+    from ...prune.__main__ import main as prune
 
     if job["kind"] == "prune":
         for left in folder.glob("model.safetensors*"):  # of an attempt that did not get to its outcome

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import replace
-from ..runs import pictures as png
-from .readings import column, explained, percent
-from .report import Report, Section, overview, table_of
-from .results import Cell
-from .study import Drawing
+from ...files import replace
+from ...runs.pictures import write
+from .figures import Drawing
+from .report import Report, Section, below, dead, failures, overview, table_of
+from .results import Cell, column
 
 
 def write_markdown(report: Report, path: Path) -> None:
@@ -37,13 +36,12 @@ def _head(report: Report, pictures: Path) -> list[str]:
         lines += ["", *_picture(overview(report.compared), pictures)]
     if report.below and not report.quick:
         lines += ["", "Cells that are not above the slides' number:", ""]
-        lines += [f"- {place(cell)}: {percent(cell)} against {cell.point.slides:g}. {_capital(explained(cell))}."
-                  for cell in report.below]  # fmt: skip
+        lines += [f"- {line}" for line in below(report)]
     if report.dead:
         lines += ["", "Runs that lost classes:", ""]
-        lines += [f"- {place(cell)}: {cell.dead} of {len(cell.outcomes)}" for cell in report.dead]
+        lines += [f"- {line}" for line in dead(report)]
     if report.failures:
-        lines += ["", "Runs that failed:", "", *(f"- {name}: {why}" for name, why in report.failures.items())]
+        lines += ["", "Runs that failed:", "", *(f"- {line}" for line in failures(report))]
     return lines
 
 
@@ -65,11 +63,6 @@ def _section(section: Section, pictures: Path) -> list[str]:
     return lines
 
 
-def place(cell: Cell) -> str:
-    """Where a cell stands."""
-    return f"{cell.point.table}, {cell.point.series}, {column(cell.point.x)}"
-
-
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
@@ -80,9 +73,5 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _picture(drawing: Drawing, pictures: Path) -> list[str]:
-    path = png.write(drawing.figure, pictures / f"{drawing.name}.png", dpi=130)
+    path = write(drawing.figure, pictures / f"{drawing.name}.png", dpi=130)
     return [f"![{drawing.caption}]({pictures.name}/{path.name})", "", f"*{drawing.caption}*"]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""What the pages say: the studies with their tables, figures and readings, and a summary of all."""
+"""What the pages show: the studies with their tables, figures and readings, and a summary of all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from ..files import replace
+from ...files import replace
+from ...runs.pictures import settings
+from ..making.outcome import Outcome
+from ..making.run import Run
 from . import figures
-from .outcome import Outcome
-from .progress import duration
-from .readings import column, counted
+from .figures import Drawing
+from .readings import counted, duration, explained, percent
 from .results import Cell, Results, against_slides
-from .run import Run
-from .study import Drawing, Study
+from .study import Study
 
 COLUMNS = ("study", "table", "series", "x", "seed", "test_accuracy", "slides", "train_accuracy", "dead_classes",
            "connections", "sparsity", "global_sparsity", "epochs", "train_seconds", "step_ms", "seconds", "run",
            "commit", "machine", "command")  # fmt: skip
-"""Of the table of all runs."""
+"""The columns of the table of all runs."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All there is to show.
+    """Everything the pages show.
 
     Attributes
     ----------
     sections : sequence of Section
     failures : mapping of str to str
-        What failed and why.
+        The runs that failed, by name, and the reasons.
     missing : int
-        Runs that were not made: the report is of those that were.
+        How many runs were not made; the report leaves them out.
     command : str
-        That makes this report.
+        The command line that makes this report.
     where : sequence of str
-        From what commits and on what machines the runs were made.
+        The commits and machines that the runs were made from and on.
     quick : bool
-        Whether the runs were cut short, so that nothing is proved by them.
+        Whether the runs were cut short, so that they prove nothing.
     """
 
     sections: Sequence[Section]
@@ -71,12 +72,12 @@ class Report:
 
     @property
     def compared(self) -> list[Cell]:
-        """The cells that the slides have a number for, furthest below it first."""
+        """The cells for which the slides have a number, the furthest below it first."""
         return against_slides(section.results for section in self.sections)
 
     @property
     def below(self) -> list[Cell]:
-        """Those of them whose mean is not above it."""
+        """The cells whose mean is not above the slides' number."""
         return [cell for cell in self.compared if not cell.above_slides]
 
     @property
@@ -87,17 +88,17 @@ class Report:
 
     @property
     def lost(self) -> int:
-        """How many runs lost classes, but for those whose logits have the slides' ReLU, which are made to see that."""
+        """How many runs lost classes, without those that are made to: with the slides' ReLU on the logits."""
         return sum(cell.dead for cell in self.dead) - self.lost_by_relu
 
     @property
     def lost_by_relu(self) -> int:
-        """How many of those did."""
+        """How many runs with the slides' ReLU on the logits lost classes."""
         return sum(cell.dead for cell in self.dead if cell.point.run.options.get("relu_logits"))
 
     @property
     def seconds(self) -> float:
-        """Of one core, for all runs."""
+        """Seconds of one core, for all runs."""
         return sum(outcome.seconds for outcome in self.outcomes.values())
 
     def summary(self) -> list[str]:
@@ -118,8 +119,15 @@ class Report:
         return lines
 
 
+def section_of(study: Study, results: Results) -> Section:
+    """What a study draws and reads from its results."""
+    with settings():
+        drawings = study.figures(results)
+    return Section(study, results, drawings, study.readings(results))
+
+
 def parts(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Which runs were made from what and where: a line for each data set, commit and machine."""
+    """A line for each data set, commit and machine: how many runs were made from it and there."""
     found: dict[tuple[str, ...], list[float]] = {}
     for key, run in {run.key: run for run in runs}.items():
         if key in outcomes:
@@ -141,8 +149,25 @@ def table_of(results: Results, table: str) -> tuple[list[float | str], list[tupl
     return columns, rows
 
 
+def failures(report: Report) -> list[str]:
+    """A line for each run that failed."""
+    return [f"{name}: {why}" for name, why in report.failures.items()]
+
+
+def below(report: Report) -> list[str]:
+    """A line for each cell that is not above the slides' number, and what the data say about it."""
+    return [f"{cell.point.title}: {percent(cell)} against {cell.point.slides:g}. {explained(cell)}."
+            for cell in report.below]  # fmt: skip
+
+
+def dead(report: Report) -> list[str]:
+    """A line for each cell with runs that lost classes."""
+    return [f"{cell.point.title}: {cell.dead} of {len(cell.outcomes)}" for cell in report.dead]
+
+
+@settings()
 def overview(cells: Sequence[Cell]) -> Drawing:
-    """Every cell beside the slides' number: by how much of the error that they left ours is smaller."""
+    """Every cell beside the slides' number, on axes that are logarithmic in the error."""
     figure, (axes,) = figures.panels(1, width=8.6, height=5.0)
     names = list(dict.fromkeys(f"{cell.point.table}: {cell.point.series}" for cell in cells))
     for k, name in enumerate(sorted(names)):
@@ -168,7 +193,7 @@ def overview(cells: Sequence[Cell]) -> Drawing:
 
 
 def write_csv(report: Report, path: Path) -> int:
-    """A line for each run at each of its places; gives back how many."""
+    """Write a line for each run in each cell that it belongs to; returns how many."""
     lines = [
         _line(section.study, cell, seed)
         for section in report.sections for cell in section.results.cells for seed in cell.by_seed
@@ -181,7 +206,7 @@ def write_csv(report: Report, path: Path) -> int:
 
 def _line(study: Study, cell: Cell, seed: int) -> list[object]:
     point, run, o = cell.point, cell.point.run.seeded(seed), cell.by_seed[seed]
-    return [study.name, point.table, point.series, column(point.x), seed, o.accuracy,
+    return [study.name, point.table, point.series, point.column, seed, o.accuracy,
             "" if point.slides is None else point.slides, o.train_accuracy, " ".join(map(str, o.dead)), o.connections,
             o.sparsity, o.global_sparsity, o.epochs, o.train_seconds, o.step_ms, o.seconds, run.key, o.commit,
             o.machine, str(run)]  # fmt: skip

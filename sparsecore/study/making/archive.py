@@ -1,4 +1,4 @@
-"""What came of many runs in one file, small enough to be committed: reports are made from it where the runs are not."""
+"""The outcomes of many runs in one file, small enough to be committed: a report can be made from it alone."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import replace
+from ...files import replace
 from .outcome import Outcome, outcome_of, records
 from .run import Run
 
 Course = list[dict[str, Any]]
-"""A run's lines of metrics, as far as they are drawn over time."""
+"""Of a run's lines of metrics, what is drawn over time."""
 DRAWN = ("event", "epoch", "step", "test_accuracy", "accuracy_before", "accuracy_after")
 OF_LAYERS = ("name", "sparsity", "threshold", "removed")
 
 
 class Archive(NamedTuple):
-    """Outcomes, and courses of those runs that are drawn over time, by the runs' keys."""
+    """By the runs' keys: outcomes, and the courses of those that are drawn over time."""
 
     outcomes: Mapping[str, Outcome]
     courses: Mapping[str, Course]
 
 
 def course_of(folder: Path) -> Course:
-    """What a run in a folder came through."""
+    """The course of the run in a folder."""
     found = []
     for record in records(folder):
         if record["event"] in ("epoch", "prune"):
@@ -38,7 +38,7 @@ def course_of(folder: Path) -> Course:
 
 
 def write_archive(path: Path, runs: Iterable[Run], archive: Archive) -> None:
-    """A line of JSON for each of these runs that is in an archive: its key, its command, and what came of it."""
+    """Write a line of JSON for each of these runs that is in an archive: key, command, and outcome."""
     lines = []
     for key, run in {run.key: run for run in runs}.items():
         if key in archive.outcomes:
@@ -50,7 +50,7 @@ def write_archive(path: Path, runs: Iterable[Run], archive: Archive) -> None:
 
 
 def read_archives(paths: Iterable[Path]) -> Archive:
-    """What is in these files together.
+    """Everything in these files.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a study shows of itself while it runs: a table on a terminal, a line a run elsewhere."""
+"""What a study shows while it runs: a table on a terminal; elsewhere a line for each run that ends."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .outcome import records
-from .run import Run
-from .runner import Board
+from ..making.outcome import records
+from ..making.runner import Board
+from .readings import duration
 
 
 class Lines:
@@ -18,23 +18,23 @@ class Lines:
 
     def __init__(self, board: Board, names: Mapping[str, str], runs: Path, workers: int) -> None:
         self.names, self.runs, self.workers = names, runs, workers
-        self._told = set(board.finished)
+        self._shown = set(board.finished)
         self._count = len(board.waiting)
-        self._done = 0
+        self._ended = 0
 
     def __call__(self, board: Board) -> None:
-        for key in [key for key in board.finished if key not in self._told]:
+        for key in [key for key in board.finished if key not in self._shown]:
             outcome = board.finished[key]
             dead = f"  DEAD CLASSES {', '.join(map(str, outcome.dead))}" if outcome.dead else ""
             self._line(board, key, f"{outcome.accuracy:.2%}  {outcome.seconds:.1f} s{dead}")
-        for run in [run for run in board.failed if run.key not in self._told]:
+        for run in [run for run in board.failed if run.key not in self._shown]:
             self._line(board, run.key, f"FAILED: {board.failed[run]}")
 
     def _line(self, board: Board, key: str, text: str) -> None:
-        self._told.add(key)
-        self._done += 1
+        self._shown.add(key)
+        self._ended += 1
         left = duration(board.remaining / self.workers)
-        print(f"{self._done}/{self._count}  {self.names.get(key, key)}  {text}  ({left} left)", flush=True)
+        print(f"{self._ended}/{self._count}  {self.names.get(key, key)}  {text}  ({left} left)", flush=True)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -76,10 +76,10 @@ class Table:
         table = Table("study", "", "runs", "failed", "dead", box=None)
         failed = {run.key for run in board.failed}
         for name, keys in self.studies.items():
-            done = [board.finished[key] for key in keys if key in board.finished]
-            bar = ProgressBar(total=max(len(keys), 1), completed=len(done), width=30)
-            dead, lost = sum(bool(outcome.dead) for outcome in done), len(keys & failed)
-            table.add_row(name, bar, f"{len(done)}/{len(keys)}", f"{lost or ''}", f"{dead or ''}")
+            finished = [board.finished[key] for key in keys if key in board.finished]
+            bar = ProgressBar(total=max(len(keys), 1), completed=len(finished), width=30)
+            dead, lost = sum(bool(outcome.dead) for outcome in finished), len(keys & failed)
+            table.add_row(name, bar, f"{len(finished)}/{len(keys)}", f"{lost or ''}", f"{dead or ''}")
         return table
 
     def _running(self, board: Board) -> Any:
@@ -101,21 +101,7 @@ class Table:
 def show(
     board: Board, names: Mapping[str, str], runs: Path, workers: int, studies: Mapping[str, set[str]]
 ) -> Lines | Table:
-    """What suits where the output goes."""
+    """A table on a terminal, lines elsewhere."""
     if sys.stdout is not None and sys.stdout.isatty():
         return Table(board, names, runs, workers, studies)
     return Lines(board, names, runs, workers)
-
-
-def duration(seconds: float) -> str:
-    """Time for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def name_of(run: Run) -> str:
-    """A run for people, where no table names it."""
-    options = run.options
-    return f"{run.kind} {options.get('model', '')} {run.key}".replace("  ", " ")

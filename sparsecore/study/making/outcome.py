@@ -1,4 +1,4 @@
-"""What came of a run, beside what its trainer wrote: which classes its network answers, and where it was made."""
+"""A run's result: its accuracy and sizes, which classes its network answers, and where it was made."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replace
+from ...files import replace
 
 NAME = "outcome.json"
 DEAD = 0.02
-"""A class is dead if it is the answer for fewer samples than this fraction of those that belong to it."""
+"""A class is dead if the network answers it for fewer samples than this fraction of those that belong to it."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Outcome:
         Of the sparse layers, and of all.
     epochs : int
     train_seconds, step_ms, seconds : float
-        Of training alone, of a step, and of everything since the run began or last went on.
+        Of training alone, of one step, and of everything since the run began or was last resumed.
     answers, support : tuple of int
-        How many test samples the network takes for each class, and how many belong to it.
+        For each class, how many test samples the network puts into it, and how many belong to it.
     version, commit, machine : str
     """
 
@@ -58,26 +58,26 @@ class Outcome:
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """The classes that the network never or hardly ever answers, though samples belong to them."""
+        """The classes that the network never or hardly ever answers, although samples belong to them."""
         return dead_classes(self.answers, self.support)
 
 
 def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[int, ...]:
-    """Classes with samples that are the answer for next to none.
+    """The classes that have samples but are answered for next to none.
 
-    A network that lost k of ten equal classes cannot reach more than 100 − 10·k percent. The answers tell such a
-    plateau from a network that is merely bad, which a low accuracy alone does not.
+    A network that has lost k of ten equal classes reaches at most 100 − 10·k percent. The answers distinguish such a
+    plateau from a network that is merely bad; the accuracy alone does not.
     """
     pairs = enumerate(zip(answers, support, strict=True))
-    return tuple(k for k, (given, there) in pairs if there and given < DEAD * there)
+    return tuple(k for k, (answered, present) in pairs if present and answered < DEAD * present)
 
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
-    """Look at the network that a run left in its folder, and write down what came of it."""
-    from .. import __version__
-    from ..data import load
-    from ..runs.checkpoint import read
-    from ..runs.state import from_json
+    """Test the network that a run left in its folder, and write the outcome beside it."""
+    from ... import __version__
+    from ...data import load
+    from ...runs.checkpoint import read
+    from ...runs.state import from_json
 
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
@@ -98,12 +98,12 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
 
 
 def write(folder: Path, outcome: Outcome) -> None:
-    """Into a run's folder, whole or not at all: a run counts as finished once this file is there."""
+    """Write an outcome into a run's folder, whole or not at all: with this file the run counts as finished."""
     replace(folder / NAME, (json.dumps(asdict(outcome), indent=1) + "\n").encode())
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """What came of the run in a folder; None if it is not finished, or the file is not whole."""
+    """The outcome of the run in a folder; None if it is not finished, or the file is not whole."""
     try:
         return outcome_of(json.loads((folder / NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
@@ -111,12 +111,12 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def outcome_of(found: dict[str, Any]) -> Outcome:
-    """An outcome that was written as JSON. Raises KeyError or TypeError if it is none."""
+    """An outcome from its JSON. Raises KeyError or TypeError if it is not one."""
     return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics of a run, as far as they are there."""
+    """A run's lines of metrics so far."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -125,8 +125,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def commit() -> str:
-    """The version of the source, if this is a checkout; with a + if something in it was changed."""
-    root = Path(__file__).resolve().parent.parent.parent
+    """The commit of the source if this is a checkout, with a + if something in it has been changed; else "unknown"."""
+    root = Path(__file__).resolve().parents[3]
     try:
         found = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],

