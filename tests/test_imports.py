@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,32 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models": "sparsecore.models", "bench": "bench"}
+
+# The house from its cellar up: a room imports from those above it in this table, and never from those below.
+HOUSE = {
+    "kernels": "pure functions on arrays",
+    "errors": "one line, whatever went wrong",
+    "files": "whole or not at all",
+    "console": "words, streams and signals of any command",
+    "runtime": "where arrays live and calls run",
+    "storage": "which connections there are, and how they are walked",
+    "topology": "patterns from rules",
+    "data": "samples, in batches",
+    "layers": "forward beside backward",
+    "network": "layers that make a whole",
+    "training": "steps, losses, optimizers, and the loop",
+    "gradcheck": "what a layer's author checks",
+    "runs": "what a run is, and what it leaves on disk",
+    "prune": "networks that lose connections",
+    "inspect": "networks looked at",
+    "interop": "other libraries",
+    "models": "networks by name, with their recipes",
+    "commands": "command lines, and what Python users call instead",
+    "train": "python -m sparsecore.train",
+    "evaluate": "python -m sparsecore.evaluate",
+    "study": "many runs, and reports of them",
+}
+COMMANDS_USERS = {"commands", "train", "evaluate", "study", "__main__"}
 
 RUNTIME = {
     "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL",
@@ -41,6 +68,7 @@ class Import(NamedTuple):
     at_import: bool  # runs when the module is imported
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Every module of the repository but tests, by the name it imports as."""
     found = {}
@@ -75,8 +103,27 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
+def room(module: str) -> str:
+    """Where in the house a module is; a `__main__` is in none, and stands at the door."""
+    parts = module.split(".")
+    return "__main__" if parts[-1] == "__main__" else parts[1] if len(parts) > 1 else ""
+
+
+def runs_back(module: str, target: str) -> bool:
+    """Whether a module of the house imports from a room that stands on its own."""
+    here, there = room(module), room(target)
+    if here in ("", "__main__", "_moved"):  # the package itself hands out what is in every room
+        return False
+    if there not in HOUSE:  # the package's version, which commands write into files
+        return list(HOUSE).index(here) < list(HOUSE).index("commands")
+    return list(HOUSE).index(there) > list(HOUSE).index(here)
+
+
 def rank(module: str) -> int:
-    """Position in kernels (0) <- sparsecore (1) <- models (2) <- the command lines (3)."""
+    """Position in kernels (0) <- sparsecore (1) <- models (2) <- the command lines (3).
+
+    The package itself is on top as one who imports, since it hands out `run`, and lies at the bottom as a target.
+    """
     if within(module, *COMMAND_LINES, "bench") or ".__main__" in module:
         return 3
     return 0 if within(module, "sparsecore.kernels") else 2 if within(module, "sparsecore.models") else 1
@@ -89,9 +136,13 @@ def faults(module: str, text: str, is_package: bool = False) -> list[str]:
         package = target.split(".")[0]
         what = f"{module}:{line} imports {target}"
         if package in ("sparsecore", "bench"):
-            hands_on = module == "sparsecore" and not at_import  # the package's face names what all rooms have
-            if max(rank(source), rank(target)) > rank(module) and not hands_on:
+            if module != "sparsecore" and max(rank(source), rank(target)) > rank(module):
                 found.append(f"{what}, against kernels <- sparsecore <- models <- command lines")
+            elif within(module, *(f"sparsecore.{name}" for name in HOUSE)) and package == "sparsecore":
+                if runs_back(module, target):
+                    found.append(f"{what}: {room(module)} comes before {room(target) or 'the package itself'}")
+                elif room(target) == "commands" and room(module) not in COMMANDS_USERS:
+                    found.append(f"{what}: only commands may")
         elif package in sys.stdlib_module_names:
             continue
         elif within(module, "sparsecore.kernels") and not within(target, *FOR_KERNELS):
@@ -127,6 +178,14 @@ def test_rules_hold(module: str) -> None:
         ("sparsecore.x", "import httpx"),
         ("sparsecore.models.x", "from sparsecore.prune.__main__ import main"),
         ("sparsecore.models.x", "import bench"),
+        ("sparsecore.training.x", "from ..runs.trainer import Trainer"),
+        ("sparsecore.training.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..runs import state"),
+        ("sparsecore.storage.x", "def f():\n    from ..layers import Layer"),
+        ("sparsecore.runs.x", "from ..prune.pruner import Pruner"),
+        ("sparsecore.runs.x", "from .. import __version__"),
+        ("sparsecore.prune.x", "from ..commands.options import typed"),
+        ("sparsecore.console.x", "from ..data import load"),
+        ("sparsecore.commands.x", "from ..study.run import Run"),
     ],
 )
 def test_rules_can_fail(module: str, source: str) -> None:
@@ -144,6 +203,10 @@ def test_rules_can_fail(module: str, source: str) -> None:
         ("sparsecore.models.x", "from sparsecore import layers"),
         ("sparsecore.train", "from sparsecore.models import lenet300"),
         ("sparsecore.prune.__main__", "from sparsecore.train import main"),
+        ("sparsecore.prune.__main__", "from ..commands.options import typed"),
+        ("sparsecore.runs.x", "from ..training.loop import Loop"),
+        ("sparsecore.commands.x", "from .. import __version__"),
+        ("sparsecore.study.x", "from ..commands.training import run"),
     ],
 )
 def test_rules_allow(module: str, source: str) -> None:
@@ -177,7 +240,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     for module, path in modules.items():
         found = imports(module, path.read_text(encoding="utf-8"), path.name == "__init__.py")
         targets = {each.target if each.target in modules else each.source for each in found}
-        arrows[module] = (targets & modules.keys()) - {module}
+        arrows[module] = (targets & modules.keys()) - {module, "sparsecore"}  # which hands out what is in every room
     assert circles(arrows) == []
 
 

@@ -105,9 +105,9 @@ def test_each_layer_may_have_its_own_sparsity(kind: str) -> None:
     [
         (Wiring("radix", ((10, 10),)), links((1, 28, 28)), "must divide both sizes of the layer 20→50: try 2,5"),
         (Wiring("radix", ((2, 2, 2),)), links((1, 28, 28)), "there are 2 .*: try 2,5"),
-        (Wiring("radix", ((2, 5),), widths=(2, 5, 1)), links((1, 28, 28)), "--widths: not for this model"),
+        (Wiring("radix", ((2, 5),), widths=(2, 5, 1)), links((1, 28, 28)), "^widths: not for this model"),
         (Wiring("radix", ((2, 5),)), links((1, 28, 28), every=True), "no radices fit"),
-        (Wiring("random", sparsity=0.9, grain="channel"), [Link(784, 300)], "--pattern channel: is for convolutions"),
+        (Wiring("random", sparsity=0.9, grain="channel"), [Link(784, 300)], "^granularity channel: is for conv"),
         (Wiring("random", sparsity=0.99999), links((1, 16, 16)), "leaves the layer 20→50, 5×5 "),
         (Wiring("random", sparsity=(0.5, 0.9999999)), links((1, 16, 16)), "0.9999999 leaves the layer 50→500 "),
         (Wiring("random", sparsity=(0.5,)), links((1, 16, 16)), r"one for each of 2 \(20→50, 5×5, 50→500\), got 1"),

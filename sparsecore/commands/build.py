@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,8 +171,11 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
     hidden = config.hidden if config.hidden is not None else model.hidden
     links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
-    _check_memory(wiring.connections(links))
-    patterns, note = wiring.patterns(links, config.seed)
+    try:
+        _check_memory(wiring.connections(links))
+        patterns, note = wiring.patterns(links, config.seed)
+    except ValueError as error:
+        raise _of_a_field(error) from None
     dataset = users if users is not None else load(name, data_dir=config.data_dir)
     report.say(dataset.source)
     report.say(f"{config.model}, {note}")
@@ -179,6 +183,14 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         patterns, dataset.shape, classes=dataset.classes, format=config.format, seed=config.seed, **own
     )  # fmt: skip
     return dataset, network
+
+
+def _of_a_field(error: ValueError) -> ValueError:
+    """A refusal that begins with a field's name, as one that can be said of its flag too."""
+    name = re.split("[: ]", str(error))[0]
+    if name not in RunConfig.__dataclass_fields__:
+        return error
+    return ConfigError(f"{{{name}}}{{rest}}", rest=str(error).removeprefix(name))
 
 
 def _with_logits(network: Network, config: RunConfig) -> Network:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from ..console.arguments import DEVICES, Parser, device_name, text
+from ..console.arguments import Parser
 from ..data import Dataset, load
 from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
-from ..runs.kinds import THREADS
+from ..runs.kinds import DEVICE, NAME, THREADS
 from ..runtime.devices import set_threads
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
@@ -58,10 +58,10 @@ def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
 def _parser() -> Parser:
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
-    parser.add_argument("--dataset", type=text, help="the run's own if not given")
+    parser.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
     parser.add_argument("--data-dir", help="folder of fetched data sets")
     parser.add_argument("--threads", type=typed(THREADS))
-    parser.add_argument("--device", type=device_name, help=DEVICES)
+    parser.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

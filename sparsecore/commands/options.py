@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..console.arguments import Parser, text
+from ..console.arguments import Parser
 from ..runs.config import RunConfig, Setting, settings
-from ..runs.kinds import TRUTH, ConfigError, Kind, flag, spelled
+from ..runs.kinds import NAME, TRUTH, ConfigError, Kind, flag, spelled
 
 PROGRAM = "python -m sparsecore.train"
 EXAMPLE = f"{PROGRAM} lenet300 --radix 10,10"
@@ -74,8 +74,9 @@ def parser() -> Parser:
             _add(group, setting)
     command = made.add_argument_group("this command")
     command.add_argument(
-        "--out", type=text, metavar="DIR", help="folder for config.json, metrics.jsonl, model.safetensors, curves.png"
-    )
+        "--out", type=typed(NAME), metavar="DIR",
+        help="folder for config.json, metrics.jsonl, model.safetensors, curves.png",
+    )  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
     command.add_argument("--quiet", action="store_true", help="print the result only")

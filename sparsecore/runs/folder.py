@@ -42,7 +42,7 @@ class RunFolder:
         return self.path / METRICS
 
     def exists(self) -> bool:
-        with told(self.path):
+        with path_errors(self.path):
             return self.path.is_dir()
 
     def has_checkpoint(self) -> bool:
@@ -50,7 +50,7 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Refuse a folder that has a run in it, or a path that is not a folder's."""
-        with told(self.path):
+        with path_errors(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path}: expected a folder, got a file: choose another")
             if any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous")):
@@ -68,7 +68,7 @@ class RunFolder:
         space : int
             Bytes that the run will need.
         """
-        with told(self.path):
+        with path_errors(self.path):
             place = self.path.absolute()
             free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
             if free < space:
@@ -81,7 +81,7 @@ class RunFolder:
     def config(self) -> Record | None:
         """What `create` wrote, or None if nothing was."""
         path = self.path / CONFIG
-        with told(path):
+        with path_errors(path):
             if not path.exists():
                 return None
             try:
@@ -93,8 +93,8 @@ class RunFolder:
         return found
 
 
-class told:
-    """Turns what the system says of a path into one line."""
+class path_errors:
+    """Within it, what the system says of a path becomes one line, a RunFolderError."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path

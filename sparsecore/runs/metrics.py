@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import append, replace, sync
 from ..training.state import Mark as Mark
 from ..training.state import Record as Record
-from .folder import RunFolderError, told
+from .folder import RunFolderError, path_errors
 
 
 class Metrics:
@@ -37,7 +37,7 @@ class Metrics:
         if self.path is None:
             self._memory += line
         else:
-            with told(self.path):
+            with path_errors(self.path):
                 append(self.path, line)
         self._length += len(line)
         self._sum.update(line)
@@ -46,7 +46,7 @@ class Metrics:
     def mark(self) -> Mark:
         """Where they end, once all before it is on the disk."""
         if self.path is not None and not self._synced:
-            with told(self.path):
+            with path_errors(self.path):
                 sync(self.path)
             self._synced = True
         return Mark(self._length, self._sum.hexdigest())
@@ -59,7 +59,7 @@ class Metrics:
         RunFolderError
             If other lines come before it than did, or the file cannot be used.
         """
-        with told(self.path):
+        with path_errors(self.path):
             kept = self._text()[: mark.length]
             if kept and (found := Mark.after(kept)) != mark:
                 raise RunFolderError(
@@ -86,7 +86,7 @@ class Metrics:
     def _text(self) -> bytes:
         if self.path is None:
             return bytes(self._memory)
-        with told(self.path):
+        with path_errors(self.path):
             return self.path.read_bytes() if self.path.exists() else b""
 
     def _count(self, text: bytes) -> None:

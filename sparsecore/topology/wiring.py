@@ -82,13 +82,13 @@ class Wiring:
         """
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
         if self.grain is not None and not convolutions:
-            raise ValueError(f"--granularity {self.grain}: is for convolutions, and this model has none to be wired")
+            raise ValueError(f"granularity {self.grain}: is for convolutions, and this model has none to be wired")
         if self.kind == "radix" and _is_chain(links):
             fitted = fit_radix_net(self.radices, (links[0].inputs, *(link.outputs for link in links)), self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"
         if self.kind == "radix":
             if self.widths is not None:
-                raise ValueError("--widths: not for this model, whose sparse layers do not follow one another directly")
+                raise ValueError("widths: not for this model, whose sparse layers do not follow one another directly")
             layers, note = fit_radix_layers(self.radices, [self._sizes(link) for link in links])
             return [self._spread(*each) for each in zip(layers, links, strict=True)], f"RadiX layers: {note}"
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
@@ -129,7 +129,7 @@ class Wiring:
         if isinstance(self.sparsity, tuple) and len(self.sparsity) != len(links):
             layers = ", ".join(map(str, links))
             raise ValueError(
-                f"--sparsity: give one for all sparse layers or one for each of {len(links)} ({layers}), "
+                f"sparsity: give one for all sparse layers or one for each of {len(links)} ({layers}), "
                 f"got {len(self.sparsity)}"
             )
         return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,) * len(links)
