@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsecore.runs.checkpoint import read, save
+from sparsecore.runs.checkpoint import read
 from sparsecore.runs.folder import RunFolderError
 from sparsecore.runs.metrics import Mark, Metrics
-from sparsecore.runs.state import from_json
 from sparsecore.runs.trainer import Callback, Trainer
-from tests.reliability.runs import StopAt, timeless, trainer
+from tests.reliability.runs import StopAt, trainer
 
 LINES = [{"event": "epoch", "epoch": k, "loss": 0.1 + 0.2 * k} for k in range(4)]
 
@@ -75,32 +74,6 @@ def test_a_path_that_cannot_be_used(tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match="cannot be used"):
             call()
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_checkpoint_that_holds_its_lines_itself(tmp_path: Path, there: bool) -> None:
-    """As they did at first: the run goes on, with the lines that it wrote beside it if they are there."""
-    whole, stopped = trainer("csr"), trainer("csr", out=tmp_path, callbacks=[StopAt(6)])
-    whole.run()
-    stopped.run()
-    saved = read(tmp_path)
-    run = {name: value for name, value in saved.state["run"].items() if name not in ("metrics", "result")}
-    run["history"] = list(stopped.metrics)
-    assert len(run["history"]) == 1
-    save(saved.network, tmp_path / "model.safetensors", velocity=saved.velocity, state=saved.state | {"run": run})
-    if not there:
-        (tmp_path / "metrics.jsonl").unlink()
-    saved = read(tmp_path)
-    options = {"epochs": 2, "batch_size": 27, "seed": 5}
-    resumed = Trainer(saved.network, whole.dataset, whole.optimizer, out=tmp_path, **options)
-    resumed.restore(saved)
-    resumed.run()
-    assert resumed.network.params.tobytes() == whole.network.params.tobytes()
-    assert timeless(resumed.metrics) == timeless(whole.metrics)[not there :]
-    finished = read(tmp_path).state["run"]
-    old = {name: value for name, value in finished.items() if name not in ("metrics", "result")}
-    state = from_json(old | {"history": [*run["history"], finished["result"]]})
-    assert state.finished and state.result == finished["result"]
 
 
 def test_metrics_of_another_run(tmp_path: Path) -> None:

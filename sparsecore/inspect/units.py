@@ -123,7 +123,7 @@ class _Survey:
             through, end = self._back(layer.main, used, end)
             count = max(len(through), len(around))
             return as_units(through, count) | as_units(around, count), end
-        for child in reversed(layer.children.values()):
+        for child in reversed(list(layer.children.values())):
             used, end = self._back(child, used, end)
         if not layer.children and getattr(layer, "pattern", None) is not None:
             end -= 1
@@ -137,7 +137,7 @@ def as_units(mask: Mask, count: int) -> Mask:
     """A mask of channels for each of their features, or of features for the channels that have any of them."""
     if count >= len(mask):
         return np.repeat(mask, count // max(len(mask), 1))
-    return mask.reshape(count, -1).any(axis=1)
+    return np.asarray(mask.reshape(count, -1).any(axis=1))
 
 
 def as_values(constant: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -285,6 +285,10 @@ class Layer(ABC):
         if not x.data.flags.c_contiguous:
             raise ValueError(f"{self!r}: {name}'s tiles must be contiguous, got strides {x.data.strides}")
 
+    def _check_any(self, x: Tiles) -> None:
+        """Refuse tiles that a layer without parameters cannot compute with: it takes float32 or float64 as it comes."""
+        self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
+
     def _check_dy(self, dy: Tiles, y: Any, batch: int) -> None:
         """Refuse a gradient that does not belong to the output `y` of a batch."""
         self._check(dy, self.out_shape, y.dtype, "dy")

@@ -140,7 +140,7 @@ def _targets(
     if isinstance(wanted, Mapping):
         if layers is not None:
             raise PruneError(f"{what}: give one number with layers, or a number a layer, not both")
-        targets = {LayerPath(k): target for k, target in wanted.items()}
+        targets: dict[str, float] = {LayerPath(k): target for k, target in wanted.items()}
     else:
         targets = {LayerPath(k): wanted for k in (network.sparse if layers is None else layers)}
     able = list(network.patterns)

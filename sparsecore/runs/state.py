@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 from ..training.state import Mark as Mark
-from ..training.state import Record
 from ..training.state import RunState as RunState
 from ..training.step import Totals
 from .checkpoint import CheckpointError
@@ -21,8 +19,6 @@ def as_json(state: RunState) -> dict[str, Any]:
 def from_json(given: Any) -> RunState:
     """The state that gave this. Raises CheckpointError, since it comes from a file."""
     try:
-        if "history" in given:
-            given = _with_mark(given)
         loss, correct, samples = given["totals"]
         length, checksum = given["metrics"]
         state = RunState(
@@ -39,10 +35,3 @@ def from_json(given: Any) -> RunState:
         raise CheckpointError("expected the state of a training run, got one with impossible values")
     return state
 
-
-def _with_mark(given: Record) -> Record:
-    """The state in a checkpoint that was written when they still held the lines of metrics themselves."""
-    lines = given["history"]
-    text = "".join(json.dumps(record) + "\n" for record in lines).encode()
-    result = lines[-1] if lines and lines[-1]["event"] == "result" else None
-    return given | {"metrics": Mark.after(text), "result": result}

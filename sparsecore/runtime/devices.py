@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import os
 from functools import cache
+from typing import Any
 
 from .cpu import CPU
 from .cuda import CUDA
@@ -79,7 +80,7 @@ def device(name: str | Device) -> Device:
     return cuda(int(number or 0))
 
 
-def _by_name(there: CPU | CUDA) -> tuple[object, tuple[str]]:
+def _by_name(there: Any) -> tuple[Any, tuple[str]]:
     return device, (there.name,)
 
 

@@ -226,7 +226,7 @@ def hostile_checkpoint(rng: Rng, folder: Path) -> bool:
     if rng.random() < 0.6:
         for name in rng.choice(list(tensors), int(rng.integers(1, 3)), replace=False):
             if (other := changed(tensors.pop(str(name)), rng)) is not None:
-                renamed = rng.choice(["9.weight", "x", "-1.bias", "0.", "0.a", "m:0.weight", ":", "velocity:x"]) if rng.random() < 0.1 else name
+                renamed = rng.choice(STRANGE) if rng.random() < 0.1 else name
                 tensors[str(renamed)] = other
     if rng.random() < 0.6:
         meta["network"] = warped(meta["network"], rng)
@@ -240,6 +240,7 @@ def hostile_checkpoint(rng: Rng, folder: Path) -> bool:
     return True
 
 
+STRANGE = ["9.weight", "x", "-1.bias", "0.", "0.a", "m:0.weight", ":", "velocity:x"]
 HEADERS: list[Any] = [
     {}, {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}},
     {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
