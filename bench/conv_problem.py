@@ -60,9 +60,9 @@ def wiring(topology: str, sparsity: float) -> Wiring:
     if topology == "dense":
         return Wiring()
     if topology == "radix":
-        return Wiring("radix", RADICES[sparsity], grain="weight")
+        return Wiring("radix", RADICES[sparsity], granularity="weight")
     if topology == "channel":
-        return Wiring("expander", sparsity=sparsity, grain="channel")
+        return Wiring("expander", sparsity=sparsity, granularity="channel")
     return Wiring("random", sparsity=sparsity)
 
 

@@ -58,20 +58,21 @@ def test_radix_layers_join_channels(shape: tuple[int, int, int]) -> None:
 
 
 def test_radix_layers_join_weights_where_asked() -> None:
-    (conv, third), _ = Wiring("radix", ((10, 5),), grain="weight").patterns(links((1, 28, 28)), 0)
+    (conv, third), _ = Wiring("radix", ((10, 5),), granularity="weight").patterns(links((1, 28, 28)), 0)
     assert set(conv.fan_in) == {100} and set(third.fan_in) == {80} and set(np.bincount(conv.indices)) == {10}
 
 
-@pytest.mark.parametrize("grain", ["channel", "weight"])
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
 @pytest.mark.parametrize("kind", ["fixed", "bernoulli", "explicit"])
-def test_expanders_join_either(kind: str, grain: str) -> None:
-    (conv, third), note = Wiring("expander", expander=kind, sparsity=0.9, grain=grain).patterns(links((3, 32, 32)), 3)
+def test_expanders_join_either(kind: str, granularity: str) -> None:
+    wiring = Wiring("expander", expander=kind, sparsity=0.9, granularity=granularity)
+    (conv, third), note = wiring.patterns(links((3, 32, 32)), 3)
     assert conv.sparsity == pytest.approx(0.9, abs=0.03) and third.sparsity == pytest.approx(0.9, abs=0.01)
-    if grain == "channel":
+    if granularity == "channel":
         assert whole(conv).any(1).sum() > 40
     elif kind != "bernoulli":
         assert set(conv.fan_in) == {50}
-    assert grain in note
+    assert granularity in note
 
 
 def test_all_layers_are_wired_where_asked() -> None:
@@ -107,7 +108,7 @@ def test_each_layer_may_have_its_own_sparsity(kind: str) -> None:
         (Wiring("radix", ((2, 2, 2),)), links((1, 28, 28)), "there are 2 .*: try 2,5"),
         (Wiring("radix", ((2, 5),), widths=(2, 5, 1)), links((1, 28, 28)), "^widths: not for this model"),
         (Wiring("radix", ((2, 5),)), links((1, 28, 28), every=True), "no radices fit"),
-        (Wiring("random", sparsity=0.9, grain="channel"), [Link(784, 300)], "^granularity channel: is for conv"),
+        (Wiring("random", sparsity=0.9, granularity="channel"), [Link(784, 300)], "^granularity channel: is for conv"),
         (Wiring("random", sparsity=0.99999), links((1, 16, 16)), "leaves the layer 20→50, 5×5 "),
         (Wiring("random", sparsity=(0.5, 0.9999999)), links((1, 16, 16)), "0.9999999 leaves the layer 50→500 "),
         (Wiring("random", sparsity=(0.5,)), links((1, 16, 16)), r"one for each of 2 \(20→50, 5×5, 50→500\), got 1"),

@@ -119,11 +119,11 @@ def wiring_of(config: RunConfig) -> Wiring:
     """How a configuration wires the sparse layers."""
     sparsity = config.sparsity if config.sparsity is not None else 0.0
     if config.radix is not None:
-        return Wiring("radix", config.radix, widths=config.widths, grain=config.granularity)
+        return Wiring("radix", config.radix, widths=config.widths, granularity=config.granularity)
     if config.expander is not None:
-        return Wiring("expander", expander=config.expander, sparsity=sparsity, grain=config.granularity)
+        return Wiring("expander", expander=config.expander, sparsity=sparsity, granularity=config.granularity)
     if config.random:
-        return Wiring("random", sparsity=sparsity, grain=config.granularity)
+        return Wiring("random", sparsity=sparsity, granularity=config.granularity)
     return Wiring()
 
 

@@ -16,7 +16,7 @@ from .radix import Radices, fit_radix_net
 from .radix_fit import fit_radix_layers
 from .rules import ExpanderKind, dense, expander, filters, uniform_random
 
-Grain = Literal["channel", "weight"]
+Granularity = Literal["channel", "weight"]
 
 
 class Link(NamedTuple):
@@ -52,7 +52,7 @@ class Wiring:
     sparsity : float or tuple of float
         For "expander" and "random": the fraction of connections that is removed, one for all sparse layers or one for
         each.
-    grain : {"channel", "weight"}, optional
+    granularity : {"channel", "weight"}, optional
         What a connection of a convolution is: a whole filter from one channel to another, or a single weight. If not
         given, whole filters for "radix" and single weights otherwise.
     """
@@ -62,7 +62,7 @@ class Wiring:
     widths: tuple[int, ...] | None = None
     expander: ExpanderKind = "fixed"
     sparsity: float | tuple[float, ...] = 0.0
-    grain: Grain | None = None
+    granularity: Granularity | None = None
 
     def patterns(self, links: Sequence[Link], seed: int) -> tuple[list[SparsityPattern], str]:
         """A pattern for each layer, and a sentence that says how they were made.
@@ -81,8 +81,8 @@ class Wiring:
             If the wiring does not fit the sizes, or leaves a layer without connections.
         """
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
-        if self.grain is not None and not convolutions:
-            raise ValueError(f"granularity {self.grain}: is for convolutions, and this model has none to be wired")
+        if self.granularity is not None and not convolutions:
+            raise ValueError(f"granularity {self.granularity}: is for convolutions, and this model has none wired")
         if self.kind == "radix" and _is_chain(links):
             fitted = fit_radix_net(self.radices, (links[0].inputs, *(link.outputs for link in links)), self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"
@@ -114,7 +114,7 @@ class Wiring:
 
     @property
     def _whole_filters(self) -> bool:
-        return self.grain == "channel" or (self.grain is None and self.kind == "radix")
+        return self.granularity == "channel" or (self.granularity is None and self.kind == "radix")
 
     def _sizes(self, link: Link) -> tuple[int, int]:
         """How many inputs and outputs connections lead between: channels or single weights."""
