@@ -178,7 +178,7 @@ def test_a_steps_arithmetic_and_bytes_are_connections_times_positions() -> None:
     convolution meets zeros beyond the edges of 8×8 outputs, in the 12 columns of its inputs: half as many again."""
     found = {sparsity: cost(Wiring("random", sparsity=sparsity)) for sparsity in (0.0, 0.5, 0.9, 0.99)}
     for network, multiplies, _ in found.values():
-        connections = {k: pattern.nnz for k, pattern in network.patterns.items()}
+        connections = {int(path): pattern.nnz for path, pattern in network.patterns.items()}
         least = sum((2 + (k > 0)) * connections[k] * at for k, at in POSITIONS.items())
         assert least <= multiplies <= least + 1.01 * connections[2] * 64 / 2
     dense = found[0.0]

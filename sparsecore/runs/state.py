@@ -19,6 +19,8 @@ def as_json(state: RunState) -> dict[str, Any]:
 def from_json(given: Any) -> RunState:
     """The state that gave this. Raises CheckpointError, since it comes from a file."""
     try:
+        if set(given) != set(vars(RunState())):
+            raise KeyError
         loss, correct, samples = given["totals"]
         length, checksum = given["metrics"]
         state = RunState(

@@ -170,7 +170,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "patterns that do not meet": (
         lambda: Network([SparseLinear(dense(3, 4)), SparseLinear(dense(2, 5))]),
         ValueError,
-        r"SparseLinear\(5→2\) takes \(5,\), but SparseLinear\(4→3\) before it gives \(3,\)",
+        r"layer 1, SparseLinear\(5→2\), takes \(5,\), but layer 0, SparseLinear\(4→3\), before it gives \(3,\)",
     ),
     "filters of another size": (
         lambda: SparseConv2d(dense(2, 9), (2, 8, 8), 3),
