@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # importing this costs every user of the package
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 MOVED = {
     "arguments": "console.arguments",
@@ -77,13 +80,17 @@ def _old_path(name: str) -> str:
     return path if package == __package__ else ""
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder:
     """Answers for a module's old path with the module itself, not with a copy; asked only where no file answers."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if _old_path(name) in MOVED else None
+        if _old_path(name) not in MOVED:
+            return None
+        from importlib.util import spec_from_loader
+
+        return spec_from_loader(name, cast("Loader", self))  # not of that class, whose import is not free
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(f".{MOVED[_old_path(spec.name)]}", __package__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -76,6 +76,7 @@ class Network:
         self.root = Sequential(layers)
         self.normalisation = normalisation
         first: dict[int, str] = {}
+        self._by_path = self._tree()
         for path, layer in self.walk():
             if id(layer) in first:
                 raise ValueError(
@@ -109,9 +110,10 @@ class Network:
 
     def walk(self) -> Iterator[tuple[str, Layer]]:
         """All layers with their paths, each before those that it holds."""
-        for path, layer in self.root.walk():
-            if path:
-                yield path, layer
+        yield from self._by_path.items()
+
+    def _tree(self) -> dict[str, Layer]:
+        return {path: layer for path, layer in self.root.walk() if path}
 
     def __getitem__(self, path: str | int) -> Layer:
         """The layer at a path, or the layer of a number at the top of the tree.
@@ -121,13 +123,9 @@ class Network:
         KeyError
             If there is none.
         """
-        layer: Layer = self.root
-        names = [self.root.names[path]] if isinstance(path, int) else path.split(".")
-        for depth, name in enumerate(names):
-            if name not in layer.children:
-                where = ".".join(names[:depth]) or "the network"
-                raise KeyError(f"{self!r}: no layer {path}: {where} holds {', '.join(layer.children) or 'none'}")
-            layer = layer.children[name]
+        layer = self._by_path.get(self.root.names[path] if isinstance(path, int) else path)
+        if layer is None:
+            raise KeyError(f"{self!r}: no layer {path}, got {', '.join(self._by_path)}")
         return layer
 
     @property
@@ -230,22 +228,25 @@ class Network:
             If there is no such layer, it has no connections to move, a pattern has another shape, or a fill does not
             fit. Nothing has changed then, nor where memory does not suffice.
         """
-        moves = self._moves(patterns, fill)
+        self.carry_out(self._moves(patterns, fill))
+
+    def carry_out(self, moves: Sequence[Move]) -> None:
+        """`rewire`, for those who know where connections come from; see `storage.rewiring`."""
         if not moves:
             return
-        stays = all(move.pattern.nnz == move.row.size for move in moves.values())
-        layers = [self._sparse_layer(path) for path in moves]
-        plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves.values(), strict=True)]
+        stays = all(move.pattern.nnz == move.row.size for move in moves)
+        layers = [self._sparse_layer(move.path) for move in moves]
+        plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves, strict=True)]
         # What a GPU has of a plan is a copy, which does not change with it.
         on_cpu = self.device.name == "cpu"
         patch = stays and on_cpu and all(layer.plan.fits(plan) for layer, plan in zip(layers, plans, strict=True))
         table = None
         if stays:
-            move_in_place(self.table, list(moves.values()), self.device)
+            move_in_place(self.table, moves, self.device)
         else:
-            table = moved_table(self.table, list(moves.values()), self.device)
+            table = moved_table(self.table, moves, self.device)
         # Nothing below can fail: a rewiring is done as a whole, or not at all.
-        for layer, move, plan in zip(layers, moves.values(), plans, strict=True):
+        for layer, move, plan in zip(layers, moves, plans, strict=True):
             if patch:
                 layer.plan.patch(plan)
             layer.take_pattern(move.pattern, layer.plan if patch else plan)
@@ -254,19 +255,18 @@ class Network:
         elif not patch:
             self.version += 1
 
-    def _moves(self, patterns: Mapping[Any, Any], fill: Any) -> dict[str, Move]:
-        """What is to move, by the paths of layers whose patterns change, checked."""
-        moves = {}
+    def _moves(self, patterns: Mapping[Any, Any], fill: Any) -> list[Move]:
+        """What is to move: the layers whose patterns change, checked."""
+        moves = []
         for key, pattern in patterns.items():
             path = self._path(key)
             row = self.table.by_path.get(f"{path}.weight")
             if not isinstance(self[path], SparseLayer) or row is None or row.pattern is None:
                 able = ", ".join(self.patterns) or "none"
                 raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
-            own = (fill.get(key, 0.0) if isinstance(fill, Mapping) else fill)
-            move = move_of(row, pattern, own)
-            if pattern != row.pattern:
-                moves[path] = move
+            move = move_of(row, pattern, fill.get(key, 0.0) if isinstance(fill, Mapping) else fill)
+            if move is not None:
+                moves.append(move)
         return moves
 
     def _sparse_layer(self, path: str) -> SparseLayer:
@@ -285,10 +285,12 @@ class Network:
         return self.root.names[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_params", "_given", "table")}
+        made = ("_params", "_given", "_by_path", "table")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._by_path = self._tree()
         self.flatten()  # a copy's layers have arrays of their own
 
     def __copy__(self) -> Network:

@@ -216,8 +216,7 @@ def test_what_makes_no_tree_is_refused() -> None:
     with pytest.raises(ValueError, match=twice):
         Network([layer, Residual(layer)])
     loop = Sequential([other])
-    loop.layers.append(loop)
-    loop.names = ("0", "1")
+    loop.children = {"0": other, "1": loop}
     with pytest.raises(ValueError, match=r"layer 0\.1 holds itself"):
         Network([loop])
     with pytest.raises(ValueError, match=r"main gives \(2,\), but x, which goes around it, is \(3,\)"):

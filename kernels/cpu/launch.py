@@ -72,6 +72,7 @@ class Tape:
         for name in kind.names or ():
             value = fields[name]
             if isinstance(value, np.ndarray):
+                value = getattr(value, "origin", value)  # of several views of the same array one address is enough
                 known = self._kept.get(id(value))
                 if known is None:
                     known = self._kept[id(value)] = value.ctypes.data, value

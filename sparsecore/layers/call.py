@@ -6,10 +6,9 @@ Python, and both its passes become host calls. Plain Python may sum over lanes: 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from ..runtime.recording import buffer, check_known, is_recorded, recording
+from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from .hosted import Hosted, backward_by_host, forward_by_host
@@ -48,7 +47,7 @@ def backward_through(
 
 def _without_values(layer: Layer) -> Layer:
     """The same layer, on arrays of its own that kernels take and NumPy cannot compute with."""
-    twin = copy.copy(layer)
+    twin = shallow(layer)
     for arrays in ("params", "kept"):
         if found := getattr(layer, arrays, None):
             setattr(twin, arrays, {name: buffer(array) for name, array in found.items()})

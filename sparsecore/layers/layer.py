@@ -244,7 +244,7 @@ class Layer(ABC):
         ValueError
             If it is one that no kernel computes in.
         """
-        kind = self._parameter_dtype() or _KINDS[0]
+        kind = next(iter(self.params.values())).dtype if self.params else self._parameter_dtype() or _KINDS[0]
         if kind not in _KINDS:
             raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
         return kind
@@ -252,7 +252,7 @@ class Layer(ABC):
     def _parameter_dtype(self) -> np.dtype[Any] | None:
         """Of the parameters, or of those of the layers that this one holds; None if there are none."""
         if self.params:
-            return next(iter(self.params.values())).dtype
+            return self.dtype
         return next((kind for child in self.children.values() if (kind := child._parameter_dtype())), None)
 
     def _own(self, workspace: Workspace | None) -> Workspace:

@@ -42,6 +42,7 @@ class Residual(Layer):
     def __init__(self, main: Layer, shortcut: Layer | None = None, *, relu: bool = False) -> None:
         self.params: Params = {}
         self.main, self.shortcut, self.relu = main, shortcut, bool(relu)
+        self.children = {"main": main} | ({} if shortcut is None else {"shortcut": shortcut})
         for name, layer in self.children.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"Residual: {name} must be a Layer, got {type(layer).__name__}")
@@ -52,10 +53,6 @@ class Residual(Layer):
         if around != self.out_shape:
             way = "x, which goes around it, is" if shortcut is None else "shortcut gives"
             raise ValueError(f"Residual: main gives {self.out_shape}, but {way} {around}: project it by a shortcut")
-
-    @property
-    def children(self) -> Mapping[str, Layer]:  # type: ignore[override]
-        return {"main": self.main} | ({} if self.shortcut is None else {"shortcut": self.shortcut})
 
     @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:

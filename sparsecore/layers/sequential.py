@@ -49,17 +49,14 @@ class Sequential(Layer):
                     f"layer {names[k]}, {after!r}, takes {after.in_shape}, but layer {names[k - 1]}, {before!r}, "
                     f"before it gives {before.out_shape}"
                 )
+        self.children = dict(zip(names, self.layers, strict=True))
         self.in_shape, self.out_shape = self.layers[0].in_shape, self.layers[-1].out_shape
-
-    @property
-    def children(self) -> Mapping[str, Layer]:  # type: ignore[override]
-        return dict(zip(self.names, self.layers, strict=True))
 
     @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y, and the cache of each layer."""
         caches, stream = [], workspace.stream
-        for name, layer in zip(self.names, self.layers, strict=True):
+        for name, layer in self.children.items():
             x, cache = forward_through(layer, x, workspace.child(name, stream))
             caches.append(cache)
             stream += layer.leaves

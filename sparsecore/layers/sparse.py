@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import scipy.sparse
 
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
 from .layer import Layer
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 Format = Literal["csr", "coo"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import OneLineError
 from ..network import Network
 from ..storage.parameters import LayerPath
+from ..storage.rewiring import moves_to_parts
 from ..training.optimizers import Optimizer
 from .masks import Kept, Mask, keep_from, keep_largest
 from .saliency import Saliencies, magnitude
@@ -129,8 +130,7 @@ def shrink(network: Network, keep: Mapping[Any, Mask], optimizer: Optimizer | No
     """
     if optimizer is not None:
         optimizer.attach(network)
-    patterns = network.patterns
-    network.rewire({k: patterns[k].select(mask) for k, mask in keep.items() if not mask.all()})
+    network.carry_out(moves_to_parts(network.table, {str(k): mask for k, mask in keep.items()}))
 
 
 def _targets(
@@ -159,9 +159,9 @@ def _targets(
 
 def _checked(network: Network, saliencies: Saliencies, layers: Iterable[str]) -> dict[str, Any]:
     """The saliencies of these layers."""
-    saliencies = {str(k): found for k, found in saliencies.items()}
+    saliencies, patterns = {str(k): found for k, found in saliencies.items()}, network.patterns
     for k in layers:
-        nnz, found = network.patterns[k].nnz, saliencies.get(k)
+        nnz, found = patterns[k].nnz, saliencies.get(k)
         if found is None or found.shape != (nnz,) or found.dtype.kind != "f":
             got = "none" if found is None else f"{found.dtype} of shape {found.shape}"
             raise PruneError(f"{_name(network, k)}: saliencies must be floating, of shape ({nnz},), got {got}")
@@ -175,7 +175,8 @@ def _checked(network: Network, saliencies: Saliencies, layers: Iterable[str]) ->
 
 
 def _count(network: Network, layers: Iterable[str], sparsity: float) -> int:
-    shapes = [network.patterns[k].shape for k in layers]
+    patterns = network.patterns
+    shapes = [patterns[k].shape for k in layers]
     return round((1 - float(sparsity)) * sum(out_features * in_features for out_features, in_features in shapes))
 
 

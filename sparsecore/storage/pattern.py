@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from .cached import cached
 from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 class SparsityPattern:
@@ -150,6 +152,8 @@ class SparsityPattern:
             )
         check_range("rows", given_rows, shape[0])
         check_range("columns", given_columns, shape[1])
+        import scipy.sparse  # its import takes a tenth of a command's start, and most runs do without it
+
         once = np.ones(given_rows.size, dtype=np.int32)
         summed = scipy.sparse.coo_array((once, (given_rows, given_columns)), shape=shape).tocsr()
         summed.sum_duplicates()
@@ -182,6 +186,8 @@ class SparsityPattern:
         ValueError
             If it is not two-dimensional, or its index arrays are broken.
         """
+        import scipy.sparse
+
         if not scipy.sparse.issparse(matrix):
             raise TypeError(f"a scipy.sparse array or matrix is needed, got {type(matrix).__name__}; see from_dense")
         if matrix.ndim != 2:
@@ -194,6 +200,8 @@ class SparsityPattern:
     def sharing_scipy(cls, matrix: Any) -> tuple[SparsityPattern, Array]:
         """Like `from_scipy`, but the values are those of `matrix` itself where it is CSR and in canonical form: its
         columns strictly increase in every row, and no row has gaps to the next."""
+        import scipy.sparse
+
         if not scipy.sparse.issparse(matrix) or matrix.ndim != 2 or matrix.format != "csr":
             return cls.from_scipy(matrix)
         try:
@@ -237,6 +245,8 @@ class SparsityPattern:
             Values in CSR order, shared and not copied; float32 ones if not given. The index arrays are shared too, and
             stay read-only: scipy refuses to restructure such a matrix in place (copy it first).
         """
+        import scipy.sparse
+
         values = np.ones(self.nnz, dtype=np.float32) if data is None else np.asarray(data)
         if values.shape != (self.nnz,):
             raise ValueError(f"data must have shape ({self.nnz},), one value a connection, got {values.shape}")
@@ -254,10 +264,13 @@ class SparsityPattern:
         perm : read-only integer array of shape (nnz,)
             `data[perm]` are the values of the transposed layer, in its own CSR order.
         """
-        positions = np.arange(self.nnz, dtype=self.indptr.dtype)
-        turned = self.to_scipy(positions).tocsc()  # a counting sort: linear, and stable
-        transposed = SparsityPattern._from_valid(self.shape[::-1], turned.indptr, turned.indices)
-        return transposed, _frozen(turned.data)
+        from ..kernels.cpu.turn import turn  # compiling waits until a transpose is wanted
+
+        out_features, in_features = self.shape
+        indptr, perm = np.zeros(in_features + 1, self.indptr.dtype), np.empty(self.nnz, self.indptr.dtype)
+        rows = np.empty(self.nnz, index_dtype(out_features))
+        turn(self.indptr, self.indices, indptr, rows, perm)
+        return SparsityPattern._from_valid(self.shape[::-1], indptr, rows), _frozen(perm)
 
     def select(self, keep: npt.ArrayLike) -> SparsityPattern:
         """The pattern of the connections where `keep`, a boolean array of shape (nnz,), is true."""

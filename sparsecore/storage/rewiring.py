@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,17 +45,29 @@ class Move:
     row: Row
     pattern: SparsityPattern
     sources: NDArray[np.int64]
-    fill: Any
+    fill: Any = 0.0
+
+    @property
+    def path(self) -> str:
+        """The layer's."""
+        return self.row.path.rpartition(".")[0]
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether there are new connections."""
+        return bool(self.sources.min(initial=0) < 0)
 
     def filled(self, moved: Any, value: bool) -> Any:
         """A host array of the moved numbers with those of new connections written in."""
+        if not self.grows:
+            return moved
         new = self.sources < 0
         moved[new] = (self.fill[new] if np.ndim(self.fill) else self.fill) if value else 0
         return moved
 
 
-def move_of(row: Row, pattern: Any, fill: Any) -> Move:
-    """The move of a row's layer to a pattern, checked.
+def move_of(row: Row, pattern: Any, fill: Any) -> Move | None:
+    """The move of a row's layer to a pattern, checked; None where it has that already.
 
     Raises
     ------
@@ -72,7 +85,17 @@ def move_of(row: Row, pattern: Any, fill: Any) -> Move:
             f"rewire: layer {layer}: fill must be a number, or one for each of {pattern.nnz} connections, got "
             f"{fill.dtype} of shape {fill.shape}"
         )
-    return Move(row, pattern, sources_of(before, pattern), fill)
+    return None if pattern == before else Move(row, pattern, sources_of(before, pattern), fill)
+
+
+def moves_to_parts(table: ParameterTable, keep: Mapping[str, NDArray[np.bool_]]) -> list[Move]:
+    """Of the layers at these paths, the moves to the connections where a mask of shape (nnz,) is true."""
+    moves = []
+    for path, mask in keep.items():
+        row = table.by_path[f"{path}.weight"]
+        if row.pattern is not None and not mask.all():
+            moves.append(Move(row, row.pattern.select(mask), np.flatnonzero(mask)))
+    return moves
 
 
 def sources_of(before: SparsityPattern, after: SparsityPattern) -> NDArray[np.int64]:
@@ -114,33 +137,31 @@ def moved_table(table: ParameterTable, moves: Sequence[Move], device: Place) -> 
         return row.path, size, pattern, row.trained, row.decays
 
     rows = rows_of(map(entry, table.rows))
-    sources = np.concatenate(
-        [
-            np.where(by_path[row.path].sources < 0, -1, by_path[row.path].sources + row.start)
-            if row.path in by_path
-            else np.arange(row.start, row.start + row.size)
-            for row in table.rows
-        ]
-        or [np.empty(0, np.int64)]
-    )
-    new = ParameterTable(rows, None)
+    pieces = [_places(row, by_path.get(row.path)) for row in table.rows]
+    sources = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+    new = ParameterTable(rows, None, table.columns)
+    grown = [(row, by_path[row.path]) for row in rows if row.path in by_path and by_path[row.path].grows]
     trained = new.trained
     columns = {
-        name: _picked(column, sources[:trained], rows, by_path, device, value=False)
-        for name, column in table.columns.items()
+        name: _picked(column, sources[:trained], grown, device, value=False) for name, column in table.columns.items()
     }
-    new.values = _picked(table.values, sources, rows, by_path, device, value=True)
+    new.values = _picked(table.values, sources, grown, device, value=True)
     table.columns.update(columns)  # the dict is the optimizer's own
-    new.columns = table.columns
     return new
 
 
+def _places(row: Row, move: Move | None) -> NDArray[np.int64]:
+    """Where the elements of a row stood in its column; 0 for those that did not."""
+    if move is None:
+        return np.arange(row.start, row.start + row.size)
+    sources = np.maximum(move.sources, 0) if move.grows else move.sources
+    return sources + row.start if row.start else sources
+
+
 def _picked(
-    column: Any, sources: NDArray[np.int64], rows: Sequence[Row], moves: Mapping[str, Move], device: Place, *,
-    value: bool,
-) -> Any:  # fmt: skip
-    grown = [(row, moves[row.path]) for row in rows if row.path in moves and (moves[row.path].sources < 0).any()]
-    picked = device.pick(column, np.maximum(sources, 0) if grown else sources)
+    column: Any, sources: NDArray[np.int64], grown: Sequence[tuple[Row, Move]], device: Place, *, value: bool
+) -> Any:
+    picked = device.pick(column, sources)
     for row, move in grown:
         numbers = move.filled(np.array(device.get(picked[row.slice])), value)
         if device.name == "cpu":

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse.linalg
 
 from ..storage.pattern import SparsityPattern
 
@@ -55,6 +54,8 @@ def spectral_gap(pattern: SparsityPattern) -> SpectralGap:
 
 
 def _largest(apply: Callable[[Array], Array], start: Array) -> Any:
+    import scipy.sparse.linalg  # which takes a tenth of a command's start, and few commands need it
+
     operator = scipy.sparse.linalg.LinearOperator(
         (start.size, start.size), matvec=lambda x: apply(x.ravel()), dtype=float
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from ..layers.hosted import copy_tiles, say_once
 from ..network import Network
 from ..runtime.devices import cpu
-from ..runtime.recording import buffer, check_known, is_recorded, recording
+from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
 from ..runtime.tiles import Labels, Targets, Tiles, rows_of_tiles, tiled
 from ..runtime.workspace import Workspace
 from .losses import Loss
@@ -83,7 +82,7 @@ def update_through(optimizer: Any, network: Network, grads: Any, workspace: Work
         optimizer.attach(network)
         if is_recorded(optimizer.step, optimizer.begin, optimizer.rule):
             with recording(optimizer, "rule"):
-                twin = copy.copy(optimizer)
+                twin = shallow(optimizer)
                 twin.rates = buffer(optimizer.rates)
                 twin.columns = {name: buffer(column) for name, column in optimizer.columns.items()}
                 twin.step(buffer(network.params), buffer(grads), workspace, network.table.decay_runs())
