@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..console.arguments import UsageError
@@ -24,9 +24,11 @@ from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
-from .pruning import Pruning, go_back
 from .recipes import model_of, origin, resolved
 from .report import Quiet
+
+if TYPE_CHECKING:  # the room of pruning is opened by runs that prune
+    from .pruning import Pruning
 
 BYTES_A_CONNECTION = 40
 """Values, gradients, momentum, pattern and plan together."""
@@ -67,7 +69,7 @@ def build(
     train, held_out = dataset.holdout(config.validation, config.seed) if config.validation else (dataset.train, None)
     steps = -(-len(train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
-    pruning = Pruning(config, total) if config.prune is not None else None
+    pruning = _pruning(config, total)
     prunes = [pruning.pruner(initial, lambda step: earlier(config, step))] if pruning is not None else []
     trainer = Trainer(
         network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
@@ -90,6 +92,8 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
         if config.rewind is not None and config.prune is None:
+            from .pruning import go_back
+
             go_back(network, config, lambda step: earlier(_origin(config), step))
         return dataset, _with_logits(network, config)
     dataset, network = _wired(config, report)
@@ -152,6 +156,14 @@ def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
     else:
         after = cosine(remaining) if name == "cosine" else constant()
     return warm_up(warm, after) if warm else after
+
+
+def _pruning(config: RunConfig, steps: int) -> Pruning | None:
+    if config.prune is None:
+        return None
+    from .pruning import Pruning
+
+    return Pruning(config, steps)
 
 
 def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedule:

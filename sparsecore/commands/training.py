@@ -10,11 +10,10 @@ from typing import NamedTuple
 from ..console.arguments import UsageError
 from ..console.interrupts import Interrupts
 from ..console.output import complain
-from ..prune import PruneError
-from ..runs.checkpoint import Checkpoint, CheckpointError
+from ..errors import OneLineError
+from ..runs.checkpoint import Checkpoint
 from ..runs.config import ConfigError, RunConfig
-from ..runs.curves import draw
-from ..runs.folder import CURVES, RunFolder, RunFolderError
+from ..runs.folder import CURVES, RunFolder
 from ..runs.metrics import Metrics
 from ..runs.state import from_json
 from ..runs.trainer import Trainer
@@ -145,7 +144,7 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
     interrupts.stop = trainer.stop
     try:
         result = trainer.run()
-    except (Diverged, CheckpointError, RunFolderError, PruneError, MemoryError) as error:
+    except (Diverged, OneLineError, MemoryError) as error:
         return complain(PROGRAM, error, 1)
     finally:
         report.close()
@@ -157,6 +156,8 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
 
 def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
     """The run's curves into its folder, anew or where a run was killed before it drew them."""
+    from ..runs.curves import draw
+
     try:
         if anew or not (folder.path / CURVES).exists():
             draw(list(Metrics(folder.metrics)), folder.path)
