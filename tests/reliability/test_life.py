@@ -34,6 +34,7 @@ from sparsecore.training.step import Step
 from tests.cuda.emulator import build
 from tests.cuda.machines import machine
 from tests.reliability.runs import KINDS, network, samples
+from tests.test_rewire import some
 
 BATCHES = (1, 16, 27, 40)
 
@@ -130,6 +131,17 @@ class Life(RuleBasedStateMachine):
         assert results[0] == results[1]
         if results[0] != "pruned":
             assert np.array_equal(self.plain.network.params, before), "refused, and yet changed"
+
+    @rule(seed=st.integers(0, 2**32 - 1), equal=st.booleans(), fill=st.sampled_from([0.0, 0.1]))
+    def be_rewired(self, seed: int, equal: bool, fill: float) -> None:
+        """Connections go and come: as many as there were, or not."""
+        rng = np.random.default_rng(seed)
+        patterns = self.plain.network.patterns
+        chosen = [path for path in patterns if rng.random() < 0.6]
+        new = {path: some(patterns[path].shape, rng, patterns[path].nnz if equal else None) for path in chosen}
+        for being in (self.plain, self.other):
+            being.optimizer.attach(being.network)
+            being.network.rewire(new, fill=fill)
 
     @rule(lr=st.sampled_from([0.0, 0.01, 0.1]), factor=st.sampled_from([0.5, 1.0, -1.0]))
     def be_meddled_with(self, lr: float, factor: float) -> None:
