@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .storage.pattern import SparsityPattern
     from .training.optimizers import SGD, Adam, AdamW
 
-__version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Adam",
@@ -44,7 +43,10 @@ if (_root / "pyproject.toml").is_file() and (_root / "kernels" / "__init__.py").
     __path__.append(str(_root))
 del _root, Path
 
-from ._moved import MOVED as _MOVED  # noqa: E402
+from ._package import MOVED as _MOVED  # noqa: E402
+from ._package import VERSION as _VERSION  # noqa: E402
+
+__version__ = _VERSION
 
 _MODULES = {
     "SGD": "training.optimizers",

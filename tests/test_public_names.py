@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsecore._moved import MOVED
+from sparsecore._package import MOVED
 from tests.test_imports import sources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,8 +133,8 @@ import sys, warnings
 warnings.simplefilter("error")
 from importlib import import_module
 import sparsecore
-from sparsecore._moved import MOVED
-loaded = [name for name in sys.modules if name.startswith("sparsecore.") and name != "sparsecore._moved"]
+from sparsecore._package import MOVED
+loaded = [name for name in sys.modules if name.startswith("sparsecore.") and name != "sparsecore._package"]
 assert not loaded, loaded
 for old, new in sorted(MOVED.items()):
     first = import_module(f"sparsecore.{old}")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from .._package import VERSION
 from ..console.arguments import UsageError
 from ..data import NAMES, Dataset, load
 from ..data.augmentation import Augmentation
@@ -75,7 +75,7 @@ def build(
         network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
         schedule=_schedule(config, steps, pruning), callbacks=[report, *prunes, *callbacks], out=out,
-        config=saved(kept, __version__), save_every=config.save_every, save_epochs=config.save_epochs,
+        config=saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
         augment=augmentation_of(config, dataset.shape),
     )  # fmt: skip

@@ -11,11 +11,10 @@ from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
-from ..runs.kinds import DEVICE, NAME, THREADS
+from ..runs.kinds import DEVICE, NAME, THREADS, typed
 from ..runtime.devices import set_threads
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
-from .options import typed
 
 PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"

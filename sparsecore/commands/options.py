@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..console.arguments import Parser
 from ..runs.config import RunConfig, Setting, settings
-from ..runs.kinds import NAME, TRUTH, ConfigError, Kind, flag, spelled
+from ..runs.kinds import NAME, TRUTH, ConfigError, flag, spelled, typed
 
 PROGRAM = "python -m sparsecore.train"
 EXAMPLE = f"{PROGRAM} lenet300 --radix 10,10"
@@ -81,18 +81,6 @@ def parser() -> Parser:
     command.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
     command.add_argument("--quiet", action="store_true", help="print the result only")
     return made
-
-
-def typed(kind: Kind) -> Callable[[str], Any]:
-    """An argument's type: a word of this kind."""
-
-    def convert(word: str) -> Any:
-        try:
-            return kind.word(word)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
 
 
 def _add(group: Any, setting: Setting) -> None:

@@ -9,9 +9,9 @@ from ..network import Network
 from ..prune.pruner import Pruner, Rule, quality_rule, sparsity_rule, threshold_rule
 from ..prune.rewind import refresh, rewind
 from ..prune.schedule import PruningSchedule, gradual, iterative, one_time
-from ..prune.shrink import PruneError, Targets
+from ..prune.shrink import layer_targets
 from ..runs.config import RunConfig
-from ..runs.kinds import ConfigError, spelled
+from ..runs.kinds import ConfigError
 from ..training.callbacks import Training
 from ..training.schedules import Schedule
 
@@ -90,16 +90,6 @@ def go_back(network: Network, config: RunConfig, earlier: Earlier, optimizer: An
         refresh(network, config.seed, optimizer)
     else:
         rewind(network, earlier(_rewound_to(config)), optimizer)
-
-
-def layer_targets(network: Network, goals: float | tuple[float, ...]) -> Targets:
-    """One sparsity, or one for each layer with connections, where 0 leaves a layer as it is."""
-    if not isinstance(goals, tuple):
-        return goals
-    if len(goals) != len(network.patterns):
-        names = ", ".join(repr(network[k]) for k in network.patterns)
-        raise PruneError(f"expected one sparsity, or one for each of {names}, got {spelled(goals)}")
-    return {k: goal for k, goal in zip(network.patterns, goals, strict=True) if goal > 0}
 
 
 def _schedule(config: RunConfig, steps: int) -> PruningSchedule:

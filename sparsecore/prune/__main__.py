@@ -52,9 +52,8 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 
 def _parser() -> Parser:
-    from ..commands.options import typed
     from ..console.arguments import Parser
-    from ..runs.kinds import GOALS, POSITIVE
+    from ..runs.kinds import GOALS, POSITIVE, typed
     from .pruner import SALIENCIES
 
     parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
@@ -108,8 +107,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> list[PrunedLayer]:
-    from ..commands.pruning import layer_targets
-    from .shrink import by_quality, by_threshold, to_sparsity
+    from .shrink import by_quality, by_threshold, layer_targets, to_sparsity
 
     allow_empty = options.get("allow_empty", False)
     layers = network.sparse or tuple(network.patterns)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import OneLineError
 from ..network import Network
+from ..runs.kinds import spelled
 from ..storage.parameters import LayerPath
 from ..storage.rewiring import moves_to_parts
 from ..training.optimizers import Optimizer
@@ -121,6 +122,16 @@ def by_quality(
     spread = {k: _spread(network.device.get(network[k].params["weight"])) for k in targets}
     kept = {k: keep_from(saliency[k], factor * spread[k]) for k, factor in targets.items()}
     return _shrunk(network, kept, optimizer, allow_empty)
+
+
+def layer_targets(network: Network, goals: float | tuple[float, ...]) -> Targets:
+    """One sparsity, or one for each layer with connections, where 0 leaves a layer as it is."""
+    if not isinstance(goals, tuple):
+        return goals
+    if len(goals) != len(network.patterns):
+        names = ", ".join(repr(network[k]) for k in network.patterns)
+        raise PruneError(f"expected one sparsity, or one for each of {names}, got {spelled(goals)}")
+    return {k: goal for k, goal in zip(network.patterns, goals, strict=True) if goal > 0}
 
 
 def shrink(network: Network, keep: Mapping[Any, Mask], optimizer: Optimizer | None = None) -> None:

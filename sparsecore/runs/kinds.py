@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
@@ -92,6 +93,18 @@ class Kind(NamedTuple):
         except (TypeError, ValueError, OverflowError):
             such = f", such as {' or '.join(self.examples)}" if self.examples else ""
             raise ValueError(f"expected {self.wanted}{such}, got {text!r}") from None
+
+
+def typed(kind: Kind) -> Callable[[str], Any]:
+    """What argparse takes for an argument's type: a word of this kind."""
+
+    def convert(word: str) -> Any:
+        try:
+            return kind.word(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
 
 
 FLAGS = {"model": "MODEL", "start_from": "--from"}

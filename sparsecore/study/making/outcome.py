@@ -74,7 +74,7 @@ def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[in
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
     """Test the network that a run left in its folder, and write the outcome beside it."""
-    from ... import __version__
+    from ..._package import VERSION
     from ...data import load
     from ...runs.checkpoint import read
     from ...runs.state import from_json
@@ -91,7 +91,7 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
         epochs=result.get("epochs", 0), train_seconds=result.get("train_seconds", 0.0),
         step_ms=result.get("step_ms", 0.0), seconds=seconds,
         answers=_counts(answers, dataset.classes), support=_counts(labels, dataset.classes),
-        version=__version__, commit=commit(), machine=machine(),
+        version=VERSION, commit=commit(), machine=machine(),
     )  # fmt: skip
     write(folder, outcome)
     return outcome

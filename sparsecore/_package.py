@@ -1,4 +1,4 @@
-"""Where modules of the last release stand now: their old paths go on working, and cost nothing until they are used."""
+"""The package's version, and where modules of the last release stand now: their old paths go on working."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # importing this costs every user of the package
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+
+VERSION = "0.1.0"
 
 MOVED = {
     "arguments": "console.arguments",
