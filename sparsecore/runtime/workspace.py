@@ -1,5 +1,4 @@
-"""Buffers and kernels for one thread of use. Layers hold none, so that one layer can be used in several places at
-once."""
+"""Buffers and kernels for one thread. Layers hold none, so that several threads can use one layer at once."""
 
 from __future__ import annotations
 
@@ -73,9 +72,9 @@ class Workspace:
         Parameters
         ----------
         key : hashable
-            A layer's name among those that are held together, or its number, which stands for the same name.
+            A layer's name within the layer that holds it; a number stands for the same name.
         stream : int, optional
-            Of its random numbers; the key if that is a number, and this workspace's own otherwise.
+            Of the layer's random numbers; the key if that is a number, and this workspace's own otherwise.
         """
         if isinstance(key, int):
             stream, key = key if stream is None else stream, str(key)
@@ -101,7 +100,7 @@ class Workspace:
         return workspace
 
     def recorded_by(self, kernels: Any) -> Workspace:
-        """A workspace of the same arrays, children's too, for a recorder."""
+        """A workspace for a recorder, on this one's arrays and its children's."""
         twin = copy.copy(self)
         twin.kernels, twin.recording = kernels, getattr(kernels, "recording", False) is True
         twin._children, twin._buffers = {}, {}
