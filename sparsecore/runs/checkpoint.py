@@ -83,7 +83,7 @@ def save(
     state : dict, optional
         Anything that JSON can hold.
     velocity : array of the shape of `network.params`, optional
-        SGD's only column, where there is no optimizer to ask.
+        SGD's column, for callers without an optimizer.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def _previous(path: Path) -> Path:
 
 
 def _description(layer: Layer) -> dict[str, Any]:
-    """A layer and all that it holds, as JSON's kinds."""
+    """A layer and all that it holds, in JSON's types."""
     kind = type(layer).__name__
     if KINDS.get(kind) is not type(layer):
         raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
@@ -262,7 +262,7 @@ def _columns(network: Network, parts: Tensors) -> Tensors:
 
 
 def _as_tree(description: dict[str, Any]) -> dict[str, Any]:
-    """What version 1 said of a network, as it is said now."""
+    """Version 1's description of a network, in the form of today's."""
     layers = {str(k): line for k, line in enumerate(description["layers"])}
     tree = {"kind": "Sequential", "config": {}, "shape": None, "layers": layers}
     return {"tree": tree, "sparse": description["sparse"], "normalisation": description["normalisation"]}

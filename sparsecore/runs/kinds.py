@@ -43,7 +43,7 @@ class ConfigError(OneLineError):
 
 
 class _Names(dict[str, Any]):
-    """Values by name, and for every other name what it is called."""
+    """The template's values, and for every other name what the field is called."""
 
     def __init__(self, name: Callable[[str], str], values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -67,7 +67,7 @@ class Kind(NamedTuple):
     examples : tuple of str
         Words of a command line that are good.
     older : bool
-        Whether config.json had it as a word of a command line once.
+        Whether older config.json files hold it as it is written on a command line.
     """
 
     wanted: str

@@ -75,7 +75,7 @@ def _matplotlib() -> Any:
             if chosen is not None:
                 os.environ["MPLBACKEND"] = chosen
         if chosen:
-            with suppress(ValueError):  # left to whoever looks for a screen
+            with suppress(ValueError):  # what needs a screen will refuse the name
                 matplotlib.rcParams["backend"] = chosen
     import matplotlib
 
