@@ -175,7 +175,7 @@ def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedul
 
 
 def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
-    """The data set and the model's network; what does not fit is refused before anybody waits for data."""
+    """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
     known = CATALOGUE | {EMBEDDED: MNIST}
     users = None if name in known else load(name, data_dir=config.data_dir)

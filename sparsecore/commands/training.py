@@ -161,7 +161,7 @@ def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
     try:
         if anew or not (folder.path / CURVES).exists():
             draw(list(Metrics(folder.metrics)), folder.path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: foreign metrics
+    except (OSError, KeyError, TypeError, ValueError) as error:  # all but OSError: metrics that are not a run's
         return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
 

@@ -41,7 +41,7 @@ class Units(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A layer with connections, and what it takes its inputs from.
+    """A layer with connections, and the units that it reads.
 
     Attributes
     ----------

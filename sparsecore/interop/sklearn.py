@@ -211,7 +211,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
     ----------
     classes_ : array of shape (n_classes,)
     network_ : Network
-        What was fitted; of standardised inputs.
+        The fitted network, which takes standardised inputs.
     coefs_, intercepts_ : list of CSR arrays, and of arrays
     n_iter_ : int
     loss_, loss_curve_ : float, and list of one for each epoch
@@ -240,7 +240,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
 
 
 class SparseMLPRegressor(RegressorMixin, _SparseMLP):
-    """The same for numbers: half the mean squared error of standardised targets.
+    """`SparseMLPClassifier` for numbers: its loss is half the squared error of standardised targets.
 
     Parameters and attributes are those of `SparseMLPClassifier`, but for `classes_`. y may have several columns.
     """

@@ -1,7 +1,7 @@
 """A layer in plain Python within a recorded step: its two passes are host calls, run anew at every replay.
 
-The layer is called as ever, with tiles and a workspace whose kernels run at once. Its results are copied
-into arrays at fixed addresses, where the tape's kernels read; what it keeps for its backward pass stays in Python. On a
+The layer is called as outside a step, with tiles and a workspace whose kernels run at once. Its results are copied into
+arrays at fixed addresses, where the tape's kernels read them; what it keeps for its backward pass stays in Python. On a
 GPU it works on the host, on copies.
 """
 
@@ -39,7 +39,7 @@ class Hosted:
 
     @property
     def _on_cpu(self) -> bool:
-        """Whether the layer is on the processor, so that it may work on its own arrays."""
+        """Whether the layer is on the CPU, so that it may work on its own arrays."""
         return self.device.name == "cpu"
 
     def inputs(self, workspace: Workspace, **arrays: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def backward_by_host(
 ) -> tuple[Tiles | None, Params]:
     """dx, grads = the backward pass, recorded as a host call.
 
-    The gradient is passed on as not masked: whoever comes before the layer masks it, once more if need be.
+    The gradient is passed on as not masked, so that the layer before masks it, perhaps a second time.
     """
     batch = dy.batch
     grads = {

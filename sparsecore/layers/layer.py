@@ -121,7 +121,7 @@ class Layer(ABC):
 
     @property
     def leaves(self) -> int:
-        """How many layers without children there are in it; 1 if it has none itself."""
+        """How many layers without children there are in it: 1 if it has no children itself."""
         return sum(child.leaves for child in self.children.values()) if self.children else 1
 
     def forward(self, x: Any, workspace: Workspace | None = None) -> tuple[Any, Any]:
@@ -217,7 +217,7 @@ class Layer(ABC):
         Parameters
         ----------
         after : float64 array, shape (ends, outputs)
-            How many paths lead from each output of this layer to each end.
+            How many paths lead from each output of this layer to each of the network's outputs.
 
         Returns
         -------

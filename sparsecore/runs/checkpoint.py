@@ -48,7 +48,7 @@ class Checkpoint:
     columns : dict of str to array of the shape of `network.params`
         The optimizer's; empty if there are none.
     optimizer : dict or None
-        What the optimizer said of itself.
+        The optimizer's `description`.
     state : dict
         Where a run stood; empty if the file is of a network alone.
     """
@@ -70,8 +70,8 @@ def save(
 ) -> None:  # fmt: skip
     """Write a checkpoint.
 
-    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. What had the name
-    before stays as `NAME.previous`.
+    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. The file
+    that had the name before stays as `NAME.previous`.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) ->
 def located(path: str | Path) -> Path:
     """The checkpoint's file, given it or a run's folder.
 
-    A crash between two renames can leave only the previous file, on systems without hard links: then that one.
+    Without hard links, a crash between two renames can leave the previous file alone, which is then taken.
 
     Raises
     ------
@@ -345,5 +345,5 @@ def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
 
 
 def _short(value: Any) -> str:
-    """On one line, and not a page of it."""
+    """On one line, and cut if it is long."""
     return one_line(value if isinstance(value, str) else repr(value), 200)

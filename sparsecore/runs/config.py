@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     metavar : str or None
         What stands for a value in the command's help.
     decides : bool
-        Whether it decides, on one processor, what is learned. What does not may change when a run goes on.
+        Whether it decides, on one processor, what is learned. A field that does not may change when a run goes on.
     typed : str
         The field's type, as it is written below.
     default : value
@@ -210,13 +210,13 @@ class RunConfig:
         check(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that say something, as JSON has them; `from_dict` takes it."""
+        """The fields that are set, in JSON's types; `from_dict` takes it."""
         found = {setting.name: getattr(self, setting.name) for setting in settings()}
         return {name: _listed(value) for name, value in found.items() if value is not None and value is not False}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:
-        """The configuration with these fields; what earlier versions called them and how they wrote them is understood.
+        """The configuration with these fields; earlier versions' names and ways of writing are understood.
 
         Raises
         ------

@@ -29,7 +29,7 @@ class ConfigError(OneLineError):
         super().__init__(self._written(lambda name: name, lambda name, value: f"{name}={value!r}", ", "))
 
     def on_command_line(self) -> str:
-        """The same line for somebody who typed flags."""
+        """The same line in the flags of a command line."""
 
         def word(name: str, value: Any) -> str:
             return flag(name) if value is True else f"{flag(name)} {spelled(value)}"

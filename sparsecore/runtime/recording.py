@@ -1,4 +1,4 @@
-"""What may stand in code that is recorded, and what is noticed where it may not.
+"""What code that is recorded may do, and which of its mistakes are noticed.
 
 A step is recorded once and replayed. Code that runs while it is recorded runs *once*: a kernel that it calls is
 written down and runs at every replay, but a number that it computes in Python is lost. Methods that only name buffers

@@ -23,10 +23,10 @@ class Workspace:
     training : bool
         Whether what is computed is a step of training; children's too. Dropout does nothing outside it.
     position : int64 device array, optional
-        Where in the data a batch is: its first sample, the epoch and the seed, which random numbers are made from. It
-        is read when kernels run, so that a recorded step draws anew.
+        Where in the data a batch is: its first sample, the epoch and the seed, from which random numbers are made.
+        Kernels read it when they run, so that each run of a recorded step draws its own.
     stream : int
-        Tells the random numbers of a network's layers apart.
+        Makes the random numbers of a network's layers differ.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class Workspace:
 
     @property
     def played(self) -> Workspace:
-        """Where what is recorded here will be computed: the same arrays, with values, and kernels that run."""
+        """Where what this one records will run: the same arrays, with values, and kernels that compute."""
         return self if self._played is None else self._played
 
     def _plays_in(self, played: Workspace) -> None:
@@ -129,7 +129,7 @@ class Workspace:
         return sum(int(array.nbytes) for array in self.arrays())
 
     def _handed_out(self, name: str, array: Any) -> Any:
-        """The array, or while a step is recorded the one buffer that stands for it."""
+        """The array; while a step is recorded, the one buffer that stands for it."""
         if not self.recording:
             return array
         known = self._buffers.get(name)

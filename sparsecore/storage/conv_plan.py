@@ -201,7 +201,7 @@ class ConvPlan(Patchable):
         o, column = np.divmod(rest, wide)
         keep = np.isin(row, ky) & np.isin(column, kx)
         row, o, column = row[keep], o[keep], column[keep]
-        # Row and column of dy that the phase's first input reads, perhaps beyond an edge.
+        # Where the phase's first input reads dy through each connection, perhaps beyond an edge.
         y, x = y_shift[np.searchsorted(-ky, -row)], x_shift[np.searchsorted(-kx, -column)]
         _, height, width = bordered(self.out_shape, self.dy_border)
         offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left

@@ -90,7 +90,7 @@ def move_of(row: Row, pattern: Any, fill: Any) -> Move | None:
 
 
 def moves_to_parts(table: ParameterTable, keep: Mapping[str, NDArray[np.bool_]]) -> list[Move]:
-    """The moves that leave each layer at a path the connections where its mask, of shape (nnz,), is true."""
+    """The moves that leave each layer, by path, the connections where its mask of shape (nnz,) is true."""
     moves = []
     for path, mask in keep.items():
         row = table.by_path[f"{path}.weight"]

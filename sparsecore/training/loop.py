@@ -57,7 +57,7 @@ class Loop:
     schedule : Schedule, optional
         Constant if not given.
     seed : int
-        Of the samples' order.
+        Decides the samples' order.
     callbacks : sequence of Callback
     evaluate_every : int
         Evaluate after every so many epochs; there is always one evaluation at the end.

@@ -32,7 +32,7 @@ Runs = tuple[tuple[int, int, bool], ...]
 
 
 class Optimizer(ABC):
-    """A rule that changes parameters by their gradients, and what it keeps for that.
+    """A rule that changes parameters by their gradients, and the columns that it keeps for that.
 
     A subclass names its columns and writes `rule`. Written with NumPy, the rule runs in Python at every step, on every
     device; one that only calls kernels is marked `@recorded`.
@@ -51,8 +51,8 @@ class Optimizer(ABC):
     names : tuple of str
         Of the columns.
     columns : dict of str to array
-        One flat array each, of the parameters' shape and dtype. They are made, zero, at the first step, and anew when
-        that shape or dtype changes.
+        One flat array each, of the parameters' shape and dtype. They are made, as zeros, at the first step, and
+        again when that shape or dtype changes.
     rates : float64 array
         The rule's numbers on the device, at the indices in `kernels.rates`. A recorded step reads them there, so they
         may change between steps.
@@ -149,7 +149,7 @@ class Optimizer(ABC):
         return self._device if self._device is not None else devices.cpu()
 
     def to(self, device: str | Device) -> Self:
-        """Move what the optimizer keeps to a device, as `Network.to` does. The first step does so by itself.
+        """Move rates and columns to a device, as `Network.to` does. The first step does so by itself.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Optimizer(ABC):
         return {"kind": type(self).__name__, **numbers}
 
     def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
-        """Go on from what was kept: host arrays by name, and a description. The numbers stay this optimizer's own.
+        """Go on from saved columns, host arrays by name, and a description. The numbers stay this optimizer's own.
 
         Raises
         ------
@@ -344,7 +344,7 @@ class Adam(Optimizer):
     def _fit(self, params: Any, grads: Any, device: Device) -> None:
         before = set(map(id, self.columns.values()))
         super()._fit(params, grads, device)
-        if before and before != set(map(id, self.columns.values())):  # means that begin anew are corrected anew
+        if before and before != set(map(id, self.columns.values())):  # new means, which need a new correction
             self.device.fill(self.rates[STEPS : STEPS + 1], np.zeros(1))
 
 
