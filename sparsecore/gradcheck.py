@@ -17,7 +17,7 @@ from .training.losses import CrossEntropy
 
 Array = NDArray[np.float64]
 
-_CLOSER = 0.01  # of ε: a second look where the first disagrees, which passes over a ReLU's kink but not over a mistake
+_CLOSER = 0.01  # of ε: a smaller step where the first disagrees, which gets past a ReLU's kink, but past no mistake
 _SMALL = 1e-4  # gradients below this are compared as if they were as large: rounding in f is about 1e-15/ε
 
 
@@ -31,14 +31,14 @@ class GradCheck(NamedTuple):
     Attributes
     ----------
     error : float
-        Their difference, relative to the largest of these: both of them, the root mean square of that array's gradient,
-        and 1e-4.
+        Their difference, relative to the largest of: either of them, the root mean square of that array's gradient, and
+        1e-4.
     where : str
         Such as "x[3, 17]" or "layer 1 SparseLinear(300→100) weight[42]".
     gradient, difference : float
         What `backward` gave there, and what central differences gave.
     checked : int
-        Coordinates looked at.
+        How many coordinates were compared.
     """
 
     error: float
@@ -73,7 +73,7 @@ def gradcheck(
     x : array of shape (batch, features) or (batch, *in_shape)
         Random numbers are best: exactly where the derivative jumps (a ReLU at 0) there is nothing to agree on.
     labels : integer array of shape (batch,)
-        Classes; needed for a network, and for nothing else.
+        Classes: for a network only, which needs them.
     eps : float
         ε, relative to values larger than 1.
     rtol : float
@@ -154,7 +154,7 @@ def _difference(function: _Function, array: Array, at: int, eps: float) -> float
         array.flat[at] = moved
         sides.append(function.outputs())
     array.flat[at] = value
-    # Outputs are subtracted before they are summed: less is lost.
+    # Outputs are subtracted before they are summed, which loses fewer digits.
     return float(np.sum(function.weights * (sides[0] - sides[1]))) / (2 * step)
 
 

@@ -19,6 +19,7 @@ from .runtime.workspace import Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
+from .storage.sizes import spell
 
 
 class LayerSummary(NamedTuple):
@@ -36,8 +37,8 @@ class Network:
     """A tree of layers, applied one after another, and the table of all their parameters.
 
     All trained parameters lie in one flat array, `params`, of which the layers' own are views: an optimizer is one pass
-    over it. Layers go by path, such as "stage2.0.conv1"; in a flat network, whose layers hold no layers, their numbers
-    do as well.
+    over it. Layers are named by path, such as "stage2.0.conv1"; in a flat network, whose layers hold no layers, their
+    numbers work too.
 
     Parameters
     ----------
@@ -45,10 +46,10 @@ class Network:
         Each takes what the one before gives. A layer may appear only once, and in one network, which takes over its
         parameters. In a mapping they have names; otherwise their numbers are their names.
     sparse : iterable of paths or integers, optional
-        Which layers are the sparse ones: those that `sparsity` is about, and that are pruned. All whose pattern is not
-        full, if not given.
+        The sparse layers: those that `sparsity` measures and that pruning changes. If not given, all whose pattern is
+        not full.
     normalisation : Normalisation, optional
-        How raw inputs become this network's; a trainer sets it.
+        How raw inputs are normalised for this network; a trainer sets it.
 
     Attributes
     ----------
@@ -59,12 +60,12 @@ class Network:
     sparse : tuple of str
         Paths of the sparse layers.
     version : int
-        Changes when parameters or connections have moved, so that what was recorded must be recorded anew.
+        Rises when parameters or connections have moved: a step that was recorded before must be recorded again.
 
     Raises
     ------
     TypeError
-        If something else than a Layer is among them.
+        If one of them is not a Layer.
     ValueError
         If there are no layers, one appears twice or holds itself, shapes do not meet, or dtypes or devices differ.
     """
@@ -87,21 +88,21 @@ class Network:
         kinds = {array.dtype for _, layer in self.walk() for array in (*layer.params.values(), *layer.kept.values())}
         if len(kinds) > 1:
             raise ValueError(f"all layers must have one dtype, got {', '.join(sorted(str(kind) for kind in kinds))}")
-        places = {layer.device.name for _, layer in self.walk() if not layer.children}
-        if len(places) > 1:
-            raise ValueError(f"all layers must be on one device, got {', '.join(sorted(places))}: move them with to()")
+        devices = {layer.device.name for _, layer in self.walk() if not layer.children}
+        if len(devices) > 1:
+            raise ValueError(f"all layers must be on one device, got {', '.join(sorted(devices))}: move them with to()")
         self.dtype = kinds.pop() if kinds else np.dtype(np.float32)
         self.version = 0
         self.flatten()
         patterns = self.patterns
-        given = sparse if sparse is not None else (k for k, pattern in patterns.items() if not pattern.is_full)
-        asked = {str(k) if isinstance(k, str) else str(operator.index(k)) for k in given}
-        if not patterns.keys() >= asked:
+        chosen = sparse if sparse is not None else (k for k, pattern in patterns.items() if not pattern.is_full)
+        named = {str(k) if isinstance(k, str) else str(operator.index(k)) for k in chosen}
+        if not patterns.keys() >= named:
             raise ValueError(
                 f"sparse must name layers with connections, among {', '.join(patterns) or 'none'}, got "
-                f"{', '.join(sorted(asked))}"
+                f"{', '.join(sorted(named))}"
             )
-        self.sparse = tuple(path for path in patterns if path in asked)
+        self.sparse = tuple(path for path in patterns if path in named)
 
     @property
     def layers(self) -> list[Layer]:
@@ -160,7 +161,7 @@ class Network:
         Raises
         ------
         DeviceError
-            If there is no such device. Nothing has moved then, nor after any other error, such as of a full memory.
+            If there is no such device. Nothing has moved then, nor after any other error, such as a full memory.
         """
         before = [(layer, layer.params, layer.kept, layer._device) for _, layer in self.root.walk()]
         here = self.device
@@ -169,15 +170,15 @@ class Network:
             if self.device is not here:
                 self.flatten()
         except BaseException:  # a device that is full: the network stays where it was, whole
-            for layer, params, kept, place in before:
-                layer.params, layer._device = params, place
+            for layer, params, kept, own_device in before:
+                layer.params, layer._device = params, own_device
                 if kept:
                     layer.kept = kept
             raise
         return self
 
     def flatten(self) -> None:
-        """Gather the parameters into one flat array; to be called when a layer's pattern or arrays were replaced."""
+        """Gather the parameters into one flat array. Call it after replacing a layer's pattern or arrays."""
         entries = [
             (f"{path}.{name}", array.size, getattr(layer, "pattern", None) if name == "weight" else None, trained,
              trained and name not in layer.undecayed)
@@ -192,7 +193,7 @@ class Network:
         self._adopt(table, {path: {**layer.params, **layer.kept} for path, layer in self.walk()})
 
     def _adopt(self, table: ParameterTable, content: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Make a table the network's: layers' arrays become views of it, with this content unless it is there."""
+        """Take a table: the layers' arrays become views of it. `content` is copied in; None if it is there already."""
         for path, layer in self.walk():
             for arrays in (layer.params, layer.kept):
                 for name in arrays:
@@ -202,7 +203,7 @@ class Network:
                     arrays[name] = piece  # type: ignore[index]
         self.table = table
         self._params = table.values[: table.trained]
-        self._given = [(path, layer, dict(layer.params)) for path, layer in self.walk()]
+        self._adopted = [(path, layer, dict(layer.params)) for path, layer in self.walk()]
         self.version += 1
 
     def rewire(
@@ -211,33 +212,33 @@ class Network:
         """Give layers other connections: some go, some come, the others keep their values.
 
         Every column of the table moves: a connection that stays keeps its value and what an optimizer knows of it, bit
-        for bit; a new one starts with the value `fill` and zeros in the optimizer's columns. Where each layer ends with
-        as many connections as it had, no address changes, and where its plan can be patched too, what was recorded
-        stays valid. Any other change makes the arrays anew, and what was recorded is recorded again (`version`).
+        for bit; a new one starts with the value `fill` and zeros in the optimizer's columns. Where every layer ends
+        with as many connections as it had, no address changes; if its plan can be patched too, recorded steps stay
+        valid. Any other change makes new arrays, and steps are recorded again (see `version`).
 
         Parameters
         ----------
         patterns : mapping of path (or layer number) to SparsityPattern
             Each of the layer's shape.
         fill : float, or mapping of path to array of shape (nnz,)
-            Values of new connections; of an array, the entries at the places of the new ones in the new pattern.
+            Values of the new connections. An array is in the new pattern's order; only its entries at new ones count.
 
         Raises
         ------
         KeyError, TypeError, ValueError
             If there is no such layer, it has no connections to move, a pattern has another shape, or a fill does not
-            fit. Nothing has changed then, nor where memory does not suffice.
+            fit. Nothing has changed then, nor if memory runs out.
         """
         self.carry_out(self._moves(patterns, fill))
 
     def carry_out(self, moves: Sequence[Move]) -> None:
-        """`rewire`, for those who know where connections come from; see `storage.rewiring`."""
+        """Do what `rewire` does, given moves that say where connections come from; see `storage.rewiring`."""
         if not moves:
             return
         stays = all(move.pattern.nnz == move.row.size for move in moves)
         layers = [self._sparse_layer(move.path) for move in moves]
         plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves, strict=True)]
-        # What a GPU has of a plan is a copy, which does not change with it.
+        # A GPU works on a copy of the plan, which patching does not reach.
         on_cpu = self.device.name == "cpu"
         patch = stays and on_cpu and all(layer.plan.fits(plan) for layer, plan in zip(layers, plans, strict=True))
         table = None
@@ -256,7 +257,7 @@ class Network:
             self.version += 1
 
     def _moves(self, patterns: Mapping[Any, Any], fill: Any) -> list[Move]:
-        """What is to move: the layers whose patterns change, checked."""
+        """The moves of the layers whose patterns change, checked."""
         moves = []
         for key, pattern in patterns.items():
             path = self._path(key)
@@ -285,7 +286,7 @@ class Network:
         return self.root.names[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_params", "_given", "_by_path", "table")
+        made = ("_params", "_adopted", "_by_path", "table")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -297,7 +298,7 @@ class Network:
         return copy.deepcopy(self)  # layers belong to one network: a shallow copy would take them away from this one
 
     def views(self, flat: Any) -> ByPath[dict[str, Any]]:
-        """By layer, the pieces of a flat array of the trained parameters that belong to its own."""
+        """The pieces of a flat array that is laid out as `params`, by layer and by the parameter's name."""
         pieces: ByPath[dict[str, Any]] = ByPath({path: {} for path, layer in self.walk() if not layer.children})
         for row in self.table.rows:
             if row.trained:
@@ -307,25 +308,25 @@ class Network:
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
         """y, caches = forward(x). Raises TypeError if the workspace or x is on another device."""
-        self._check_place(x, workspace, "x")
+        self._check_device(x, workspace, "x")
         x.clear_padding()
         return self.root.forward_tiles(x, workspace)
 
     def backward(self, dy: Tiles, caches: list[Any], workspace: Workspace) -> None:
-        """Gradients of all parameters, written into the workspace's arrays of the layers' names.
+        """Write the gradients of all parameters into the layers' workspaces, under the parameters' names.
 
         The gradient with respect to the network's input is not computed.
 
         Raises
         ------
         ValueError
-            If a layer's parameters are no longer views of `params`, so that changing these would not change it.
+            If a layer's parameters are no longer views of `params`: an optimizer would not change them.
         TypeError
             If the workspace or dy is on another device.
         """
-        self._check_place(dy, workspace, "dy")
-        for path, layer, given in self._given:
-            if any(layer.params[name] is not array for name, array in given.items()):
+        self._check_device(dy, workspace, "dy")
+        for path, layer, views in self._adopted:
+            if any(layer.params[name] is not array for name, array in views.items()):
                 raise ValueError(
                     f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather them"
                 )
@@ -338,7 +339,7 @@ class Network:
         Parameters
         ----------
         x : array of shape (batch, features) or (batch, *in_shape)
-            uint8 inputs are normalised as in training by `normalisation`; any others must be so already.
+            uint8 inputs are normalised by `normalisation`, as in training; any others must be normalised already.
         batch_size : int
             Samples computed at once.
 
@@ -395,7 +396,7 @@ class Network:
 
     @property
     def global_sparsity(self) -> float:
-        """The same of all layers."""
+        """Fraction of the possible connections of all layers that is not stored."""
         return self._sparsity(self.patterns)
 
     def summary(self) -> list[LayerSummary]:
@@ -409,9 +410,9 @@ class Network:
 
     def __repr__(self) -> str:
         shapes = [self.layers[0].in_shape, *(layer.out_shape for layer in self.layers)]
-        return "Network(" + "→".join("×".join(str(size) for size in shape) for shape in shapes) + ")"
+        return "Network(" + "→".join(map(spell, shapes)) + ")"
 
-    def _check_place(self, x: Tiles, workspace: Workspace, name: str) -> None:
+    def _check_device(self, x: Tiles, workspace: Workspace, name: str) -> None:
         if workspace.device.name != self.device.name or not self.device.owns(x.data):
             raise TypeError(
                 f"{self!r}: is on {self.device.name}, {name} on {place_of(x.data)} and the workspace on "

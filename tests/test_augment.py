@@ -171,8 +171,8 @@ def test_a_run_learns_from_it_and_resumes_to_the_same_bits(tmp_path: Path, monke
     from sparsecore.runs.trainer import Trainer
 
     with monkeypatch.context() as patch:
-        look = Trainer._look
-        patch.setattr(Trainer, "_look", lambda self: (look(self), cut(self))[0])
+        report = Trainer._report
+        patch.setattr(Trainer, "_report", lambda self: (report(self), cut(self))[0])
         with pytest.raises(Cut):
             train.main([*line, "--augment", "2,flip", "--out", "cut", "--check-every-step"])
     assert train.main(["--resume", "--out", "cut", "--threads", "2", "--quiet"]) == 0

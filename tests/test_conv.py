@@ -222,11 +222,11 @@ def test_borders_stay_zero_and_steps_allocate_nothing_new(format):
         y, cache = layer.forward(x, workspace)
         dx, grads = layer.backward(tiled(numbers((20, *layer.out_shape), seed), 0.0), cache, workspace)
         results.append([array.copy() for array in (y.data, dx.data, *grads.values())])
-        room = workspace.child(layer).array("placed x", cache[1].shape, np.float64)
-        assert room is cache[1] and workspace.nbytes == sum(a.nbytes for a in workspace.child(layer)._arrays.values())
-        room = room.copy()
-        layer.plan.x_border.interior(room)[...] = 0
-        assert not room.any()
+        kept = workspace.child(layer).array("padded x", cache[1].shape, np.float64)
+        assert kept is cache[1] and workspace.nbytes == sum(a.nbytes for a in workspace.child(layer)._arrays.values())
+        kept = kept.copy()
+        layer.plan.x_border.interior(kept)[...] = 0
+        assert not kept.any()
     assert all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True))
 
 
@@ -237,7 +237,7 @@ def test_without_dx_nothing_is_read_beyond_dy():
     dx, grads = layer.backward(numbers(y.shape), cache, workspace, need_dx=False)
     _, wanted = layer.backward(numbers(y.shape), cache)
     assert dx is None and all(np.array_equal(grads[name], wanted[name]) for name in wanted)
-    assert not {"placed dy", "dx"} & workspace.child(layer)._arrays.keys()
+    assert not {"padded dy", "dx"} & workspace.child(layer)._arrays.keys()
 
 
 @pytest.mark.parametrize("format", FORMATS)

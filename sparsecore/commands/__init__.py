@@ -1,1 +1,1 @@
-"""The command lines: what their options mean and what they print."""
+"""The command lines: what their flags mean and what they print."""

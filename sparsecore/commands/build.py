@@ -1,4 +1,4 @@
-"""From a configuration in which everything is said to the run itself, with nothing written yet."""
+"""Making a run from a resolved configuration; nothing is written yet."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .recipes import model_of, origin, resolved
 from .report import Quiet
 
-if TYPE_CHECKING:  # the room of pruning is opened by runs that prune
+if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
 
 BYTES_A_CONNECTION = 40
-"""Values, gradients, momentum, pattern and plan together."""
+"""Values, gradients, an optimizer's column, pattern and plan together."""
 
 
 def build(
@@ -49,9 +49,9 @@ def build(
     out : str or Path, optional
         The run's folder.
     report : Quiet, optional
-        Is told of the data and the network now, and of the training later.
+        Shows the data and the network now, and the training later.
     callbacks : sequence of Callback
-        Others that are told.
+        Others for the training.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
 
 
 def earlier(config: RunConfig, step: int) -> Network:
-    """The network of a run as it was after so many steps, found by going there again."""
+    """The network of a run as it was after so many steps, found by training up to there again."""
     config = replace(config, threads=None)
     if step == 0:
         return start(config, Quiet())[1]
@@ -111,7 +111,7 @@ def earlier(config: RunConfig, step: int) -> Network:
 
 
 def optimizer_of(config: RunConfig) -> Optimizer:
-    """The optimizer that a configuration asks for."""
+    """The optimizer of a configuration."""
     lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
     if config.optimizer == "sgd":
         return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
@@ -132,7 +132,7 @@ def wiring_of(config: RunConfig) -> Wiring:
 
 
 def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation | None:
-    """What is done to training images of a shape. Raises ConfigError."""
+    """How training images of a shape are augmented. Raises ConfigError."""
     pixels, _, flip = _said(config.augment).partition(",")
     try:
         return None if pixels == "none" else Augmentation(shape, int(pixels), bool(flip))
@@ -175,7 +175,7 @@ def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedul
 
 
 def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
-    """The data set and the model's network; what does not fit is refused before anybody waits for data."""
+    """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
     known = CATALOGUE | {EMBEDDED: MNIST}
     users = None if name in known else load(name, data_dir=config.data_dir)
@@ -198,7 +198,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
 
 
 def _of_a_field(error: ValueError) -> ValueError:
-    """A refusal that begins with a field's name, as one that can be said of its flag too."""
+    """An error whose text begins with a field's name, as one that can name the field's flag instead."""
     name = re.split("[: ]", str(error))[0]
     if name not in RunConfig.__dataclass_fields__:
         return error
@@ -206,7 +206,7 @@ def _of_a_field(error: ValueError) -> ValueError:
 
 
 def _with_logits(network: Network, config: RunConfig) -> Network:
-    """The network with a ReLU on its logits, if that is asked for."""
+    """The network with a ReLU on its logits, if the configuration has one."""
     if config.relu_logits:
         head: Any = network.layers[-1]
         head.relu = True
@@ -214,13 +214,13 @@ def _with_logits(network: Network, config: RunConfig) -> Network:
 
 
 def _kept(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """What a run keeps: enough to start it again, wherever from and whatever data are at hand then."""
+    """The configuration that a run saves: enough to start it again from any folder."""
     used = os.path.abspath(dataset.name) if dataset.name not in NAMES else dataset.name
     return replace(config, dataset=used, dataset_name=config.dataset_name or config.dataset)
 
 
 def _named(config: RunConfig, dataset: Dataset) -> Dataset:
-    """A user's data set by the name that it had when the run was begun, wherever it goes on."""
+    """A user's data set under the name that it had when the run was begun, even if its path is another now."""
     if config.dataset_name is None or dataset.name in NAMES:
         return dataset
     return replace(dataset, name=config.dataset_name)
@@ -249,15 +249,15 @@ class _Until(Callback):
 
 def _check_memory(connections: int) -> None:
     try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # not on every system
         return
-    if (needed := connections * BYTES_A_CONNECTION) > there:
-        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
+    if (needed := connections * BYTES_A_CONNECTION) > memory:
+        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {memory:,}: "
                          "ask for fewer")  # fmt: skip
 
 
 def _said(value: Any) -> Any:
-    """A field of a configuration in which everything is said."""
+    """A field of a resolved configuration, which is not None."""
     assert value is not None
     return value

@@ -1,4 +1,4 @@
-"""`python -m sparsecore.evaluate`: its words, the evaluation, and what is said of it."""
+"""`python -m sparsecore.evaluate`: its arguments, the evaluation, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"
 
 
-class Asked(NamedTuple):
+class Arguments(NamedTuple):
     """What stood on the command line."""
 
     path: str
@@ -32,18 +32,18 @@ class Asked(NamedTuple):
 
 
 def evaluated(arguments: list[str]) -> list[str]:
-    """Do what a command line asks; the lines to print. Raises ValueError."""
+    """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
     parser = _parser()
-    asked = Asked(**vars(parser.parse_args(arguments)))
-    checkpoint = read(asked.path)
-    name = asked.dataset or dataset_in(checkpoint.state.get("config"))
+    given = Arguments(**vars(parser.parse_args(arguments)))
+    checkpoint = read(given.path)
+    name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
-        parser.error(f"{asked.path} does not say what it was trained on: say --dataset")
-    dataset = load(name, data_dir=asked.data_dir)
-    if asked.threads is not None:
-        set_threads(asked.threads)
-    totals = totals_of(checkpoint.network, dataset, asked.device)
-    return _lines(checkpoint.network, dataset, totals, as_json=asked.json)
+        parser.error(f"{given.path} does not say what it was trained on: say --dataset")
+    dataset = load(name, data_dir=given.data_dir)
+    if given.threads is not None:
+        set_threads(given.threads)
+    totals = totals_of(checkpoint.network, dataset, given.device)
+    return _lines(checkpoint.network, dataset, totals, as_json=given.json)
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:

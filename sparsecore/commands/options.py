@@ -39,7 +39,7 @@ class CommandLine(NamedTuple):
     curves: bool
 
     def config(self) -> RunConfig:
-        """The configuration that was asked for. Raises UsageError, which names flags."""
+        """The configuration of these fields. Raises UsageError, which names flags."""
         try:
             return RunConfig(**self.fields)
         except ConfigError as error:

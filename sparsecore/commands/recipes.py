@@ -1,4 +1,4 @@
-"""What a configuration leaves open, from the run that it starts from and from its model's recipe."""
+"""Filling in what a configuration leaves open: from the run that it starts from, and from its model's recipe."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..runs.kinds import ConfigError
 
 ADAM_LR, ADAM_BETAS, ADAM_EPS = 1e-3, (0.9, 0.999), 1e-8
 ADAM_DECAY = {"adam": 0.0, "adamw": 0.01}
-"""Recipes are for SGD. Where another optimizer is asked for, these are what is usual for it."""
+"""Recipes are for SGD; other optimizers get these, their usual numbers."""
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with everything said that a run needs.
+    """The configuration with every field filled in that a run needs.
 
     Raises
     ------
     ConfigError
-        If there is no such model, or a field is not for it.
+        If there is no such model, or a field does not apply to it.
     CheckpointError
         If the run that this one starts from cannot be read.
     """
@@ -37,7 +37,7 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.optimizer != "sgd":
         recipe = recipe | {"lr": ADAM_LR, "momentum": None, "betas": ADAM_BETAS, "eps": ADAM_EPS,
                            "weight_decay": ADAM_DECAY[config.optimizer]}  # fmt: skip
-    wired = config.start_from is not None  # and has its padding, and a format for each layer
+    wired = config.start_from is not None  # then it has its padding, and each layer its format
     recipe = recipe | ({"padding": None} if wired else {"format": "csr"})
     epochs = config.epochs or recipe["epochs"]
     recipe = recipe | {"dataset": dataset, "warm_up": min(recipe["warm_up"], epochs / 2)}  # a short run has a short one
@@ -53,14 +53,14 @@ def model_of(config: RunConfig) -> Model:
 
 
 def origin(path: str) -> RunConfig | None:
-    """The configuration of the run that a checkpoint comes from, if it tells.
+    """The configuration of the run that a checkpoint comes from, if it says so.
 
     Raises
     ------
     CheckpointError
         If it cannot be read.
     ConfigError
-        If what it tells cannot be used.
+        If what it says cannot be used.
     """
     record = read(path).state.get("config")
     return None if record is None else kept_config(record, Path(path))
@@ -89,7 +89,7 @@ def _inherited(config: RunConfig) -> RunConfig:
 
 
 def _kind(config: RunConfig) -> Kind:
-    """What kind of run is asked for."""
+    """Which of a model's recipes is for this run."""
     if config.prune is not None:
         return "pruned"
     sparse = config.radix or config.expander or config.random or config.start_from

@@ -82,17 +82,15 @@ class Live(Lines):
     def looked(self, progress: Progress) -> None:
         totals, rate = progress.totals, progress.totals.samples / max(progress.seconds, 1e-9)
         shown = f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
-        done = progress.epoch + progress.step / progress.steps
-        self._bar.update(
-            self._task, completed=done, epoch=f"{progress.epoch + 1}/{progress.epochs}", shown=shown, refresh=True
-        )
+        epoch, epochs_done = f"{progress.epoch + 1}/{progress.epochs}", progress.epoch + progress.step / progress.steps
+        self._bar.update(self._task, completed=epochs_done, epoch=epoch, shown=shown, refresh=True)
 
     def close(self) -> None:
         self._bar.stop()
 
 
 def reporter(epochs: int, *, quiet: bool) -> Quiet:
-    """What suits where the output goes."""
+    """The report that suits where the output goes."""
     if quiet:
         return Quiet()
     terminal = sys.stdout is not None and sys.stdout.isatty()

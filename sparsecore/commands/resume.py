@@ -1,4 +1,4 @@
-"""Going on with a run: its configuration comes from its folder, and no other run may slip in."""
+"""Going on with a run: its configuration comes from its folder, and only what does not decide its result may change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def begun(folder: RunFolder) -> Begun:
 
 
 def gone_on(kept: RunConfig, given: Mapping[str, Any], folder: RunFolder) -> RunConfig:
-    """The configuration that a run keeps, with what may change taken from fields that are given anew.
+    """The configuration that a run keeps, with the fields that may change taken from `given`.
 
     Raises
     ------

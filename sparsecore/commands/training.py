@@ -29,12 +29,12 @@ from .resume import begun, gone_on
 
 
 class Job(NamedTuple):
-    """A run that a command asks for, checked as far as it can be without data.
+    """A run as a command line describes it, checked as far as possible without data.
 
     Attributes
     ----------
     config : RunConfig
-        In which everything is said.
+        With every field filled in.
     checkpoint : Checkpoint or None
         To go on from.
     out : str or None
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
     @property
     def result(self) -> Record | None:
-        """That of a run that is finished. Raises CheckpointError if the checkpoint is not a run's."""
+        """The result of a run that is finished, or None. Raises CheckpointError if the checkpoint is not a run's."""
         return None if self.checkpoint is None else from_json(self.checkpoint.state.get("run")).result
 
 
@@ -68,7 +68,7 @@ def run(
     resume : bool
         Go on with the run in `out`, which must be the same one.
     callbacks : sequence of Callback
-        Are told what happens; may stop the run.
+        Are called as training goes on; may stop the run.
 
     Returns
     -------
@@ -87,14 +87,14 @@ def run(
     folder = None if out is None else RunFolder(out)
     if resume and folder is None:
         raise ConfigError("resume: needs out, the folder of the run to go on with")
-    config, checkpoint = _asked(config, folder, resume)
+    config, checkpoint = _configured(config, folder, resume)
     trainer = build(config, checkpoint, out=out, callbacks=callbacks)
     trainer.run()
     return trainer
 
 
 def job_of(arguments: list[str]) -> Job:
-    """What a command line asks for. Raises ValueError, whose text names flags."""
+    """The run that a command line describes. Raises ValueError, whose text names flags."""
     line = options.read(arguments)
     try:
         if line.resume and line.out is None:
@@ -128,7 +128,7 @@ def reporter_of(job: Job) -> Quiet:
 
 
 def say_finished(job: Job, result: Record, report: Quiet) -> int:
-    """What there is to say of a run that is finished. Raises ValueError if its result is none."""
+    """Report a run that is finished; returns the exit status. Raises ValueError if its result is not one."""
     assert job.out is not None
     try:
         line = result_line(result)
@@ -140,7 +140,7 @@ def say_finished(job: Job, result: Record, report: Quiet) -> int:
 
 
 def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> int:
-    """Train, say what came of it, draw the curves; the exit status."""
+    """Train, report the result, draw the curves; returns the exit status."""
     interrupts.stop = trainer.stop
     try:
         result = trainer.run()
@@ -155,21 +155,21 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
 
 
 def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
-    """The run's curves into its folder, anew or where a run was killed before it drew them."""
+    """Draw the run's curves into its folder: anew, or only if it has none. Returns the exit status."""
     from ..runs.curves import draw
 
     try:
         if anew or not (folder.path / CURVES).exists():
             draw(list(Metrics(folder.metrics)), folder.path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # all but the first: foreign metrics
+    except (OSError, KeyError, TypeError, ValueError) as error:  # all but OSError: metrics that are not a run's
         return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
     return 0
 
 
-def _asked(
+def _configured(
     config: RunConfig | None, folder: RunFolder | None, resume: bool
 ) -> tuple[RunConfig, Checkpoint | None]:
-    """The whole configuration of a run that Python asks for, and the checkpoint to go on from."""
+    """The whole configuration for `run`'s arguments, and the checkpoint to go on from."""
     found = begun(folder) if resume and folder is not None else None
     if found is None and folder is not None:
         folder.check_new()

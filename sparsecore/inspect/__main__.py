@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _inspected(arguments: list[str]) -> list[str]:
-    """What is to be printed. Raises ValueError."""
+    """Inspect as a command line says; returns the lines to print. Raises ValueError."""
     from ..console.arguments import Parser
     from ..runs.checkpoint import read, save
     from .dead import remove_dead

@@ -17,9 +17,9 @@ from .units import Mask, Stage, folds, stages_of, units_of
 def remove_dead(network: Network) -> Network:
     """A smaller network that computes the same function, up to rounding.
 
-    What does not reach an output goes. What no input reaches always has the same value, which becomes part of the
-    biases that it fed; only where a padded convolution reads it does it stay, for the border is zero and it is not.
-    Inputs and outputs of the network stay, and one neuron of a layer that is all dead.
+    Units that reach no output are removed. A unit that no input reaches always has the same value, which is added to
+    the biases that it fed; it stays only where a padded convolution reads it, whose border is zero while the unit may
+    not be. Inputs and outputs of the network stay, and one neuron of a layer that is all dead.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def remove_dead(network: Network) -> Network:
     Raises
     ------
     ValueError
-        If a layer has a way around it: what meets there would have to go on all ways at once.
+        If a layer has a way around it: a unit there could only be removed from both ways at once.
     """
     joined = [path for path, layer in network.walk() if isinstance(layer, Residual)]
     if joined:
@@ -45,7 +45,7 @@ def remove_dead(network: Network) -> Network:
     for after, stage in zip(units[1:-1], stages[1:], strict=True):
         keep.append(_at_least_one(after.used & ~_foldable(stage, after.constant)))
     keep.append(np.ones(len(units[-1].used), np.bool_))
-    at = 0  # of the stages, how many are behind
+    at = 0  # stages that have been passed
 
     def smaller(layer: Layer) -> Layer:
         nonlocal at
@@ -72,7 +72,7 @@ def _at_least_one(keep: Mask) -> Mask:
 
 
 def _smaller(stage: Stage, keep_in: Mask, keep_out: Mask, constant: Any) -> Layer:
-    """The layer with the rows and units that stay; what the others always gave goes into its biases."""
+    """The layer with the rows and units that stay; what the removed units always gave goes into its biases."""
     layer, pattern = stage.layer, stage.pattern
     rows, read = pattern.rows, keep_in[stage.columns]
     weight, bias = layer.params["weight"], layer.params["bias"].astype(np.float64)

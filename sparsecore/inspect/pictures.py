@@ -15,7 +15,7 @@ from ..storage.pattern import SparsityPattern
 from .units import Stage, stages_of
 
 NEURONS = 24
-"""Of the first layer, whose own weights are shown: those with the most connections."""
+"""How many neurons of the first layer have their weights shown: those with the most connections."""
 PIXELS = 600
 """Longest side of a pattern's picture; larger patterns are shown by the share of connections stored in each block."""
 

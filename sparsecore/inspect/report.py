@@ -1,4 +1,4 @@
-"""What there is to say of a network's structure, in numbers."""
+"""A network's structure in numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def describe(network: Network) -> Facts:
-    """A network's structure, as JSON's kinds.
+    """A network's structure, in JSON's types.
 
     Returns
     -------

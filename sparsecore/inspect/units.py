@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 
 class Units(NamedTuple):
-    """What stands before or after a layer with connections: features of a vector, or channels of an image.
+    """The units before or after a layer with connections: features of a vector, or channels of an image.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Units(NamedTuple):
     used : boolean array, shape (units,)
         There is a path to an output.
     constant : float64 array, shape (units,)
-        The value of those that have the same for every input; NaN where it depends on the input. Inputs do.
+        The value of a unit that has the same for every input; NaN for all others, and for the inputs.
     """
 
     reached: Mask
@@ -41,7 +41,7 @@ class Units(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A layer with connections, and what it takes its inputs from.
+    """A layer with connections, and the units that it reads.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
     units : int
         Before the layer.
     each : int
-        Columns of the pattern that belong to one of them: 1, the pixels of a channel, or the places of a filter.
+        Columns of the pattern for each of them: 1, the pixels of a channel, or the weights of a filter on it.
     """
 
     path: str
@@ -141,7 +141,7 @@ def as_units(mask: Mask, count: int) -> Mask:
 
 
 def as_values(constant: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The same of constants; what has several values is not constant."""
+    """The same for constants: a channel whose features have several values is not constant."""
     if count >= len(constant):
         return np.repeat(constant, count // max(len(constant), 1))
     groups = constant.reshape(count, -1)

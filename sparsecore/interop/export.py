@@ -30,8 +30,8 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
     path : str or Path
         The file, which is replaced whole or not at all.
     sparse : bool
-        Store weights as sparse initializers: files as small as the network. onnxruntime reads them, and makes them
-        dense as it does; other runtimes may not.
+        Store weights as sparse initializers: files as small as the network. onnxruntime reads them, and makes
+        them dense when it does; other runtimes may not read them.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
         graph.nodes, "sparsecore", ends[:1], ends[1:], graph.dense, sparse_initializer=graph.sparse
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="sparsecore")
-    model.ir_version = 8  # of the time of this opset, so that older runtimes read it too
+    model.ir_version = 8  # as old as this opset, so that older runtimes read it too
     norm = network.normalisation
     if norm is not None:
         helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))})
@@ -64,9 +64,9 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
 
 
 def to_npz(network: Network, path: str | Path) -> None:
-    """Write the layers' weights and biases as arrays: for layer k, `k.data`, `k.indices`, `k.indptr`, `k.shape`,
-    `k.bias`.
+    """Write the layers' weights and biases as arrays.
 
+    For the layer at path k these are `k.data`, `k.indices`, `k.indptr`, `k.shape` and `k.bias`.
     `scipy.sparse.csr_array((data, indices, indptr), shape)` is the weight matrix; see `to_scipy`.
 
     Raises
@@ -86,7 +86,7 @@ def to_npz(network: Network, path: str | Path) -> None:
 def to_scipy(network: Network) -> ByPath[tuple[scipy.sparse.csr_array, Any]]:
     """Weights, as CSR arrays that share the network's values, and biases, by the layers' paths.
 
-    A convolution's matrix has a row for each output channel and a column for each place of its filters.
+    A convolution's matrix has a row for each output channel and a column for each weight of a filter.
     """
     layers = ((path, layer) for path, layer in network.walk() if isinstance(layer, SparseLayer))
     return ByPath({LayerPath(path): (layer.to_scipy(), layer.bias) for path, layer in layers})
@@ -122,9 +122,9 @@ class _Graph:
         from onnx import helper, numpy_helper
 
         if self._sparse:
-            places = layer.pattern.rows.astype(np.int64) * layer.pattern.shape[1] + layer.pattern.indices
+            positions = layer.pattern.rows.astype(np.int64) * layer.pattern.shape[1] + layer.pattern.indices
             values = numpy_helper.from_array(np.asarray(layer.weight), f"{path}.weight")
-            self.sparse.append(helper.make_sparse_tensor(values, numpy_helper.from_array(places), shape))
+            self.sparse.append(helper.make_sparse_tensor(values, numpy_helper.from_array(positions), shape))
         else:
             dense = np.asarray(layer.to_scipy().toarray()).reshape(shape)
             self.dense.append(numpy_helper.from_array(dense, f"{path}.weight"))

@@ -47,7 +47,7 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         return forward(x, weight, bias)[0]
 
     def forward(x: Any, weight: Any, bias: Any) -> Any:
-        scratch_shape, _ = replay_of(layer, len(x), weight.dtype.name, True).room
+        scratch_shape, _ = replay_of(layer, len(x), weight.dtype.name, True).scratch
         y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), scratch_shape])
         return y, (tiles, weight)
 

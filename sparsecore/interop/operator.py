@@ -18,7 +18,7 @@ from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
 
 _MOST = 8
-"""Programs that a thread keeps: one for each number of tiles."""
+"""Replays that a thread keeps: of products and gradients, one for each number of tiles."""
 
 
 class SparseOperator:
@@ -98,7 +98,7 @@ class SparseOperator:
         given = self._checked(x, self.shape[1])
         columns = given if given.ndim == 2 else given[:, np.newaxis]
         batch, tiles = columns.shape[1], tiles_of(columns.shape[1])
-        columns, out = self._wide(columns, tiles), np.empty((self.shape[0], tiles * LANES), self.dtype)
+        columns, out = self._padded(columns, tiles), np.empty((self.shape[0], tiles * LANES), self.dtype)
         self._run("product", tiles, columns, out)
         return out[:, :batch] if given.ndim == 2 else out[:, 0].copy()
 
@@ -127,7 +127,7 @@ class SparseOperator:
         if x.ndim == 1:
             x, dy = x[:, np.newaxis], dy[:, np.newaxis]
         tiles = tiles_of(x.shape[1])
-        x, dy = self._wide(x, tiles), self._wide(dy, tiles)
+        x, dy = self._padded(x, tiles), self._padded(dy, tiles)
         grad = np.empty_like(self._data)
         self._run("gradient", tiles, x, dy, grad)
         return grad
@@ -145,14 +145,14 @@ class SparseOperator:
             raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
         return array
 
-    def _wide(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
-        """x with its rows as long as whole tiles, itself if it is as the kernels want it."""
+    def _padded(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
+        """x with its rows padded to whole tiles; x itself if kernels can read it as it is."""
         batch = x.shape[1]
         if batch % LANES == 0 and x.dtype == self.dtype and x.flags.c_contiguous:
             return x
-        wide = cpu().zeros((len(x), tiles * LANES), self.dtype)
-        wide[:, :batch] = x
-        return wide
+        padded = cpu().zeros((len(x), tiles * LANES), self.dtype)
+        padded[:, :batch] = x
+        return padded
 
     def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
         """Run the replay of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
@@ -172,7 +172,7 @@ class SparseOperator:
         if turned:
             data = np.empty_like(data)
             kernels.reorder(self._data, plan.perm, data)
-        # y's lines go straight to their places in ordinary rows.
+        # y's lines are written straight into ordinary rows.
         grid = Grid(1, 0, 0, 1, 0, 0, tiles, len(x) * LANES, LANES, tiles * LANES)
         layout = plan.transposed if turned else plan.forward
         kernels.spmm(layout, grid, data, _tiled(kernels, x, tiles), None, out)
@@ -194,8 +194,8 @@ class SparseOperator:
 def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
     """x of shape (rows, tiles · LANES) as tiles.
 
-    A kernel could read x where it lies, but loses what this copy takes: the lines of a tile would lie a power of two
-    apart and collide in the caches, and each in two of the cache's, since NumPy's arrays seldom begin at one.
+    A kernel could read x where it lies, but would lose the time of this copy: the lines of a tile would lie a power of
+    two apart and collide in the caches, and each would straddle two cache lines, since NumPy seldom aligns to them.
     """
     lines = cpu().empty((tiles, len(x), LANES), x.dtype)
     kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])

@@ -93,15 +93,15 @@ class _SparseMLP(BaseEstimator):
         pruning = None if self.prune is None else gradual(total // 10, -(-total // 2), max(total // 50, 1))
         rate = cosine(total, 0.01)
         self.loss_curve_: list[float] = []
-        done = idle = 0
+        steps_done = idle = 0
         best = np.inf
         for epoch in range(self.max_iter):
             step.batches.shuffle(seed, epoch)
             before = epoch * steps
             for number in steps_of_epoch(step, batch, lr=partial(self._lr, rate, before)):
-                done = before + number
-                if pruning is not None and pruning.due(done):
-                    goal = pruning.sparsity(done, float(self.prune or 0), initial)
+                steps_done = before + number
+                if pruning is not None and pruning.due(steps_done):
+                    goal = pruning.sparsity(steps_done, float(self.prune or 0), initial)
                     to_sparsity(step.network, goal, optimizer=step.optimizer)
             loss = step.totals().mean_loss
             self.loss_curve_.append(loss)
@@ -110,7 +110,7 @@ class _SparseMLP(BaseEstimator):
                     f"{type(self).__name__}: training diverged in epoch {epoch + 1}: lower learning_rate_init, now "
                     f"{self.learning_rate_init}"
                 )
-            if pruning is not None and done < pruning.end:
+            if pruning is not None and steps_done < pruning.end:
                 continue
             idle = 0 if loss < best - self.tol else idle + 1
             best = min(best, loss)
@@ -183,7 +183,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
     """A multilayer perceptron whose hidden layers store a fraction of their connections, for classes.
 
     ReLU between layers, softmax cross-entropy, SGD with momentum whose rate falls along half a cosine. Inputs are
-    standardised as the training data say. The output layer is dense.
+    standardised by the training data's means and deviations. The output layer is dense.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
     ----------
     classes_ : array of shape (n_classes,)
     network_ : Network
-        What was fitted; of standardised inputs.
+        The fitted network, which takes standardised inputs.
     coefs_, intercepts_ : list of CSR arrays, and of arrays
     n_iter_ : int
     loss_, loss_curve_ : float, and list of one for each epoch
@@ -240,7 +240,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
 
 
 class SparseMLPRegressor(RegressorMixin, _SparseMLP):
-    """The same for numbers: half the mean squared error of standardised targets.
+    """`SparseMLPClassifier` for numbers: its loss is half the squared error of standardised targets.
 
     Parameters and attributes are those of `SparseMLPClassifier`, but for `classes_`. y may have several columns.
     """

@@ -1,4 +1,4 @@
-"""How a layer that holds layers, or a network, calls one of them: the one place where every call passes.
+"""How a network, or a layer that holds layers, calls one of them: every such call passes through here.
 
 While a step is recorded, a layer whose passes have the mark `@recorded` writes down its kernels; any other is plain
 Python, and both its passes become host calls. Plain Python may sum over lanes: it finds zeros in those past the batch.

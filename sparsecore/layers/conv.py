@@ -17,7 +17,7 @@ from .sparse import Format, SparseLayer, checked_pattern
 
 
 class SparseConv2d(SparseLayer):
-    """y = W ∗ x + b, then ReLU if asked, over images. Only W's stored connections cost memory, arithmetic or gradients.
+    """y = W ∗ x + b over images, then a ReLU if `relu`. Only W's connections cost memory, arithmetic or gradients.
 
     y[o, v, u] = b[o] + Σ w[o, c, ky, kx] · x[c, v·stride + ky·dilation − padding, u·stride + kx·dilation − padding]
     with x zero beyond its edges. A dense convolution is the same thing with a full pattern; `topology.filters` makes
@@ -27,7 +27,7 @@ class SparseConv2d(SparseLayer):
     ----------
     pattern : SparsityPattern
         Shape (out_channels, in_channels · kernel height · kernel width). Column (c · kernel height + ky) · kernel width
-        + kx is place (ky, kx) of input channel c.
+        + kx is the weight at (ky, kx) of the filter on input channel c.
     in_shape : (in_channels, height, width)
         Of one image.
     kernel_size, stride, padding, dilation : int or (int, int)
@@ -93,31 +93,31 @@ class SparseConv2d(SparseLayer):
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         tiles = len(x.data)
-        room = self._placed("x", x.data, self.in_shape, self.plan.x_border, None, workspace)
+        padded = self._padded("x", x.data, self.in_shape, self.plan.x_border, None, workspace)
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(tiles, y)
-        workspace.kernels.spmm(self.plan.forward, grid, self.weight, room, self.bias, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, room, y)
+        workspace.kernels.spmm(self.plan.forward, grid, self.weight, padded, self.bias, y, relu=self.relu)
+        return Tiles(y, x.batch, rectified=self.relu), (x, padded, y)
 
     @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
-        """dW[p] = ⟨dy[row p], x[place p]⟩ over all positions, stored connections p only; db = Σ dy; dx = Wᵀ ∗ dy."""
-        x, room, y = cache
+        """dW[p] = ⟨dy[row p], what p reads of x⟩ over all positions, for stored p only; db = Σ dy; dx = Wᵀ ∗ dy."""
+        x, padded, y = cache
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
         kernels, tiles = workspace.kernels, len(x.data)
         border = self.plan.dy_border if need_dx else NO_BORDER
         mask = y if self.relu and not dy.masked else None
-        dy_room = self._placed("dy", dy.data, self.out_shape, border, mask, workspace)
-        inside = border.interior(dy_room)
+        padded_dy = self._padded("dy", dy.data, self.out_shape, border, mask, workspace)
+        inside = border.interior(padded_dy)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
         db = workspace.array("bias", self.bias.shape, self.dtype)
-        kernels.sddmm(self.plan.forward, self.plan.grid(tiles, inside), inside, room, dw, db)
+        kernels.sddmm(self.plan.forward, self.plan.grid(tiles, inside), inside, padded, dw, db)
         grads = {"weight": dw, "bias": db}
         if not need_dx:
             return None, grads
@@ -128,19 +128,19 @@ class SparseConv2d(SparseLayer):
             kernels.reorder(self.weight, phase.perm, weight_t)
             grid = self.plan.phase_grid(phase, tiles, dx)
             mask = None if seen is None else phase.of(seen)
-            kernels.spmm(phase.layout, grid, weight_t, dy_room, None, phase.of(dx), mask=mask)
+            kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask)
         return Tiles(dx.reshape(x.data.shape), dy.batch, masked=x.rectified), grads
 
-    def _placed(
+    def _padded(
         self, name: str, data: Any, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
     ) -> Any:
-        """Images within a border of zeros, and zero where a mask is not positive; as they are if there is neither."""
+        """Images in a border of zeros, themselves zero where `mask` is not positive; unchanged if there is neither."""
         images = data.reshape(len(data), *shape, LANES)
         if border == NO_BORDER and mask is None:
             return images
-        room = workspace.array(f"placed {name}", (len(data), *bordered(shape, border), LANES), self.dtype, zero=True)
-        workspace.kernels.place(images, border.interior(room), mask)
-        return room
+        padded = workspace.array(f"padded {name}", (len(data), *bordered(shape, border), LANES), self.dtype, zero=True)
+        workspace.kernels.place(images, border.interior(padded), mask)
+        return padded
 
     def export(self, graph: Graph, path: str) -> None:
         """A Conv, and a Relu if there is one."""
@@ -155,18 +155,18 @@ class SparseConv2d(SparseLayer):
             graph.node(f"{path}.relu", "Relu")
 
     def count_paths(self, after: Any) -> Any:
-        """For each place of the filters, along the channels that it joins: a transposed convolution of ones."""
+        """Filter position by filter position, along the channels that each joins: a transposed convolution of ones."""
         ends, (channels, height, width), (top, left) = len(after), self.in_shape, self.padding
         before = np.zeros((ends, channels, height + 2 * top, width + 2 * left))
         stored = self.pattern.to_scipy().toarray().reshape(-1, channels, *self.kernel_size)
         for ky, kx in np.ndindex(*self.kernel_size):
             joined = np.einsum("oc,noyx->ncyx", stored[:, :, ky, kx], after.reshape(ends, *self.out_shape))
-            place = ky * self.dilation[0], kx * self.dilation[1]
-            read_by(before, place, self.out_shape, self.stride)[...] += joined
+            offset = ky * self.dilation[0], kx * self.dilation[1]
+            read_by(before, offset, self.out_shape, self.stride)[...] += joined
         return before[:, :, top : top + height, left : left + width].reshape(ends, -1)
 
     def config(self) -> dict[str, Any]:
-        """What, with the pattern and the parameters, makes this layer again."""
+        """What makes this layer again, beside its pattern and parameters."""
         names = ("in_shape", "kernel_size", "stride", "padding", "dilation")
         return {name: list(getattr(self, name)) for name in names} | {"relu": self.relu, "format": self.format}
 

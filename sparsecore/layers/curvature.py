@@ -15,7 +15,7 @@ from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 
 Back = Callable[[Tiles, bool], tuple[Tiles | None, dict[str, Any]]]
-"""`back(h, need_dx)`: h of the output, zero behind its ReLU, to h of the input and of the parameters by name."""
+"""`back(h, need_dx)` takes h of the output, masked by its ReLU, to h of the input and, by name, of the parameters."""
 
 
 def curvature_of(layer: Any, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
@@ -34,7 +34,7 @@ def curvature_of(layer: Any, x: Tiles, workspace: Workspace) -> tuple[Tiles, Bac
 
 
 def behind_relu(h: Tiles, x: Tiles, workspace: Workspace) -> Tiles:
-    """Zero where the ReLU that gave x did not let it through."""
+    """h, set to zero where the ReLU that gave x let nothing through."""
     if not x.rectified or h.masked:
         return h
     masked = workspace.array("h", h.data.shape, h.data.dtype)

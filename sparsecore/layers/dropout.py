@@ -15,9 +15,9 @@ from .layer import Graph, Layer, Params
 class Dropout(Layer):
     """y = x / (1 − rate), or 0 with probability `rate`; y = x outside training.
 
-    What is dropped follows from the seed, the epoch, the sample's place in it, the layer's place in the network and the
-    feature: the same for any number of threads, and in a run that was resumed. The workspace says whether this is
-    training, and its `position` where in the data.
+    What is dropped depends only on the seed, the epoch, the sample's number in it, the layer's number in the network
+    and the feature: it is the same for any number of threads, and in a run that was resumed. The workspace says whether
+    this is training, and its `position` which samples of the data a batch holds.
 
     Parameters
     ----------
@@ -51,20 +51,20 @@ class Dropout(Layer):
     ) -> tuple[Tiles | None, Params]:
         y, batch = cache
         self._check_dy(dy, y, batch)
-        # What was dropped on the way there is drawn again, not kept.
+        # What the forward pass dropped is drawn again, not kept.
         return Tiles(self._dropped(dy.data, "dx", workspace), batch, masked=dy.masked), {}
 
     def _dropped(self, x: Any, name: str, workspace: Workspace) -> Any:
         if not workspace.training:
             return x
         if workspace.position is None:
-            raise ValueError(f"{self!r}: training needs the workspace's position, by which it is drawn what is dropped")
+            raise ValueError(f"{self!r}: training needs the workspace's position, which decides what is dropped")
         out = workspace.array(name, x.shape, x.dtype)
         workspace.kernels.dropout(x, workspace.position, workspace.stream, self.rate, out)
         return out
 
     def export(self, graph: Graph, path: str) -> None:
-        """Nothing: outside training a Dropout gives what it is given."""
+        """Add nothing: outside training y = x."""
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again."""

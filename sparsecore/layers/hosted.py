@@ -1,7 +1,7 @@
 """A layer in plain Python within a recorded step: its two passes are host calls, run anew at every replay.
 
-The layer is called as ever, with tiles and a workspace whose kernels run at once. What it gives is copied into arrays
-that stay where they are, since the tape's kernels read there; what it keeps for its backward pass stays in Python. On a
+The layer is called as outside a step, with tiles and a workspace whose kernels run at once. Its results are copied into
+arrays at fixed addresses, where the tape's kernels read them; what it keeps for its backward pass stays in Python. On a
 GPU it works on the host, on copies.
 """
 
@@ -34,29 +34,29 @@ class Hosted:
             )
         self.layer, self.x, self.device = layer, x, workspace.device
         self.cache: Any = None
-        here = Workspace(cpu(), training=workspace.training, stream=workspace.stream)
-        self._workspace = workspace.played if self._here else here
+        own = Workspace(cpu(), training=workspace.training, stream=workspace.stream)
+        self._workspace = workspace.played if self._on_cpu else own
 
     @property
-    def _here(self) -> bool:
-        """Whether the layer is on the processor, so that it may work on its own arrays."""
+    def _on_cpu(self) -> bool:
+        """Whether the layer is on the CPU, so that it may work on its own arrays."""
         return self.device.name == "cpu"
 
     def inputs(self, workspace: Workspace, **arrays: Any) -> dict[str, Any]:
         """What a call of the layer reads, by name; `workspace` is the recording one."""
-        if self._here:
+        if self._on_cpu:
             return arrays
         given = arrays | {_PARAM + name: array for name, array in self.layer.params.items()}
         return given if workspace.position is None else given | {"position": workspace.position}
 
     def kept(self) -> dict[str, Any]:
         """What a call may change besides its results: values that are kept but not trained."""
-        arrays = {} if self._here else self.layer.kept
+        arrays = {} if self._on_cpu else self.layer.kept
         return {_KEPT + name: array for name, array in arrays.items()}
 
     def run(self, method: str, arrays: dict[str, Array], *arguments: Any, **named: Any) -> Any:
         """Call a method of the layer with a workspace to compute in."""
-        if self._here:
+        if self._on_cpu:
             kept = dict(self.layer.kept)
             result = getattr(self.layer, method)(*arguments, self._workspace, **named)
             _write_back(self.layer, kept)
@@ -68,14 +68,14 @@ class Hosted:
             twin.kept = dict(kept)
         result = getattr(twin, method)(*arguments, self._workspace, **named)
         _write_back(twin, kept)
-        # Whatever else the layer has noted about itself is the layer's.
-        own = {name: value for name, value in vars(twin).items() if name not in ("_device", "params", "kept")}
-        vars(self.layer).update(own)
+        # Anything else that the call has set on the twin belongs to the layer.
+        noted = {name: value for name, value in vars(twin).items() if name not in ("_device", "params", "kept")}
+        vars(self.layer).update(noted)
         return result
 
 
 def _write_back(layer: Any, kept: dict[str, Array]) -> None:
-    """Let arrays that the layer has put in the place of kept ones be their values."""
+    """Where the layer has replaced a kept array, copy the new values into the old array, whose address is recorded."""
     for name, array in kept.items():
         if layer.kept[name] is not array:
             np.copyto(array, layer.kept[name])
@@ -108,7 +108,7 @@ def backward_by_host(
 ) -> tuple[Tiles | None, Params]:
     """dx, grads = the backward pass, recorded as a host call.
 
-    The gradient is passed on as not masked: whoever comes before the layer masks it, once more if need be.
+    The gradient is passed on as not masked, so that the layer before masks it, perhaps a second time.
     """
     batch = dy.batch
     grads = {
@@ -162,7 +162,7 @@ _said: set[type] = set()
 
 
 def say_once(thing: Any, name: str) -> None:
-    """Tell that something runs as Python at every step, once for each kind of thing."""
+    """Warn that something runs as Python at every step, once for each class."""
     kind = type(thing)
     if kind not in _said:
         _said.add(kind)

@@ -31,7 +31,7 @@ class Graph(Protocol):
     value : str
         Name of what came out of the last node.
     shape : tuple of int
-        Of that, for one sample.
+        Its shape, for one sample.
     """
 
     value: str
@@ -61,7 +61,7 @@ class Layer(ABC):
         Flat arrays by name. `backward` gives gradients under the same names.
     kept : mapping of str to array
         Flat arrays that a checkpoint holds beside the parameters but that are not trained, such as a running mean. A
-        layer that has any gives itself a dict of them.
+        layer that has any sets this to a dict of them.
     undecayed : frozenset of str
         Names of parameters that weight decay leaves alone.
     children : mapping of str to Layer
@@ -103,7 +103,7 @@ class Layer(ABC):
         return self
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and all that it holds, each before what it holds, with their paths below `path`.
+        """This layer and all layers in it, each before those that it holds, with their paths below `path`.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Layer(ABC):
 
     @property
     def leaves(self) -> int:
-        """How many layers it consists of that hold none themselves: 1, or those of its children."""
+        """How many layers without children there are in it: 1 if it has no children itself."""
         return sum(child.leaves for child in self.children.values()) if self.children else 1
 
     def forward(self, x: Any, workspace: Workspace | None = None) -> tuple[Any, Any]:
@@ -148,7 +148,7 @@ class Layer(ABC):
         """
         workspace = self._own(workspace)
         if isinstance(x, Tiles):
-            self._check_place(x.data, "x")
+            self._check_device(x.data, "x")
             x.clear_padding()
             return self.forward_tiles(x, workspace)
         y, cache = self.forward_tiles(self._pack(x, self.in_shape, "x", workspace), workspace)
@@ -167,7 +167,7 @@ class Layer(ABC):
             What `forward` returned.
         workspace : Workspace, optional
         need_dx : bool
-            Without it dx is None and is not computed: the first layer of a network needs none.
+            Whether to compute dx, which is None otherwise: the first layer of a network needs none.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class Layer(ABC):
         """
         workspace = self._own(workspace)
         if isinstance(dy, Tiles):
-            self._check_place(dy.data, "dy")
+            self._check_device(dy.data, "dy")
             dy.clear_padding()
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
         tiles = self._pack(dy, self.out_shape, "dy", workspace)
@@ -197,7 +197,7 @@ class Layer(ABC):
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """y, and the function that takes ∂²loss/∂y² back to x and to the parameters; see `layers.curvature`.
 
-        As it stands it is for layers that pass on, drop or choose among their inputs, and for those that are linear.
+        This version is for layers that are linear, and for those that pass on, drop or choose among their inputs.
         """
         return curvature_of(self, x, workspace)
 
@@ -212,28 +212,28 @@ class Layer(ABC):
         raise ValueError(f"to_onnx: layer {path}, {self!r}, is of a kind that has no counterpart in ONNX here")
 
     def count_paths(self, after: Any) -> Any:
-        """Paths along stored connections from this layer's inputs on, given those from its outputs on.
+        """How many paths along stored connections lead from this layer's inputs on, given how many from its outputs.
 
         Parameters
         ----------
         after : float64 array, shape (ends, outputs)
-            How many paths lead from each output of this layer to each end.
+            How many paths lead from each output of this layer to each of the network's outputs.
 
         Returns
         -------
         float64 array, shape (ends, inputs)
-            As they are where every output is an input.
+            This version returns `after`: each output is the input of the same number.
         """
         return after
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What, with the pattern and the parameters, makes this layer again: JSON's kinds only."""
+        """What makes this layer again, beside its pattern and parameters: JSON's types only."""
 
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Layer:
-        """The layer that gave this config; of foreign input it may raise KeyError, TypeError or ValueError."""
+        """Make the layer that gave this config; foreign input may raise KeyError, TypeError or ValueError."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -256,7 +256,7 @@ class Layer(ABC):
         return next((kind for child in self.children.values() if (kind := child._parameter_dtype())), None)
 
     def _own(self, workspace: Workspace | None) -> Workspace:
-        """This layer's part of a workspace, which must be where the layer is."""
+        """This layer's part of a workspace, which must be on the layer's device."""
         if workspace is None:
             workspace = Workspace(self.device)
         elif workspace.device.name != self.device.name:
@@ -266,7 +266,7 @@ class Layer(ABC):
             )
         return workspace.child(self)
 
-    def _check_place(self, array: Any, name: str) -> None:
+    def _check_device(self, array: Any, name: str) -> None:
         """Refuse an array of another device."""
         if not self.device.owns(array):
             raise TypeError(
@@ -276,7 +276,7 @@ class Layer(ABC):
 
     def _check(self, x: Tiles, shape: tuple[int, ...], dtype: Any, name: str) -> None:
         """Refuse tiles that a kernel would misread."""
-        self._check_place(x.data, name)
+        self._check_device(x.data, name)
         features, dtype = math.prod(shape), np.dtype(dtype)
         if x.features != features or x.data.dtype != dtype:
             raise ValueError(
@@ -323,7 +323,7 @@ class Layer(ABC):
 
 
 def real_numbers(x: Any, owner: Any, name: str) -> Any:
-    """What a user gives as an array; its memory is shared.
+    """A user's input as an array, which shares its memory.
 
     Raises TypeError or ValueError, in whose message `owner` calls it `name`.
     """

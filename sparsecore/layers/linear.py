@@ -16,7 +16,7 @@ from .sparse import Format, SparseLayer, checked_pattern
 
 
 class SparseLinear(SparseLayer):
-    """y = W x + b, then ReLU if asked. Only W's stored connections cost memory, arithmetic or gradients.
+    """y = W x + b, then a ReLU if `relu`. Only W's stored connections cost memory, arithmetic or gradients.
 
     A dense layer is the same thing with a full pattern.
 
@@ -118,7 +118,7 @@ class SparseLinear(SparseLayer):
         grads = {"weight": dw, "bias": db}
         if not need_dx:
             return None, grads
-        # The transpose has the same values in another order: bring them into it once, not once a tile.
+        # The transpose has the same values in another order: reorder them once, not once a tile.
         weight_t = workspace.array("weight_t", dw.shape, self.dtype)
         kernels.reorder(self.weight, self.plan.perm, weight_t)
         dx = workspace.array("dx", x.data.shape, self.dtype)
@@ -139,7 +139,7 @@ class SparseLinear(SparseLayer):
         return (self.pattern.to_scipy().T.astype(np.float64) @ after.T).T
 
     def config(self) -> dict[str, Any]:
-        """What, with the pattern and the parameters, makes this layer again."""
+        """What makes this layer again, beside its pattern and parameters."""
         return {"relu": self.relu, "format": self.format}
 
     @classmethod

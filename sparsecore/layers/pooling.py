@@ -83,7 +83,7 @@ class Pool2d(Layer):
 
     @abstractmethod
     def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
-        """Write dx; returns whether it is masked where x came out of a ReLU as zero."""
+        """Write dx; returns whether it is masked by the ReLU that gave x."""
 
     @property
     def _window(self) -> Window:
@@ -96,10 +96,10 @@ class Pool2d(Layer):
         graph.shape = self.out_shape
 
     def count_paths(self, after: Any) -> Any:
-        """From every pixel of a window."""
+        """Every pixel of a window leads to its output."""
         before = np.zeros((len(after), *self.in_shape))
-        for place in np.ndindex(*self.kernel_size):
-            read_by(before, place, self.out_shape, self.stride)[...] += after.reshape(len(after), *self.out_shape)
+        for offset in np.ndindex(*self.kernel_size):
+            read_by(before, offset, self.out_shape, self.stride)[...] += after.reshape(len(after), *self.out_shape)
         return before.reshape(len(after), -1)
 
     def config(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Pool2d(Layer):
 
 
 class MaxPool2d(Pool2d):
-    """y = the largest x of each window. Of several, the first counts, and NaN is larger than any number."""
+    """y = the largest x of each window. Of equal ones the first counts; NaN is larger than any number."""
 
     ONNX = "MaxPool"
 
@@ -127,7 +127,7 @@ class MaxPool2d(Pool2d):
     def _backward(self, dy: Tiles, images: Any, cache: Any, dx: Any, workspace: Workspace) -> bool:
         x, _, index = cache
         workspace.kernels.max_unpool(images, index, self._window, dx)
-        # What comes back to a window's largest is masked if it was masked where y, which is that largest, is zero.
+        # dx is dy at each window's largest pixel, whose x is y: if dy is zero wherever y is, dx is zero wherever x is.
         return dy.masked and x.rectified
 
 
@@ -145,7 +145,7 @@ class AvgPool2d(Pool2d):
         return False
 
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
-        """As of any layer, with weights that are 1/n, and squared 1/n²."""
+        """A mean has weights 1/n, and squared weights 1/n²: h is divided once more than a gradient."""
         y, plain = super().curvature(x, workspace)
 
         def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:

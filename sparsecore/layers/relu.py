@@ -8,6 +8,7 @@ from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
+from ..storage.sizes import spell
 from .layer import Graph, Layer, Params
 
 
@@ -41,7 +42,7 @@ class ReLU(Layer):
             return dy, {}
         dx = workspace.array("dx", y.shape, y.dtype)
         workspace.kernels.mask(dy.data, y, dx)
-        # Where x came out of a ReLU itself, its mask is this one.
+        # If x came out of a ReLU itself, this is that one's mask too.
         return Tiles(dx, dy.batch, masked=True), {}
 
     def export(self, graph: Graph, path: str) -> None:
@@ -58,4 +59,4 @@ class ReLU(Layer):
         return cls(tuple(config["shape"]))
 
     def __repr__(self) -> str:
-        return f"ReLU({'×'.join(str(size) for size in self.in_shape)})"
+        return f"ReLU({spell(self.in_shape)})"

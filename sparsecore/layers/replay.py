@@ -1,4 +1,4 @@
-"""A layer used alone: its passes recorded once for a batch size, then run on the arrays of whoever embeds it."""
+"""A layer used alone: its passes recorded once for a batch size, then run on its caller's arrays."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .sparse import SparseLayer
 
 
 class LayerReplay:
-    """A layer's forward and backward pass for one batch size, with arrays of others as x, parameters and results.
+    """A layer's forward and backward pass for one batch size, on its caller's x, parameters and results.
 
-    `forward.run(x, weight, bias, y, room)` and `backward.run(dy, room, weight, dx, dw, db)` take addresses; dx only if
-    it was asked for, as 0 otherwise.
+    `forward.run(x, weight, bias, y, scratch)` and `backward.run(dy, scratch, weight, dx, dw, db)` take addresses;
+    without `need_dx`, dx is 0.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class LayerReplay:
 
     Attributes
     ----------
-    room : (shape, whether it must be zero at first)
+    scratch : (shape, whether it must be zero at first)
         Of the array that `forward` leaves for `backward`.
     """
 
@@ -42,16 +42,16 @@ class LayerReplay:
         kernels, tape = cpu().recorder()
         y, cache = used.forward(x, Workspace(kernels=kernels))
         kept = cache[-2]  # all that backward reads where there is no ReLU
-        room = kept.data if isinstance(kept, Tiles) else kept
-        self.room = room.shape, not isinstance(kept, Tiles)
+        scratch = kept.data if isinstance(kept, Tiles) else kept
+        self.scratch = scratch.shape, not isinstance(kept, Tiles)
         self.zero_bias = bias
-        self.forward = Replay(tape, [x, weight, bias, y, room])
+        self.forward = Replay(tape, [x, weight, bias, y, scratch])
         kernels, tape = cpu().recorder()
         workspace = Workspace(kernels=kernels)
         workspace.child(used).put("packed dy", cache[-1])  # y's tiles have been unpacked: less to keep in the caches
         dx, grads = used.backward(dy, cache, workspace, need_dx=need_dx)
         dx = dx if need_dx else np.empty(0)
-        self.backward = Replay(tape, [dy, room, weight, dx, grads["weight"], grads["bias"]])
+        self.backward = Replay(tape, [dy, scratch, weight, dx, grads["weight"], grads["bias"]])
 
 
 _MOST = 6
@@ -64,7 +64,7 @@ def replay_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> Laye
     """This thread's replay of a layer."""
     if not hasattr(_local, "replays"):
         _local.replays = weakref.WeakKeyDictionary()
-    replays = _local.replays.setdefault(layer.plan, {})  # of a structure: another one has a plan of its own
+    replays = _local.replays.setdefault(layer.plan, {})  # by structure: each has a plan of its own
     key = batch, dtype, need_dx
     if key not in replays:
         while len(replays) >= _MOST:

@@ -16,7 +16,7 @@ from .layer import Graph, Layer, Params
 
 
 class Residual(Layer):
-    """y = main(x) + shortcut(x), then ReLU if asked.
+    """y = main(x) + shortcut(x), then a ReLU if `relu`.
 
     Parameters
     ----------
@@ -58,32 +58,33 @@ class Residual(Layer):
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """The sum, in one pass over both summands."""
         self._check(x, self.in_shape, x.data.dtype, "x")
-        through, cache = forward_through(self.main, x, workspace.child("main", workspace.stream))
-        around, way = x, None
+        through, main_cache = forward_through(self.main, x, workspace.child("main", workspace.stream))
+        around, shortcut_cache = x, None
         if self.shortcut is not None:
             behind = workspace.stream + self.main.leaves
-            around, way = forward_through(self.shortcut, x, workspace.child("shortcut", behind))
+            around, shortcut_cache = forward_through(self.shortcut, x, workspace.child("shortcut", behind))
         y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
         workspace.kernels.add(through.data, around.data, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y, cache, way)
+        return Tiles(y, x.batch, rectified=self.relu), (x, y, main_cache, shortcut_cache)
 
     @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         """dy goes both ways; dx is the sum of what comes back."""
-        x, y, through, way = cache
+        x, y, main_cache, shortcut_cache = cache
         self._check_dy(dy, y, x.batch)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, y.dtype)
             workspace.kernels.mask(dy.data, y, masked)
             dy = Tiles(masked, dy.batch)
-        dy = Tiles(dy.data, dy.batch)  # masked by y at most, not by what either way gave
-        dx, own = backward_through(self.main, dy, through, workspace.child("main"), need_dx=need_dx)
+        dy = Tiles(dy.data, dy.batch)  # not masked yet by a ReLU at the end of main or shortcut
+        dx, own = backward_through(self.main, dy, main_cache, workspace.child("main"), need_dx=need_dx)
         grads = {f"main.{name}": array for name, array in own.items()}
         back: Tiles | None = dy
         if self.shortcut is not None:
-            back, own = backward_through(self.shortcut, dy, way, workspace.child("shortcut"), need_dx=need_dx)
+            beside = workspace.child("shortcut")
+            back, own = backward_through(self.shortcut, dy, shortcut_cache, beside, need_dx=need_dx)
             grads |= {f"shortcut.{name}": array for name, array in own.items()}
         if not need_dx or dx is None or back is None:
             return None, grads
@@ -136,7 +137,7 @@ class Residual(Layer):
         return self.main.count_paths(after) + around
 
     def config(self) -> dict[str, Any]:
-        """What, with the layers that it holds, makes this layer again."""
+        """What makes this layer again, beside the layers that it holds."""
         return {"relu": self.relu}
 
     @classmethod
@@ -145,7 +146,7 @@ class Residual(Layer):
 
     @classmethod
     def from_children(cls, config: dict[str, Any], children: Mapping[str, Layer]) -> Residual:
-        """The layer that held these."""
+        """Make the layer that holds these."""
         if not isinstance(config["relu"], bool) or not {"main"} <= children.keys() <= {"main", "shortcut"}:
             raise ValueError("Residual: needs main, perhaps shortcut, and relu true or false")
         return cls(children["main"], children.get("shortcut"), relu=config["relu"])

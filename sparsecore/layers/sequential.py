@@ -28,7 +28,7 @@ class Sequential(Layer):
     Raises
     ------
     TypeError
-        If something else than a Layer is among them.
+        If one of them is not a Layer.
     ValueError
         If there are none, shapes do not meet, or a name is empty or holds a dot or a colon.
     """
@@ -106,7 +106,7 @@ class Sequential(Layer):
         return after
 
     def config(self) -> dict[str, Any]:
-        """Nothing: the layers are all there is to say."""
+        """Nothing: a Sequential is its layers."""
         return {}
 
     @classmethod
@@ -115,7 +115,7 @@ class Sequential(Layer):
 
     @classmethod
     def from_children(cls, config: dict[str, Any], children: Mapping[str, Layer]) -> Sequential:
-        """The layer that held these."""
+        """Make the layer that holds these."""
         return cls(children)
 
     def __repr__(self) -> str:

@@ -50,12 +50,12 @@ class SparseLayer(Layer):
 
     @abstractmethod
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Any:
-        """How the layer would walk a pattern; `moving` where it will be patched."""
+        """The plan by which this layer walks a pattern; `moving` if it may be patched later."""
 
     def prune(self, keep: Any) -> None:
         """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.
 
-        For a layer used alone; one that is in a network changes by `Network.rewire`.
+        For a layer used alone; one in a network is changed by `Network.rewire`.
         """
         left = self.device.pick(self.weight, np.flatnonzero(keep))
         self._set(self.pattern.select(keep), left, self.bias)
@@ -84,7 +84,7 @@ class SparseLayer(Layer):
         kind = self.dtype
         for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
             array = self.params[name]
-            self._check_place(array, name)
+            self._check_device(array, name)
             if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous:
                 raise ValueError(
                     f"{self!r}: {name} must be a contiguous array of {count} {kind} numbers, got {array.dtype} "
@@ -97,16 +97,17 @@ class SparseLayer(Layer):
         self.params = {"weight": weight, "bias": bias}
 
     def take_pattern(self, pattern: SparsityPattern, plan: Any) -> None:
-        """Walk another pattern from now on; whoever calls this sees to the parameters."""
+        """Use another pattern and its plan from now on; the caller replaces the parameters."""
         self.pattern, self.plan = pattern, plan
 
 
 def checked_pattern(pattern: Any, layer: str) -> SparsityPattern:
-    """The pattern, if it is one; `layer` is what a message calls the layer that asks.
+    """The pattern, if it is one; `layer` names the caller in the message.
 
     Raises
     ------
     TypeError
+        If it is not a SparsityPattern.
     """
     if not isinstance(pattern, SparsityPattern):
         raise TypeError(f"{layer}: pattern must be a SparsityPattern, got {type(pattern).__name__}")

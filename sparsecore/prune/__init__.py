@@ -1,4 +1,4 @@
-"""Turning a network into a smaller sparse one, where it stands: at once, round by round, or gradually."""
+"""Turning a network into a sparser one, in place: at once, round by round, or gradually."""
 
 from .rewind import refresh, rewind
 from .saliency import curvature, gradient, magnitude

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pruned(arguments: list[str]) -> list[str]:
-    """Do it; what is to be printed. Raises ValueError."""
+    """Prune as a command line says; returns the lines to print. Raises ValueError."""
     from ..runs.checkpoint import save
 
     parser = _parser()
@@ -140,8 +140,8 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     dataset = load(name, data_dir=options.get("data_dir"))
     check_fit(network, dataset)
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
-    store = store_of(network, dataset.train, normalisation, network.device)
-    return {"gradient": gradient, "curvature": curvature}[by](network, store)
+    batches = store_of(network, dataset.train, normalisation, network.device)
+    return {"gradient": gradient, "curvature": curvature}[by](network, batches)
 
 
 def _line(line: PrunedLayer) -> str:

@@ -16,14 +16,14 @@ from .schedule import PruningSchedule
 from .shrink import PrunedLayer, Targets, by_quality, by_threshold, shrink, to_sparsity
 
 Rule = Callable[[Training, int], list[PrunedLayer]]
-"""What is done to a trainer's network by the pruning after a number of steps."""
+"""Prunes a trainer's network after a number of steps; returns what was done to each layer."""
 
 SALIENCIES: Mapping[str, Callable[[Training], Saliencies | None]] = {
     "magnitude": lambda trainer: None,
     "gradient": lambda trainer: gradient(trainer.network, trainer.store),
     "curvature": lambda trainer: curvature(trainer.network, trainer.store),
 }
-"""|w|; |w·dw|; Optimal Brain Damage's ½·h·w². The last two look at the first training samples of the epoch's order."""
+"""|w|; |w·dw|; Optimal Brain Damage's ½·h·w². The last two use the first training samples of the epoch's order."""
 
 
 class Pruner(Callback):
@@ -35,7 +35,7 @@ class Pruner(Callback):
     rule : Rule
         Such as `sparsity_rule`.
     afterwards : callable, optional
-        Called with the trainer after the last pruning, such as for rewinding.
+        Called with the trainer after the last pruning, for example to rewind.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Pruner(Callback):
     def started(self, trainer: Training) -> None:
         """Compile what a pruned network runs; prune, if the schedule begins before the first step."""
         _compile_pruned(trainer.network)
-        pruned = trainer.state.metrics.length > 0  # a checkpoint that knows lines before the first step has this one
+        # A checkpoint of step 0 that has metrics already was written after this pruning.
+        pruned = trainer.state.metrics.length > 0
         if trainer.steps_done == 0 and self.schedule.due(0) and not pruned:
             self._prune(trainer)
 

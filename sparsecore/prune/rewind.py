@@ -20,7 +20,7 @@ def rewind(network: Network, earlier: Network, optimizer: Optimizer | None = Non
     earlier : Network
         The same layers with at least these connections: as the network was before it was trained, or after k steps.
     optimizer : Optimizer, optional
-        What it keeps is set to zero.
+        Its columns are set to zero.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> 
     seed : int
         At least 0; the values are drawn from Philox with the key (seed, 2), layer by layer.
     optimizer : Optimizer, optional
-        What it keeps is set to zero.
+        Its columns are set to zero.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2], np.uint64)))
     for path, layer in network.walk():
@@ -76,6 +76,6 @@ def _forget(optimizer: Optimizer | None) -> None:
 
 
 def _names(network: Network) -> list[tuple[str, str, tuple[int, ...] | None]]:
-    """What must be the same in two networks whose values are to be exchanged."""
+    """What must be the same in two networks if one is to take the other's values."""
     shapes = {path: pattern.shape for path, pattern in network.patterns.items()}
     return [(path, repr(layer), shapes.get(path)) for path, layer in network.walk()]

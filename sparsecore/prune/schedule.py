@@ -40,11 +40,11 @@ class PruningSchedule:
     start, end : int
         Steps of training that the first and the last pruning come after; 0 is before any training.
     every : int
-        Steps between prunings, all but perhaps the last.
+        Steps between two prunings, fewer perhaps before the last.
     curve : Curve
     before : int
-        Steps before `start` at which the curve has its beginning. With 0 the first pruning removes nothing that the
-        curve did not start with.
+        How many steps before `start` the curve begins. With 0, the first pruning only brings a layer to the sparsity
+        at which the curve begins.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pruning a network where it stands: patterns shrink, and all that belongs to a connection moves with it."""
+"""Pruning a network in place: patterns shrink, and all that belongs to a connection moves with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PrunedLayer(NamedTuple):
         Its path.
     name : str
     threshold : float
-        Connections whose saliency was below it went, and some of those that equalled it if the count asked for it.
+        Connections with a saliency below it went, and of those that equal it as many as the count required.
     removed, connections : int
         Connections that went, and that are left.
     sparsity : float
@@ -65,10 +65,10 @@ def to_sparsity(
         How much each connection matters; |w| if not given.
     globally : bool
         Rank all layers' connections together, so that `sparsity`, one number, is that of all of them.
-    layers : iterable of int, optional
-        Which layers; `network.sparse` if neither this nor a mapping is given.
+    layers : iterable of str or int, optional
+        Which layers, by path or number; `network.sparse` if neither this nor a mapping is given.
     optimizer : Optimizer, optional
-        What it keeps moves with the connections. The one that a `Step` trains the network by need not be given.
+        Its columns move with the connections. The optimizer of a `Step` on this network need not be given.
     allow_empty : bool
         Let a layer lose all its connections.
 
@@ -201,18 +201,18 @@ def _ranked_together(network: Network, saliency: Saliencies, sparsity: float) ->
 def _shrunk(
     network: Network, kept: Mapping[str, Kept], optimizer: Optimizer | None, allow_empty: bool
 ) -> list[PrunedLayer]:
-    had = {k: len(keep.mask) for k, keep in kept.items()}
+    before = {k: len(keep.mask) for k, keep in kept.items()}
     left = {k: int(np.count_nonzero(keep.mask)) for k, keep in kept.items()}
     for k, count in left.items():
-        if had[k] and not count and not allow_empty:
+        if before[k] and not count and not allow_empty:
             raise PruneError(
-                f"{_name(network, k)}: would lose all its {had[k]:,} connections: prune less, or allow it "
+                f"{_name(network, k)}: would lose all its {before[k]:,} connections: prune less, or allow it "
                 "(allow_empty=True; --prune-empty while a run trains, --allow-empty for a checkpoint)"
             )
     shrink(network, {k: keep.mask for k, keep in kept.items()}, optimizer)
     sparsity = {k: pattern.sparsity for k, pattern in network.patterns.items()}
     return [
-        PrunedLayer(k, repr(network[k]), keep.threshold, had[k] - left[k], left[k], sparsity[k])
+        PrunedLayer(k, repr(network[k]), keep.threshold, before[k] - left[k], left[k], sparsity[k])
         for k, keep in kept.items()
     ]
 

@@ -29,10 +29,10 @@ class WeightsError(OneLineError):
 def read_weights(path: str | Path) -> Network:
     """The network of fully connected layers in a file of dense weights.
 
-    Each matrix is a layer, in the natural order of the names; a vector with the same name but for the word is its
-    bias: fc1.weight and fc1.bias, W1 and b1, 0/kernel and 0/bias. Matrices are (out_features, in_features), or all of
-    them (in_features, out_features) if only so each takes what the one before gives. Every layer but the last is
-    followed by a ReLU. Nothing is unpickled.
+    Each matrix is a layer, in the natural order of the names. A vector is its bias if their names differ only in the
+    word for weight or bias: fc1.weight and fc1.bias, W1 and b1, 0/kernel and 0/bias. Matrices are (out_features,
+    in_features), or all of them (in_features, out_features) if only then each takes what the one before gives. Every
+    layer but the last is followed by a ReLU. Nothing is unpickled.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def read_weights(path: str | Path) -> Network:
 
 
 def _sorted_out(path: Path, arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """Matrices by name in natural order, and vectors by what their names have in common with a matrix's.
+    """Matrices by name in natural order, and vectors by the part of the name that they share with their matrix.
 
     All are float64 if they were so, and float32 otherwise.
     """

@@ -48,7 +48,7 @@ class Checkpoint:
     columns : dict of str to array of the shape of `network.params`
         The optimizer's; empty if there are none.
     optimizer : dict or None
-        What the optimizer said of itself.
+        The optimizer's `description`.
     state : dict
         Where a run stood; empty if the file is of a network alone.
     """
@@ -70,8 +70,8 @@ def save(
 ) -> None:  # fmt: skip
     """Write a checkpoint.
 
-    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. What had the name
-    before stays as `NAME.previous`.
+    The bytes go to a temporary file beside it, which takes the name only once it is on the disk. The file
+    that had the name before stays as `NAME.previous`.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def save(
     state : dict, optional
         Anything that JSON can hold.
     velocity : array of the shape of `network.params`, optional
-        SGD's only column, where there is no optimizer to ask.
+        SGD's column, for callers without an optimizer.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) ->
 def located(path: str | Path) -> Path:
     """The checkpoint's file, given it or a run's folder.
 
-    A crash between two renames can leave only the previous file, on systems without hard links: then that one.
+    Without hard links, a crash between two renames can leave the previous file alone, which is then taken.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def _previous(path: Path) -> Path:
 
 
 def _description(layer: Layer) -> dict[str, Any]:
-    """A layer and all that it holds, as JSON's kinds."""
+    """A layer and all that it holds, in JSON's types."""
     kind = type(layer).__name__
     if KINDS.get(kind) is not type(layer):
         raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
@@ -262,7 +262,7 @@ def _columns(network: Network, parts: Tensors) -> Tensors:
 
 
 def _as_tree(description: dict[str, Any]) -> dict[str, Any]:
-    """What version 1 said of a network, as it is said now."""
+    """Version 1's description of a network, in the form of today's."""
     layers = {str(k): line for k, line in enumerate(description["layers"])}
     tree = {"kind": "Sequential", "config": {}, "shape": None, "layers": layers}
     return {"tree": tree, "sparse": description["sparse"], "normalisation": description["normalisation"]}
@@ -345,5 +345,5 @@ def _checksum(tensors: Tensors, header: dict[str, str]) -> str:
 
 
 def _short(value: Any) -> str:
-    """On one line, and not a page of it."""
+    """On one line, and cut if it is long."""
     return one_line(value if isinstance(value, str) else repr(value), 200)

@@ -13,7 +13,7 @@ PRUNINGS = (*GOALS, "prune_by", "prune_global", "prune_start", "prune_end", "pru
 
 
 def check(config: Any) -> None:
-    """Raise ConfigError for the first combination that is impossible in a RunConfig, which is made of this."""
+    """Raise ConfigError for the first impossible combination; every RunConfig calls this when it is made."""
     _check_wiring(config)
     _check_start(config)
     _check_optimizer(config)
@@ -24,7 +24,7 @@ def check(config: Any) -> None:
 
 
 def said(config: Any, names: tuple[str, ...]) -> list[str]:
-    """Those of these fields that say something."""
+    """Those of these fields that are set."""
 
     def says(value: Any) -> bool:
         return value is not None and value is not False

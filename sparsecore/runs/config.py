@@ -17,7 +17,7 @@ OLD_NAMES = {"from": "start_from", "pattern": "granularity", "look_epochs": "eva
 
 
 class Setting(NamedTuple):
-    """What is known of a field of `RunConfig`.
+    """A field of `RunConfig`, described.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     metavar : str or None
         What stands for a value in the command's help.
     decides : bool
-        Whether it decides, on one processor, what is learned. What does not may change when a run goes on.
+        Whether it decides, on one processor, what is learned. A field that does not may change when a run goes on.
     typed : str
         The field's type, as it is written below.
     default : value
@@ -210,13 +210,13 @@ class RunConfig:
         check(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that say something, as JSON has them; `from_dict` takes it."""
+        """The fields that are set, in JSON's types; `from_dict` takes it."""
         found = {setting.name: getattr(self, setting.name) for setting in settings()}
         return {name: _listed(value) for name, value in found.items() if value is not None and value is not False}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:
-        """The configuration with these fields; what earlier versions called them and how they wrote them is understood.
+        """The configuration with these fields; earlier versions' names and ways of writing are understood.
 
         Raises
         ------
@@ -236,7 +236,7 @@ class RunConfig:
 
 
 def settings() -> Iterator[Setting]:
-    """What is known of each field of `RunConfig`, in order."""
+    """The fields of `RunConfig`, described, in order."""
     for each in fields(RunConfig):
         typed = each.type if isinstance(each.type, str) else each.type.__name__
         yield Setting(name=each.name, typed=typed, default=each.default, **each.metadata["about"])
@@ -260,13 +260,13 @@ def from_saved(record: Any) -> RunConfig:
         raise ConfigError("{problem}", problem="expected an entry options with a run's fields, got none")
     if isinstance(record.get("asked"), str):  # where earlier versions kept it
         options = {**options, "asked": record["asked"]}
-    if "from" in options:  # they also wrote what a network that is wired already does not need
+    if "from" in options:  # earlier versions wrote these, though a network from a file has them
         options = {name: value for name, value in options.items() if name not in ("padding", "format")}
     return RunConfig.from_dict(options)
 
 
 def dataset_in(record: Any) -> str | None:
-    """The data set that a run was trained on, if its config.json tells."""
+    """The data set that a run was trained on, if its config.json says so."""
     options = record.get("options") if isinstance(record, Mapping) else None
     name = options.get("dataset") if isinstance(options, Mapping) else None
     return name if isinstance(name, str) else None
@@ -277,7 +277,7 @@ def _listed(value: Any) -> Any:
 
 
 def _from_word(setting: Setting, value: Any) -> Any:
-    """A value of JSON, read as a word where files had it as one."""
+    """A value of JSON; a string is read as on a command line where older files have it so."""
     if not (setting.kind.older and isinstance(value, str)):
         return value
     try:

@@ -73,6 +73,6 @@ def _by_layer(
 
 
 def _sparsity_before(layer: Record) -> float | None:
-    """What a layer's sparsity was before a pruning, if anything tells."""
+    """A layer's sparsity before a pruning; None if nothing is left to compute it from."""
     left, removed = layer["connections"], layer["removed"]
     return 1 - (1 - layer["sparsity"]) * (left + removed) / left if left else None

@@ -22,7 +22,7 @@ class RunFolderError(OneLineError):
 
 
 class RunFolder:
-    """Where a run leaves what it did.
+    """The folder that a run writes to.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class RunFolder:
                 )
 
     def create(self, config: Mapping[str, Any], space: int) -> None:
-        """Make the folder and write the configuration, so that what cannot be written is known before training.
+        """Make the folder and write the configuration, so that what cannot be written fails before training.
 
         Parameters
         ----------
@@ -69,8 +69,8 @@ class RunFolder:
             Bytes that the run will need.
         """
         with path_errors(self.path):
-            place = self.path.absolute()
-            free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+            path = self.path.absolute()
+            free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
             if free < space:
                 raise RunFolderError(
                     f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
@@ -94,7 +94,7 @@ class RunFolder:
 
 
 class path_errors:
-    """Within it, what the system says of a path becomes one line, a RunFolderError."""
+    """A context in which the system's errors about a path become a RunFolderError of one line."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path

@@ -30,7 +30,7 @@ class ConfigError(OneLineError):
         super().__init__(self._written(lambda name: name, lambda name, value: f"{name}={value!r}", ", "))
 
     def on_command_line(self) -> str:
-        """The same line for somebody who typed flags."""
+        """The same line in the flags of a command line."""
 
         def word(name: str, value: Any) -> str:
             return flag(name) if value is True else f"{flag(name)} {spelled(value)}"
@@ -44,7 +44,7 @@ class ConfigError(OneLineError):
 
 
 class _Names(dict[str, Any]):
-    """Values by name, and for every other name what it is called."""
+    """The template's values, and for every other name what the field is called."""
 
     def __init__(self, name: Callable[[str], str], values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -68,7 +68,7 @@ class Kind(NamedTuple):
     examples : tuple of str
         Words of a command line that are good.
     older : bool
-        Whether config.json had it as a word of a command line once.
+        Whether older config.json files hold it as it is written on a command line.
     """
 
     wanted: str

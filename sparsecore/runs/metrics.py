@@ -23,7 +23,7 @@ class Metrics:
     Parameters
     ----------
     path : Path, optional
-        The file. It is touched by `cut`, which comes first, and `append`.
+        The file. Only `cut`, which is called first, and `append` write to it.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -44,7 +44,7 @@ class Metrics:
         self._synced = False
 
     def mark(self) -> Mark:
-        """Where they end, once all before it is on the disk."""
+        """How far they go, once all of them are on the disk."""
         if self.path is not None and not self._synced:
             with path_errors(self.path):
                 sync(self.path)
@@ -52,12 +52,12 @@ class Metrics:
         return Mark(self._length, self._sum.hexdigest())
 
     def cut(self, mark: Mark) -> None:
-        """Go on from a mark: lines past it are told again, and if there is no line at all, so be it.
+        """Drop the lines past a mark, which the run will write again. There may be none at all.
 
         Raises
         ------
         RunFolderError
-            If other lines come before it than did, or the file cannot be used.
+            If the lines up to the mark are not those that it was made after, or the file cannot be used.
         """
         with path_errors(self.path):
             kept = self._text()[: mark.length]

@@ -1,7 +1,7 @@
 """Figures drawn by matplotlib, where it is installed: the same on every machine, in files that are never half-written.
 
 Every figure of the package is made in `canvas` or within `settings`. So neither MPLBACKEND nor a user's matplotlibrc
-changes it, and a screen is never looked for.
+changes it, and no screen is needed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _matplotlib() -> Any:
             if chosen is not None:
                 os.environ["MPLBACKEND"] = chosen
         if chosen:
-            with suppress(ValueError):  # left to whoever looks for a screen
+            with suppress(ValueError):  # what needs a screen will refuse the name
                 matplotlib.rcParams["backend"] = chosen
     import matplotlib
 

@@ -25,7 +25,7 @@ class Recorder:
     config : mapping
         What config.json and the checkpoints say of the run, as JSON.
     identity : mapping
-        What must be the same where a run goes on, so that it goes on as it would have.
+        What must be the same in a run that goes on, or its bits would differ.
     save_every : float
         Seconds between checkpoints.
     save_epochs : int, optional
@@ -49,7 +49,7 @@ class Recorder:
         self._saved_at = 0.0
 
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
-        """Make the folder and see to it that there is room; drop the lines of metrics past `state`'s."""
+        """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s."""
         if self.folder is not None:
             columns = 1 + len(optimizer.names)
             patterns = network.patterns.values()
@@ -81,7 +81,7 @@ class Recorder:
         return str(self.folder.path) if self.folder is not None and self.folder.has_checkpoint() else None
 
     def restored(self, checkpoint: Checkpoint, optimizer: Optimizer) -> RunState:
-        """Where a checkpoint of this run stands, once the optimizer has what it had.
+        """Where a checkpoint of this run stands; the optimizer takes the state that it had there.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class Recorder:
         steps = -(-self.identity["train"] // self.identity["batch_size"])
         if found != self.identity or state.epoch > epochs or state.batch > steps:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
-        # The first format knew one optimizer, and did not say so.
+        # Format 1 had SGD alone, and did not name it.
         description = checkpoint.optimizer if checkpoint.optimizer is not None else {"kind": SGD.__name__}
         try:
             optimizer.restore(checkpoint.columns, description, checkpoint.network.device)

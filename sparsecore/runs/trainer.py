@@ -59,7 +59,7 @@ class Trainer(Loop):
     look_epochs : int, optional
         The old name of `evaluate_every`.
     check_every_step : bool
-        Look at the loss and the parameters after every step, not at the loss alone ten times a second.
+        Check the loss and the parameters after every step, rather than the loss alone ten times a second.
     device : Device, optional
         Where to train; the network and the optimizer move there. The network's own if not given.
     augment : Augmentation, optional
@@ -130,7 +130,7 @@ class Trainer(Loop):
         return self.steps_done
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this run, with whose network this trainer was made.
+        """Go on from a checkpoint of this run, whose network this trainer was made with.
 
         Raises
         ------

@@ -15,7 +15,7 @@ _HOST = (1, 3, 11, 13)
 
 
 def on_host(x: Any) -> bool:
-    """Whether NumPy can be asked to read this object's memory."""
+    """Whether NumPy can read this object's memory."""
     if hasattr(x, "__dlpack_device__"):
         return int(x.__dlpack_device__()[0]) in _HOST
     return not hasattr(x, "__cuda_array_interface__")

@@ -45,13 +45,13 @@ class CPU:
 
     def pick(self, array: Any, positions: Any) -> np.ndarray[Any, Any]:
         out = self.empty((len(positions),), array.dtype)
-        return np.take(array, positions, out=out, mode="clip")  # valid: the mode spares a copy
+        return np.take(array, positions, out=out, mode="clip")  # positions are valid: this mode saves a copy
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, np.ndarray)
 
     def wait(self) -> None:
-        pass  # calls return when they are done
+        pass  # every call returns when it has finished
 
     def take(self, array: Any) -> Any:
         return array if on_host(array) else host_array(array)  # which refuses it

@@ -14,7 +14,7 @@ from .device import DeviceError
 class CUDA:
     """An NVIDIA GPU, through CuPy.
 
-    Everything runs on CuPy's current stream, so that nothing waits until a result is asked for.
+    Everything runs on CuPy's current stream, so that nothing waits until a result is read.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class CUDA:
 
 
 def _working_cupy(index: int, name: str) -> Any:
-    """The module, if there is such a card for it to work on."""
+    """CuPy, once it is known to work on this GPU."""
     try:
         import cupy
     except ImportError as error:

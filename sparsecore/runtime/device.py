@@ -1,4 +1,4 @@
-"""What layers, workspaces and optimizers need of a place to compute."""
+"""What a device is: where arrays lie and kernels run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Device(Protocol):
-    """What layers, workspaces and optimizers need of a place to compute."""
+    """What layers, workspaces and optimizers need of a device."""
 
     name: str
 
@@ -34,10 +34,10 @@ class Device(Protocol):
         """Whether it is an array on this device."""
 
     def wait(self) -> None:
-        """Until all that was launched is done: before a clock is read."""
+        """Wait for everything that was launched, as before reading a clock."""
 
     def take(self, array: Any) -> Any:
-        """Any library's array on a GPU as this device's, its memory shared; what lies on the host as it is."""
+        """An array of any library on this GPU as the device's own, its memory shared; one on the host as it is."""
 
     def launcher(self) -> Any:
         """Kernels that run when called."""
@@ -47,7 +47,7 @@ class Device(Protocol):
 
 
 class DeviceError(ValueError):
-    """A device that is not there, or that nobody knows; one line that says what to do."""
+    """A device that is missing or has no such name; one line that says what to do."""
 
 
 def place_of(array: Any) -> str:

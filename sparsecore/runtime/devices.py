@@ -1,4 +1,4 @@
-"""Devices by name. The CPU's pool of threads is the one there is; nothing happens at import."""
+"""Devices by name. A process has one CPU device, with one pool of threads; nothing is made at import."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def device(name: str | Device) -> Device:
     return cuda(int(number or 0))
 
 
-def _by_name(there: Any) -> tuple[Any, tuple[str]]:
-    return device, (there.name,)
+def _by_name(given: Any) -> tuple[Any, tuple[str]]:
+    return device, (given.name,)
 
 
-for _kind in (CPU, CUDA):  # what is copied, or comes out of a file, is on the device of that name that there is
+for _kind in (CPU, CUDA):  # a copy, or what comes out of a file, is on this process's device of that name
     copyreg.pickle(_kind, _by_name)
 
 

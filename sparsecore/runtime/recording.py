@@ -1,4 +1,4 @@
-"""What may stand in code that is recorded, and what is noticed where it may not.
+"""What code that is recorded may do, and which of its mistakes are noticed.
 
 A step is recorded once and replayed. Code that runs while it is recorded runs *once*: a kernel that it calls is
 written down and runs at every replay, but a number that it computes in Python is lost. Methods that only name buffers
@@ -36,7 +36,7 @@ def recorded(function: F) -> F:
 
     Whatever else it computes would be lost at a replay. Without the mark a method is run at every replay.
     """
-    function.__recorded__ = function  # type: ignore[attr-defined]  # itself: functools.wraps copies attributes
+    function.__recorded__ = function  # type: ignore[attr-defined]  # not True: functools.wraps copies attributes
     return function
 
 
@@ -52,7 +52,7 @@ class Buffer(np.ndarray[Any, Any]):
     Attributes
     ----------
     origin : array
-        What the whole of it stands for, so that a tape need ask for one address only; views of it have none.
+        The array that a whole buffer stands for, so that a tape looks up one address only; views have none.
     """
 
     origin: Any
@@ -79,7 +79,7 @@ _VIEWS = {
     np.shape, np.ndim, np.size, np.reshape, np.transpose, np.moveaxis, np.swapaxes, np.squeeze, np.expand_dims,
     np.broadcast_to, np.may_share_memory, np.shares_memory,
 }  # fmt: skip
-"""Functions of NumPy that look at no value."""
+"""Functions of NumPy that read no values."""
 
 _VALUES = [
     "__bool__", "__complex__", "__contains__", "__copy__", "__deepcopy__", "__float__", "__index__", "__int__", "all",
@@ -87,7 +87,7 @@ _VALUES = [
     "cumsum", "diagonal", "dot", "flatten", "item", "max", "mean", "min", "nonzero", "partition", "prod", "put",
     "ravel", "repeat", "round", "searchsorted", "sort", "std", "sum", "take", "tobytes", "tolist", "trace", "var",
 ]  # fmt: skip
-"""Methods that do."""
+"""Methods of arrays that do."""
 
 
 def _touching(name: str) -> Callable[..., Any]:
@@ -102,7 +102,7 @@ for _name in _VALUES:
 
 
 class _Touched(Exception):
-    """A value was asked for where there is none; says by what."""
+    """A value was read where there is none; the text says by what."""
 
 
 def buffer(array: Any) -> Any:
@@ -116,7 +116,7 @@ def buffer(array: Any) -> Any:
 
 
 def shallow(thing: Any) -> Any:
-    """A twin with the same attributes, which may then be given others: `copy.copy` at a tenth of its price."""
+    """A twin with the same attributes, which may then be given others: `copy.copy` at a tenth of its cost."""
     twin = object.__new__(type(thing))
     vars(twin).update(vars(thing))
     return twin
@@ -124,7 +124,7 @@ def shallow(thing: Any) -> Any:
 
 @contextmanager
 def recording(owner: Any, method: str) -> Iterator[None]:
-    """While a marked method is recorded: what it must not do becomes one line that says who does it, and what to do."""
+    """Around a marked method: what it must not do becomes one line that says who does it, and what to do."""
     try:
         yield
     except _Touched as touched:
@@ -157,11 +157,11 @@ def check_known(owner: Any, method: str, name: str, array: Any, known: Iterable[
 
 
 _share = getattr(np.may_share_memory, "_implementation", np.may_share_memory)
-"""Whether the addresses of two arrays overlap, asked without a detour through `Buffer.__array_function__`."""
+"""Whether the addresses of two arrays overlap, without a detour through `Buffer.__array_function__`."""
 
 
 def extent(array: Any) -> tuple[int, int]:
-    """The addresses where an array begins and where it has ended, on whatever device; no step of it is negative."""
+    """The addresses of an array's first byte and of the one after its last, on any device; no stride is negative."""
     start = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
     steps = sum((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True))
     return (int(start), int(start) + steps + array.dtype.itemsize) if array.size else (0, 0)

@@ -25,12 +25,12 @@ class Replay:
     tape : Tape
         From the CPU's `recorder`.
     stand_ins : sequence of arrays
-        What the calls were recorded on in place of the arrays to come.
+        The arrays that the calls were recorded on, and that `run` replaces.
 
     Raises
     ------
     ValueError
-        If there are calls of Python functions among them: these are bound to the arrays they were recorded on.
+        If there are Python functions among the calls: these are bound to the arrays they were recorded on.
     """
 
     def __init__(self, tape: Any, stand_ins: Sequence[Array]) -> None:
@@ -38,7 +38,7 @@ class Replay:
             raise ValueError(f"{tape.hosts[0][1].name} is plain Python, which cannot be replayed on other arrays")
         self._tape = tape  # keeps all other arrays alive
         self._calls = tape.calls[: tape.count].copy()
-        self._places = [
+        self._replaced = [  # words of the calls that are addresses: which, of which stand-in, how far into it
             (k, slot, word - array.ctypes.data)
             for k, word in enumerate(self._calls.ravel().tolist())
             for slot, array in enumerate(stand_ins)
@@ -49,6 +49,6 @@ class Replay:
         """Run the calls on contiguous arrays of the stand-ins' shapes and dtypes at these addresses."""
         calls = self._calls.copy()
         words = calls.reshape(-1)
-        for k, slot, offset in self._places:
+        for k, slot, offset in self._replaced:
             words[k] = addresses[slot] + offset
         cpu().pool.run(calls, len(calls), self._tape.parts)

@@ -54,7 +54,7 @@ class Tiles:
         return count
 
     def clear_padding(self) -> None:
-        """Write zeros into the lanes past the batch, whatever stands there.
+        """Write zeros into the lanes past the batch.
 
         While a step is recorded nothing is written: tiles then come from kernels, which have written these zeros.
         """
@@ -64,12 +64,12 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The classes of a batch's samples, known to be in range: whoever makes one has checked that, so no kernel need.
+    """The classes of a batch's samples, checked to be in range when they are made: no kernel checks them.
 
     Attributes
     ----------
     data : int32 array, shape (tiles · LANES,)
-        One a lane; what stands past the batch does not matter.
+        One for each lane; those past the batch do not matter.
     batch : int
         Samples.
     classes : int
@@ -82,7 +82,7 @@ class Labels:
 
     @classmethod
     def pack(cls, labels: Any, classes: int) -> Labels:
-        """Ordinary labels, one a lane.
+        """Labels from an ordinary array, checked.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class Targets:
     Attributes
     ----------
     data : float array, shape (tiles, outputs, LANES)
-        As in `Tiles`; what stands past the batch does not matter.
+        As in `Tiles`; lanes past the batch do not matter.
     batch : int
         Samples.
     """
@@ -127,7 +127,7 @@ class Targets:
 
     @classmethod
     def pack(cls, targets: Any, dtype: Any = np.float64) -> Targets:
-        """Ordinary targets, one sample a lane.
+        """Targets from an ordinary array, checked.
 
         Parameters
         ----------

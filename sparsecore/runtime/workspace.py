@@ -1,5 +1,4 @@
-"""Buffers and kernels for one thread of use. Layers hold none, so that one layer can be used in several places at
-once."""
+"""Buffers and kernels for one thread. Layers hold none, so that several threads can use one layer at once."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ class Workspace:
     training : bool
         Whether what is computed is a step of training; children's too. Dropout does nothing outside it.
     position : int64 device array, optional
-        Where in the data a batch is: its first sample, the epoch and the seed, which random numbers are made from. It
-        is read when kernels run, so that a recorded step draws anew.
+        Where in the data a batch is: its first sample, the epoch and the seed, from which random numbers are made.
+        Kernels read it when they run, so that each run of a recorded step draws its own.
     stream : int
-        Tells the random numbers of a network's layers apart.
+        Makes the random numbers of a network's layers differ.
 
     Attributes
     ----------
@@ -73,9 +72,9 @@ class Workspace:
         Parameters
         ----------
         key : hashable
-            A layer's name among those that are held together, or its number, which stands for the same name.
+            A layer's name within the layer that holds it; a number stands for the same name.
         stream : int, optional
-            Of its random numbers; the key if that is a number, and this workspace's own otherwise.
+            Of the layer's random numbers; the key if that is a number, and this workspace's own otherwise.
         """
         if isinstance(key, int):
             stream, key = key if stream is None else stream, str(key)
@@ -101,7 +100,7 @@ class Workspace:
         return workspace
 
     def recorded_by(self, kernels: Any) -> Workspace:
-        """A workspace of the same arrays, children's too, for a recorder."""
+        """A workspace for a recorder, on this one's arrays and its children's."""
         twin = copy.copy(self)
         twin.kernels, twin.recording = kernels, getattr(kernels, "recording", False) is True
         twin._children, twin._buffers = {}, {}
@@ -110,7 +109,7 @@ class Workspace:
 
     @property
     def played(self) -> Workspace:
-        """Where what is recorded here will be computed: the same arrays, with values, and kernels that run."""
+        """Where what this one records will run: the same arrays, with values, and kernels that compute."""
         return self if self._played is None else self._played
 
     def _plays_in(self, played: Workspace) -> None:
@@ -130,7 +129,7 @@ class Workspace:
         return sum(int(array.nbytes) for array in self.arrays())
 
     def _handed_out(self, name: str, array: Any) -> Any:
-        """The array, or while a step is recorded the one buffer that stands for it."""
+        """The array; while a step is recorded, the one buffer that stands for it."""
         if not self.recording:
             return array
         known = self._buffers.get(name)

@@ -1,4 +1,4 @@
-"""Attributes that are made when first asked for."""
+"""Attributes that are made when first read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class cached(Generic[Made]):
     """`functools.cached_property` as Python 3.12 has it, without a lock.
 
     In 3.11 one lock serves an attribute of all instances: a child that is forked while another thread holds it would
-    wait for ever. Two threads that ask at the same time may both make the value, and either is as good.
+    wait for ever. Two threads that read at the same time may both make the value; either will do.
     """
 
     def __init__(self, make: Callable[[Any], Made]) -> None:

@@ -28,10 +28,10 @@ class Border(NamedTuple):
     left: int
     right: int
 
-    def interior(self, room: Any) -> Any:
+    def interior(self, padded: Any) -> Any:
         """The images within their border: a view of shape (tiles, channels, height, width, LANES)."""
-        height, width = room.shape[2:4]
-        return room[:, :, self.top : height - self.bottom, self.left : width - self.right]
+        height, width = padded.shape[2:4]
+        return padded[:, :, self.top : height - self.bottom, self.left : width - self.right]
 
 
 NO_BORDER = Border(0, 0, 0, 0)
@@ -44,7 +44,7 @@ def bordered(shape: Shape, border: Border) -> Shape:
 
 
 class Phase(NamedTuple):
-    """dX at the inputs of one place within a stride, and the connections that reach these.
+    """dX at the inputs of one offset within a stride, and the connections that reach these.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class Phase(NamedTuple):
     size : (int, int)
         Rows and columns.
     layout : Layout or CooLayout
-        Its rows are input channels.
+        Of these connections; its rows are input channels.
     perm : integer array
-        Position in the pattern's values of each of the layout's.
+        Where in the pattern's values each of the layout's stands.
     bands : int32 array, shape (rows, 2), optional
         See Grid.
     """
@@ -77,8 +77,8 @@ class ConvPlan(Patchable):
 
     Forward is a gather whose origin moves with the output position. Where filters stand out over an edge, images lie
     within a border of zeros, and the same gather reads these. Transposed, each input gathers from the outputs that read
-    it. Which connections these use depends on its phase: its place within a stride. Columns beyond dy's edges are zeros
-    too; rows beyond them are passed over.
+    it. Which connections these use depends on its phase: its offset within a stride. Columns beyond dy's edges are
+    zeros too; rows beyond them are skipped.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class ConvPlan(Patchable):
         32,768 pixels.
     """
 
-    DERIVED, DROPPED = ("forward", "phases"), ("_transpose", "_places")
+    DERIVED, DROPPED = ("forward", "phases"), ("_transpose", "_coordinates")
 
     def __init__(
         self, pattern: SparsityPattern, in_shape: Shape, out_shape: Shape, kernel_size: Pair, stride: Pair,
@@ -135,7 +135,7 @@ class ConvPlan(Patchable):
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W ∗ x and of dW, for x within its border."""
         _, height, width = bordered(self.in_shape, self.x_border)
-        c, ky, kx = self._places
+        c, ky, kx = self._coordinates
         offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
         return laid_out(self.pattern, offsets, self.format)
 
@@ -163,13 +163,13 @@ class ConvPlan(Patchable):
                 if shifts.size:
                     last = self._count(phase, axis) - 1 + int(shifts.max())
                     before, after = max(before, -int(shifts.min())), max(after, last - (self.out_shape[1 + axis] - 1))
-            # Rows are passed over by bands, which COO's segments do not know.
+            # Bands skip rows beyond the edges; COO's segments have no bands, and need zeros there.
             sides += [before, after] if axis == 1 or self.format == "coo" else [0, 0]
         return Border(*sides)
 
     @cached
     def phases(self) -> list[Phase]:
-        """One for each place within a stride: together they write every element of dx."""
+        """One for each offset within a stride: together they write every element of dx."""
         rows, columns = (range(min(step, size)) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
         return [self._phase((a, b)) for a in rows for b in columns]
 
@@ -201,7 +201,7 @@ class ConvPlan(Patchable):
         o, column = np.divmod(rest, wide)
         keep = np.isin(row, ky) & np.isin(column, kx)
         row, o, column = row[keep], o[keep], column[keep]
-        # Where the line of dy stands that the phase's first input reads: perhaps beyond an edge.
+        # Where the phase's first input reads dy through each connection, perhaps beyond an edge.
         y, x = y_shift[np.searchsorted(-ky, -row)], x_shift[np.searchsorted(-kx, -column)]
         _, height, width = bordered(self.out_shape, self.dy_border)
         offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
@@ -226,7 +226,7 @@ class ConvPlan(Patchable):
     @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
-        c, ky, kx = self._places
+        c, ky, kx = self._coordinates
         channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
         columns = (ky * out_channels + self.pattern.rows) * wide + kx
         perm = np.lexsort((columns, c))
@@ -234,10 +234,10 @@ class ConvPlan(Patchable):
         return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
 
     @cached
-    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Input channel, filter row and filter column of each connection."""
-        c, place = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))
-        ky, kx = np.divmod(place, self.kernel_size[1])
+        c, within = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))
+        ky, kx = np.divmod(within, self.kernel_size[1])
         return c, ky, kx
 
 

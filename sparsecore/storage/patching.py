@@ -1,4 +1,4 @@
-"""New numbers into old arrays: how a plan that kernels know by its addresses comes to stand for another pattern."""
+"""Writing a new plan's numbers into an old plan's arrays, whose addresses recorded kernels know."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def overwrite(old: Any, new: Any) -> None:
 
 
 class Patchable:
-    """What plans share: to stand for another pattern with every array where it was.
+    """What plans share: they can change to another pattern without moving an array.
 
     Attributes
     ----------
     DERIVED : tuple of str
-        Cached attributes that kernels may know by their addresses; those that have been made are written over.
+        Cached attributes whose addresses kernels may know; those that have been made are overwritten.
     DROPPED : tuple of str
         Cached attributes that are made anew when they are needed.
     """
@@ -43,12 +43,12 @@ class Patchable:
     pattern: SparsityPattern
 
     def fits(self, fresh: Patchable) -> bool:
-        """Whether a fresh plan of another pattern fits into this one's arrays. Makes what of it is needed for that."""
+        """Whether a fresh plan of another pattern fits into this one's arrays. Makes the parts that this one has."""
         made = [name for name in self.DERIVED if name in vars(self)]
         return all(same_form(vars(self)[name], getattr(fresh, name)) for name in made)
 
     def patch(self, fresh: Patchable) -> None:
-        """Stand for a plan that fits from now on."""
+        """Take the numbers and the pattern of a fresh plan that fits."""
         known = vars(self)
         for name in self.DERIVED:
             if name in known:

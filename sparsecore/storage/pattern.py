@@ -108,7 +108,7 @@ class SparsityPattern:
 
     @cached
     def rows(self) -> Array:
-        """Row of each connection, as COO has it: integers of shape (nnz,). Built when first asked for, then kept."""
+        """Row of each connection, as COO has it: integers of shape (nnz,). Built when first read, then kept."""
         numbers = np.arange(self.shape[0], dtype=index_dtype(self.shape[0]))
         return _frozen(np.repeat(numbers, self.fan_in))
 
@@ -251,7 +251,7 @@ class SparsityPattern:
         if values.shape != (self.nnz,):
             raise ValueError(f"data must have shape ({self.nnz},), one value a connection, got {values.shape}")
         matrix = scipy.sparse.csr_array((values, self.indices, self.indptr), shape=self.shape, copy=False)
-        matrix.data = values  # which scipy copies all the same where it is a small part of another array
+        matrix.data = values  # scipy copies a small part of another array even so
         return matrix
 
     def transpose(self) -> tuple[SparsityPattern, Array]:

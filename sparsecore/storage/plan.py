@@ -61,7 +61,7 @@ class Plan(Patchable):
 
     @cached
     def perm(self) -> NDArray[np.integer]:
-        """Position in the pattern's values of each of the transpose's; a full pattern's as a matrix of its shape."""
+        """Where in the pattern's values each of the transpose's stands; for a full pattern, a matrix of that shape."""
         perm = own(self._transpose[1], self.moving)
         return perm.reshape(self.pattern.shape[::-1]) if self.pattern.is_full else perm
 
@@ -92,8 +92,8 @@ def laid_out(
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
     """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
-    Rows that share what they read from the second level do not wait for it, and need no blocks. Larger blocks for that
-    level do not pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
+    Rows in groups share what they load from the second level, and need no blocks. Blocks made for that level do not
+    pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
     """
     rows, columns = pattern.shape
     fan_in = pattern.nnz / max(rows, 1)
@@ -108,7 +108,7 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     ----------
     pattern : SparsityPattern
     offsets : integer array, shape (nnz,)
-        Line of x that each connection reads: the pattern's columns, or for an image their places.
+        Line of x that each connection reads: the pattern's columns, or offsets into an image.
     columns_per_block : int, optional
         Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
     """
@@ -125,8 +125,8 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
     cuts[0], cuts[-1] = 0, length
     if len(edges):
         columns = np.int64(pattern.shape[1])
-        places = pattern.rows * columns + pattern.indices  # in the whole matrix: they rise from start to end
-        cuts[1:-1] = np.searchsorted(places, first * columns + edges[:, np.newaxis]) - indptr[first]
+        positions = pattern.rows * columns + pattern.indices  # in the whole matrix, row by row: they increase
+        cuts[1:-1] = np.searchsorted(positions, first * columns + edges[:, np.newaxis]) - indptr[first]
     if most == 1:  # every row is a group: one array serves for several, since rows are many where this matters
         rows, runs, work = starts[:-1], indptr[:-1], indptr
     else:
@@ -144,7 +144,7 @@ def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segmen
     offsets : integer array, shape (nnz,)
         Line of x that each connection reads.
     segment : int
-        Connections of a segment, and up to twice as many where that spares a row: only longer rows are cut.
+        Connections of a segment, and up to twice as many where that keeps a row whole: only longer rows are cut.
     """
     nnz, rows, indptr = pattern.nnz, pattern.rows, pattern.indptr.astype(np.int64)
     begin = np.arange(0, nnz, segment)

@@ -1,4 +1,4 @@
-"""Other connections for the same layer: what stays keeps its numbers, in every column of the parameter table."""
+"""Changing a layer's connections: those that stay keep their numbers in every column of the parameter table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .parameters import ParameterTable, Row, rows_of
 from .pattern import SparsityPattern
 
 
-class Place(Protocol):
+class Arrays(Protocol):
     """What moving numbers needs of the device that they are on; see `sparsecore.runtime.device`."""
 
     name: str
@@ -49,7 +49,7 @@ class Move:
 
     @property
     def path(self) -> str:
-        """The layer's."""
+        """The layer's path."""
         return self.row.path.rpartition(".")[0]
 
     @cached_property
@@ -58,7 +58,7 @@ class Move:
         return bool(self.sources.min(initial=0) < 0)
 
     def filled(self, moved: Any, value: bool) -> Any:
-        """A host array of the moved numbers with those of new connections written in."""
+        """The moved numbers, on the host, with those of new connections written in: `fill` for values, else 0."""
         if not self.grows:
             return moved
         new = self.sources < 0
@@ -67,11 +67,12 @@ class Move:
 
 
 def move_of(row: Row, pattern: Any, fill: Any) -> Move | None:
-    """The move of a row's layer to a pattern, checked; None where it has that already.
+    """The move of a row's layer to a pattern, checked; None if it has that already.
 
     Raises
     ------
     TypeError, ValueError
+        If it is not a pattern, or it or the fill does not have the right shape.
     """
     before, layer = row.pattern, row.path.rpartition(".")[0]
     assert before is not None
@@ -89,7 +90,7 @@ def move_of(row: Row, pattern: Any, fill: Any) -> Move | None:
 
 
 def moves_to_parts(table: ParameterTable, keep: Mapping[str, NDArray[np.bool_]]) -> list[Move]:
-    """Of the layers at these paths, the moves to the connections where a mask of shape (nnz,) is true."""
+    """The moves that leave each layer, by path, the connections where its mask of shape (nnz,) is true."""
     moves = []
     for path, mask in keep.items():
         row = table.by_path[f"{path}.weight"]
@@ -107,8 +108,8 @@ def sources_of(before: SparsityPattern, after: SparsityPattern) -> NDArray[np.in
     return sources
 
 
-def move_in_place(table: ParameterTable, moves: Sequence[Move], device: Place) -> None:
-    """Carry out moves of equal size where the numbers lie; all memory is taken before the first is changed."""
+def move_in_place(table: ParameterTable, moves: Sequence[Move], device: Arrays) -> None:
+    """Carry out moves that keep all sizes in the arrays at hand. All memory is taken before a number changes."""
     ready = [
         (column, move, _moved(column, move, device, value=column is table.values))
         for column in (table.values, *table.columns.values())
@@ -123,12 +124,12 @@ def move_in_place(table: ParameterTable, moves: Sequence[Move], device: Place) -
     table.replace_rows(tuple(rows.get(row.path, row) for row in table.rows))
 
 
-def _moved(column: Any, move: Move, device: Place, *, value: bool) -> Any:
+def _moved(column: Any, move: Move, device: Arrays, *, value: bool) -> Any:
     return move.filled(device.get(column[move.row.slice])[np.maximum(move.sources, 0)], value)
 
 
-def moved_table(table: ParameterTable, moves: Sequence[Move], device: Place) -> ParameterTable:
-    """A table with arrays of their own in which the moves have been carried out. The old one is as it was."""
+def moved_table(table: ParameterTable, moves: Sequence[Move], device: Arrays) -> ParameterTable:
+    """A table with new arrays, in which the moves have been carried out; it shares the old one's dict of columns."""
     by_path: Mapping[str, Move] = {move.row.path: move for move in moves}
 
     def entry(row: Row) -> tuple[str, int, SparsityPattern | None, bool, bool]:
@@ -137,7 +138,7 @@ def moved_table(table: ParameterTable, moves: Sequence[Move], device: Place) -> 
         return row.path, size, pattern, row.trained, row.decays
 
     rows = rows_of(map(entry, table.rows))
-    pieces = [_places(row, by_path.get(row.path)) for row in table.rows]
+    pieces = [_sources(row, by_path.get(row.path)) for row in table.rows]
     sources = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
     new = ParameterTable(rows, None, table.columns)
     grown = [(row, by_path[row.path]) for row in rows if row.path in by_path and by_path[row.path].grows]
@@ -150,8 +151,8 @@ def moved_table(table: ParameterTable, moves: Sequence[Move], device: Place) -> 
     return new
 
 
-def _places(row: Row, move: Move | None) -> NDArray[np.int64]:
-    """Where the elements of a row stood in its column; 0 for those that did not."""
+def _sources(row: Row, move: Move | None) -> NDArray[np.int64]:
+    """Where a row's elements stood in the old columns; for new ones any valid position."""
     if move is None:
         return np.arange(row.start, row.start + row.size)
     sources = np.maximum(move.sources, 0) if move.grows else move.sources
@@ -159,7 +160,7 @@ def _places(row: Row, move: Move | None) -> NDArray[np.int64]:
 
 
 def _picked(
-    column: Any, sources: NDArray[np.int64], grown: Sequence[tuple[Row, Move]], device: Place, *, value: bool
+    column: Any, sources: NDArray[np.int64], grown: Sequence[tuple[Row, Move]], device: Arrays, *, value: bool
 ) -> Any:
     picked = device.pick(column, sources)
     for row, move in grown:

@@ -11,17 +11,18 @@ _MOST = (1 << 31) - 1
 
 
 def pair(name: str, value: int | Pair, least: int = 1) -> Pair:
-    """One number for both ways, or one each: vertical, horizontal."""
+    """(vertical, horizontal), from such a pair or from one number for both."""
     first, second = sizes(name, (value, value) if isinstance(value, int) else value, 2, least)
     return first, second
 
 
 def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]:
-    """Exactly `count` integers of at least `least`, and such as kernels count with.
+    """Exactly `count` integers of at least `least`, and not too large for a kernel's 32 bits.
 
     Raises
     ------
     TypeError, ValueError
+        If they are not.
     """
     try:
         found = tuple(operator.index(value) for value in values)
@@ -39,8 +40,8 @@ def spell(shape: tuple[int, ...]) -> str:
     return "×".join(str(size) for size in shape)
 
 
-def read_by(images: Any, place: Pair, out_shape: tuple[int, ...], stride: Pair) -> Any:
-    """The pixels that one place of a window reads, one for each output position: a view (…, height, width)."""
-    (top, left), (high, wide) = place, out_shape[-2:]
+def read_by(images: Any, offset: Pair, out_shape: tuple[int, ...], stride: Pair) -> Any:
+    """The pixels at one offset within each window: a view (…, height, width), one pixel for each output position."""
+    (top, left), (high, wide) = offset, out_shape[-2:]
     (down, across) = stride
     return images[..., top : top + (high - 1) * down + 1 : down, left : left + (wide - 1) * across + 1 : across]

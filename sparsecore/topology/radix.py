@@ -225,7 +225,7 @@ def _join(sizes: Sequence[int]) -> str:
 
 
 def _reordered(widths: tuple[int, ...], first: int) -> tuple[int, ...]:
-    """The widths with `first` in front; if it is among them, the two change places, as a user may have meant."""
+    """The widths with `first` in front; if it is among them, the two are swapped, as a user may have meant."""
     exchanged = list(widths)
     if first in widths:
         exchanged[widths.index(first)] = widths[0]

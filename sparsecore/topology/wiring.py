@@ -1,4 +1,4 @@
-"""How a user wants a model's sparse layers wired, and the patterns that follow."""
+"""How a model's sparse layers are to be wired, and the patterns that this gives."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Wiring:
         return filters(pattern, link.kernel_size) if self._whole_filters else pattern
 
     def _sparsities(self, links: Sequence[Link]) -> Sequence[float]:
-        """The sparsity of each layer. Raises ValueError if their number is another."""
+        """The sparsity of each layer. Raises ValueError if there are more or fewer than layers."""
         if isinstance(self.sparsity, tuple) and len(self.sparsity) != len(links):
             layers = ", ".join(map(str, links))
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a loop tells while it trains, and to whom; what those who are told may ask of it."""
+"""Callbacks: what a loop calls while it trains, and what they can use of the loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Training(Protocol):
         """Steps of training so far, of all epochs."""
 
     def stop(self) -> None:
-        """Ask for an end after this step."""
+        """End the run after this step."""
 
     def check(self) -> None:
         """Raise Diverged if the loss or a parameter is not finite."""
@@ -39,11 +39,11 @@ class Training(Protocol):
         """Add a line to the run's metrics."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """What is done inside does not count as time spent on training."""
+        """A context in which time does not count as spent on training."""
 
 
 class Progress(NamedTuple):
-    """A look at a running epoch: `step` of `steps` are done, which came to `totals` and took `seconds`."""
+    """How far a running epoch is: `step` of `steps`, which added up to `totals` and took `seconds`."""
 
     epoch: int
     epochs: int
@@ -54,16 +54,16 @@ class Progress(NamedTuple):
 
 
 class Callback:
-    """What a loop tells, and when. Override what is needed."""
+    """What a loop calls, and when. Override what is needed."""
 
     def started(self, trainer: Training) -> None:
         """Everything is compiled; the first step comes next."""
 
     def stepped(self, trainer: Training) -> None:
-        """After each step; may change the network's structure, and the optimizer's state with it."""
+        """Called after each step; may change the network's structure, and the optimizer's state with it."""
 
     def looked(self, progress: Progress) -> None:
-        """About ten times a second."""
+        """Called about ten times a second."""
 
     def recorded(self, record: Record) -> None:
         """A line of metrics was written."""

@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite: where they are, said so that somebody can do something about it."""
+"""Numbers that are no longer finite: where they are, and what to do about them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Diverged(FloatingPointError):
 def explanation(
     step: Step, batch: int, totals: Totals, *, when: str, lr: float, every_step: bool, saved: str | None
 ) -> str:
-    """That a run diverged, where, and what to do.
+    """The message that a run diverged: where, and what to do.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ def explanation(
     totals : Totals
         Of the epoch so far.
     when : str
-        Where the run stands, for people.
+        Where the run stands, in words.
     lr : float
         The base rate.
     every_step : bool
-        Whether every step is checked, so that it began in the last one.
+        Whether every step is checked, so that the trouble began in the last one.
     saved : str, optional
         Where the last good checkpoint is.
     """

@@ -1,4 +1,4 @@
-"""The steps of an epoch: the one loop that trains, whoever waits between two steps."""
+"""The steps of an epoch: the one loop over steps, whatever its caller does between two of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def steps_of_epoch(
     step: Step, batch_size: int, *, first: int = 0, lr: Callable[[int], float] | None = None,
     until: Callable[[], bool] = lambda: False,
 ) -> Iterator[int]:  # fmt: skip
-    """Run the steps of an epoch, in the order of the step's batches, and say after each how many are done.
+    """Run the steps of an epoch, in the order of the step's batches; after each, yield how many have been run.
 
     Parameters
     ----------
@@ -19,11 +19,11 @@ def steps_of_epoch(
     batch_size : int
         Samples of a step; the last one takes those that are left.
     first : int
-        Steps that are done already.
+        Steps that were run before; this one comes next.
     lr : callable, optional
         The learning rate of a step of this epoch, from 0.
     until : callable
-        Asked before each step whether to end here.
+        Called before each step; if true, the epoch ends here.
     """
     samples = len(step.batches)
     for k in range(first, -(-samples // batch_size)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from ..data import Split
@@ -22,18 +23,18 @@ class Evaluation:
     ----------
     network : Network
     split : Split
-        Classes must be fewer than the network's outputs.
+        With at most as many classes as the network has outputs; see `check_fit`.
     normalisation : Normalisation
     device : Device
     """
 
     def __init__(self, network: Network, split: Split, normalisation: Normalisation, device: Device) -> None:
-        self._store = store_of(network, split, normalisation, device)
-        self._step = Step(network, self._store, None, device)
+        self._batches = store_of(network, split, normalisation, device)
+        self._step = Step(network, self._batches, None, device)
 
     def __call__(self) -> Totals:
         """Loss and accuracy as the network is now."""
-        samples = len(self._store)
+        samples = len(self._batches)
         for start in range(0, samples, BATCH):
             self._step.run(start, min(BATCH, samples - start))
         return self._step.totals()
@@ -42,7 +43,7 @@ class Evaluation:
 def store_of(
     network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
 ) -> Batches:
-    """A split as a network takes it."""
+    """The batches of a split, normalised and shaped as a network takes them."""
     shape = network.layers[0].in_shape
     return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
@@ -50,15 +51,8 @@ def store_of(
 def check_fit(network: Network, dataset: Any) -> None:
     """Raise ValueError where a network does not take a data set's samples or has no output for its classes."""
     first, last = network.layers[0], network.layers[-1]
-    takes, gives = _size(first.in_shape), _size(last.out_shape)
-    if _size(dataset.shape) != takes:
-        raise ValueError(f"{dataset.name}: {first!r} takes samples of {takes} features, got {_size(dataset.shape)}")
+    takes, gives = prod(first.in_shape), prod(last.out_shape)
+    if prod(dataset.shape) != takes:
+        raise ValueError(f"{dataset.name}: {first!r} takes samples of {takes} features, got {prod(dataset.shape)}")
     if dataset.classes > gives:
         raise ValueError(f"{dataset.name}: {last!r} tells {gives} classes apart, got {dataset.classes}")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size

@@ -30,11 +30,11 @@ def loss_through(loss: Any, z: Tiles, wanted: Labels | Targets, workspace: Works
             dz = loss(z, wanted, workspace)
         check_known(loss, "__call__", "dz", dz.data, [z.data, *workspace.arrays()])
         return dz
-    say_once(loss, f"loss {_name(loss)}")
+    say_once(loss, f"loss {name_of(loss)}")
     dz = Tiles(workspace.array("host dz", z.data.shape, z.data.dtype), z.batch)
     outputs = {"dz": dz.data, "totals": workspace.find("totals")}
     function = _of_tiles(loss, z, wanted, workspace) if isinstance(loss, Loss) else _of_arrays(loss, z.batch, wanted)
-    workspace.kernels.host(_name(loss), function, {"z": z.data, "wanted": wanted.data}, outputs)
+    workspace.kernels.host(name_of(loss), function, {"z": z.data, "wanted": wanted.data}, outputs)
     return dz
 
 
@@ -55,13 +55,13 @@ def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
     """A host call of a function (batch, outputs), labels or targets → mean loss, gradient."""
 
     def call(z: Array, wanted: Array, dz: Array, totals: Array) -> None:
-        rows = rows_of_tiles(z, batch)
+        rows, name = rows_of_tiles(z, batch), name_of(loss)
         goal = wanted[:batch] if isinstance(like, Labels) else rows_of_tiles(wanted, batch)
         found = loss(rows, goal)
         if not (isinstance(found, tuple) and len(found) == 2 and np.ndim(found[0]) == 0):
-            raise ValueError(f"{_name(loss)}: a loss must give its mean over the batch, a number, and its gradient")
+            raise ValueError(f"{name}: a loss must give its mean over the batch, a number, and its gradient")
         if np.shape(found[1]) != rows.shape:
-            raise ValueError(f"{_name(loss)}: the gradient must have z's shape {rows.shape}, got {np.shape(found[1])}")
+            raise ValueError(f"{name}: the gradient must have z's shape {rows.shape}, got {np.shape(found[1])}")
         right = np.count_nonzero(rows.argmax(1) == goal) if batch and isinstance(like, Labels) else 0
         totals += batch * float(found[0]) if batch else 0.0, right, batch
         np.copyto(dz, tiled(np.asarray(found[1]), dz.dtype).reshape(dz.shape))
@@ -69,7 +69,8 @@ def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
     return call
 
 
-def _name(thing: Any) -> str:
+def name_of(thing: Any) -> str:
+    """A function's name, or that of an object's class."""
     return str(getattr(thing, "__name__", type(thing).__name__))
 
 
@@ -87,15 +88,15 @@ def update_through(optimizer: Any, network: Network, grads: Any, workspace: Work
                 twin.columns = {name: buffer(column) for name, column in optimizer.columns.items()}
                 twin.step(buffer(network.params), buffer(grads), workspace, network.table.decay_runs())
             return
-    say_once(optimizer, f"optimizer {_name(optimizer)}")
+    say_once(optimizer, f"optimizer {name_of(optimizer)}")
     _update_by_host(optimizer, network, grads, workspace)
 
 
 def _update_by_host(optimizer: Any, network: Network, grads: Any, workspace: Workspace) -> None:
     runs = network.table.decay_runs()
     named = {} if all(decays for _, _, decays in runs) else {"runs": runs}
-    here = workspace.device.name == "cpu"
-    played = workspace.played if here else Workspace(cpu(), training=workspace.training)
+    on_cpu = workspace.device.name == "cpu"
+    played = workspace.played if on_cpu else Workspace(cpu(), training=workspace.training)
 
     def step(params: Array, grads: Array, **kept: Array) -> None:
         with _on_host(optimizer, kept):
@@ -104,7 +105,7 @@ def _update_by_host(optimizer: Any, network: Network, grads: Any, workspace: Wor
     outputs = {"params": network.params, "grads": grads}
     if isinstance(optimizer, Optimizer):
         outputs |= {"rates": optimizer.rates} | {_COLUMN + name: array for name, array in optimizer.columns.items()}
-    workspace.kernels.host(f"{_name(optimizer)}.step", step, {}, outputs)
+    workspace.kernels.host(f"{name_of(optimizer)}.step", step, {}, outputs)
 
 
 _COLUMN = "column "  # before the names of columns
@@ -112,9 +113,9 @@ _COLUMN = "column "  # before the names of columns
 
 @contextmanager
 def _on_host(optimizer: Any, kept: dict[str, Array]) -> Iterator[None]:
-    """For one step: an optimizer whose rates and columns are these, the device's own or copies.
+    """For one step, give an optimizer these arrays as its rates and columns: its own, or a GPU's copied to the host.
 
-    Where it puts another array in the place of a column, that is the column's new value.
+    If it replaces a column, the new values are copied into the old array, whose address is recorded.
     """
     if not isinstance(optimizer, Optimizer):
         yield

@@ -21,11 +21,11 @@ from .state import Record, RunState
 from .step import Step, Totals
 
 PAUSE = 0.1
-"""Seconds between two looks at the running totals."""
+"""Seconds between two reports of the running totals."""
 
 
 class Recorder(Protocol):
-    """Who keeps what a loop tells, and where the run stands."""
+    """What keeps a run's metrics and where the run stands."""
 
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Find out whether all that will be written can be, before any training; go on after `state`'s metrics."""
@@ -40,7 +40,7 @@ class Recorder(Protocol):
         """Keep where the run stands."""
 
     def saved(self) -> str | None:
-        """Where the last checkpoint is, for people; None if there is none."""
+        """Where the last checkpoint is, in words; None if there is none."""
 
 
 class Loop:
@@ -57,14 +57,14 @@ class Loop:
     schedule : Schedule, optional
         Constant if not given.
     seed : int
-        Of the samples' order.
+        Decides the samples' order.
     callbacks : sequence of Callback
     evaluate_every : int
         Evaluate after every so many epochs; there is always one evaluation at the end.
     check_every_step : bool
-        Look at the loss and the parameters after every step, not at the loss alone ten times a second.
+        Check the loss and the parameters after every step, rather than the loss alone ten times a second.
     about : mapping
-        What the result says of the run beside what it came to.
+        Entries of the result that describe the run, such as its model.
 
     Raises
     ------
@@ -88,14 +88,14 @@ class Loop:
     ) -> None:  # fmt: skip
         if step.optimizer is None:
             raise ValueError("a loop trains: its step needs an optimizer")
-        samples = len(step.store)
+        samples = len(step.batches)
         for name, value, most in (
             ("epochs", epochs, None), ("batch_size", batch_size, samples), ("evaluate_every", evaluate_every, None)
         ):  # fmt: skip
             if value < 1 or (most is not None and value > most):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
-        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.store, step.device
+        self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.steps = -(-samples // batch_size)
@@ -104,7 +104,7 @@ class Loop:
         self.state = RunState()
         self._step, self._about = step, dict(about or {})
         self._stopping = self._prepared = False
-        self._looked_at = 0.0
+        self._reported_at = 0.0
 
     @property
     def steps_done(self) -> int:
@@ -113,7 +113,7 @@ class Loop:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """For callbacks: what is done inside does not count as time spent on training."""
+        """For callbacks: a context in which time does not count as spent on training."""
         begin = time.perf_counter()
         yield
         seconds = time.perf_counter() - begin
@@ -125,7 +125,7 @@ class Loop:
         self._stopping = True
 
     def go_on_from(self, state: RunState) -> None:
-        """Let the run stand where another process left it, whose network and optimizer the step has."""
+        """Continue where another process left the run; the step has its network and optimizer already."""
         self.state = state
         self._step.count_from(state.totals)
 
@@ -147,7 +147,7 @@ class Loop:
         state = self.state
         if not state.finished:
             self.prepare()
-        self._looked_at = time.monotonic()
+        self._reported_at = time.monotonic()
         while not state.finished:
             self._train_epoch()
             if self._stopping:
@@ -165,7 +165,7 @@ class Loop:
     def prepare(self) -> None:
         """Find out whether what the run will write can be written, then compile and record its steps.
 
-        `run` does this first; calling it before tells what is wrong with the folder from what goes wrong in training.
+        `run` does this first. Called earlier, it separates errors of the run's folder from errors of training.
         """
         if self._prepared:
             return
@@ -177,7 +177,7 @@ class Loop:
         self._prepared = True
 
     def save(self) -> None:
-        """Let the recorder keep where the run stands."""
+        """Have the recorder keep where the run stands."""
         self.state.totals = self._step.totals(reset=False)
         self.check()
         self.recorder.save(self.network, self.optimizer, self.state)
@@ -189,36 +189,37 @@ class Loop:
     def record(self, record: Record) -> None:
         """Add a line to the run's metrics."""
         self.recorder.append(record)
-        self._tell(record)
+        self._notify(record)
 
     def _train_epoch(self) -> None:
-        """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
+        """Run steps until the epoch ends or the run is stopped. Reports and checkpoints are not timed."""
         state, step = self.state, self._step
         stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
         pause = 0.0 if self.check_every_step else PAUSE
         begin = time.perf_counter()
         self.store.shuffle(self.seed, state.epoch)
-        for done in steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping):
-            state.batch = done
+        steps = steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping)
+        for batch in steps:
+            state.batch = batch
             for call in stepped:
                 call(self)
-            if time.monotonic() - self._looked_at >= pause:
-                self._clock(begin)
-                self._look()
+            if time.monotonic() - self._reported_at >= pause:
+                self._count_time(begin)
+                self._report()
                 begin = time.perf_counter()
-        self._clock(begin)
+        self._count_time(begin)
 
     def _lr(self, batch: int) -> float:
         """The learning rate of a step of this epoch."""
         return self.base_lr * self.schedule(self.state.epoch * self.steps + batch)
 
-    def _clock(self, begin: float) -> None:
+    def _count_time(self, begin: float) -> None:
         self.device.wait()
         seconds = time.perf_counter() - begin
         self.state.train_seconds += seconds
         self.state.epoch_seconds += seconds
 
-    def _look(self) -> None:
+    def _report(self) -> None:
         totals = self._step.totals(reset=False)
         self._check_finite(totals, values=self.check_every_step)
         state = self.state
@@ -227,7 +228,7 @@ class Loop:
             callback.looked(progress)
         if self.recorder.due():
             self.save()
-        self._looked_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def _epoch_record(self) -> Record:
         totals = self._step.totals()
@@ -243,7 +244,7 @@ class Loop:
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
 
     def _finish(self, last: Record) -> None:
-        """The result, after the last epoch's record: it is in the last checkpoint before anybody is told of it."""
+        """Make the result, after the last epoch's record, and save it before any callback gets it."""
         state, network = self.state, self.network
         state.result = {
             "event": "result",
@@ -259,14 +260,14 @@ class Loop:
         }
         self.recorder.append(state.result)
         self.save()
-        self._tell(state.result)
+        self._notify(state.result)
 
-    def _tell(self, record: Record) -> None:
+    def _notify(self, record: Record) -> None:
         for callback in self.callbacks:
             callback.recorded(record)
 
     def _check_finite(self, totals: Totals, *, values: bool = False) -> None:
-        """Raise Diverged if the loss or, where they are looked at too, the parameters are not finite."""
+        """Raise Diverged if the loss or, with `values`, a parameter is not finite."""
         if math.isfinite(totals.loss) and not (values and self._broken()):
             return
         state = self.state

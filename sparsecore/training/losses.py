@@ -1,4 +1,4 @@
-"""What training makes small: losses with their gradients, added up on the device."""
+"""Losses, which training makes small: with their gradients, and added up on the device."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CrossEntropy(Loss):
         z : Tiles of shape (tiles, classes, LANES)
         wanted : Labels
         workspace : Workspace
-            Afterwards holds "losses" and "correct" a sample; "totals" are added to.
+            Afterwards holds "losses" and "correct" for each sample; "totals" are added to.
         divisor : int, optional
             What the sum over the batch is divided by: the batch's size if not given.
 
@@ -61,8 +61,7 @@ class CrossEntropy(Loss):
         TypeError
             If the samples have targets instead of labels.
         ValueError
-            If z is not of logits, the labels are those of another batch or know more classes, or the divisor is not
-            positive.
+            If z is not of logits, the labels are of another batch or of more classes, or the divisor is not positive.
         """
         _check(z, "logits", divisor)
         if not isinstance(wanted, Labels):
@@ -91,7 +90,7 @@ class SquaredError(Loss):
         z : Tiles of shape (tiles, outputs, LANES)
         wanted : Targets
         workspace : Workspace
-            Afterwards holds "losses" a sample; "totals" are added to.
+            Afterwards holds "losses" for each sample; "totals" are added to.
         divisor : int, optional
             What the sum over the batch is divided by: the batch's size if not given.
 
@@ -125,7 +124,7 @@ def _check(z: Tiles, name: str, divisor: int | None) -> None:
 
 
 def _arrays(z: Tiles, workspace: Workspace) -> tuple[Any, Any, Any, Any]:
-    """dz, losses, correct and totals; no answer is correct where a loss does not say so."""
+    """dz, losses, correct and totals; `correct` is zero for a loss that counts no answers."""
     lanes = (tiles_of(z.batch) * LANES,)
     return (
         workspace.array("dz", z.data.shape, z.data.dtype),

@@ -32,7 +32,7 @@ Runs = tuple[tuple[int, int, bool], ...]
 
 
 class Optimizer(ABC):
-    """A rule that changes parameters by their gradients, and what it keeps for that.
+    """A rule that changes parameters by their gradients, and the columns that it keeps for that.
 
     A subclass names its columns and writes `rule`. Written with NumPy, the rule runs in Python at every step, on every
     device; one that only calls kernels is marked `@recorded`.
@@ -51,11 +51,11 @@ class Optimizer(ABC):
     names : tuple of str
         Of the columns.
     columns : dict of str to array
-        One flat array each, of the parameters' shape and dtype. They are made, zero, at the first step, and anew when
-        that shape or dtype changes.
+        One flat array each, of the parameters' shape and dtype. They are made, as zeros, at the first step, and
+        again when that shape or dtype changes.
     rates : float64 array
-        The rule's numbers on the device, at the places of `kernels.rates`, so that a recorded step reads the present
-        ones.
+        The rule's numbers on the device, at the indices in `kernels.rates`. A recorded step reads them there, so they
+        may change between steps.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -66,9 +66,9 @@ class Optimizer(ABC):
         self._refuse("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite")
         self._refuse("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None")
         self.clip_norm = clip_norm
-        self._given = [0.0] * self._RATES
+        self._numbers = [0.0] * self._RATES
         self.rates: Any = None
-        self._give({LR: lr, WEIGHT_DECAY: weight_decay, LARGEST_NORM: clip_norm or np.inf, SCALE: 1.0})
+        self._set_rates({LR: lr, WEIGHT_DECAY: weight_decay, LARGEST_NORM: clip_norm or np.inf, SCALE: 1.0})
         self.columns: dict[str, Any] = {}
         self._device: Device | None = None
 
@@ -125,23 +125,23 @@ class Optimizer(ABC):
             self.rule(kernels, params[part], grads[part], columns, decays=decays)
 
     def attach(self, network: Network) -> None:
-        """Be the optimizer whose columns move with a network's connections; those that are missing are made, zero."""
+        """Let these columns move with a network's connections; those that are missing are made, zero."""
         self._fit(network.params, network.params, network.device)
         network.table.columns = self.columns
 
     @property
     def lr(self) -> float:
-        return self._given[LR]
+        return self._numbers[LR]
 
     @lr.setter
     def lr(self, value: float) -> None:
-        if value != self._given[LR]:  # on a GPU it takes a launch
-            self._given[LR] = float(value)
-            self.rates[LR] = self._given[LR]
+        if value != self._numbers[LR]:  # on a GPU, setting a rate takes a launch
+            self._numbers[LR] = float(value)
+            self.rates[LR] = self._numbers[LR]
 
     @property
     def weight_decay(self) -> float:
-        return self._given[WEIGHT_DECAY]
+        return self._numbers[WEIGHT_DECAY]
 
     @property
     def device(self) -> Device:
@@ -149,7 +149,7 @@ class Optimizer(ABC):
         return self._device if self._device is not None else devices.cpu()
 
     def to(self, device: str | Device) -> Self:
-        """Move what the optimizer keeps to a device, as `Network.to` does. The first step does so by itself.
+        """Move rates and columns to a device, as `Network.to` does. The first step does so by itself.
 
         Raises
         ------
@@ -167,13 +167,13 @@ class Optimizer(ABC):
     def description(self) -> dict[str, Any]:
         """What a file says of the optimizer, beside its columns: its kind, its numbers and how many steps it has taken.
 
-        JSON's kinds only.
+        JSON's types only.
         """
         numbers = {"lr": self.lr, "weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
         return {"kind": type(self).__name__, **numbers}
 
     def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
-        """Go on from what was kept: host arrays by name, and a description. The numbers stay this optimizer's own.
+        """Go on from saved columns, host arrays by name, and a description. The numbers stay this optimizer's own.
 
         Raises
         ------
@@ -198,11 +198,11 @@ class Optimizer(ABC):
         if not good:
             raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value}")
 
-    def _give(self, numbers: Mapping[int, float]) -> None:
-        """Set rates by their places; before the first step."""
-        for place, number in numbers.items():
-            self._given[place] = float(number)
-        self.rates = np.array(self._given)
+    def _set_rates(self, numbers: Mapping[int, float]) -> None:
+        """Set rates by their indices; before the first step."""
+        for index, number in numbers.items():
+            self._numbers[index] = float(number)
+        self.rates = np.array(self._numbers)
 
     def _fit(self, params: Any, grads: Any, device: Device) -> None:
         """Refuse arrays that a kernel would misread; then make the columns that are missing."""
@@ -261,7 +261,7 @@ class SGD(Optimizer):
         if nesterov and momentum == 0:
             raise ValueError(f"{type(self).__name__}: nesterov needs momentum > 0, got momentum 0")
         self.nesterov = nesterov
-        self._give({MOMENTUM: momentum})
+        self._set_rates({MOMENTUM: momentum})
 
     @recorded
     def rule(self, kernels: Any, w: Any, dw: Any, columns: Mapping[str, Any], *, decays: bool) -> None:
@@ -280,7 +280,7 @@ class SGD(Optimizer):
             self.columns["velocity"] = array
 
     def description(self) -> dict[str, Any]:
-        return super().description() | {"momentum": self._given[MOMENTUM], "nesterov": self.nesterov}
+        return {**super().description(), "momentum": self._numbers[MOMENTUM], "nesterov": self.nesterov}
 
 
 class Adam(Optimizer):
@@ -316,7 +316,7 @@ class Adam(Optimizer):
         good = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         self._refuse("betas", betas, good, "two numbers, at least 0 and less than 1")
         self._refuse("eps", eps, 0 < eps < np.inf, "more than 0 and finite")
-        self._give({BETA1: betas[0], BETA2: betas[1], EPS: eps})
+        self._set_rates({BETA1: betas[0], BETA2: betas[1], EPS: eps})
 
     @recorded
     def begin(self, kernels: Any) -> None:
@@ -332,7 +332,7 @@ class Adam(Optimizer):
         return int(self.device.get(self.rates)[STEPS])
 
     def description(self) -> dict[str, Any]:
-        numbers = {"betas": [self._given[BETA1], self._given[BETA2]], "eps": self._given[EPS]}
+        numbers = {"betas": [self._numbers[BETA1], self._numbers[BETA2]], "eps": self._numbers[EPS]}
         return super().description() | numbers | {"steps": self.steps}
 
     def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
@@ -344,7 +344,7 @@ class Adam(Optimizer):
     def _fit(self, params: Any, grads: Any, device: Device) -> None:
         before = set(map(id, self.columns.values()))
         super()._fit(params, grads, device)
-        if before and before != set(map(id, self.columns.values())):  # means that begin anew are corrected anew
+        if before and before != set(map(id, self.columns.values())):  # new means, which need a new correction
             self.device.fill(self.rates[STEPS : STEPS + 1], np.zeros(1))
 
 

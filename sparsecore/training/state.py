@@ -1,4 +1,4 @@
-"""Where a run stands: what the loop counts, and what must be known of it to go on after an interruption."""
+"""Where a run stands: what the loop counts, and what a run needs to go on after an interruption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 class Mark(NamedTuple):
-    """A place in the metrics: the bytes before it, and their checksum."""
+    """How far a run's metrics go: so many bytes, with this checksum."""
 
     length: int
     sha256: str
@@ -30,7 +30,7 @@ class RunState:
     Attributes
     ----------
     epoch, batch : int
-        Epochs that are complete, and steps of the next one that are.
+        Complete epochs, and complete steps of the next one.
     totals : Totals
         What those steps came to.
     train_seconds, epoch_seconds : float

@@ -13,7 +13,7 @@ from ..data.batches import Batches
 from ..network import Network
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
-from .hosted import loss_through, update_through
+from .hosted import loss_through, name_of, update_through
 from .losses import CrossEntropy, Loss
 from .optimizers import Optimizer
 
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """What one part of a recorded step does: so many calls of kernels, and Python functions by name, in order."""
+    """What one part of a recorded step does: how many kernels it calls, and which Python functions, in order."""
 
     name: str
     kernels: int
@@ -48,8 +48,8 @@ class Step:
     A step is a row of phases: pack, forward, loss and, in training, backward, reduce and update. The first run for a
     batch size records every call of a kernel on a tape; later runs replay the tape, which takes one Python call and
     none of the layers' code. What is written in plain Python (a layer, a loss, an optimizer without the mark
-    `@recorded`) is a host call on the tape: it runs at every step, at its place between the kernels. Another structure
-    (`network.version`) or other columns of the optimizer are recorded anew.
+    `@recorded`) is a host call on the tape: it runs at every step, in its turn among the kernels. After a change of
+    structure (`network.version`), or with other columns of the optimizer, steps are recorded anew.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Step:
         self.network, self.batches = network, batches
         self.optimizer: Any = optimizer
         self.device = device if device is not None else network.device
-        for what, where in ((repr(network), network.device), ("the store", batches.device)):
+        for what, where in ((repr(network), network.device), ("the batches", batches.device)):
             if where.name != self.device.name:
                 raise ValueError(f"a step on {self.device.name} needs all parts there, got {what} on {where.name}")
         self.loss = CrossEntropy() if loss is None else loss
@@ -98,7 +98,7 @@ class Step:
 
     @property
     def store(self) -> Batches:
-        """`batches`, by the name of the last release."""
+        """The old name of `batches`."""
         return self.batches
 
     def prepare(self, batch: int) -> None:
@@ -134,7 +134,7 @@ class Step:
         return workspace.at(layer).find("y") if hosted is None else hosted
 
     def count_from(self, totals: Totals) -> None:
-        """Let the totals go on from these: how a run that was cut off takes them up again, to the bit."""
+        """Start the totals from these, so that a run that was cut off continues to the bit."""
         self.device.fill(self._totals, np.array(totals, np.float64))
 
     @property
@@ -194,8 +194,7 @@ class Step:
     def _reduce(self, kernels: Any) -> None:
         if self.reduce is not None:
             reduce = self.reduce
-            name = str(getattr(reduce, "__name__", type(reduce).__name__))
-            kernels.host(name, lambda grads: reduce(grads), {}, {"grads": self.grads})
+            kernels.host(name_of(reduce), lambda grads: reduce(grads), {}, {"grads": self.grads})
 
     @contextmanager
     def _phase(self, name: str, tape: Any) -> Iterator[None]:

@@ -33,7 +33,7 @@ def pruned(layer: nn.Linear | nn.Conv2d, name: str) -> torch.Tensor | None:
     """A parameter as its `torch.nn.utils.prune` mask leaves it.
 
     PyTorch computes `layer.weight` of a pruned layer in each forward pass, so that after a step of an optimizer it is
-    out of date. What is returned is not.
+    out of date; this is not.
     """
     mask = getattr(layer, f"{name}_mask", None)
     found = getattr(layer, name) if mask is None else getattr(layer, f"{name}_orig") * mask

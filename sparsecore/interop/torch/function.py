@@ -59,7 +59,7 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
-        # The wrapper that refuses gradients of gradients costs some microseconds: only where they are asked for.
+        # The wrapper that refuses gradients of gradients costs some microseconds: only where they may be wanted.
         return (_backward_once if torch.is_grad_enabled() else _backward)(ctx, dy)
 
 
@@ -80,7 +80,7 @@ def _forward_on_cpu(
 ) -> tuple[torch.Tensor, tuple[Any, ...]]:
     x, weight = x.contiguous(), weight.contiguous()
     replay = replay_of(layer, len(x), _NAMES[x.dtype], need_dx)
-    shape, zero = replay.room
+    shape, zero = replay.scratch
     scratch = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
     bias_at = replay.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()

@@ -22,7 +22,7 @@ def sparsify(
     """Replace a model's `nn.Linear` and `nn.Conv2d` layers by sparse ones with the values that they keep.
 
     A layer with a `torch.nn.utils.prune` mask keeps what the mask keeps, zeros included; any other layer keeps its
-    nonzero weights. If `sparsity` asks for fewer, the largest |w| of these are kept. Without `sparsity`, a layer that
+    nonzero weights. If `sparsity` allows fewer, the largest |w| of these are kept. Without `sparsity`, a layer that
     has neither a mask nor a zero stays dense.
 
     Parameters
