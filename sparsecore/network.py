@@ -235,6 +235,7 @@ class Network:
         """Do what `rewire` does, given moves that say where connections come from; see `storage.rewiring`."""
         if not moves:
             return
+        self.table.drop_misfits()
         stays = all(move.pattern.nnz == move.row.size for move in moves)
         layers = [self._sparse_layer(move.path) for move in moves]
         plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves, strict=True)]

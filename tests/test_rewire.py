@@ -199,6 +199,19 @@ def test_what_does_not_change_costs_nothing() -> None:
     assert (net.version, net.params.ctypes.data) == (version, at)
 
 
+def test_columns_of_a_structure_that_is_gone_are_made_anew() -> None:
+    """A layer was given another pattern by hand: what the optimizer kept belongs to no connection any more."""
+    net, optimizer = network(), SGD(0.1, 0.9)
+    step = Step(net, store(features=20), optimizer)
+    step.run(0, 33)
+    net.layers[0].prune(np.arange(net.patterns[0].nnz) % 2 == 0)  # type: ignore[attr-defined]
+    net.flatten()
+    net.rewire({1: some(net.patterns[1].shape, np.random.default_rng(0))})
+    assert "velocity" not in optimizer.columns
+    step.run(0, 33)
+    assert optimizer.columns["velocity"].shape == net.params.shape and np.isfinite(net.params).all()
+
+
 def test_values_of_new_connections() -> None:
     net = Network([linear(some((4, 6), np.random.default_rng(0), 9))])
     (old,), full = net.patterns.values(), SparsityPattern.full((4, 6))

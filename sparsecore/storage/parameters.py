@@ -106,6 +106,14 @@ class ParameterTable:
         self.rows = rows
         vars(self).pop("by_path", None)
 
+    def drop_misfits(self) -> None:
+        """Forget columns of another size: those of a structure that was replaced behind this table's back.
+
+        An optimizer makes what is missing anew, as zeros.
+        """
+        for name in [name for name, column in self.columns.items() if column.shape != (self.trained,)]:
+            del self.columns[name]
+
     def decay_runs(self) -> tuple[tuple[int, int, bool], ...]:
         """The trained prefix as stretches (start, stop, decays), each as long as it can be."""
         runs = []
