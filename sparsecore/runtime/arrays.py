@@ -40,6 +40,24 @@ def host_array(x: Any) -> np.ndarray[Any, Any]:
     return array.astype(np.float32) if custom and array.dtype.name == "bfloat16" else array
 
 
+def unfit(array: Any, *, written: bool = True) -> str:
+    """What is wrong with an array that a kernel is to walk from its address on, and to write to; empty if nothing is.
+
+    Kernels check nothing: this is asked once, where an array is given.
+    """
+    flags = array.flags
+    if not flags.c_contiguous:
+        return f"one with strides {array.strides}"
+    if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray):
+            return "a masked one"
+        if not (flags.aligned and array.dtype.isnative):
+            return f"one of {array.dtype.str} that lies askew" if array.dtype.isnative else f"one of {array.dtype.str}"
+        if written and not flags.writeable:
+            return "a read-only one"
+    return ""
+
+
 def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
     """A two-dimensional array in this dtype with its rows' elements side by side, itself if it is so already."""
     array = array.astype(dtype, copy=False)

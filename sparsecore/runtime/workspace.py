@@ -7,9 +7,12 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from .device import Device
+import numpy as np
+
+from .arrays import unfit
+from .device import Device, place_of
 from .devices import cpu
-from .recording import buffer
+from .recording import Buffer, buffer
 
 
 class Workspace:
@@ -40,6 +43,12 @@ class Workspace:
         stream: int = 0,
     ) -> None:  # fmt: skip
         self.device = device if device is not None else cpu()
+        if position is not None and not isinstance(position, Buffer):
+            found = f"{getattr(position, 'dtype', type(position).__name__)} of shape {np.shape(position)}"
+            if not self.device.owns(position) or position.dtype != np.int64 or position.shape != (3,):
+                raise ValueError(f"a workspace's position must be three int64 numbers on its device, got {found}")
+            if why := unfit(position, written=False):
+                raise ValueError(f"a workspace's position must be a contiguous array, got {why}")
         self.kernels = kernels if kernels is not None else self.device.launcher()
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
@@ -64,7 +73,20 @@ class Workspace:
         return None if found is None else self._handed_out(name, found)
 
     def put(self, name: str, array: Any) -> None:
-        """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
+        """Let `array` be the array of this name: how a network makes layers write into its own flat arrays.
+
+        Raises
+        ------
+        TypeError
+            If it is not on the workspace's device.
+        ValueError
+            If it is not contiguous, or cannot be written to.
+        """
+        if not isinstance(array, Buffer):  # which stands for one that was looked at before
+            if not self.device.owns(array):
+                raise TypeError(f"a workspace on {self.device.name}: {name} is on {place_of(array)}")
+            if why := unfit(array):
+                raise ValueError(f"a workspace: {name} must be a contiguous array that can be written to, got {why}")
         self._arrays[name] = array
 
     def child(self, key: Any, stream: int | None = None) -> Workspace:

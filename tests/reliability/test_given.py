@@ -1,0 +1,197 @@
+"""Arrays that are given: what a kernel writes to or takes for addresses is looked at once, where it is given.
+
+And what belongs together stays so: programs with their structure, copies with all that they need, numbers with values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsecore.data.batches import Batches
+from sparsecore.runtime.devices import cpu
+from sparsecore.runtime.workspace import Workspace
+from sparsecore.training.optimizers import SGD, Adam, Optimizer
+from sparsecore.training.step import Step
+from tests.reliability.runs import network, samples
+
+DATA = samples()
+SIZE = 40
+
+
+def mapped(tmp_path: Path, dtype: Any = np.float32) -> Any:
+    """A read-only memory map of SIZE zeros."""
+    np.zeros(SIZE, dtype).tofile(tmp_path / "map")
+    return np.memmap(tmp_path / "map", dtype, "r")
+
+
+def locked(array: Any) -> Any:
+    array.flags.writeable = False
+    return array
+
+
+def askew(dtype: Any = np.float32) -> Any:
+    size = SIZE * np.dtype(dtype).itemsize
+    return np.zeros(size + 1, np.uint8)[1:].view(dtype)
+
+
+UNFIT: dict[str, Any] = {
+    "mapped": mapped,
+    "locked": lambda path: locked(np.zeros(SIZE, np.float32)),
+    "reversed": lambda path: np.zeros(SIZE, np.float32)[::-1],
+    "strided": lambda path: np.zeros(2 * SIZE, np.float32)[::2],
+    "broadcast": lambda path: np.broadcast_to(np.float32(0), SIZE),
+    "askew": lambda path: askew(),
+    "masked": lambda path: np.ma.masked_array(np.zeros(SIZE, np.float32), np.arange(SIZE) == 3),
+}
+
+
+# ------------------------------------------------------------------------------------- 3: memory that kernels write to
+
+
+def stepped(optimizer: Optimizer, params: Any = None, grads: Any = None) -> None:
+    zeros = np.zeros(SIZE, np.float32)
+    optimizer.step(zeros if params is None else params, np.ones(SIZE, np.float32) if grads is None else grads,
+                   Workspace())  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.parametrize(("make", "name"), [(SGD, "velocity"), (Adam, "m"), (Adam, "v")])
+def test_3_columns_that_a_rule_cannot_write_to(kind: str, make: Any, name: str, tmp_path: Path) -> None:
+    optimizer = make(0.1)
+    stepped(optimizer)
+    optimizer.columns[name] = UNFIT[kind](tmp_path)
+    with pytest.raises(ValueError, match=rf"{make.__name__}: {name} must be a contiguous array"):
+        stepped(optimizer)
+    assert not optimizer.columns[name].any()
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_3_params_and_grads(kind: str, tmp_path: Path) -> None:
+    bad = UNFIT[kind](tmp_path)
+    with pytest.raises(ValueError, match="params"):
+        stepped(SGD(0.1), bad)
+    assert not bad.any()
+    if kind in ("mapped", "locked"):  # only read
+        stepped(SGD(0.1), grads=bad)
+    else:
+        with pytest.raises(ValueError, match="grads"):
+            stepped(SGD(0.1), grads=bad)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        np.zeros(2),
+        np.zeros(20, np.float32),
+        np.zeros((3, 9)),
+        np.zeros(40)[::-2],
+        locked(np.zeros(20)),
+        np.zeros(20, ">f8"),
+    ],
+)
+def test_3_rates(rates: Any) -> None:
+    optimizer = Adam()
+    stepped(optimizer)
+    optimizer.rates = rates
+    with pytest.raises(ValueError, match="Adam: rates must be"):
+        stepped(optimizer)
+
+
+def test_3_memory_is_not_shared() -> None:
+    whole = np.zeros(SIZE + 5, np.float32)
+    optimizer = Adam()
+    stepped(optimizer)
+    optimizer.columns["m"] = optimizer.columns["v"]
+    with pytest.raises(ValueError, match="v must have memory of its own, got some of m's"):
+        stepped(optimizer)
+    with pytest.raises(ValueError, match="grads must have memory of its own, got some of params's"):
+        stepped(SGD(0.1), whole[:SIZE], whole[5:])
+    sgd = SGD(0.1)
+    stepped(sgd)
+    sgd.velocity = whole[5:]
+    with pytest.raises(ValueError, match="velocity must have memory of its own"):
+        stepped(sgd, whole[:SIZE])
+
+
+def test_3_a_recorded_step_looks_at_columns_that_were_replaced() -> None:
+    net, optimizer = network("csr"), SGD(0.1, 0.9)
+    step = Step(net, batches(), optimizer)
+    step.run(0, 20)
+    optimizer.velocity = locked(np.zeros(net.params.shape, np.float32))
+    with pytest.raises(ValueError, match="velocity must be a contiguous array that can be written to, got a read-only"):
+        step.run(0, 20)
+    optimizer.velocity = np.zeros(net.params.shape, np.float32)
+    step.run(0, 20)
+    assert optimizer.velocity.any()
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_3_arrays_put_into_a_workspace(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dw must be a contiguous array that can be written to, got"):
+        Workspace().put("dw", UNFIT[kind](tmp_path))
+    with pytest.raises(TypeError, match="a workspace on cpu: dw is on"):
+        Workspace().put("dw", [0.0])
+
+
+@pytest.mark.parametrize(
+    "position", [np.zeros(2, np.int64), np.zeros(3), np.zeros(6, np.int64)[::2], np.zeros(3, ">i8"), [0, 0, 0]]
+)
+def test_3_a_workspaces_position(position: Any) -> None:
+    with pytest.raises(ValueError, match="a workspace's position must be"):
+        Workspace(position=position)
+
+
+def batches() -> Batches:
+    return Batches(DATA.train, (24,), DATA.mean, DATA.std, cpu())
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        np.arange(99), np.arange(101), np.arange(1, 101), np.arange(100) - 1, np.arange(100.0), np.full(100, 1 << 40),
+        np.full(100, 1 << 63, np.uint64), np.ones(100, bool), np.arange(100).reshape(10, 10), [0] * 99, None,
+        np.ma.masked_array(np.arange(100), np.arange(100) == 2),
+    ],
+)  # fmt: skip
+def test_3_an_order_that_is_none_of_the_samples(order: Any) -> None:
+    used = batches()
+    with pytest.raises(ValueError, match="order must be"):
+        used.order = order
+    used.seek(0, 100)
+    assert np.array_equal(used.order, np.arange(100))
+
+
+@pytest.mark.parametrize(
+    "order", [np.arange(100)[::-1], np.arange(100, dtype=np.uint8), np.arange(100).astype(">i4"), [*range(100)]]
+)
+def test_3_an_order_is_copied_to_where_steps_read_it(order: Any) -> None:
+    used = batches()
+    place = used.order.ctypes.data
+    step = Step(network("csr"), used)
+    step.run(0, 100)
+    used.order = order
+    step.run(0, 100)
+    assert used.order.ctypes.data == place and np.array_equal(used.order, order)
+
+
+@pytest.mark.parametrize("number", [-1, 100, 1 << 60])
+def test_3_an_order_written_to_in_place(number: int) -> None:
+    used = batches()
+    step = Step(network("csr"), used)
+    step.run(0, 20)
+    order = used.order
+    order[7] = number
+    with pytest.raises(ValueError, match="order must be of samples 0 to 99"):
+        step.run(0, 20)
+    step.run(20, 20)
+    used.shuffle(0, 1)
+    step.run(0, 20)
+
+
+def test_3_a_position_stays_where_it_is() -> None:
+    with pytest.raises(AttributeError):
+        batches().position = np.zeros(1, np.int64)  # type: ignore[misc]
