@@ -234,6 +234,7 @@ class Network:
         """`rewire`, for those who know where connections come from; see `storage.rewiring`."""
         if not moves:
             return
+        self._check_own()
         stays = all(move.pattern.nnz == move.row.size for move in moves)
         layers = [self._sparse_layer(move.path) for move in moves]
         plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves, strict=True)]
@@ -306,8 +307,18 @@ class Network:
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
-        """y, caches = forward(x). Raises TypeError if the workspace or x is on another device."""
+        """y, caches = forward(x).
+
+        Raises
+        ------
+        ValueError
+            If a layer's parameters are no longer views of `params`, or the workspace is another network's.
+        TypeError
+            If the workspace or x is on another device.
+        """
         self._check_place(x, workspace, "x")
+        self._check_own()
+        workspace.belong_to(self)
         x.clear_padding()
         return self.root.forward_tiles(x, workspace)
 
@@ -319,16 +330,14 @@ class Network:
         Raises
         ------
         ValueError
-            If a layer's parameters are no longer views of `params`, so that changing these would not change it.
+            If a layer's parameters are no longer views of `params`, so that changing these would not change it; or the
+            workspace is another network's.
         TypeError
             If the workspace or dy is on another device.
         """
         self._check_place(dy, workspace, "dy")
-        for path, layer, given in self._given:
-            if any(layer.params[name] is not array for name, array in given.items()):
-                raise ValueError(
-                    f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather them"
-                )
+        self._check_own()
+        workspace.belong_to(self)
         dy.clear_padding()
         self.root.backward_tiles(dy, caches, workspace, need_dx=False)
 
@@ -417,6 +426,17 @@ class Network:
                 f"{self!r}: is on {self.device.name}, {name} on {place_of(x.data)} and the workspace on "
                 f"{workspace.device.name}: move the network with to(), or make the others with its device"
             )
+
+    def _check_own(self) -> None:
+        """Refuse to go on where a layer has other arrays than the table's: one of the two would be ignored."""
+        for path, layer, given in self._given:
+            params = layer.params
+            for name, array in given.items():
+                if params.get(name) is not array:
+                    raise ValueError(
+                        f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather "
+                        f"them"
+                    )
 
     def _sparsity(self, layers: Iterable[str]) -> float:
         patterns = self.patterns

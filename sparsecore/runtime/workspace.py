@@ -4,6 +4,7 @@ once."""
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +57,7 @@ class Workspace:
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
         self._buffers: dict[str, tuple[Any, Any]] = {}
+        self._owner: Any = None  # a weak reference to the network that computes here
         if self.recording:
             self._plays_in(Workspace(self.device, training=training, position=position, stream=stream))
 
@@ -114,6 +116,22 @@ class Workspace:
             if found._played is not None:
                 found._played.stream = stream
         return found
+
+    def belong_to(self, network: Any) -> None:
+        """Be this network's: arrays go by its layers' paths, and another's would be written over.
+
+        Raises
+        ------
+        ValueError
+            If it is another network's that is still there.
+        """
+        place = self.played
+        owner = None if place._owner is None else place._owner()
+        if owner is network:
+            return
+        if owner is not None:
+            raise ValueError(f"{network!r}: the workspace is that of another, {owner!r}: make one for each network")
+        place._owner = weakref.ref(network)
 
     def at(self, path: str | int) -> Workspace:
         """The workspace of a layer further down, by its path; this one for an empty path."""

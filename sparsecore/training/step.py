@@ -119,7 +119,14 @@ class Step:
         self._kernels.replay(self._tapes[batch])
 
     def totals(self, *, reset: bool = True) -> Totals:
-        """Loss, correct answers and samples since they were last reset."""
+        """Loss, correct answers and samples since they were last reset.
+
+        Raises
+        ------
+        ValueError
+            If a layer has been given other parameters, which the steps did not see.
+        """
+        self.network._check_own()
         loss, correct, samples = map(float, self.device.get(self._totals))
         if reset:
             self._totals.fill(0)

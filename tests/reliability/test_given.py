@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from sparsecore.data.batches import Batches
+from sparsecore.data.normalisation import Normalisation
+from sparsecore.layers import SparseConv2d, SparseLinear
+from sparsecore.layers.replay import replay_of
+from sparsecore.network import Network
+from sparsecore.runs.checkpoint import save
 from sparsecore.runtime.devices import cpu
+from sparsecore.runtime.tiles import Tiles, tiled
 from sparsecore.runtime.workspace import Workspace
+from sparsecore.topology import dense
+from sparsecore.training.evaluation import Evaluation
 from sparsecore.training.optimizers import SGD, Adam, Optimizer
 from sparsecore.training.step import Step
 from tests.reliability.runs import network, samples
@@ -195,3 +203,100 @@ def test_3_an_order_written_to_in_place(number: int) -> None:
 def test_3_a_position_stays_where_it_is() -> None:
     with pytest.raises(AttributeError):
         batches().position = np.zeros(1, np.int64)  # type: ignore[misc]
+
+
+# -------------------------------------------------------------------------------- 4: programs, and what they belong to
+
+
+def replayed(layer: SparseLinear | SparseConv2d, x: Any) -> Any:
+    """A layer's output by the program that is kept for it, its parameters at the very end of their memory."""
+    replay = replay_of(layer, len(x), "float32", False)
+    y = np.empty((len(x), *layer.out_shape), np.float32)
+    shape, _ = replay.room
+    room = np.zeros(shape, np.float32)
+    replay.forward.run(*(array.ctypes.data for array in (x, layer.weight, layer.bias, y, room)))
+    return y
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_4_a_pruned_layer_has_a_program_of_its_own(conv: bool) -> None:
+    rng = np.random.default_rng(0)
+    layer: Any = SparseConv2d(dense(3, 8), (2, 5, 5), 2) if conv else SparseLinear(dense(7, 9))
+    x = rng.standard_normal((5, *layer.in_shape)).astype(np.float32)
+    assert np.array_equal(replayed(layer, x), layer.forward(x)[0])
+    layer.prune(rng.random(layer.pattern.nnz) < 0.3)
+    assert np.array_equal(replayed(layer, x), layer.forward(x)[0])
+    kept = type(layer).from_config(layer.config(), layer.pattern, layer.params)
+    assert np.array_equal(layer.forward(x)[0], kept.forward(x)[0])
+
+
+def tiles() -> Tiles:
+    return Tiles(tiled(np.random.default_rng(1).random((20, 24), np.float32), np.float32), 20)
+
+
+def replaced(net: Network) -> None:
+    layer = net.layers[0]
+    layer.params["weight"] = layer.params["weight"] * 2
+
+
+def pruned_alone(net: Network) -> None:
+    layer: Any = net.layers[0]
+    layer.prune(np.arange(layer.pattern.nnz) % 2 == 0)
+
+
+def other_dict(net: Network) -> None:
+    net.layers[0].params = {name: array.copy() for name, array in net.layers[0].params.items()}
+
+
+def gone(net: Network) -> None:
+    net.layers[0].params = {}
+
+
+@pytest.mark.parametrize("change", [replaced, pruned_alone, other_dict, gone])
+def test_4_parameters_that_are_not_the_networks(change: Any, tmp_path: Path) -> None:
+    net = network("csr")
+    step, evaluation = Step(net, batches(), SGD(0.1)), Evaluation(net, DATA.test, normalisation(), cpu())
+    step.run(0, 20)
+    step.totals()
+    evaluation()
+    y, caches = net.forward(tiles(), workspace := Workspace())
+    before = net.patterns["0"]
+    pattern = before.select(np.arange(before.nnz) % 3 == 0)
+    change(net)
+    for use in (
+        lambda: net.forward(tiles(), Workspace()),
+        lambda: net.backward(y, caches, workspace),
+        lambda: net.logits(np.zeros((3, 24), np.float32)),
+        lambda: net.predict(np.zeros((3, 24), np.float32)),
+        lambda: save(net, tmp_path / "model.safetensors"),
+        lambda: net.rewire({"0": pattern}),
+        lambda: (step.run(0, 20), step.totals()),
+        evaluation,
+    ):
+        with pytest.raises(ValueError, match=r"layer 0, .*has parameters that are not .*: call flatten\(\)"):
+            use()  # type: ignore[operator]
+    assert not list(tmp_path.iterdir())
+    if change is not gone:
+        net.flatten()
+        step.totals()
+        step.run(0, 20)
+        evaluation()
+        save(net, tmp_path / "model.safetensors")
+
+
+def test_4_two_networks_do_not_share_a_workspace() -> None:
+    one, two, workspace = network("csr"), network("csr"), Workspace()
+    y, caches = one.forward(tiles(), workspace)
+    with pytest.raises(ValueError, match=r"the workspace is that of another, .*: make one for each network"):
+        two.forward(tiles(), workspace)
+    z, others = two.forward(tiles(), Workspace())
+    with pytest.raises(ValueError, match="the workspace is that of another"):
+        two.backward(z, others, workspace)
+    one.backward(y, caches, workspace)
+    one.forward(tiles(), workspace)
+    del one
+    two.forward(tiles(), workspace)
+
+
+def normalisation() -> Normalisation:
+    return Normalisation(DATA.shape, DATA.mean, DATA.std)
