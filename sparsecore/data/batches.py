@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.arrays import host_array
+from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
 from ..runtime.workspace import Workspace
@@ -19,7 +20,7 @@ from .normalisation import Normalisation
 _ORDERS = 1 << 32  # the first random stream for orders; wirings and initial values use the first few of a seed
 
 
-class Batches:
+class Batches(Whole):
     """A split of a data set on a device, and the order in which its samples are taken.
 
     Parameters

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..runtime import devices
 from ..runtime.arrays import host_array, on_host, rows_of
+from ..runtime.copies import Whole
 from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
@@ -47,7 +48,7 @@ class Graph(Protocol):
         """Add a sparse layer's weights, in this shape, and biases; gives their names."""
 
 
-class Layer(ABC):
+class Layer(Whole, ABC):
     """A function with parameters, and its gradient.
 
     `forward` takes Tiles and gives Tiles, or an ordinary array `(batch, features)` and gives one: NumPy's, or CuPy's on

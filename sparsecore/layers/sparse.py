@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
 from .layer import Layer
@@ -62,7 +62,7 @@ class SparseLayer(Layer):
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""
-        twin = copy.copy(self)
+        twin = shallow(self)
         twin.params = {"weight": weight, "bias": bias}
         return twin
 

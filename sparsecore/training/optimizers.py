@@ -24,6 +24,7 @@ from ..kernels.rates import (
 from ..network import Network
 from ..runtime import devices
 from ..runtime.arrays import unfit
+from ..runtime.copies import Whole
 from ..runtime.device import Device, place_of
 from ..runtime.recording import Buffer, is_recorded, recorded
 from ..runtime.workspace import Workspace
@@ -32,7 +33,7 @@ Runs = tuple[tuple[int, int, bool], ...]
 """Stretches (start, stop, whether they decay) that make up the parameters, in order."""
 
 
-class Optimizer(ABC):
+class Optimizer(Whole, ABC):
     """A rule that changes parameters by their gradients, and what it keeps for that.
 
     A subclass names its columns and writes `rule`. Written with NumPy, the rule runs in Python at every step, on every

@@ -5,22 +5,28 @@ And what belongs together stays so: programs with their structure, copies with a
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sparsecore.kernels.cpu.threads import Pool
 
 from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
-from sparsecore.layers import SparseConv2d, SparseLinear
+from sparsecore.layers import Sequential, SparseConv2d, SparseLinear
 from sparsecore.layers.replay import replay_of
 from sparsecore.network import Network
 from sparsecore.runs.checkpoint import save
+from sparsecore.runs.trainer import Trainer
+from sparsecore.runtime.cpu import CPU
 from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import Tiles, tiled
 from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense
+from sparsecore.training.callbacks import Callback
 from sparsecore.training.evaluation import Evaluation
 from sparsecore.training.optimizers import SGD, Adam, Optimizer
 from sparsecore.training.step import Step
@@ -300,3 +306,122 @@ def test_4_two_networks_do_not_share_a_workspace() -> None:
 
 def normalisation() -> Normalisation:
     return Normalisation(DATA.shape, DATA.mean, DATA.std)
+
+
+# ------------------------------------------------------------------------------------------------------------ 5: copies
+
+COPIED = pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+
+
+def arrays_of(thing: Any, seen: set[int]) -> list[Any]:
+    """All arrays that may be written to, however deep in a thing."""
+    if id(thing) in seen or isinstance(thing, SparsityPattern | type | str):
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray):
+        return [thing] if thing.flags.writeable else []
+    parts = list(thing.values()) if isinstance(thing, dict) else list(thing) if isinstance(thing, list | tuple) else []
+    if type(thing).__module__.startswith(("sparsecore.", "tests.")) and not isinstance(thing, CPU | Pool):
+        parts += list(getattr(thing, "__dict__", {}).values())
+    return [array for part in parts for array in arrays_of(part, seen)]
+
+
+def assert_apart(one: Any, other: Any) -> None:
+    mine, its = arrays_of(one, set()), arrays_of(other, set())
+    assert mine and its and not any(np.shares_memory(a, b) for a in mine for b in its)
+
+
+def layers() -> list[Any]:
+    net = network("csr")
+    conv = SparseConv2d(dense(3, 8), (2, 5, 5), 2)
+    return [SparseLinear(dense(7, 9)), conv, net.layers[0], Sequential([SparseLinear(dense(7, 9))]), net.root]
+
+
+@COPIED
+@pytest.mark.parametrize("number", range(5))
+def test_5_copies_of_layers(copied: Any, number: int) -> None:
+    layer = layers()[number]
+    x = np.random.default_rng(0).random((5, *layer.in_shape), np.float32)
+    y, _ = layer.forward(x)
+    twin = copied(layer)
+    assert_apart(layer, twin)
+    assert np.array_equal(twin.forward(x)[0], y)
+    for _, each in layer.walk():
+        for name in each.params:
+            each.params[name][...] = 0
+    assert np.array_equal(twin.forward(x)[0], y) and not np.array_equal(layer.forward(x)[0], y)
+
+
+def test_5_the_copy_of_a_networks_layer_leaves_the_network_whole() -> None:
+    net = network("csr")
+    twin: Any = copy.copy(net.layers[0])
+    twin.params["weight"] = twin.params["weight"] * 0
+    net.forward(tiles(), Workspace())
+    Network([twin])
+    net.forward(tiles(), Workspace())
+
+
+@COPIED
+@pytest.mark.parametrize("make", [lambda: SGD(0.05, 0.9), Adam])
+def test_5_copies_of_optimizers(copied: Any, make: Any) -> None:
+    first, w = make(), np.zeros(SIZE, np.float32)
+    assert copied(first).description() == first.description()
+    stepped(first, w)
+    second, v = copied(first), w.copy()
+    assert_apart(first, second)
+    stepped(first, w), stepped(second, v), stepped(first, w), stepped(second, v)
+    assert np.array_equal(v, w) and first.description() == second.description()
+    first.lr = 7.0
+    assert second.lr != 7 and second.rates[0] != 7
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(network("csr"), DATA, SGD(0.05, 0.9), **{"epochs": 3, "batch_size": 32} | options)
+
+
+@COPIED
+@pytest.mark.parametrize("steps", [0, 2, 4, 7])
+def test_5_copies_of_trainers_go_on_alone(copied: Any, steps: int) -> None:
+    whole = trainer()
+    result = {**(whole.run() or {}), "train_seconds": 0, "step_ms": 0}
+
+    class Stop(Callback):
+        def stepped(self, loop: Any) -> None:
+            if loop.steps_done == steps:
+                loop.stop()
+
+    first = trainer(callbacks=[Stop()])
+    if steps:
+        assert first.run() is None
+    second = copied(first)
+    assert_apart(first, second)
+    before = first.network.params.copy()
+    for loop in (second, first):
+        loop._stopping = False
+        loop.callbacks.clear()
+        assert {**(loop.run() or {}), "train_seconds": 0, "step_ms": 0} == result
+        assert np.array_equal(loop.network.params, whole.network.params)
+        assert len(list(loop.metrics)) == len(list(whole.metrics)) and loop._step.network is loop.network
+        if loop is second:
+            assert np.array_equal(first.network.params, before)
+
+
+@COPIED
+def test_5_a_copied_step_keeps_its_optimizer_with_its_network(copied: Any) -> None:
+    """What an optimizer knows of connections moves with these, in the copy as in the first."""
+    first = Step(network("csr"), batches(), SGD(0.05, 0.9))
+    first.run(0, 32)
+    second = copied(first)
+    rng = np.random.default_rng(3)
+    pattern = first.network.patterns["0"].select(rng.random(first.network.patterns["0"].nnz) < 0.5)
+    for step in (first, second):
+        step.network.rewire({"0": pattern})
+        step.run(32, 32)
+    assert np.array_equal(first.network.params, second.network.params)
+    assert first.totals() == second.totals()
+
+
+def test_5_a_trainer_with_a_folder_is_not_copied(tmp_path: Path) -> None:
+    for copied in (copy.copy, copy.deepcopy):
+        with pytest.raises(ValueError, match=r"a run that writes to .*run cannot be copied: two would write there"):
+            copied(trainer(out=tmp_path / "run"))
