@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .data.normalisation import Normalisation
-from .layers.layer import Layer, real_numbers
+from .layers.layer import Layer
 from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
+from .runtime.arrays import real_numbers
 from .runtime.device import Device, place_of
 from .runtime.tiles import LANES, Tiles, tiles_of
 from .runtime.workspace import Workspace
@@ -142,9 +143,9 @@ class Network:
             raise TypeError(
                 f"{self!r}: is on {self.device.name}, and params given on {place_of(values)}: put() them there"
             )
-        shape = values.shape if self.device.owns(values) else np.shape(values)
-        if shape != self._params.shape:
-            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {shape}")
+        values = real_numbers(values, self, "params", truths=False)
+        if values.shape != self._params.shape:
+            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {values.shape}")
         self._params[...] = values
 
     @property
@@ -178,6 +179,9 @@ class Network:
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array; to be called when a layer's pattern or arrays were replaced."""
+        for _, layer in self.walk():
+            for name, array in (*layer.params.items(), *layer.kept.items()):
+                real_numbers(array, layer, name, truths=False)
         entries = [
             (f"{path}.{name}", array.size, getattr(layer, "pattern", None) if name == "weight" else None, trained,
              trained and name not in layer.undecayed)
@@ -265,7 +269,12 @@ class Network:
             if not isinstance(self[path], SparseLayer) or row is None or row.pattern is None:
                 able = ", ".join(self.patterns) or "none"
                 raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
-            move = move_of(row, pattern, fill.get(key, 0.0) if isinstance(fill, Mapping) else fill)
+            given = fill.get(key, 0.0) if isinstance(fill, Mapping) else fill
+            try:
+                given = real_numbers(given, "rewire", "fill", truths=False)
+            except TypeError as error:
+                raise ValueError(f"rewire: layer {path}: fill must be a number, or one a connection: {error}") from None
+            move = move_of(row, pattern, given)
             if move is not None:
                 moves.append(move)
         return moves

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.arrays import host_array
+from ..runtime.arrays import host_array, real_numbers
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
@@ -170,7 +170,7 @@ class Batches(Whole):
         return Targets(out, batch)
 
     def _checked_targets(self, targets: Any, samples: int) -> Any:
-        rows = np.ascontiguousarray(targets, self.dtype)
+        rows = np.ascontiguousarray(real_numbers(targets, "a store", "targets"), self.dtype)
         if rows.ndim != 2 or len(rows) != samples:
             raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
         return rows

@@ -45,7 +45,7 @@ class Workspace:
     ) -> None:  # fmt: skip
         self.device = device if device is not None else cpu()
         if position is not None and not isinstance(position, Buffer):
-            found = f"{getattr(position, 'dtype', type(position).__name__)} of shape {np.shape(position)}"
+            found = f"{getattr(position, 'dtype', type(position).__name__)} of shape {getattr(position, 'shape', '?')}"
             if not self.device.owns(position) or position.dtype != np.int64 or position.shape != (3,):
                 raise ValueError(f"a workspace's position must be three int64 numbers on its device, got {found}")
             if why := unfit(position, written=False):

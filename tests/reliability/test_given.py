@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sparsecore.kernels.cpu.threads import Pool
 
+from sparsecore.data import DataError, Split, load
 from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
-from sparsecore.layers import Sequential, SparseConv2d, SparseLinear
+from sparsecore.interop.operator import SparseOperator
+from sparsecore.layers import ReLU, Sequential, SparseConv2d, SparseLinear
 from sparsecore.layers.replay import replay_of
 from sparsecore.network import Network
 from sparsecore.runs.checkpoint import save
@@ -425,3 +428,124 @@ def test_5_a_trainer_with_a_folder_is_not_copied(tmp_path: Path) -> None:
     for copied in (copy.copy, copy.deepcopy):
         with pytest.raises(ValueError, match=r"a run that writes to .*run cannot be copied: two would write there"):
             copied(trainer(out=tmp_path / "run"))
+
+
+# ----------------------------------------------------------------------------------- 9: values that are no real numbers
+
+HIDDEN = np.ma.masked_array(np.ones(6), [0, 0, 1, 0, 0, 0])
+NO_NUMBERS = {
+    "complex": np.ones(6) + 1j,
+    "long double": np.ones(6, np.longdouble),
+    "objects": np.array([1, 2, 3, 4, 5, None]),
+    "text": np.array(list("123456")),
+    "times": np.zeros(6, "m8[s]"),
+    "hidden": HIDDEN,
+}
+LAYER = SparseLinear(dense(2, 3), dtype=np.float64)
+SQUARE = SparseOperator(scipy.sparse.csr_array(np.ones((6, 6))))
+
+
+def assigned(values: Any) -> None:
+    net = Network([SparseLinear(dense(2, 2), dtype=np.float64)])
+    net.params = values
+
+
+def gathered(values: Any) -> None:
+    net = Network([SparseLinear(dense(2, 3), dtype=np.float64)])
+    net.layers[0].params["weight"] = values
+    net.flatten()
+
+
+def filled(values: Any) -> None:
+    net = Network([SparseLinear(SparsityPattern.from_dense(np.eye(2, 3))[0], dtype=np.float64)])
+    net.rewire({"0": dense(2, 3)}, {"0": values})
+
+
+def matrix_of(values: Any) -> Any:
+    matrix = scipy.sparse.csr_array(np.ones((2, 3)))
+    matrix.data = values
+    return matrix
+
+
+def aimed(values: Any) -> None:
+    split = Split(np.zeros((6, 24), np.uint8), np.zeros(6, np.int32))
+    Batches(split, (24,), (0.5,), (1.0,), cpu(), targets=values.reshape(6, 1))
+
+
+STRICT: dict[str, Any] = {  # doors where truths make no sense
+    "weight": lambda values: SparseLinear(dense(2, 3), values),
+    "bias": lambda values: SparseLinear(dense(6, 3), None, values),
+    "conv weight": lambda values: SparseConv2d(dense(2, 3), (3, 2, 2), 1, weight=values),
+    "params": assigned,
+    "flatten": gathered,
+    "fill": filled,
+}
+DOORS: dict[str, Any] = STRICT | {
+    "x": lambda values: LAYER.forward(values.reshape(2, 3)),
+    "logits": lambda values: Network([SparseLinear(dense(2, 3))]).logits(values.reshape(2, 3)),
+    "A @ x": lambda values: SQUARE @ values,
+    "x @ A": lambda values: values @ SQUARE,
+    "gradient": lambda values: SQUARE.gradient(values, np.ones(6)),
+    "normalisation": lambda values: Normalisation((3,), (0.0,), (1.0,))(values.reshape(2, 3)),
+    "targets": aimed,
+}
+MATRICES: dict[str, Any] = {
+    "operator": lambda values: SparseOperator(matrix_of(values)),
+    "from_scipy": lambda values: SparseLinear.from_scipy(matrix_of(values)),
+    "shared": lambda values: SparseLinear.from_scipy(matrix_of(values), share=True),
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+@pytest.mark.parametrize("door", DOORS | MATRICES)
+def test_9_what_is_no_real_number_is_refused_at_every_door(door: str, kind: str) -> None:
+    use, values = (DOORS | MATRICES)[door], NO_NUMBERS[kind]
+    with pytest.raises((TypeError, ValueError), match=r"must hold real numbers, got|has hidden entries|fill must be"):
+        use(values)
+
+
+@pytest.mark.parametrize("door", STRICT)
+def test_9_truths_are_no_weights(door: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"must hold real numbers, got bool|fill must be"):
+        STRICT[door](np.ones(6, bool))
+
+
+@pytest.mark.parametrize("door", DOORS | MATRICES)
+def test_9_what_holds_real_numbers_is_taken(door: str) -> None:
+    unmasked = np.ma.masked_array(np.ones(6), np.zeros(6, bool))
+    for values in (np.ones(6, ">f8"), np.ones(6, ">f4"), np.ones(6, ">i2"), np.ones(6, np.float16), unmasked):
+        if door != "shared":
+            (DOORS | MATRICES)[door](values)
+
+
+def test_9_bytes_in_another_order_lose_nothing() -> None:
+    values = np.random.default_rng(0).random(6)
+    turned = values.astype(">f8")
+    for layer in (SparseLinear.from_scipy(matrix_of(turned)), SparseLinear(dense(2, 3), turned, dtype=np.float64)):
+        assert layer.dtype == np.float64 and np.array_equal(layer.weight, values)
+    assert SparseOperator(matrix_of(turned)).dtype == np.float64
+    relu = Network([ReLU((3,))])
+    assert np.array_equal(ReLU((3,)).forward(turned.reshape(2, 3))[0], values.reshape(2, 3))
+    assert relu.logits(turned.reshape(2, 3)).dtype == np.float32
+    pytest.importorskip("torch")
+    from sparsecore.interop.torch import SparseLinear as Module
+
+    with pytest.raises(TypeError, match="the matrix must hold real numbers, got complex128"):
+        Module.from_scipy(matrix_of(values + 1j))
+
+
+@pytest.mark.parametrize("dtype", [complex, np.longdouble, bool, object])
+def test_9_files_of_data(dtype: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((20, 4)).astype(dtype), y=np.arange(20) % 2)
+    with pytest.raises(DataError, match=r"x: expected uint8 or floating, got|could not read it"):
+        load(str(tmp_path / "data.npz"))
+
+
+def test_9_hidden_samples() -> None:
+    hidden = np.ma.masked_array(np.ones((2, 3), np.float32), [[0, 0, 0], [0, 1, 0]])
+    with pytest.raises(DataError, match="must be plain arrays, got masked ones"):
+        Split(hidden, np.zeros(2, np.int32))
+    layer = SparseLinear(dense(2, 3))
+    layer.params["weight"] = np.ma.masked_array(np.ones(6, np.float32), HIDDEN.mask)
+    with pytest.raises(ValueError, match="weight must be a contiguous array of 6 float32 numbers"):
+        layer.forward(np.ones((2, 3), np.float32))
