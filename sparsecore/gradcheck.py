@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .layers.layer import Layer
 from .network import Network
+from .runtime.arrays import real_numbers
 from .runtime.tiles import Labels
 from .runtime.workspace import Workspace
 from .training.losses import CrossEntropy
@@ -101,7 +102,7 @@ def gradcheck(
         if value is not None and not value > 0:
             raise ValueError(f"gradcheck: {name} must be more than 0, got {value}")
     rng = np.random.default_rng(seed)
-    x = np.array(x, np.float64)
+    x = np.array(real_numbers(x, "gradcheck", "x"), np.float64)
     if isinstance(subject, Network):
         if labels is None:
             raise ValueError("gradcheck: a network is checked through its loss, which needs labels")

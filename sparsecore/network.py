@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .data.normalisation import Normalisation
-from .layers.layer import Layer, real_numbers
+from .layers.layer import Layer
 from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
+from .runtime.arrays import real_numbers
 from .runtime.device import Device, place_of
 from .runtime.tiles import LANES, Tiles, tiles_of
 from .runtime.workspace import Workspace
@@ -143,9 +144,9 @@ class Network:
             raise TypeError(
                 f"{self!r}: is on {self.device.name}, and params given on {place_of(values)}: put() them there"
             )
-        shape = values.shape if self.device.owns(values) else np.shape(values)
-        if shape != self._params.shape:
-            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {shape}")
+        values = real_numbers(values, self, "params", truths=False)
+        if values.shape != self._params.shape:
+            raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {values.shape}")
         self._params[...] = values
 
     @property
@@ -179,6 +180,9 @@ class Network:
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array. Call it after replacing a layer's pattern or arrays."""
+        for _, layer in self.walk():
+            for name, array in (*layer.params.items(), *layer.kept.items()):
+                real_numbers(array, layer, name, truths=False)
         entries = [
             (f"{path}.{name}", array.size, getattr(layer, "pattern", None) if name == "weight" else None, trained,
              trained and name not in layer.undecayed)
@@ -235,6 +239,7 @@ class Network:
         """Do what `rewire` does, given moves that say where connections come from; see `storage.rewiring`."""
         if not moves:
             return
+        self._check_own()
         self.table.drop_misfits()
         stays = all(move.pattern.nnz == move.row.size for move in moves)
         layers = [self._sparse_layer(move.path) for move in moves]
@@ -266,7 +271,12 @@ class Network:
             if not isinstance(self[path], SparseLayer) or row is None or row.pattern is None:
                 able = ", ".join(self.patterns) or "none"
                 raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
-            move = move_of(row, pattern, fill.get(key, 0.0) if isinstance(fill, Mapping) else fill)
+            given = fill.get(key, 0.0) if isinstance(fill, Mapping) else fill
+            try:
+                given = real_numbers(given, "rewire", "fill", truths=False)
+            except TypeError as error:
+                raise ValueError(f"rewire: layer {path}: fill must be a number, or one a connection: {error}") from None
+            move = move_of(row, pattern, given)
             if move is not None:
                 moves.append(move)
         return moves
@@ -308,8 +318,18 @@ class Network:
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
-        """y, caches = forward(x). Raises TypeError if the workspace or x is on another device."""
+        """y, caches = forward(x).
+
+        Raises
+        ------
+        ValueError
+            If a layer's parameters are no longer views of `params`, or the workspace is another network's.
+        TypeError
+            If the workspace or x is on another device.
+        """
         self._check_device(x, workspace, "x")
+        self._check_own()
+        workspace.belong_to(self)
         x.clear_padding()
         return self.root.forward_tiles(x, workspace)
 
@@ -321,16 +341,14 @@ class Network:
         Raises
         ------
         ValueError
-            If a layer's parameters are no longer views of `params`: an optimizer would not change them.
+            If a layer's parameters are no longer views of `params`, so that changing these would not change it; or the
+            workspace is another network's.
         TypeError
             If the workspace or dy is on another device.
         """
         self._check_device(dy, workspace, "dy")
-        for path, layer, views in self._adopted:
-            if any(layer.params[name] is not array for name, array in views.items()):
-                raise ValueError(
-                    f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather them"
-                )
+        self._check_own()
+        workspace.belong_to(self)
         dy.clear_padding()
         self.root.backward_tiles(dy, caches, workspace, need_dx=False)
 
@@ -419,6 +437,17 @@ class Network:
                 f"{self!r}: is on {self.device.name}, {name} on {place_of(x.data)} and the workspace on "
                 f"{workspace.device.name}: move the network with to(), or make the others with its device"
             )
+
+    def _check_own(self) -> None:
+        """Refuse to go on where a layer has other arrays than the table's: one of the two would be ignored."""
+        for path, layer, given in self._adopted:
+            params = layer.params
+            for name, array in given.items():
+                if params.get(name) is not array:
+                    raise ValueError(
+                        f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather "
+                        f"them"
+                    )
 
     def _sparsity(self, layers: Iterable[str]) -> float:
         patterns = self.patterns

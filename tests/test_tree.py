@@ -205,7 +205,7 @@ def test_numbers_go_on_working_for_flat_networks() -> None:
     net, _ = flat_and_nested()
     assert net.patterns[0] is net.layers[0].pattern and list(net.patterns) == ["0", "2", "5"]  # type: ignore[attr-defined]
     assert [net.layers[k] for k in net.sparse] == [net.layers[0], net.layers[2]]
-    assert Network(net.layers, sparse=[2]).sparse == ("2",)
+    assert Network(flat_and_nested()[0].layers, sparse=[2]).sparse == ("2",)
     to_sparsity(net, {0: 0.8, "2": 0.9})
     assert round(net.patterns[0].sparsity, 2) == 0.8 and round(net.patterns["2"].sparsity, 2) == 0.9
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import host_array, real_numbers
+from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
 from ..runtime.workspace import Workspace
@@ -18,7 +20,7 @@ from .normalisation import Normalisation
 _ORDERS = 1 << 32  # the first random stream for orders; wirings and initial values use the first few of a seed
 
 
-class Batches:
+class Batches(Whole):
     """A split of a data set on a device, and the order in which its samples are taken.
 
     Parameters
@@ -40,7 +42,7 @@ class Batches:
     Attributes
     ----------
     order : int64 device array, shape (n,)
-        The samples' numbers in the order they are taken in.
+        The samples' numbers in the order they are taken in. Assigning to it copies numbers in; it stays where it is.
     position : int64 device array
         Where the batch is that was sought: its first place in the order, the epoch and the seed.
 
@@ -74,8 +76,9 @@ class Batches:
         self.device = device
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
-        self.position = device.zeros((3,), np.int64)
-        self.order = device.put(np.arange(len(split), dtype=np.int64))
+        self._position = device.zeros((3,), np.int64)
+        self._order = device.put(np.arange(len(split), dtype=np.int64))
+        self._handed_out = False  # whether somebody else may write to the order
         self._targets: Any = None
         if targets is not None:
             rows = self._checked_targets(targets, len(split))
@@ -88,11 +91,36 @@ class Batches:
     def __len__(self) -> int:
         return len(self._y)
 
+    @property
+    def position(self) -> Any:
+        """Where the batch is; recorded steps read it where it lies."""
+        return self._position
+
+    @property
+    def order(self) -> Any:
+        """The samples' numbers. A kernel takes them for addresses: once handed out, `seek` looks at those it takes."""
+        self._handed_out = True
+        return self._order
+
+    @order.setter
+    def order(self, numbers: Any) -> None:
+        given = np.asarray(self.device.get(numbers) if self.device.owns(numbers) else host_array(numbers))
+        if given.shape != (len(self),) or given.dtype.kind not in "iu" or isinstance(numbers, np.ma.MaskedArray):
+            raise ValueError(f"order must be {len(self)} whole numbers, got {given.dtype} of shape {given.shape}")
+        self._check_numbers(given)
+        self.device.fill(self._order, given.astype(np.int64))
+
+    def _check_numbers(self, numbers: Any) -> None:
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise ValueError(
+                f"order must be of samples 0 to {len(self) - 1}, got numbers from {numbers.min()} to {numbers.max()}"
+            )
+
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the samples into the order of this seed and epoch, whatever the order before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
-        self.device.fill(self.order, rng.permutation(len(self)))
-        self.device.fill(self.position[1:], np.array([epoch, seed], np.uint64).view(np.int64))
+        self.device.fill(self._order, rng.permutation(len(self)))
+        self.device.fill(self._position[1:], np.array([epoch, seed], np.uint64).view(np.int64))
 
     def seek(self, start: int, batch: int) -> None:
         """Choose the next batch: `batch` samples of the order, from position `start` on.
@@ -100,11 +128,13 @@ class Batches:
         Raises
         ------
         ValueError
-            If the order has no such positions.
+            If the order has no such positions, or somebody has written numbers there that are no sample's.
         """
         if start < 0 or batch < 0 or start + batch > len(self):
             raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
-        self.position[0] = start
+        if self._handed_out:
+            self._check_numbers(self.device.get(self._order[start : start + batch]))
+        self._position[0] = start
         self._batch = batch
 
     def pack(self, workspace: Workspace) -> tuple[Tiles, Any]:
@@ -113,7 +143,7 @@ class Batches:
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
-        store, classes, order, at = self._x, self._y, self.order, self.position
+        store, classes, order, at = self._x, self._y, self._order, self._position
         if self.augment is not None:
             store = workspace.array("augmented", (batch, store.shape[1]), store.dtype)
             classes = workspace.array("augmented labels", (batch,), np.int32)
@@ -129,18 +159,18 @@ class Batches:
         batch, tiles, outputs = self._batch, tiles_of(self._batch), self._targets.shape[1]
         out = workspace.array("targets", (tiles, outputs, LANES), self.dtype)
         if self.dtype == np.float64:  # no kernel packs what is stored in float64
-            arrays = {"targets": self._targets, "order": self.order, "position": self.position}
+            arrays = {"targets": self._targets, "order": self._order, "position": self._position}
             workspace.kernels.host("pack targets", partial(_pack_rows, batch), arrays, {"out": out})
             return Targets(out, batch)
         unlabelled = workspace.array("labels of targets", (tiles * LANES,), np.int32)
         workspace.kernels.pack_samples(
-            self._targets, self._y, self.order, self.position, self._ones, self._zeros, out, unlabelled, batch,
+            self._targets, self._y, self._order, self._position, self._ones, self._zeros, out, unlabelled, batch,
             addresses,
         )  # fmt: skip
         return Targets(out, batch)
 
     def _checked_targets(self, targets: Any, samples: int) -> Any:
-        rows = np.ascontiguousarray(targets, self.dtype)
+        rows = np.ascontiguousarray(real_numbers(targets, "a store", "targets"), self.dtype)
         if rows.ndim != 2 or len(rows) != samples:
             raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
         return rows

@@ -37,6 +37,8 @@ class Split:
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
+        if isinstance(x, np.ma.MaskedArray) or isinstance(y, np.ma.MaskedArray):
+            raise DataError("x and y must be plain arrays, got masked ones, whose hidden entries have no value")
         if x.ndim != 2 or x.dtype not in (np.uint8, np.float32) or not x.flags.c_contiguous:
             raise DataError(f"x must be contiguous uint8 or float32 of shape (n, features), got {x.dtype} {x.shape}")
         if y.shape != x.shape[:1] or y.dtype != np.int32:

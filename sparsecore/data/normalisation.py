@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import real_numbers
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -47,7 +49,7 @@ class Normalisation:
 
     def __call__(self, x: Any, dtype: Any = np.float32) -> Any:
         """Normalise samples of shape (n, *shape) or (n, features); returns (n, features)."""
-        x = np.asarray(x)
+        x = np.asarray(real_numbers(x, "normalisation", "x"))
         if x.ndim < 2 or prod(x.shape[1:]) != prod(self.shape):
             raise ValueError(f"normalisation: x must have shape (batch, {prod(self.shape)}), got {x.shape}")
         scale, shift = self.affine(x.dtype, dtype)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
 from sparsecore.errors import one_line
+from sparsecore.runtime.arrays import is_real
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # larger arrays that are compressed further than this cannot be data
@@ -91,7 +92,7 @@ def _check_member(path: Path, name: str, archive: zipfile.ZipFile, member: zipfi
         shape, _, dtype = read_header[npy.read_magic(stream)](stream)
         size = member.file_size - stream.tell()
     inputs = name.startswith("x")
-    if not (dtype == np.uint8 or dtype.kind == "f" if inputs else dtype.kind in "iu"):
+    if not (dtype == np.uint8 or (dtype.kind == "f" and is_real(dtype)) if inputs else dtype.kind in "iu"):
         raise DataError(f"{path}: {name}: expected {'uint8 or floating' if inputs else 'integers'}, got {dtype}")
     if len(shape) not in ((2, 3, 4) if inputs else (1,)):
         raise DataError(f"{path}: {name}: expected {'2, 3 or 4 dimensions' if inputs else '1 dimension'}, "

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from ..kernels.layout import Grid
-from ..runtime.arrays import host_array
+from ..runtime.arrays import host_array, on_host, real_numbers
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
@@ -45,9 +45,8 @@ class SparseOperator:
 
     def __init__(self, matrix: Any) -> None:
         pattern, data = SparsityPattern.sharing_scipy(matrix)
-        if data.dtype.kind not in "biuf":
-            raise TypeError(f"SparseOperator: the matrix must hold real numbers, got {data.dtype}")
-        kind = np.float64 if data.dtype.newbyteorder("=") == np.float64 else np.float32
+        data = real_numbers(data, "SparseOperator", "the matrix")
+        kind = np.float64 if data.dtype == np.float64 else np.float32
         self._init(Plan(pattern), np.ascontiguousarray(data, kind))
 
     def _init(self, plan: Plan, data: np.ndarray[Any, Any], turned: SparseOperator | None = None) -> None:
@@ -104,7 +103,7 @@ class SparseOperator:
 
     def __rmatmul__(self, x: Any) -> np.ndarray[Any, Any]:
         """x @ A for x of shape (rows,) or (batch, rows)."""
-        return (self.T @ np.asarray(x).T).T
+        return (self.T @ real_numbers(x if on_host(x) else host_array(x), self, "x").T).T
 
     def gradient(self, dy: Any, x: Any) -> np.ndarray[Any, Any]:
         """(dy xᵀ) at the stored entries only: how a function of A @ x changes with each of `data`.
@@ -138,9 +137,7 @@ class SparseOperator:
         return matrix if self._turned is None else matrix.T.tocsr()
 
     def _checked(self, x: Any, rows: int) -> np.ndarray[Any, Any]:
-        array = host_array(x)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{self!r}: x must hold real numbers, got {array.dtype}")
+        array: np.ndarray[Any, Any] = real_numbers(x if on_host(x) else host_array(x), self, "x")
         if array.ndim not in (1, 2) or len(array) != rows:
             raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
         return array

@@ -7,10 +7,10 @@ function that takes the curvature of that output back to its input and its param
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.recording import shallow
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 
@@ -46,7 +46,7 @@ def _squared_backward(
     layer: Any, x: Tiles, h: Tiles, workspace: Workspace, *, need_dx: bool
 ) -> tuple[Tiles | None, dict[str, Any]]:
     """The backward pass with squared weights on squared inputs; ReLU's mask is in `h` already."""
-    device, squared = layer.device, copy.copy(layer)
+    device, squared = layer.device, shallow(layer)
     squared.params = {name: device.put(device.get(array) ** 2) for name, array in layer.params.items()}
     inputs = workspace.array("x²", x.data.shape, x.data.dtype)
     device.fill(inputs, device.get(x.data) ** 2)

@@ -7,13 +7,13 @@ GPU it works on the host, on copies.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
 import numpy as np
 
 from ..runtime.devices import cpu
+from ..runtime.recording import shallow
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from .layer import Layer, Params
@@ -62,7 +62,7 @@ class Hosted:
             _write_back(self.layer, kept)
             return result
         self._workspace.position = arrays.get("position")
-        twin, kept = copy.copy(self.layer), _named(arrays, _KEPT)
+        twin, kept = shallow(self.layer), _named(arrays, _KEPT)
         twin._device, twin.params = None, _named(arrays, _PARAM)
         if kept:
             twin.kept = dict(kept)

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ..runtime import devices
-from ..runtime.arrays import host_array, on_host, rows_of
+from ..runtime.arrays import on_host, real_numbers, rows_of
+from ..runtime.copies import Whole
 from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
@@ -47,7 +48,7 @@ class Graph(Protocol):
         """Add a sparse layer's weights, in this shape, and biases; gives their names."""
 
 
-class Layer(ABC):
+class Layer(Whole, ABC):
     """A function with parameters, and its gradient.
 
     `forward` takes Tiles and gives Tiles, or an ordinary array `(batch, features)` and gives one: NumPy's, or CuPy's on
@@ -320,17 +321,3 @@ class Layer(ABC):
         out = device.empty((y.batch, y.features), y.data.dtype)
         workspace.kernels.unpack(y.data, out)
         return (device.get(out) if on_host(like) else out).reshape(y.batch, *shape)
-
-
-def real_numbers(x: Any, owner: Any, name: str) -> Any:
-    """A user's input as an array, which shares its memory.
-
-    Raises TypeError or ValueError, in whose message `owner` calls it `name`.
-    """
-    try:
-        array = x if hasattr(x, "__cuda_array_interface__") else host_array(x)
-    except ValueError:
-        raise ValueError(f"{owner!r}: {name} must hold rows of one length, got ragged ones") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{owner!r}: {name} must hold real numbers, got {array.dtype}")
-    return array

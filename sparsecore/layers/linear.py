@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import real_numbers
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
@@ -71,10 +72,13 @@ class SparseLinear(SparseLayer):
 
         Raises
         ------
+        TypeError
+            If they are no real numbers.
         ValueError
             If the values cannot be shared.
         """
         pattern, data = SparsityPattern.sharing_scipy(matrix)
+        data = real_numbers(data, "SparseLinear", "the matrix")
         dtype = np.float64 if data.dtype == np.float64 else np.float32
         layer = cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
         if share:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from ..runtime.arrays import real_numbers, unfit
+from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
 from .layer import Layer
@@ -43,6 +44,8 @@ class SparseLayer(Layer):
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
+        weight = real_numbers(weight, self, "weight", truths=False)
+        bias = real_numbers(bias, self, "bias", truths=False)
         for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
             if np.shape(array) != (count,):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
@@ -62,7 +65,7 @@ class SparseLayer(Layer):
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""
-        twin = copy.copy(self)
+        twin = shallow(self)
         twin.params = {"weight": weight, "bias": bias}
         return twin
 
@@ -85,7 +88,7 @@ class SparseLayer(Layer):
         for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
             array = self.params[name]
             self._check_device(array, name)
-            if array.shape != (count,) or array.dtype != kind or not array.flags.c_contiguous:
+            if array.shape != (count,) or array.dtype != kind or unfit(array, written=False):
                 raise ValueError(
                     f"{self!r}: {name} must be a contiguous array of {count} {kind} numbers, got {array.dtype} "
                     f"{array.shape}"

@@ -15,6 +15,7 @@ from ..data.npz import BOMB_RATIO, BOMB_SIZE, LIMIT
 from ..errors import OneLineError, one_line
 from ..layers.linear import SparseLinear
 from ..network import Network
+from ..runtime.arrays import is_real
 from ..topology import dense
 
 Arrays = dict[str, NDArray[Any]]
@@ -71,10 +72,10 @@ def _sorted_out(path: Path, arrays: Arrays) -> tuple[Arrays, Arrays]:
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # a member of the archive that is not named .npy
             raise WeightsError(f"{path}: expected arrays alone, got a member {name} that is none")
-        if array.dtype.kind != "f" or array.ndim not in (1, 2) or not array.size:
+        if array.dtype.kind != "f" or not is_real(array.dtype) or array.ndim not in (1, 2) or not array.size:
             raise WeightsError(f"{path}: {name}: expected floating matrices and vectors, as fully connected layers "
                                f"have, got {array.dtype} of shape {array.shape}")  # fmt: skip
-    kind = np.float64 if all(array.dtype == np.float64 for array in arrays.values()) else np.float32
+    kind = np.float64 if all(array.dtype.newbyteorder("=") == np.float64 for array in arrays.values()) else np.float32
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(kind) for name, array in arrays.items()}
     for name, array in arrays.items():

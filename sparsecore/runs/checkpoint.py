@@ -89,7 +89,10 @@ def save(
     ------
     CheckpointError
         If the file cannot be written; whatever was there before is left as it was.
+    ValueError
+        If a layer has been given other parameters than those in the network's table, which is what is written.
     """
+    network._check_own()
     from safetensors.numpy import save as serialised
 
     path = Path(path)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..files import append, replace, sync
 from ..training.state import Mark as Mark
@@ -82,6 +83,14 @@ class Metrics:
             if not isinstance(record, dict) or "event" not in record:
                 raise RunFolderError(f"{self.path}: line {number}: expected a record of metrics, got {line[:60]!r}")
             yield record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_memory": self._memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._count(self._text())
+        self._synced = self.path is None
 
     def _text(self) -> bytes:
         if self.path is None:

@@ -48,6 +48,11 @@ class Recorder:
         self.metrics = Metrics(folder.metrics if folder is not None else None)
         self._saved_at = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.folder is not None:
+            raise ValueError(f"a run that writes to {self.folder.path} cannot be copied: two would write there")
+        return vars(self)
+
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s."""
         if self.folder is not None:

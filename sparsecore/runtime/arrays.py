@@ -40,6 +40,56 @@ def host_array(x: Any) -> np.ndarray[Any, Any]:
     return array.astype(np.float32) if custom and array.dtype.name == "bfloat16" else array
 
 
+def is_real(dtype: Any, *, truths: bool = True) -> bool:
+    """Whether every number of a dtype is a real one that float64 holds: no complex ones, long doubles or objects.
+
+    `truths` says whether False and True may stand for 0 and 1.
+    """
+    custom = dtype.isbuiltin == 2
+    return dtype.kind in ("biuf" if truths else "iuf") and (dtype.kind != "f" or custom or dtype.itemsize <= 8)
+
+
+def real_numbers(x: Any, owner: Any, name: str, *, truths: bool = True) -> Any:
+    """What a user gives as numbers, as an array; the one place where it is decided what is none.
+
+    Its memory is shared, unless its bytes are in another machine's order. An array on a GPU is given back as it is.
+
+    Raises TypeError or ValueError, in whose message `owner` calls it `name`.
+    """
+    whose = owner if isinstance(owner, str) else repr(owner)
+    try:
+        array = x if hasattr(x, "__cuda_array_interface__") else host_array(x)
+    except ValueError:
+        raise ValueError(f"{whose}: {name} must hold rows of one length, got ragged ones") from None
+    if not is_real(array.dtype, truths=truths):
+        raise TypeError(f"{whose}: {name} must hold real numbers, got {array.dtype}")
+    if not isinstance(array, np.ndarray):
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise ValueError(f"{whose}: {name} has hidden entries, which have no value: fill them, e.g. filled(0)")
+        array = array.data
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def unfit(array: Any, *, written: bool = True) -> str:
+    """What is wrong with an array that a kernel is to walk from its address on, and to write to; empty if nothing is.
+
+    Kernels check nothing: this is asked once, where an array is given.
+    """
+    flags = array.flags
+    if not flags.c_contiguous:
+        return f"one with strides {array.strides}"
+    if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray):
+            return "a masked one"
+        if not (flags.aligned and array.dtype.isnative):
+            return f"one of {array.dtype.str} that lies askew" if array.dtype.isnative else f"one of {array.dtype.str}"
+        if written and not flags.writeable:
+            return "a read-only one"
+    return ""
+
+
 def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
     """A two-dimensional array in this dtype with its rows' elements side by side, itself if it is so already."""
     array = array.astype(dtype, copy=False)

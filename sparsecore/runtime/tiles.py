@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
+from .arrays import real_numbers
 from .recording import Buffer
 
 
@@ -141,9 +142,10 @@ class Targets:
         ValueError
             If they have another shape.
         """
-        given = np.asarray(targets)
+        given = targets if isinstance(targets, np.ma.MaskedArray) else np.asarray(targets)
         if given.dtype.kind not in "iuf":
             raise TypeError(f"targets must be real numbers, got {given.dtype}")
+        given = real_numbers(given, "Targets", "targets")
         if given.ndim != 2:
             raise ValueError(f"targets must have shape (batch, outputs), got {given.shape}")
         return cls(tiled(given, dtype), len(given))

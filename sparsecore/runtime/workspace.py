@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from .device import Device
+import numpy as np
+
+from .arrays import unfit
+from .device import Device, place_of
 from .devices import cpu
-from .recording import buffer
+from .recording import Buffer, buffer
 
 
 class Workspace:
@@ -39,6 +43,12 @@ class Workspace:
         stream: int = 0,
     ) -> None:  # fmt: skip
         self.device = device if device is not None else cpu()
+        if position is not None and not isinstance(position, Buffer):
+            found = f"{getattr(position, 'dtype', type(position).__name__)} of shape {getattr(position, 'shape', '?')}"
+            if not self.device.owns(position) or position.dtype != np.int64 or position.shape != (3,):
+                raise ValueError(f"a workspace's position must be three int64 numbers on its device, got {found}")
+            if why := unfit(position, written=False):
+                raise ValueError(f"a workspace's position must be a contiguous array, got {why}")
         self.kernels = kernels if kernels is not None else self.device.launcher()
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
@@ -46,6 +56,7 @@ class Workspace:
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
         self._buffers: dict[str, tuple[Any, Any]] = {}
+        self._owner: Any = None  # a weak reference to the network that computes here
         if self.recording:
             self._plays_in(Workspace(self.device, training=training, position=position, stream=stream))
 
@@ -63,7 +74,20 @@ class Workspace:
         return None if found is None else self._handed_out(name, found)
 
     def put(self, name: str, array: Any) -> None:
-        """Let `array` be the array of this name: how a network makes layers write into its own flat arrays."""
+        """Let `array` be the array of this name: how a network makes layers write into its own flat arrays.
+
+        Raises
+        ------
+        TypeError
+            If it is not on the workspace's device.
+        ValueError
+            If it is not contiguous, or cannot be written to.
+        """
+        if not isinstance(array, Buffer):  # which stands for one that was looked at before
+            if not self.device.owns(array):
+                raise TypeError(f"a workspace on {self.device.name}: {name} is on {place_of(array)}")
+            if why := unfit(array):
+                raise ValueError(f"a workspace: {name} must be a contiguous array that can be written to, got {why}")
         self._arrays[name] = array
 
     def child(self, key: Any, stream: int | None = None) -> Workspace:
@@ -91,6 +115,22 @@ class Workspace:
             if found._played is not None:
                 found._played.stream = stream
         return found
+
+    def belong_to(self, network: Any) -> None:
+        """Be this network's: arrays go by its layers' paths, and another's would be written over.
+
+        Raises
+        ------
+        ValueError
+            If it is another network's that is still there.
+        """
+        place = self.played
+        owner = None if place._owner is None else place._owner()
+        if owner is network:
+            return
+        if owner is not None:
+            raise ValueError(f"{network!r}: the workspace is that of another, {owner!r}: make one for each network")
+        place._owner = weakref.ref(network)
 
     def at(self, path: str | int) -> Workspace:
         """The workspace of a layer further down, by its path; this one for an empty path."""

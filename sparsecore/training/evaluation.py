@@ -10,13 +10,14 @@ from ..data.augmentation import Augmentation
 from ..data.batches import Batches
 from ..data.normalisation import Normalisation
 from ..network import Network
+from ..runtime.copies import Whole
 from ..runtime.device import Device
 from .step import Step, Totals
 
 BATCH = 1000
 
 
-class Evaluation:
+class Evaluation(Whole):
     """A network on a split, in batches: the same numbers in a training run and afterwards.
 
     Parameters

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..network import Network
+from ..runtime.copies import Whole
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .epoch import steps_of_epoch
@@ -43,7 +44,7 @@ class Recorder(Protocol):
         """Where the last checkpoint is, in words; None if there is none."""
 
 
-class Loop:
+class Loop(Whole):
     """Trains by a step, epoch by epoch; the same seed gives the same bits.
 
     Parameters

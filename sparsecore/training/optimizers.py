@@ -23,15 +23,17 @@ from ..kernels.rates import (
 )
 from ..network import Network
 from ..runtime import devices
+from ..runtime.arrays import unfit
+from ..runtime.copies import Whole
 from ..runtime.device import Device, place_of
-from ..runtime.recording import is_recorded, recorded
+from ..runtime.recording import Buffer, is_recorded, recorded
 from ..runtime.workspace import Workspace
 
 Runs = tuple[tuple[int, int, bool], ...]
 """Stretches (start, stop, whether they decay) that make up the parameters, in order."""
 
 
-class Optimizer(ABC):
+class Optimizer(Whole, ABC):
     """A rule that changes parameters by their gradients, and the columns that it keeps for that.
 
     A subclass names its columns and writes `rule`. Written with NumPy, the rule runs in Python at every step, on every
@@ -105,7 +107,8 @@ class Optimizer(ABC):
         Raises
         ------
         ValueError
-            If they are not contiguous arrays of one shape and of one dtype, float32 or float64.
+            If they are not contiguous arrays of one shape and of one dtype, float32 or float64; or if what is written
+            is read-only, reversed or broadcast, or shares memory with another.
         TypeError
             If they and the optimizer are not on the workspace's device.
         """
@@ -229,6 +232,28 @@ class Optimizer(ABC):
             column = self.columns.get(name)
             if column is None or (column.shape, column.dtype) != wanted:
                 self.columns[name] = device.zeros(params.shape, params.dtype)
+        if not isinstance(params, Buffer):  # which stands for what was looked at before
+            self._check_memory(params, grads)
+
+    def _check_memory(self, params: Any, grads: Any) -> None:
+        """Refuse what a rule cannot write to in place: anyone may give columns and rates, and kernels trust them."""
+        kind, rates = type(self).__name__, self.rates
+        if rates.dtype != np.float64 or rates.ndim != 1 or rates.size < self._RATES:
+            raise ValueError(
+                f"{kind}: rates must be {self._RATES} float64 numbers, got {rates.dtype} of shape {rates.shape}"
+            )
+        written = {"params": params, "rates": rates, **{name: self.columns[name] for name in self.names}}
+        for name, array in written.items():
+            if why := unfit(array):
+                raise ValueError(f"{kind}: {name} must be a contiguous array that can be written to, got {why}")
+        if why := unfit(grads, written=False):
+            raise ValueError(f"{kind}: grads must be a contiguous array, got {why}")
+        if isinstance(params, np.ndarray):
+            named = list((written if grads is params else written | {"grads": grads}).items())
+            for k, (name, array) in enumerate(named):
+                for other, another in named[:k]:
+                    if np.may_share_memory(array, another):
+                        raise ValueError(f"{kind}: {name} must have memory of its own, got some of {other}'s")
 
 
 class SGD(Optimizer):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.batches import Batches
 from ..network import Network
+from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
 from .hosted import loss_through, name_of, update_through
@@ -42,7 +43,7 @@ class Phase(NamedTuple):
     host_calls: tuple[str, ...]
 
 
-class Step:
+class Step(Whole):
     """Pack a batch, run it through the network and, given an optimizer, learn from it.
 
     A step is a row of phases: pack, forward, loss and, in training, backward, reduce and update. The first run for a
@@ -119,7 +120,14 @@ class Step:
         self._kernels.replay(self._tapes[batch])
 
     def totals(self, *, reset: bool = True) -> Totals:
-        """Loss, correct answers and samples since they were last reset."""
+        """Loss, correct answers and samples since they were last reset.
+
+        Raises
+        ------
+        ValueError
+            If a layer has been given other parameters, which the steps did not see.
+        """
+        self.network._check_own()
         loss, correct, samples = map(float, self.device.get(self._totals))
         if reset:
             self._totals.fill(0)
@@ -149,6 +157,17 @@ class Step:
             hosts = f"; in Python: {', '.join(phase.host_calls)}" if phase.host_calls else ""
             lines.append(f"{phase.name:<9}{phase.kernels:>3} kernel call{'s' * (phase.kernels != 1)}{hosts}")
         return "\n".join(lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_kernels", "_tapes", "_workspaces", "_version", "_state")  # they hold addresses of this one's arrays
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._kernels = self.device.launcher()
+        self._tapes, self._workspaces, self._version, self._state = {}, {}, -1, ()
+        if isinstance(self.optimizer, Optimizer) and self.optimizer.columns:
+            self.optimizer.attach(self.network)
 
     def _moved(self) -> bool:
         """Whether the optimizer keeps other arrays than those that were recorded."""

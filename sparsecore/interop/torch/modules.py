@@ -14,6 +14,7 @@ from torch import nn
 from ...layers.conv import SparseConv2d as ConvLayer
 from ...layers.linear import SparseLinear as LinearLayer
 from ...layers.sparse import SparseLayer
+from ...runtime.arrays import real_numbers
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
@@ -154,6 +155,7 @@ class SparseLinear(SparseModule):
         float64 matrices make a float64 module, all others a float32 one.
         """
         pattern, data = SparsityPattern.from_scipy(matrix)
+        data = real_numbers(data, "SparseLinear", "the matrix")
         kind = torch.float64 if data.dtype == np.float64 else torch.float32
         return cls.of(pattern, data.astype(str(kind)[6:]), bias, dtype=kind)
 
