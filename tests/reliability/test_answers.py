@@ -1,0 +1,111 @@
+"""Answers that would be wrong without a word: each kind once, where it is decided, by the right value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+# ---------------------------------------------------------------------------------------------- scikit-learn
+
+
+def blobs(seed: int = 0, samples: int = 120) -> tuple[Array, Array]:
+    """Three classes that lie apart."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=samples)
+    return rng.standard_normal((samples, 6)) + 4 * rng.standard_normal((3, 6))[y], y
+
+
+def estimators() -> list[Any]:
+    sklearn = pytest.importorskip("sparsecore.interop.sklearn")
+    options = {"hidden_layer_sizes": (16,), "sparsity": 0.5, "max_iter": 8, "random_state": 0}
+    return [sklearn.SparseMLPClassifier(**options), sklearn.SparseMLPRegressor(**options)]
+
+
+@pytest.mark.parametrize("samples", [120, 5000])
+@pytest.mark.parametrize("value", [0.1, -1e30, 1e-200, 7.0, 0.0])
+def test_a_column_that_is_constant_up_to_rounding_is_not_blown_up(value: float, samples: int) -> None:
+    """A sample that differs there by rounding is the same sample, and so is the answer."""
+    x, y = blobs(samples=samples)
+    model = estimators()[0].set_params(max_iter=3)
+    column = np.full(samples, value)
+    column[::7] = np.nextafter(value, np.inf) if value else 0.0
+    with_constant = np.column_stack([x, column])
+    model.fit(with_constant, y)
+    assert model._scale[-1] == 1
+    other = with_constant.copy()
+    other[:, -1] = np.nextafter(value, -np.inf)
+    np.testing.assert_allclose(model.predict_proba(other), model.predict_proba(with_constant), atol=1e-4)
+
+
+def test_a_constant_target_is_not_blown_up() -> None:
+    x, _ = blobs()
+    model = estimators()[1].fit(x, np.column_stack([x[:, 0], np.full(len(x), 0.1)]))
+    assert model._y_scale[1] == 1 and model.predict(x)[:, 1] == pytest.approx(0.1, abs=1)
+
+
+def test_small_deviations_that_are_no_rounding_are_scaled() -> None:
+    x, y = blobs()
+    tiny = 1 + 1e-9 * np.arange(len(x))
+    assert estimators()[0].fit(np.column_stack([x, tiny]), y)._scale[-1] == pytest.approx(tiny.std())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("at", ["before the first step", "in the second epoch", "of bad data", "diverged"])
+def test_after_a_failed_refit_an_estimator_answers_as_before(
+    which: int, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsecore.training.step import Step
+
+    model = estimators()[which]
+    (x, y), (fresh, _) = blobs(), blobs(1)
+    model.fit(x, y)
+    before, kept = model.predict(x), dict(vars(model))
+    wider = np.column_stack([1000 * fresh, fresh])
+    expected: type[BaseException] = KeyboardInterrupt
+    if at == "of bad data":
+        wider[3, 3], expected = np.nan, ValueError
+    elif at == "diverged":
+        model.set_params(learning_rate_init=1e30)
+        kept, expected = dict(vars(model)), ValueError
+    else:
+        left = [0 if at == "before the first step" else 2]
+        run = Step.run
+
+        def interrupted(self: Step, start: int, batch: int) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            run(self, start, batch)
+
+        monkeypatch.setattr(Step, "run", interrupted)
+    with pytest.raises(expected), np.errstate(all="ignore"):
+        model.fit(wider, y)
+    monkeypatch.undo()
+    assert np.array_equal(model.predict(x), before)
+    assert vars(model).keys() == kept.keys() and all(vars(model)[name] is kept[name] for name in kept)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_estimator_whose_only_fit_failed_is_not_fitted(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.exceptions import NotFittedError
+
+    from sparsecore.training.step import Step
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = estimators()[which]
+    x, y = blobs()
+    with monkeypatch.context() as patched:
+        patched.setattr(Step, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, y)
+    with pytest.raises(NotFittedError):
+        model.predict(x)
+    assert not hasattr(model, "n_features_in_") and not hasattr(model, "network_")
