@@ -109,3 +109,44 @@ def test_an_estimator_whose_only_fit_failed_is_not_fitted(which: int, monkeypatc
     with pytest.raises(NotFittedError):
         model.predict(x)
     assert not hasattr(model, "n_features_in_") and not hasattr(model, "network_")
+
+
+# ---------------------------------------------------------------------------------------------- steps of prunings
+
+
+def pruned_at(*words: str, steps: int = 100) -> list[int]:
+    """The steps that a command's iterative pruning comes after."""
+    from sparsecore.commands.pruning import Pruning
+    from sparsecore.runs.config import RunConfig
+
+    options = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    config = RunConfig(model="lenet300", dataset="digits", prune="iterative", prune_to=(0.9,), **options)
+    schedule = Pruning(config, steps).schedule
+    due = [step for step in range(2 * steps) if schedule.due(step)]
+    assert due == schedule.steps()
+    left = [1.0, *(1 - schedule.sparsity(step, 0.9) for step in due)]
+    fractions = np.divide(left[1:], left[:-1])
+    np.testing.assert_allclose(fractions, 0.1 ** (1 / len(due)))  # every round takes the same fraction of what is left
+    assert schedule.sparsity(due[-1], 0.9) == 0.9
+    return due
+
+
+def test_iterative_pruning_comes_at_the_steps_that_were_asked_for() -> None:
+    whole = ("prune_start", "0", "prune_end", "100")
+    assert pruned_at(*whole, "prune_every", "40") == [0, 40, 80, 100]
+    assert pruned_at(*whole, "prune_every", "25") == [0, 25, 50, 75, 100]
+    assert pruned_at(*whole, "prune_every", "1000") == [0, 100]
+    assert pruned_at("prune_start", "0", "prune_end", "0", "prune_every", "3") == [0]
+    assert pruned_at("prune_start", "7", "prune_end", "60", "prune_every", "20") == [7, 27, 47, 60]
+    assert pruned_at("prune_start", "0", "prune_end", "103", steps=103) == [0, 25, 51, 77, 103]  # five rounds
+    assert pruned_at("prune_start", "3", "prune_end", "5") == [3, 4, 5]  # as many as there are steps
+
+
+@pytest.mark.parametrize("start", [0, 3, 17])
+@pytest.mark.parametrize("end", [17, 50, 99, 100])
+@pytest.mark.parametrize("every", [None, 1, 7, 40, 200])
+def test_any_start_stride_and_end_are_kept(start: int, end: int, every: int | None) -> None:
+    words = ["prune_start", str(start), "prune_end", str(end)] + (["prune_every", str(every)] if every else [])
+    found = pruned_at(*words)
+    assert found[0] == start and found[-1] == end and (every is not None or len(found) == min(5, 1 + end - start))
+    assert every is None or set(np.diff(found[:-1])) <= {every}
