@@ -150,3 +150,98 @@ def test_any_start_stride_and_end_are_kept(start: int, end: int, every: int | No
     found = pruned_at(*words)
     assert found[0] == start and found[-1] == end and (every is not None or len(found) == min(5, 1 + end - start))
     assert every is None or set(np.diff(found[:-1])) <= {every}
+
+
+# ---------------------------------------------------------------------------------------------- lanes past the batch
+
+
+def overflowing(kind: str, dtype: Any) -> Any:
+    """A network whose second layer makes Inf, in float32, of a sample of zeros, and of no sample whose first number is
+    1000."""
+    from sparsecore.layers import Flatten, MaxPool2d, ReLU, Residual, Sequential, SparseConv2d, SparseLinear
+    from sparsecore.network import Network
+    from sparsecore.storage.pattern import SparsityPattern
+
+    rng, full = np.random.default_rng(0), SparsityPattern.full
+    first, second = rng.standard_normal((6, 8)), rng.standard_normal((8, 6))
+    first[0], first[:, 0], second[:, 0] = 0, 0, 1e18  # whose square is still a number
+    first[0, 0], bias = -2e18, np.array([1e21, 1, 1, 1, 1, 1.0])
+    head = SparseLinear(full((3, 8)), rng.standard_normal(24), dtype=dtype)
+    options: Any = {"relu": True, "dtype": dtype}
+    if kind == "convolutions":
+        return Network([
+            SparseConv2d(full((6, 8)), (8, 2, 2), 1, weight=first.ravel(), bias=bias, **options),
+            SparseConv2d(full((8, 6)), (6, 2, 2), 1, weight=second.ravel(), **options),
+            MaxPool2d((8, 2, 2), 2), Flatten((8, 1, 1)), head,
+        ])  # fmt: skip
+    if kind == "coo":
+        options["format"] = "coo"
+    below = [SparseLinear(full((6, 8)), first.ravel(), bias, **options)]
+    above = [SparseLinear(full((8, 6)), second.ravel(), **options)]
+    if kind == "residual":
+        return Network([Residual(Sequential([*below, *above])), head])
+    if kind == "relu":
+        below.append(ReLU((6,)))
+    return Network([*below, *above, head])
+
+
+KINDS = ("linear", "coo", "relu", "residual", "convolutions")
+
+
+def gradients(network: Any, batch: int, how: str) -> Array:
+    """The gradients of a batch, by a step or by hand; or its curvatures."""
+    from sparsecore.data import Split
+    from sparsecore.data.batches import Batches
+    from sparsecore.prune.saliency import curvature
+    from sparsecore.runtime.devices import cpu
+    from sparsecore.runtime.workspace import Workspace
+    from sparsecore.training.losses import CrossEntropy
+    from sparsecore.training.optimizers import SGD
+    from sparsecore.training.step import Step
+
+    shape = network.layers[0].in_shape
+    x = np.random.default_rng(1).random((40, *shape), np.float32)
+    x[:, 0] = 1000
+    split = Split(x.reshape(40, -1), np.arange(40, dtype=np.int32) % 3)
+    batches = Batches(split, shape, [0.0], [1.0], cpu(), network.dtype)
+    if how == "curvature":
+        found = curvature(network, batches, samples=batch)
+        return np.concatenate([found[path] for path in network.patterns])
+    if how == "step":
+        step = Step(network, batches, SGD(0.0))
+        step.run(0, batch)
+        return np.array(step.grads)
+    workspace = Workspace()
+    batches.seek(0, batch)
+    given, labels = batches.pack(workspace)
+    z, caches = network.forward(given, workspace)
+    network.backward(CrossEntropy()(z, labels, workspace), caches, workspace)
+    return np.concatenate([
+        workspace.at(row.path.rpartition(".")[0]).find(row.path.rpartition(".")[2]) for row in network.table.rows
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 5, 17, 33])
+@pytest.mark.parametrize("how", ["step", "by hand", "curvature"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_overflows_past_the_batch_reaches_no_gradient(kind: str, how: str, batch: int) -> None:
+    with np.errstate(over="ignore"):
+        found = gradients(overflowing(kind, np.float32), batch, how)
+    right = gradients(overflowing(kind, np.float64), batch, how)  # in which nothing overflows
+    assert np.isfinite(right).all() and right.any()
+    np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [16, 32])
+def test_a_step_without_such_lanes_clears_none(batch: int) -> None:
+    from sparsecore.layers import SparseLinear
+    from sparsecore.network import Network
+    from sparsecore.runtime.tiles import LANES, Tiles
+    from sparsecore.runtime.workspace import Workspace
+    from sparsecore.storage.pattern import SparsityPattern
+    from tests.small import Counting
+
+    network = Network([SparseLinear(SparsityPattern.full((4, 4)))])
+    kernels = Counting()
+    network.forward(Tiles(np.zeros((batch // LANES, 4, LANES), np.float32), batch), Workspace(kernels=kernels))
+    assert kernels.calls == ["spmm"]
