@@ -105,9 +105,12 @@ def _schedule(config: RunConfig, steps: int) -> PruningSchedule:
     if kind == "one-time":
         return one_time(start)
     if kind == "iterative":
-        if config.prune_every is not None:
-            return in_rounds([*range(start, end, config.prune_every), end])
-        return iterative(start, end, min(ROUNDS, 1 + end - start))
+        if config.prune_start is None:  # nobody asked for a first step: as near to ours as whole strides to the end are
+            every = config.prune_every or max((end - start) // (ROUNDS - 1), 1)
+            return in_rounds(range(end - (end - start) // every * every, end + 1, every))
+        if config.prune_every is None:
+            return iterative(start, end, min(ROUNDS, 1 + end - start))
+        return in_rounds([*range(start, end, config.prune_every), end])
     every = config.prune_every or max((end - start) // PRUNINGS, 1)
     return gradual(start, end, every, config.prune_exponent if config.prune_exponent is not None else 3.0)
 
