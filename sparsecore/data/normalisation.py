@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..storage.sizes import fits, spell
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -50,5 +52,7 @@ class Normalisation:
         x = np.asarray(x)
         if x.ndim < 2 or prod(x.shape[1:]) != prod(self.shape):
             raise ValueError(f"normalisation: x must have shape (batch, {prod(self.shape)}), got {x.shape}")
+        if not fits(x.shape[1:], self.shape):
+            raise ValueError(f"normalisation: x must be samples of {spell(self.shape)}, got {spell(x.shape[1:])}")
         scale, shift = self.affine(x.dtype, dtype)
         return x.reshape(len(x), -1).astype(dtype) * scale + shift

@@ -10,6 +10,7 @@ from ..data.batches import Batches
 from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.device import Device
+from ..storage.sizes import fits, spell
 from .step import Step, Totals
 
 BATCH = 1000
@@ -42,8 +43,10 @@ class Evaluation:
 def store_of(
     network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
 ) -> Batches:
-    """A split as a network takes it."""
+    """A split as a network takes it. Raises ValueError where the data's samples are not of the network's shape."""
     shape = network.layers[0].in_shape
+    if not fits(normalisation.shape, shape):
+        raise ValueError(f"{network!r}: takes samples of {spell(shape)}, got {spell(normalisation.shape)}")
     return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 
@@ -53,6 +56,12 @@ def check_fit(network: Network, dataset: Any) -> None:
     takes, gives = _size(first.in_shape), _size(last.out_shape)
     if _size(dataset.shape) != takes:
         raise ValueError(f"{dataset.name}: {first!r} takes samples of {takes} features, got {_size(dataset.shape)}")
+    for shape in network.input_shapes:
+        if not fits(dataset.shape, shape):
+            raise ValueError(
+                f"{dataset.name}: {network!r} takes samples of {spell(shape)}, got {spell(dataset.shape)}, whose "
+                f"numbers lie in another order: transpose them"
+            )
     if dataset.classes > gives:
         raise ValueError(f"{dataset.name}: {last!r} tells {gives} classes apart, got {dataset.classes}")
 
