@@ -140,6 +140,8 @@ def test_iterative_pruning_comes_at_the_steps_that_were_asked_for() -> None:
     assert pruned_at("prune_start", "7", "prune_end", "60", "prune_every", "20") == [7, 27, 47, 60]
     assert pruned_at("prune_start", "0", "prune_end", "103", steps=103) == [0, 25, 51, 77, 103]  # five rounds
     assert pruned_at("prune_start", "3", "prune_end", "5") == [3, 4, 5]  # as many as there are steps
+    assert pruned_at("prune_end", "100", "prune_every", "40") == [20, 60, 100]  # no start was asked for
+    assert pruned_at(steps=252) == [26, 51, 76, 101, 126]  # as runs of earlier versions have it that go on
 
 
 @pytest.mark.parametrize("start", [0, 3, 17])
@@ -245,3 +247,219 @@ def test_a_step_without_such_lanes_clears_none(batch: int) -> None:
     kernels = Counting()
     network.forward(Tiles(np.zeros((batch // LANES, 4, LANES), np.float32), batch), Workspace(kernels=kernels))
     assert kernels.calls == ["spmm"]
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+
+
+COLOURS, LAST = (3, 8, 8), (8, 8, 3)
+
+
+def images_network(*, flat: bool = False, normalised: bool = True) -> Any:
+    """A network of images; a flat one knows their shape by its normalisation."""
+    from sparsecore.data.normalisation import Normalisation
+    from sparsecore.layers import SparseConv2d, SparseLinear
+    from sparsecore.network import Network
+    from sparsecore.storage.pattern import SparsityPattern
+
+    rng, full = np.random.default_rng(0), SparsityPattern.full
+    first = SparseLinear(full((4, 192)), rng=rng) if flat else SparseConv2d(full((2, 27)), COLOURS, 3, rng=rng)
+    norm = Normalisation(COLOURS, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)) if normalised else None
+    return Network([first, SparseLinear(full((3, int(np.prod(first.out_shape)))), rng=rng)], normalisation=norm)
+
+
+def dataset_of(shape: tuple[int, ...]) -> Any:
+    from sparsecore.data import Dataset, Split
+
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(256, size=(30, int(np.prod(shape))), dtype=np.uint8), np.arange(30, dtype=np.int32) % 3
+    return Dataset("some", "", Split(x, y), Split(x, y), shape, 3, (0.5,), (0.3,))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+def test_images_in_another_order_are_refused_by_whoever_is_asked(flat: bool, kind: Any) -> None:
+    network = images_network(flat=flat)
+    x = np.random.default_rng(1).integers(0, 2, (5, *COLOURS)).astype(kind)
+    wanted = network.logits(x)
+    for same in (x.reshape(5, -1), x.reshape(5, -1).tolist() if kind != np.uint8 else x, x[:, :, None], x[..., None]):
+        assert np.array_equal(network.logits(same), wanted)
+    for wrong in (x.transpose(0, 2, 3, 1), x.reshape(5, *LAST), x.reshape(5, 8, 24), x.reshape(5, 2, 96)):
+        for ask in (network.logits, network.predict, network.normalisation):
+            with pytest.raises(ValueError, match=r"must be samples of 3×8×8, got") as refused:
+                ask(wrong)
+            assert "\n" not in str(refused.value)
+
+
+def test_a_flat_network_that_knows_no_images_takes_them_in_any_shape() -> None:
+    network = images_network(flat=True, normalised=False)
+    x = np.random.default_rng(1).random((5, *COLOURS), np.float32)
+    assert np.array_equal(network.logits(x), network.logits(x.reshape(5, -1)))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_data_of_images_in_another_order_are_refused(flat: bool) -> None:
+    from sparsecore.data.normalisation import Normalisation
+    from sparsecore.runtime.devices import cpu
+    from sparsecore.training.evaluation import Evaluation, check_fit
+
+    network = images_network(flat=flat)
+    for shape in (COLOURS, (192,)):
+        check_fit(network, dataset_of(shape))
+    with pytest.raises(ValueError, match=r"^some: Network\(.*\) takes samples of 3×8×8, got 8×8×3, .* transpose them$"):
+        check_fit(network, dataset_of(LAST))
+    if not flat:
+        with pytest.raises(ValueError, match="takes samples of 3×8×8, got 8×8×3"):
+            Evaluation(network, dataset_of(LAST).test, Normalisation(LAST, (0.0,), (1.0,)), cpu())
+
+
+def test_augmentation_tiles_and_checkpoints_of_images_in_another_order_are_refused(tmp_path: Any) -> None:
+    from sparsecore.data.augmentation import Augmentation
+    from sparsecore.data.batches import Batches
+    from sparsecore.data.normalisation import Normalisation
+    from sparsecore.runs.checkpoint import CheckpointError, load, save
+    from sparsecore.runtime.devices import cpu
+    from sparsecore.runtime.tiles import LANES, Tiles
+
+    network, data = images_network(), dataset_of(COLOURS)
+    for shape in (COLOURS, (192,)):
+        Batches(data.train, shape, [0.0], [1.0], cpu(), augment=Augmentation(COLOURS, 1))
+    with pytest.raises(ValueError, match="samples of 3×8×8 cannot be augmented as images of 8×8×3"):
+        Batches(data.train, COLOURS, [0.0], [1.0], cpu(), augment=Augmentation(LAST, 1))
+    for shape in (COLOURS, (192,)):
+        network.layers[0].forward(Tiles(np.zeros((1, *shape, LANES), np.float32), 5))
+    with pytest.raises(ValueError, match="x must be of 3×8×8, got 8×8×3"):
+        network.layers[0].forward(Tiles(np.zeros((1, *LAST, LANES), np.float32), 5))
+    network.normalisation = Normalisation(LAST, (0.0,), (1.0,))
+    save(network, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="its parts do not fit: normalisation of shape"):
+        load(tmp_path / "a.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------- what is not finite
+
+
+@pytest.mark.parametrize("json", [False, True])
+@pytest.mark.parametrize(
+    "value, where, problem",
+    [
+        (np.nan, "weight", "parameters are not finite in SparseLinear(784→12)"),
+        (np.inf, "bias", "parameters are not finite in SparseLinear(784→12)"),
+        (3e38, "weight", "outputs are too large for float32"),
+    ],
+)
+def test_a_network_that_is_not_finite_has_no_accuracy(
+    value: float, where: str, problem: str, json: bool, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sparsecore
+    from sparsecore import evaluate
+    from sparsecore.layers import SparseLinear
+    from sparsecore.storage.pattern import SparsityPattern
+
+    rng, full = np.random.default_rng(0), SparsityPattern.full
+    layers = [SparseLinear(full((12, 784)), rng=rng, relu=True), SparseLinear(full((10, 12)), rng=rng)]
+    count = 1 if where == "bias" else 784
+    layers[0].params[where][:count], layers[0].params[where][count : 2 * count] = value, -value
+    sparsecore.save(sparsecore.Network(layers), tmp_path / "a.safetensors")
+    words = [str(tmp_path / "a.safetensors"), "--dataset", "mnist-subset", *(["--json"] if json else [])]
+    with np.errstate(all="ignore"):
+        assert evaluate.main(words) == 1
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1
+    assert problem in said.err and "cannot be evaluated" in said.err and "%" not in said.err
+
+
+def test_a_large_loss_is_not_a_line_of_digits(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import sparsecore
+    from sparsecore import evaluate
+    from sparsecore.layers import SparseLinear
+    from sparsecore.storage.pattern import SparsityPattern
+
+    layer = SparseLinear(SparsityPattern.full((10, 784)), rng=np.random.default_rng(0), dtype=np.float64)
+    layer.params["weight"] *= 1e290
+    sparsecore.save(sparsecore.Network([layer]), tmp_path / "a.safetensors")
+    assert evaluate.main([str(tmp_path / "a.safetensors"), "--dataset", "mnist-subset"]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "test accuracy" in each]
+    assert len(line) < 150 and "e+29" in line and "nan" not in line
+
+
+def test_figures_are_as_ever_and_never_a_line_of_digits() -> None:
+    from sparsecore.commands.report import result_line
+    from sparsecore.errors import figure
+
+    for value in (0.0, 0.12345, 2.302585, 1e6, 123456789.0, float("nan"), float("inf")):
+        assert figure(value, ".4f") == f"{value:.4f}" and figure(value, ".2%") == f"{value:.2%}"
+    assert figure(1e300, ".4f") == figure(1e300, ".2%") == "1e+300" and figure(-1.5e200, ".2f") == "-1.5e+200"
+    numbers = ("test_accuracy", "sparsity", "global_sparsity", "train_seconds", "step_ms")
+    record = dict.fromkeys(numbers, 1e300) | {"connections": 10**300, "epochs": 1}
+    assert len(result_line(record | dict.fromkeys(("model", "dataset", "device"), "some"))) < 250
+
+
+# ---------------------------------------------------------------------------------------------- two names for one thing
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("name", ["00.weight", "0.Weight", "0..weight", " 0.weight", "+0.weight", "0.0.weight"])
+def test_a_second_spelling_of_a_parameter_is_refused(name: str, version: str, tmp_path: Any) -> None:
+    from pathlib import Path
+
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    import sparsecore
+    from sparsecore.runs.checkpoint import CheckpointError, _checksum
+    from tests.small import network
+
+    source = Path(__file__).parents[1] / "fixtures" / "format1" / "plain.safetensors"
+    if version == "2":
+        source = tmp_path / "source.safetensors"
+        sparsecore.save(network(), source)
+    with safe_open(source, framework="numpy") as file:
+        tensors, header = {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    assert header["version"] == version
+    sparsecore.load(source)
+    tensors[name] = tensors["0.weight"] + 1
+    del header["sha256"]
+    save_file(tensors, tmp_path / "two.safetensors", header | {"sha256": _checksum(tensors, header)})
+    with pytest.raises(CheckpointError, match="its parts do not fit"):
+        sparsecore.load(tmp_path / "two.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize(
+    "extra", [{"00.weight": (4, 4)}, {"0.biases": (4,)}, {"00.bias": (4,)}, {"0.kernel": (4, 4)}]
+)
+def test_two_arrays_of_weights_for_one_use_are_refused(extra: dict[str, Any], suffix: str, tmp_path: Any) -> None:
+    from safetensors.numpy import save_file
+
+    from sparsecore.prune.weights import WeightsError, read_weights
+
+    plain = {"0.weight": (4, 4), "0.bias": (4,), "1.weight": (4, 4), "1.bias": (4,)}
+    path = tmp_path / f"weights{suffix}"
+
+    def write(shapes: dict[str, Any]) -> None:
+        arrays = {name: np.full(shape, k + 1, np.float32) for k, (name, shape) in enumerate(shapes.items())}
+        np.savez(path, **arrays) if suffix == ".npz" else save_file(arrays, path)
+
+    write(plain)
+    read_weights(path)
+    write(plain | extra)
+    with pytest.raises(WeightsError, match=r"expected one array for each use, got \S+ and \S+ for the same") as refused:
+        read_weights(path)
+    assert next(iter(extra)) in str(refused.value)
+
+
+def test_an_archive_that_holds_a_name_twice_is_refused(tmp_path: Any) -> None:
+    import io
+    import zipfile
+
+    from sparsecore.prune.weights import WeightsError, read_weights
+
+    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
+        for k in range(2):
+            content = io.BytesIO()
+            np.save(content, np.full((4, 4), k, np.float32))
+            with pytest.warns(UserWarning, match="Duplicate") if k else pytest.MonkeyPatch.context():
+                archive.writestr("0.weight.npy", content.getvalue())
+    with pytest.raises(WeightsError, match=r"expected one array of a name, got 0\.weight twice"):
+        read_weights(tmp_path / "twice.npz")
