@@ -220,6 +220,13 @@ def pack(x: Array, out: Array) -> None:
         out[sample // LANES, :, sample % LANES] = row
 
 
+def clear_lanes(x: Array, batch: int) -> None:
+    """Zero in the lanes of the last tile that hold no sample; in place."""
+    for k in np.ndindex(x.shape):
+        if k[0] * LANES + k[-1] >= batch:
+            x[k] = 0
+
+
 def unpack(x: Array, out: Array) -> None:
     """(tiles, features, LANES) → (batch, features)."""
     for sample in range(len(out)):

@@ -1,6 +1,7 @@
 """`python -m sparsecore.evaluate`: how well a trained network does.
 
-Exit status: 0, or 2 for a command that cannot be followed or a checkpoint that cannot be used.
+Exit status: 0, 1 for a network whose parameters or loss are not finite, or 2 for a command that cannot be followed or a
+checkpoint that cannot be used.
 """
 
 from __future__ import annotations

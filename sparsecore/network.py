@@ -20,7 +20,7 @@ from .runtime.workspace import Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
-from .storage.sizes import spell
+from .storage.sizes import fits, spell
 
 
 class LayerSummary(NamedTuple):
@@ -375,6 +375,9 @@ class Network:
         if x.ndim < 2 or int(np.prod(x.shape[1:])) != int(np.prod(first.in_shape)):
             wanted = ", ".join(str(size) for size in first.in_shape)
             raise ValueError(f"{self!r}: x must have shape (batch, {wanted}), got {x.shape}")
+        for shape in self.input_shapes:
+            if not fits(x.shape[1:], shape):
+                raise ValueError(f"{self!r}: x must be samples of {spell(shape)}, got {spell(x.shape[1:])}")
         if x.dtype == np.uint8 and self.normalisation is None:
             raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set; normalise x")
         out = np.empty((len(x), *last.out_shape), self.dtype)
@@ -392,6 +395,15 @@ class Network:
             workspace.kernels.unpack(y.data, flat)
             out[start : start + batch_size] = device.get(flat).reshape(len(part), *last.out_shape)
         return out
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What a sample must fit: the first layer's shape and, where that is flat, that of the data it was trained on.
+
+        See `storage.sizes.fits`.
+        """
+        trained_on = () if self.normalisation is None else (self.normalisation.shape,)
+        return tuple(self.layers[0].in_shape), *trained_on
 
     def predict(self, x: Any, batch_size: int = 1024) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The class of the largest logit for each sample of x, shape (batch,)."""

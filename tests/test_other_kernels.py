@@ -527,6 +527,7 @@ def run_between_fences(at_end: bool) -> None:
         launcher.tick(memory.put(np.ones(ADAM_RATES)))
         launcher.relu(w, out)
         launcher.mask(w, dw, out)
+        launcher.clear_lanes(memory.put(rng.standard_normal((tiles_of(batch), features, LANES)).astype(dtype)), batch)
         for shape in ((size,), (batch, features)):
             launcher.reorder(w, memory.put(rng.permutation(size).astype(np.int32).reshape(shape)), out)
         images = memory.put(rng.standard_normal((2, 3, features, 2, LANES)).astype(dtype))

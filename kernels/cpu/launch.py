@@ -32,7 +32,16 @@ from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_k
 from .dropout import DROPOUT, dropout_kernel
 from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
 from .loss import CROSS_ENTROPY, SQUARED_ERROR, TALLY, cross_entropy_kernel, squared_error_kernel, tally_kernel
-from .pack import PACK, PACK_SAMPLES, UNPACK, pack_kernel, pack_samples_kernel, unpack_kernel
+from .pack import (
+    CLEAR_LANES,
+    PACK,
+    PACK_SAMPLES,
+    UNPACK,
+    clear_lanes_kernel,
+    pack_kernel,
+    pack_samples_kernel,
+    unpack_kernel,
+)  # fmt: skip
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
@@ -254,6 +263,14 @@ class Launcher:
         self._launch(
             pack_kernel(out.itemsize), x.size, PACK,
             x=x, x_row=x.strides[0] // x.itemsize, features=features, batch=batch, out=out, out_tile=features * LANES,
+        )  # fmt: skip
+
+    def clear_lanes(self, x: Array, batch: int) -> None:
+        """Zero in the lanes of the last tile that hold no sample; in place."""
+        features = x.size // (len(x) * LANES)
+        self._launch(
+            clear_lanes_kernel(x.itemsize), features * LANES, CLEAR_LANES, x=x, last=(len(x) - 1) * features * LANES,
+            features=features, used=batch % LANES or LANES,
         )  # fmt: skip
 
     def unpack(self, x: Array, out: Array) -> None:

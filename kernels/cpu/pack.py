@@ -21,6 +21,7 @@ PACK_SAMPLES = arguments(
 )  # fmt: skip
 PACK = arguments("x", "x_row", "features", "batch", "out", "out_tile")
 UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")
+CLEAR_LANES = arguments("x", "last", "features", "used")
 
 
 @cache
@@ -74,6 +75,21 @@ def pack_kernel(size: int) -> Any:
                     base[feature * LANES + lane] = rows[lane * c.x_row + feature] if lane < valid else 0
 
     return kernel(pack)
+
+
+@cache
+def clear_lanes_kernel(size: int) -> Any:
+    """Zero in the lanes from `used` on of the tile that begins at `last`: those that hold no sample."""
+
+    def clear_lanes(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, CLEAR_LANES)[0]
+        x = advance(floats(c.x, size), c.last)
+        first, last = share(c.features, part, parts)
+        for feature in range(first, last):
+            for lane in range(c.used, LANES):
+                x[feature * LANES + lane] = 0
+
+    return kernel(clear_lanes)
 
 
 @cache

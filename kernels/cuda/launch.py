@@ -317,6 +317,12 @@ class Launcher:
         batch, features = x.shape
         self._launch_chunks("pack", batch, features, out.itemsize, np.int64(x.strides[0] // x.itemsize), x, out)
 
+    def clear_lanes(self, x: Array, batch: int) -> None:
+        """Zero in the lanes of the last tile that hold no sample; in place."""
+        tile = x.size // len(x)
+        launched = kernel("pack", "clear_lanes", x.itemsize)
+        self._launch(launched, tile, np.int64(x.size - tile), np.int64(tile), np.int32(batch % LANES or LANES), x)
+
     def unpack(self, x: Array, out: Array) -> None:
         """(tiles, features, LANES) → (batch, features)."""
         batch, features = out.shape

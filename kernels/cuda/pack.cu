@@ -23,6 +23,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pack(
   write_lanes(chunk, tile, first, features, out);
 }
 
+// Zero in the lanes from `used` on of the tile that begins at `last`: those that hold no sample.
+extern "C" __global__ void __launch_bounds__(BLOCK) clear_lanes(int64 last, int64 count, int used, real* __restrict__ x) {
+  const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
+  if (k < count && k % LANES >= used) x[last + k] = 0;
+}
+
 // (tiles, features, LANES) → (batch, features).
 extern "C" __global__ void __launch_bounds__(BLOCK) unpack(
     int chunks, int features, int batch, const real* __restrict__ x, real* __restrict__ out) {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import NamedTuple
 
 from ..console.arguments import Parser
 from ..data import Dataset, load
 from ..data.normalisation import Normalisation
+from ..errors import figure
 from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
 from ..runtime.devices import set_threads
+from ..training.divergence import NotFiniteError, broken_layers
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
 
@@ -47,11 +50,27 @@ def evaluated(arguments: list[str]) -> list[str]:
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
-    """Loss and accuracy of a network on a test split. Raises ValueError if they do not fit."""
+    """Loss and accuracy of a network on a test split.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit.
+    NotFiniteError
+        If parameters or the loss are not finite: there is no answer of such a network that could be right or wrong.
+    """
     check_fit(network, dataset)
+    if layers := broken_layers(network):
+        raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
     network.to(device)
-    return Evaluation(network, dataset.test, normalisation, network.device)()
+    totals = Evaluation(network, dataset.test, normalisation, network.device)()
+    if not isfinite(totals.loss):
+        raise NotFiniteError(
+            f"{network!r} cannot be evaluated on {dataset.name}: its loss is {totals.loss}, so its outputs are too "
+            f"large for {network.dtype}"
+        )
+    return totals
 
 
 def _parser() -> Parser:
@@ -76,5 +95,5 @@ def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool)
             "sparsity": network.sparsity,
         }
         return [json.dumps(record)]
-    return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {totals.mean_loss:.4f}; "
+    return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; "
             f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip

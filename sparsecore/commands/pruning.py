@@ -8,7 +8,7 @@ from typing import Any
 from ..network import Network
 from ..prune.pruner import Pruner, Rule, quality_rule, sparsity_rule, threshold_rule
 from ..prune.rewind import refresh, rewind
-from ..prune.schedule import PruningSchedule, gradual, iterative, one_time
+from ..prune.schedule import PruningSchedule, gradual, in_rounds, iterative, one_time
 from ..prune.shrink import layer_targets
 from ..runs.config import RunConfig
 from ..runs.kinds import ConfigError
@@ -105,8 +105,12 @@ def _schedule(config: RunConfig, steps: int) -> PruningSchedule:
     if kind == "one-time":
         return one_time(start)
     if kind == "iterative":
-        every = config.prune_every or max((end - start) // (ROUNDS - 1), 1)
-        return iterative(start, end, 1 + (end - start) // every)
+        if config.prune_start is None:  # nobody asked for a first step: as near to ours as whole strides to the end are
+            every = config.prune_every or max((end - start) // (ROUNDS - 1), 1)
+            return in_rounds(range(end - (end - start) // every * every, end + 1, every))
+        if config.prune_every is None:
+            return iterative(start, end, min(ROUNDS, 1 + end - start))
+        return in_rounds([*range(start, end, config.prune_every), end])
     every = config.prune_every or max((end - start) // PRUNINGS, 1)
     return gradual(start, end, every, config.prune_exponent if config.prune_exponent is not None else 3.0)
 

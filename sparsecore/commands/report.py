@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ..errors import figure
 from ..network import Network
 from ..training.callbacks import Callback, Progress, Training
 from ..training.state import Record
@@ -81,7 +82,7 @@ class Live(Lines):
 
     def looked(self, progress: Progress) -> None:
         totals, rate = progress.totals, progress.totals.samples / max(progress.seconds, 1e-9)
-        shown = f"loss {totals.mean_loss:.4f}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
+        shown = f"loss {figure(totals.mean_loss, '.4f')}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
         epoch, epochs_done = f"{progress.epoch + 1}/{progress.epochs}", progress.epoch + progress.step / progress.steps
         self._bar.update(self._task, completed=epochs_done, epoch=epoch, shown=shown, refresh=True)
 
@@ -113,7 +114,7 @@ def epoch_line(record: Record) -> str:
     """An epoch's record as a line."""
     parts = [
         f"epoch {record['epoch']:3}",
-        f"loss {record['train_loss']:.4f}",
+        f"loss {figure(record['train_loss'], '.4f')}",
         f"accuracy {record['train_accuracy']:.2%}",
         *(
             f"{name} {record[f'{name}_accuracy']:.2%}"
@@ -138,8 +139,9 @@ def prune_line(record: Record) -> str:
 def result_line(record: Record) -> str:
     """The result's record as a line."""
     return (
-        f"{record['model']} on {record['dataset']}: test accuracy {record['test_accuracy']:.2%} "
-        f"after {record['epochs']} epochs; {record['connections']:,} connections, sparse layers "
-        f"{record['sparsity']:.1%} sparse, all {record['global_sparsity']:.1%}; "
-        f"trained in {record['train_seconds']:.2f} s, {record['step_ms']:.3f} ms a step, on {record['device']}"
+        f"{record['model']} on {record['dataset']}: test accuracy {figure(record['test_accuracy'], '.2%')} "
+        f"after {record['epochs']} epochs; {figure(record['connections'], ',')} connections, sparse layers "
+        f"{figure(record['sparsity'], '.1%')} sparse, all {figure(record['global_sparsity'], '.1%')}; trained in "
+        f"{figure(record['train_seconds'], '.2f')} s, {figure(record['step_ms'], '.3f')} ms a step, on "
+        f"{record['device']}"
     )

@@ -132,7 +132,7 @@ def say_finished(job: Job, result: Record, report: Quiet) -> int:
     assert job.out is not None
     try:
         line = result_line(result)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{job.out}: expected a finished run's result, got another record") from None
     report.say(f"the run in {job.out} is finished")
     report.result(line)

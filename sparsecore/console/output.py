@@ -17,7 +17,8 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
     ----------
     program : str
     work : callable
-        From the arguments to the lines. A ValueError or OSError that it raises is said on one line.
+        From the arguments to the lines. A ValueError or OSError that it raises is said on one line, and so is a
+        FloatingPointError, whose exit status is 1: the command could be followed, and has no answer.
     arguments : sequence of str, optional
         The process's own if not given.
     nothing : str
@@ -30,6 +31,8 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
             return complain(program, nothing, interrupts.status)
         except (ValueError, OSError) as error:
             return complain(program, error, 2)
+        except FloatingPointError as error:
+            return complain(program, error, 1)
         except MemoryError:
             return complain(program, "what is asked for does not fit into this machine's memory", 2)
     return print_lines(program, lines)

@@ -13,6 +13,7 @@ from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
 from ..runtime.workspace import Workspace
+from ..storage.sizes import fits, spell
 from . import Split
 from .augmentation import Augmentation
 from .normalisation import Normalisation
@@ -67,6 +68,8 @@ class Batches(Whole):
             raise ValueError(f"labels must be at least 0, got {split.y.min()} at position {split.y.argmin()}")
         if augment is not None and math.prod(augment.shape) != split.x.shape[1]:
             raise ValueError(f"samples of {split.x.shape[1]} features cannot be augmented as images of {augment.shape}")
+        if augment is not None and not fits(augment.shape, self.shape):
+            raise ValueError(f"samples of {spell(self.shape)} cannot be augmented as images of {spell(augment.shape)}")
         self.augment = augment
         self.classes = int(split.y.max(initial=-1)) + 1
         channels, features = len(mean), split.x.shape[1]

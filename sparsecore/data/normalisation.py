@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.arrays import real_numbers
+from ..storage.sizes import fits, spell
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,7 @@ class Normalisation:
         x = np.asarray(real_numbers(x, "normalisation", "x"))
         if x.ndim < 2 or prod(x.shape[1:]) != prod(self.shape):
             raise ValueError(f"normalisation: x must have shape (batch, {prod(self.shape)}), got {x.shape}")
+        if not fits(x.shape[1:], self.shape):
+            raise ValueError(f"normalisation: x must be samples of {spell(self.shape)}, got {spell(x.shape[1:])}")
         scale, shift = self.affine(x.dtype, dtype)
         return x.reshape(len(x), -1).astype(dtype) * scale + shift

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -23,6 +23,7 @@ from ..layers.linear import SparseLinear
 from ..network import Network
 from ..prune import gradual, to_sparsity
 from ..runtime.devices import cpu
+from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
 from ..training.epoch import steps_of_epoch
@@ -33,6 +34,8 @@ from ..training.step import Step
 
 _PATIENCE = 10
 """Epochs without progress after which fitting ends."""
+_ROUNDING = 8 * np.finfo(np.float64).eps
+"""Relative to a column's largest number: what its numbers may differ by and count as the same."""
 
 
 class _SparseMLP(BaseEstimator):
@@ -66,12 +69,22 @@ class _SparseMLP(BaseEstimator):
         """The layers' biases."""
         return [layer.params["bias"] for layer in self.network_.layers]
 
+    def _learn(self, x: Any, y: Any) -> None:
+        """Fit this very estimator, of which a failure may leave anything."""
+        raise NotImplementedError
+
+    def _replaced(self, x: Any, y: Any) -> Self:
+        """Fit a twin and then become it: after whatever ends it earlier, the estimator is what it was before."""
+        twin = shallow(self)
+        twin._learn(x, y)
+        self.__dict__ = vars(twin)
+        return self
+
     def _fit(self, x: Any, targets: Any, outputs: int) -> None:
         """Standardise, wire, and train until the loss no longer falls; `targets` are classes or rows of floats."""
         self._check_parameters()
         self._mean = x.mean(axis=0, dtype=np.float64)
-        deviation = x.std(axis=0, dtype=np.float64)
-        self._scale = np.where(deviation > 0, deviation, 1.0)
+        self._scale = _scale_of(x)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         classes = targets.ndim == 1
         labels = targets.astype(np.int32) if classes else np.zeros(len(x), np.int32)
@@ -176,6 +189,18 @@ class _SparseMLP(BaseEstimator):
         return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
 
 
+def _scale_of(columns: Any) -> Any:
+    """What standardising divides each column by: its standard deviation, and 1 where the column is constant.
+
+    Constant is what differs by rounding alone, whatever the rounding of sums makes of its deviation.
+    """
+    deviation = columns.std(axis=0, dtype=np.float64)
+    low, high = (np.asarray(end(axis=0), np.float64) for end in (columns.min, columns.max))
+    with np.errstate(over="ignore"):
+        constant = high - low <= _ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    return np.where(constant | (deviation == 0), 1.0, deviation)
+
+
 TOPOLOGIES = ("expander", "explicit", "random", "dense")
 
 
@@ -220,12 +245,17 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
     """
 
     def fit(self, X: Any, y: Any) -> SparseMLPClassifier:
-        """Fit to samples X of shape (n, features) and classes y of shape (n,)."""
-        X, y = validate_data(self, X, y)
+        """Fit to samples X of shape (n, features) and classes y of shape (n,).
+
+        Where it fails or is interrupted, the estimator answers as before, or is not fitted if it was not.
+        """
+        return self._replaced(X, y)
+
+    def _learn(self, x: Any, y: Any) -> None:
+        x, y = validate_data(self, x, y)
         check_classification_targets(y)
         self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        self._fit(X, labels, len(self.classes_))
-        return self
+        self._fit(x, labels, len(self.classes_))
 
     def predict_proba(self, X: Any) -> Any:
         """Probability of each class, shape (n, n_classes)."""
@@ -246,16 +276,20 @@ class SparseMLPRegressor(RegressorMixin, _SparseMLP):
     """
 
     def fit(self, X: Any, y: Any) -> SparseMLPRegressor:
-        """Fit to samples X of shape (n, features) and targets y of shape (n,) or (n, outputs)."""
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+        """Fit to samples X of shape (n, features) and targets y of shape (n,) or (n, outputs).
+
+        Where it fails or is interrupted, the estimator answers as before, or is not fitted if it was not.
+        """
+        return self._replaced(X, y)
+
+    def _learn(self, x: Any, y: Any) -> None:
+        x, y = validate_data(self, x, y, multi_output=True, y_numeric=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._one = y.ndim == 1
-        rows = np.asarray(y, np.float64).reshape(len(X), -1)
-        self._y_mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-        self._y_scale = np.where(deviation > 0, deviation, 1.0)
-        self._fit(X, (rows - self._y_mean) / self._y_scale, rows.shape[1])
-        return self
+        rows = np.asarray(y, np.float64).reshape(len(x), -1)
+        self._y_mean, self._y_scale = rows.mean(axis=0), _scale_of(rows)
+        self._fit(x, (rows - self._y_mean) / self._y_scale, rows.shape[1])
 
     def predict(self, X: Any) -> Any:
         """The targets of each sample, shape (n,) or (n, outputs) as y was."""

@@ -2,6 +2,10 @@
 
 While a step is recorded, a layer whose passes have the mark `@recorded` writes down its kernels; any other is plain
 Python, and both its passes become host calls. Plain Python may sum over lanes: it finds zeros in those past the batch.
+
+Of a sample that is not there a layer makes what it makes of zeros, such as its biases, and the layers behind may make
+Inf of that where no sample has any: times the zeros of a gradient it would be NaN. So whatever a layer gives is cleared
+in those lanes before another takes it, in every pass that a gradient may follow.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
-from ..runtime.tiles import Tiles
+from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from .hosted import Hosted, backward_by_host, forward_by_host
 from .layer import Layer, Params
@@ -21,12 +25,16 @@ def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     if not workspace.recording:
         if plain:
             x.clear_padding()
-        return layer.forward_tiles(x, workspace)
+        y, cache = layer.forward_tiles(x, workspace)
+        y.clear_padding()
+        return y, cache
     if plain:
         return forward_by_host(layer, x, workspace)
     with recording(layer, "forward_tiles"):
         y, cache = _without_values(layer).forward_tiles(x, workspace)
     _check_result(layer, "forward_tiles", "y", y, x, workspace)
+    if workspace.training and y.batch % LANES:
+        workspace.kernels.clear_lanes(y.data, y.batch)
     return y, cache
 
 

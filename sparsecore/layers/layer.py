@@ -17,6 +17,7 @@ from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
+from ..storage.sizes import fits, spell
 from .curvature import Back, curvature_of
 
 Params = dict[str, Any]
@@ -283,6 +284,8 @@ class Layer(Whole, ABC):
             raise ValueError(
                 f"{self!r}: {name} must have {features} features of {dtype}, got {x.features} of {x.data.dtype}"
             )
+        if not fits(x.data.shape[1:-1], shape):
+            raise ValueError(f"{self!r}: {name} must be of {spell(shape)}, got {spell(x.data.shape[1:-1])}")
         if not x.data.flags.c_contiguous:
             raise ValueError(f"{self!r}: {name}'s tiles must be contiguous, got strides {x.data.strides}")
 

@@ -81,6 +81,7 @@ class Sequential(Layer):
         backs = []
         for name, layer in self.children.items():
             x, back = layer.curvature(x, workspace.child(name))
+            x.clear_padding()
             backs.append((name, back))
 
         def through(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:

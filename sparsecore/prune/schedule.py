@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -84,6 +85,29 @@ class PruningSchedule:
         return self.curve(max(step - begin, 0) / (self.end - begin), initial, final)
 
 
+@dataclass(frozen=True)
+class _Rounds(PruningSchedule):
+    """Prunings after just these steps, each of which takes the same part of the curve, however far apart they are."""
+
+    at: tuple[int, ...] = ()
+
+    def steps(self) -> list[int]:
+        return list(self.at)
+
+    def due(self, step: int) -> bool:
+        return step in self.at
+
+    def sparsity(self, step: int, final: float, initial: float = 0.0) -> float:
+        done = bisect_right(self.at, step)
+        return final if done == len(self.at) else self.curve(done / len(self.at), initial, final)
+
+
+def in_rounds(steps: Sequence[int]) -> PruningSchedule:
+    """Prunings after these steps, which rise, each of the same fraction of what is left."""
+    every = max((after - before for before, after in pairwise(steps)), default=1)
+    return _Rounds(steps[0], steps[-1], every, by_rounds, at=tuple(steps))
+
+
 def one_time(step: int) -> PruningSchedule:
     """All at once, after `step` steps."""
     return PruningSchedule(step, step, 1, polynomial())
@@ -92,6 +116,9 @@ def one_time(step: int) -> PruningSchedule:
 def iterative(start: int, end: int, rounds: int) -> PruningSchedule:
     """Prune, train, and again: `rounds` prunings from `start` to `end`, each of the same fraction of what is left.
 
+    The first comes after `start` steps, the last after `end`, and the others as evenly between them as whole steps
+    allow; a single one comes after `end`.
+
     References
     ----------
     S. Han, J. Pool, J. Tran, W. Dally, Learning both Weights and Connections for Efficient Neural Networks, NIPS 2015;
@@ -99,9 +126,7 @@ def iterative(start: int, end: int, rounds: int) -> PruningSchedule:
     """
     if rounds < 1 or end - start < rounds - 1:
         raise ValueError(f"there must be at least 1 round and a step between two, got {rounds} from {start} to {end}")
-    every = max((end - start) // max(rounds - 1, 1), 1)
-    begin = end - (rounds - 1) * every
-    return PruningSchedule(begin, end, every, by_rounds, before=every)
+    return in_rounds([start + k * (end - start) // (rounds - 1) for k in range(rounds)] if rounds > 1 else [end])
 
 
 def gradual(start: int, end: int, every: int, exponent: float = 3.0) -> PruningSchedule:

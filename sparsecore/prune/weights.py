@@ -82,9 +82,22 @@ def _sorted_out(path: Path, arrays: Arrays) -> tuple[Arrays, Arrays]:
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name}: expected finite {np.dtype(kind)} numbers, got NaN or Inf")
     matrices = {name: arrays[name] for name in sorted(arrays, key=_natural) if arrays[name].ndim == 2}
+    vectors = {name: array for name, array in arrays.items() if array.ndim == 1}
+    _check_distinct(path, {name: _natural(name) for name in matrices})
+    _check_distinct(path, {name: _natural(_key(name)) for name in vectors})
+    biased = {_key(name) for name in vectors}
+    _check_distinct(path, {name: _natural(_key(name)) for name in matrices if _key(name) in biased})
     if not matrices:
         raise WeightsError(f"{path}: expected at least one matrix of weights, got {sorted(arrays)[:8]}")
-    return matrices, {_key(name): array for name, array in arrays.items() if array.ndim == 1}
+    return matrices, {_key(name): array for name, array in vectors.items()}
+
+
+def _check_distinct(path: Path, meanings: dict[str, list[Any]]) -> None:
+    """Refuse names that mean the same, such as 0.weight and 00.weight, of which one would win."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, meaning in meanings.items():
+        if (other := first.setdefault(tuple(meaning), name)) != name:
+            raise WeightsError(f"{path}: expected one array for each use, got {other} and {name} for the same")
 
 
 def _fit(matrices: Arrays) -> bool:
@@ -107,6 +120,9 @@ def _npz(path: Path) -> Arrays:
         if declared > min(LIMIT, max(BOMB_SIZE, BOMB_RATIO * path.stat().st_size)):
             raise WeightsError(f"{path}: expected weights, got a file that unpacks to {declared:,} bytes")
         with np.load(path, allow_pickle=False) as file:
+            if len(set(file.files)) < len(file.files):
+                twice = max(file.files, key=file.files.count)
+                raise WeightsError(f"{path}: expected one array of a name, got {twice} twice")
             return {name: file[name] for name in file.files}
     except WeightsError:
         raise

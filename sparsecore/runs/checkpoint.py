@@ -25,6 +25,7 @@ from ..files import replace
 from ..layers import KINDS, Layer, Residual, Sequential
 from ..network import Network
 from ..storage.pattern import SparsityPattern
+from ..storage.sizes import fits
 from ..training.optimizers import Optimizer
 
 FORMAT, VERSION, FIRST = "sparsecore", "2", "1"
@@ -288,7 +289,7 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
     if norm is not None:
         norm = Normalisation(*(tuple(norm[field]) for field in ("shape", "mean", "std")))
     network = Network(layers, sparse=description["sparse"], normalisation=norm)
-    if norm is not None and np.prod(norm.shape) != np.prod(network.layers[0].in_shape):
+    if norm is not None and not fits(norm.shape, network.layers[0].in_shape):
         raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")
     return network
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from math import prod
 from typing import Any
 
 Pair = tuple[int, int]
@@ -33,6 +34,16 @@ def sizes(name: str, values: Any, count: int, least: int = 1) -> tuple[int, ...]
     if max(found) > _MOST:
         raise ValueError(f"{name} must hold integers of at most {_MOST:,}, got {max(found):,}")
     return found
+
+
+def fits(given: tuple[int, ...], taken: tuple[int, ...]) -> bool:
+    """Whether numbers of one shape lie where another shape has them: as many, and in the same order.
+
+    One of the two may be flat, and sides of 1 do not count: (28, 28) is (1, 28, 28), and 784 numbers are either. But
+    images of (32, 32, 3) are not those of (3, 32, 32), of which they have as many numbers.
+    """
+    ours, theirs = ([size for size in shape if size != 1] for shape in (given, taken))
+    return ours == theirs or (prod(ours) == prod(theirs) and 1 in (len(ours), len(theirs)))
 
 
 def spell(shape: tuple[int, ...]) -> str:

@@ -19,6 +19,13 @@ class Diverged(FloatingPointError):
         super().__init__(one_line(message, 1000))
 
 
+class NotFiniteError(FloatingPointError):
+    """A network that cannot be evaluated, since its parameters or its loss are no finite numbers; one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, 1000))
+
+
 def explanation(
     step: Step, batch: int, totals: Totals, *, when: str, lr: float, every_step: bool, saved: str | None
 ) -> str:
@@ -57,12 +64,16 @@ def not_finite(step: Step, batch: int) -> str:
 
     An empty string if all is finite.
     """
-    network, device = step.network, step.device
-    began = next(_in_order(step, batch), "")
-    values = device.get(network.table.values)
-    broken = [row.path for row in network.table.rows if not np.isfinite(values[row.slice]).all()]
-    layers = [repr(network[path]) for path in dict.fromkeys(path.rpartition(".")[0] for path in broken)]
+    network = step.network
+    began, layers = next(_in_order(step, batch), ""), broken_layers(network)
     return "; ".join([*([f"began in {began}"] if began else []), *([f"in {', '.join(layers)}"] if layers else [])])
+
+
+def broken_layers(network: Network) -> list[str]:
+    """The layers with a parameter, or a value that is kept, that is not finite."""
+    values = network.device.get(network.table.values)
+    broken = [row.path for row in network.table.rows if not np.isfinite(values[row.slice]).all()]
+    return [repr(network[path]) for path in dict.fromkeys(path.rpartition(".")[0] for path in broken)]
 
 
 def _in_order(step: Step, batch: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
+from ..storage.sizes import fits, spell
 from .step import Step, Totals
 
 BATCH = 1000
@@ -44,8 +45,13 @@ class Evaluation(Whole):
 def store_of(
     network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
 ) -> Batches:
-    """The batches of a split, normalised and shaped as a network takes them."""
+    """The batches of a split, normalised and shaped as a network takes them.
+
+    Raises ValueError where the data's samples are not of the network's shape.
+    """
     shape = network.layers[0].in_shape
+    if not fits(normalisation.shape, shape):
+        raise ValueError(f"{network!r}: takes samples of {spell(shape)}, got {spell(normalisation.shape)}")
     return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 
@@ -55,5 +61,11 @@ def check_fit(network: Network, dataset: Any) -> None:
     takes, gives = prod(first.in_shape), prod(last.out_shape)
     if prod(dataset.shape) != takes:
         raise ValueError(f"{dataset.name}: {first!r} takes samples of {takes} features, got {prod(dataset.shape)}")
+    for shape in network.input_shapes:
+        if not fits(dataset.shape, shape):
+            raise ValueError(
+                f"{dataset.name}: {network!r} takes samples of {spell(shape)}, got {spell(dataset.shape)}, whose "
+                f"numbers lie in another order: transpose them"
+            )
     if dataset.classes > gives:
         raise ValueError(f"{dataset.name}: {last!r} tells {gives} classes apart, got {dataset.classes}")

@@ -188,6 +188,13 @@ def against_the_oracle(cuda: Any, name: str, *arguments: Any, **named: Any) -> N
 
 
 @dtypes
+@pytest.mark.parametrize("batch, shape", [(1, (1,)), (15, (9,)), (16, (5,)), (33, (70,)), (47, (3, 4, 5))])
+def test_lanes_past_the_batch_are_cleared(cuda, dtype, batch, shape):
+    x = np.random.default_rng(batch).standard_normal((-(-batch // LANES), *shape, LANES)).astype(dtype)
+    against_the_oracle(cuda, "clear_lanes", x, batch)
+
+
+@dtypes
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
 def test_elementwise(cuda, dtype, count):
     rng = np.random.default_rng(count)
