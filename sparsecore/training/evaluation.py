@@ -34,6 +34,7 @@ class Evaluation:
     def __call__(self) -> Totals:
         """Loss and accuracy as the network is now."""
         samples = len(self._store)
+        self._step.totals()  # what an interrupted evaluation counted
         for start in range(0, samples, BATCH):
             self._step.run(start, min(BATCH, samples - start))
         return self._step.totals()
