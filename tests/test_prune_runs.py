@@ -316,9 +316,14 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], options: list[str], p
     assert not Path("r").exists()
 
 
-def test_a_layer_pruned_to_nothing_under_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_that_would_be_pruned_to_nothing_is_found_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     options = [*DIGITS, "--prune", "one-time", "--prune-to", "0.9,1,0", "--epochs", "2"]
-    assert "layer 1, SparseLinear(300→100): would lose all its 30,000" in refusal(capsys, *options, status=1)
+    told = refusal(capsys, *options, "--out", "r")
+    assert "--prune-to: with 1 all connections would go of layer 1, SparseLinear(300→100)" in told
+    for more in ([], ["--prune-global"]):
+        told = refusal(capsys, *DIGITS, "--prune", "one-time", "--prune-to", "0.999999", *more, "--out", "r")
+        assert "--prune-to: with 0.999999 all" in told and "--prune-empty" in told
+    assert not Path("r").exists()
     records = run(*options, "--prune-empty", "--out", "r")
     assert prunings(records)[0]["layers"][1]["connections"] == 0
 

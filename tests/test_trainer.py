@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from sparsecore.models.lenet300 import lenet300
 
+import sparsecore
 from sparsecore.data import Dataset, Split, load
+from sparsecore.data.augmentation import Augmentation
 from sparsecore.data.batches import Batches
 from sparsecore.network import Network
 from sparsecore.runs import checkpoint
@@ -477,6 +479,65 @@ def test_checkpoint_of_another_run(digits: Dataset, tmp_path: Path) -> None:
     saved = read(tmp_path / "run")
     with pytest.raises(ValueError, match="own network"):
         trainer(digits).restore(saved)
+
+
+def test_other_data_or_labels_are_refused_always(digits: Dataset, tmp_path: Path) -> None:
+    trainer(digits, callbacks=[StopAfter(3)], out=tmp_path / "run").run()
+    labels, pixels = digits.train.y.copy(), digits.test.x.copy()
+    labels[7], pixels[0, 0] = (labels[7] + 1) % 10, pixels[0, 0] ^ 1
+    for train, test in ((Split(digits.train.x, labels), digits.test), (digits.train, Split(pixels, digits.test.y))):
+        other = Dataset("digits", "", train, test, digits.shape, 10, digits.mean, digits.std)
+        saved = read(tmp_path / "run")
+        with pytest.raises(CheckpointError, match="other samples or labels"):
+            trainer(other, saved.network).restore(saved)
+    saved = read(tmp_path / "run")
+    del saved.state["identity"]["data"], saved.state["settings"], saved.state["changes"]  # as it was written before
+    trainer(digits, saved.network).restore(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lr", {"lr": 0.2}), ("nesterov", {"nesterov": True}), ("clip_norm", {"clip_norm": 2.0}),
+        ("schedule", {"schedule": cosine(30)}), ("augment", {"augment": Augmentation((1, 28, 28), 2, False)}),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_unless_they_are_given_and_then_recorded(
+    digits: Dataset, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    folder = tmp_path / "run"
+    trainer(digits, callbacks=[StopAfter(3)], out=folder).run()
+    saved = read(folder)
+    with pytest.raises(CheckpointError, match=f"{name} was "):
+        trainer(digits, saved.network, **options).restore(saved)
+    with pytest.raises(CheckpointError, match="changing: expected some of"):
+        trainer(digits, saved.network).restore(saved, changing=["rate"])
+    again = trainer(digits, saved.network, out=folder, **options)
+    again.restore(saved, changing=[name])
+    again.run()
+    found = read(folder)
+    (change,) = found.state["changes"]
+    assert (change["epoch"], change["batch"]) == (0, 3)
+    assert change[name] == [saved.state["settings"][name], found.state["settings"][name]]
+    trainer(digits, found.network, **options).restore(found)
+
+
+def test_the_folder_of_an_earlier_run_is_left_alone(digits: Dataset, tmp_path: Path) -> None:
+    trainer(digits, epochs=1, out=tmp_path / "run").run()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for begin in (Trainer.run, Trainer.prepare):
+        with pytest.raises(RunFolderError, match="there is a run in it"):
+            begin(trainer(digits, epochs=1, out=tmp_path / "run"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, 1 << 64])
+def test_seeds_are_looked_at_before_anything_is_made(digits: Dataset, tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed must be"):
+        trainer(digits, seed=seed, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="seed"):
+        sparsecore.run(sparsecore.RunConfig(model="lenet300", dataset="mnist-subset", seed=seed), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 GOOD_STATE = as_json(RunState(metrics=Mark(3, "abc"), result={"event": "result"}))

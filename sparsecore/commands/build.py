@@ -36,7 +36,7 @@ BYTES_A_CONNECTION = 40
 
 def build(
     config: RunConfig, checkpoint: Checkpoint | None = None, *, out: str | Path | None = None,
-    report: Quiet | None = None, callbacks: Sequence[Callback] = (),
+    report: Quiet | None = None, callbacks: Sequence[Callback] = (), again: bool = False,
 ) -> Trainer:  # fmt: skip
     """The trainer of a run.
 
@@ -52,6 +52,8 @@ def build(
         Shows the data and the network now, and the training later.
     callbacks : sequence of Callback
         Others for the training.
+    again : bool
+        The folder has this run in it, which begins again if there is no checkpoint.
 
     Raises
     ------
@@ -81,6 +83,8 @@ def build(
     )  # fmt: skip
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    elif again:
+        trainer.begin_again()
     return trainer
 
 

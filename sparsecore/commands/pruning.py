@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..network import Network
@@ -47,6 +47,7 @@ class Pruning:
     def pruner(self, network: Network, earlier: Earlier) -> Pruner:
         """What prunes the run, whose network starts like this one."""
         config = self.config
+        self._check_goal(network)
 
         def afterwards(trainer: Training) -> None:
             go_back(trainer.network, config, earlier, trainer.optimizer)
@@ -70,6 +71,25 @@ class Pruning:
                               end=end, back=back)  # fmt: skip
         before, after = make(max(end, 1)), make(steps - end + back)
         return lambda step: before(step) if step < end else after(step - end + back)
+
+    def _check_goal(self, network: Network) -> None:
+        """Refuse at once what would leave a layer without connections, not when the run gets there."""
+        config = self.config
+        if config.prune_to is None or config.prune_empty:
+            return
+        targets, patterns = layer_targets(network, config.prune_to), network.patterns
+        if config.prune_global and not isinstance(targets, Mapping):
+            groups = [(list(network.sparse), targets)]
+        else:
+            each = targets if isinstance(targets, Mapping) else dict.fromkeys(network.sparse, targets)
+            groups = [([k], goal) for k, goal in each.items()]
+        for paths, goal in groups:
+            held = [patterns[k] for k in paths if k in patterns]
+            possible = sum(p.shape[0] * p.shape[1] for p in held)
+            if sum(p.nnz for p in held) and round((1 - float(goal)) * possible) < sum(p.nnz > 0 for p in held):
+                layers = ", ".join(f"layer {k}, {network[k]!r}" for k in paths)
+                raise ConfigError("{prune_to}: with {goal:g} all connections would go of {layers}; ask for less, or "
+                                  "allow it with {prune_empty}", goal=goal, layers=layers)  # fmt: skip
 
     def _rule(self, network: Network) -> Rule:
         config, allow_empty = self.config, self.config.prune_empty

@@ -39,6 +39,8 @@ class Job(NamedTuple):
         To go on from.
     out : str or None
     quiet, curves : bool
+    again : bool
+        The run is in the folder already.
     """
 
     config: RunConfig
@@ -46,6 +48,7 @@ class Job(NamedTuple):
     out: str | None
     quiet: bool = True
     curves: bool = False
+    again: bool = False
 
     @property
     def result(self) -> Record | None:
@@ -88,7 +91,7 @@ def run(
     if resume and folder is None:
         raise ConfigError("resume: needs out, the folder of the run to go on with")
     config, checkpoint = _configured(config, folder, resume)
-    trainer = build(config, checkpoint, out=out, callbacks=callbacks)
+    trainer = build(config, checkpoint, out=out, callbacks=callbacks, again=resume)
     trainer.run()
     return trainer
 
@@ -108,13 +111,14 @@ def job_of(arguments: list[str]) -> Job:
             config = resolved(line.config())
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
-    return Job(config, found.checkpoint if found is not None else None, line.out, line.quiet, line.curves)
+    checkpoint = found.checkpoint if found is not None else None
+    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None)
 
 
 def trainer_of(job: Job, report: Quiet) -> Trainer:
     """The run, ready for its first step, its folder made. Raises ValueError, whose text names flags."""
     try:
-        trainer = build(job.config, job.checkpoint, out=job.out, report=report)
+        trainer = build(job.config, job.checkpoint, out=job.out, report=report, again=job.again)
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     trainer.prepare()

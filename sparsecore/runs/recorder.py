@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..network import Network
@@ -30,16 +31,23 @@ class Recorder:
         Seconds between checkpoints.
     save_epochs : int, optional
         A checkpoint after every so many epochs too.
+    data : callable, optional
+        Gives a checksum of the data and the labels, which must be the same too; asked for once, when it is needed.
+    settings : callable, optional
+        Gives what decides how the run goes on and may be changed where that is said, as JSON.
 
     Attributes
     ----------
+    begun : bool
+        Whether the run in the folder is this one.
     metrics : Metrics
         The lines so far, as dictionaries.
     """
 
     def __init__(
         self, folder: RunFolder | None, config: Mapping[str, Any], identity: Mapping[str, Any], *,
-        save_every: float = 5.0, save_epochs: int | None = None,
+        save_every: float = 5.0, save_epochs: int | None = None, data: Callable[[], str] | None = None,
+        settings: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         if save_epochs is not None and save_epochs < 1:
             raise ValueError(f"save_epochs must be at least 1, got {save_epochs:,}")
@@ -47,6 +55,10 @@ class Recorder:
         self.save_every, self.save_epochs = save_every, save_epochs
         self.metrics = Metrics(folder.metrics if folder is not None else None)
         self._saved_at = 0.0
+        self.begun = False
+        self._data, self._settings = data, settings
+        self._known: str | None = None
+        self._changes: list[Record] = []
 
     def __getstate__(self) -> dict[str, Any]:
         if self.folder is not None:
@@ -56,10 +68,13 @@ class Recorder:
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s."""
         if self.folder is not None:
+            if not self.begun:
+                self.folder.check_new()
             columns = 1 + len(optimizer.names)
             patterns = network.patterns.values()
             size = columns * network.table.values.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
             self.folder.create(self.config, 3 * size + (1 << 20))
+            self.begun = True
         self.metrics.cut(state.metrics)
         self._saved_at = time.monotonic()
 
@@ -77,7 +92,10 @@ class Recorder:
         """Write a checkpoint of where the run stands, if it has a folder."""
         if self.folder is not None:
             state.metrics = self.metrics.mark()
-            run = {"config": self.config, "identity": self.identity, "run": as_json(state)}
+            identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
+            run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
+            if self._settings is not None:
+                run |= {"settings": dict(self._settings()), "changes": self._changes}
             save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
         self._saved_at = time.monotonic()
 
@@ -85,24 +103,65 @@ class Recorder:
         """The folder that has a checkpoint in it; None if there is none."""
         return str(self.folder.path) if self.folder is not None and self.folder.has_checkpoint() else None
 
-    def restored(self, checkpoint: Checkpoint, optimizer: Optimizer) -> RunState:
+    def restored(self, checkpoint: Checkpoint, optimizer: Optimizer, changing: Collection[str] = ()) -> RunState:
         """Where a checkpoint of this run stands; the optimizer takes the state that it had there.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+        optimizer : Optimizer
+        changing : collection of str
+            The settings that may be others from here on; what they were is kept in later checkpoints as "changes".
 
         Raises
         ------
         CheckpointError
-            If it is of another run.
+            If it is of another run, or a setting is another one and not in `changing`.
         """
         state = from_json(checkpoint.state.get("run"))
         found, epochs = checkpoint.state.get("identity"), self.identity["epochs"]
         steps = -(-self.identity["train"] // self.identity["batch_size"])
+        data = None
+        if isinstance(found, dict):
+            data, found = found.get("data"), {name: value for name, value in found.items() if name != "data"}
         if found != self.identity or state.epoch > epochs or state.batch > steps:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
+        if data is not None and self._data is not None and data != self._checksum():
+            raise CheckpointError("expected a checkpoint of a run on these data, got one on other samples or labels")
+        change = self._changed(checkpoint, changing)
         # Format 1 had SGD alone, and did not name it.
         description = checkpoint.optimizer if checkpoint.optimizer is not None else {"kind": SGD.__name__}
         try:
             optimizer.restore(checkpoint.columns, description, checkpoint.network.device)
         except ValueError as error:
             raise CheckpointError(f"expected a checkpoint of this run's optimizer: {error}") from None
+        changes = checkpoint.state.get("changes")
+        self._changes = list(changes) if isinstance(changes, list) else []
+        if change:
+            self._changes.append({"epoch": state.epoch, "batch": state.batch, **change})
+        self.begun = True
         return state
+
+    def _changed(self, checkpoint: Checkpoint, changing: Collection[str]) -> Record:
+        """The settings that are others than those that a checkpoint tells: what they were, and are."""
+        if self._settings is None:
+            return {}
+        now = json.loads(json.dumps(self._settings()))
+        if unknown := [name for name in changing if name not in now]:
+            raise CheckpointError(f"changing: expected some of {', '.join(now)}, got {', '.join(unknown)}")
+        before = checkpoint.state.get("settings")
+        if not isinstance(before, dict):  # older files have an optimizer's numbers, the rate among them as it was last
+            before = {name: value for name, value in (checkpoint.optimizer or {}).items() if name != "lr"}
+        change = {name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]}
+        if refused := [name for name in change if name not in changing]:
+            said = "; ".join(f"{name} was {change[name][0]!s:.60}, got {change[name][1]!s:.60}" for name in refused)
+            raise CheckpointError(
+                f"expected this run's settings: {said}: give what it had, or allow it: restore(…, changing={refused})"
+            )
+        return change
+
+    def _checksum(self) -> str:
+        if self._known is None and self._data is not None:
+            self._known = self._data()
+        return str(self._known)
 

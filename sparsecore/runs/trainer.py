@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..data import Dataset, Split
 from ..data.augmentation import Augmentation
@@ -15,13 +18,16 @@ from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, store_of
-from ..training.loop import Loop
+from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule
 from ..training.step import Step
 from .checkpoint import Checkpoint
 from .folder import RunFolder
 from .recorder import Recorder
+
+_NUMBERS = ("weight_decay", "clip_norm", "momentum", "nesterov", "betas", "eps")
+"""What an optimizer's description says that stays as it is over a run."""
 
 
 class Trainer(Loop):
@@ -36,7 +42,8 @@ class Trainer(Loop):
         Its `normalisation` becomes the data set's.
     dataset : Dataset
     optimizer : Optimizer
-        Its `lr` is the base rate that the schedule's factors apply to.
+        The rate that it was given is what the schedule's factors apply to. One that another run has used begins anew,
+        as `Optimizer.begin_anew` says.
     epochs, batch_size : int
     schedule : Schedule, optional
         Constant if not given.
@@ -47,7 +54,7 @@ class Trainer(Loop):
         if the training split is without it.
     callbacks : sequence of Callback
     out : str or Path, optional
-        Folder for configuration, metrics and checkpoints. Nothing is written without it.
+        Folder for configuration, metrics and checkpoints, with no other run in it. Nothing is written without it.
     config : mapping, optional
         What the folder and the checkpoints say of the run; its "model" is the result's.
     save_every : float
@@ -92,6 +99,7 @@ class Trainer(Loop):
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
         augment: Augmentation | None = None,
     ) -> None:  # fmt: skip
+        check_seed(seed)
         check_fit(network, dataset)
         train, held_out = _splits(dataset, validation, seed)
         device = device if device is not None else network.device
@@ -103,7 +111,7 @@ class Trainer(Loop):
         config = dict(config or {})
         recorder = Recorder(
             RunFolder(out) if out is not None else None, config, identity, save_every=save_every,
-            save_epochs=save_epochs,
+            save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self.settings,
         )  # fmt: skip
         network.to(device)
         optimizer.to(device)
@@ -121,7 +129,7 @@ class Trainer(Loop):
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
         )  # fmt: skip
-        self.dataset, self.config = dataset, config
+        self.dataset, self.config, self._augment = dataset, config, augment
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
 
     @property
@@ -129,17 +137,42 @@ class Trainer(Loop):
         """The old name of `steps_done`."""
         return self.steps_done
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def settings(self) -> dict[str, Any]:
+        """What decides how the run goes on, beside its identity: the given rate, the optimizer's numbers, the schedule.
+
+        JSON's kinds only. Of a schedule there is a checksum of its factors at places all over the run.
+        """
+        told = {name: value for name, value in self.optimizer.description().items() if name in _NUMBERS}
+        last = self.epochs * self.steps - 1
+        factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
+        return told | {
+            "lr": self.base_lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}",
+            "augment": repr(self._augment),
+        }  # fmt: skip
+
+    def restore(self, checkpoint: Checkpoint, *, changing: Collection[str] = ()) -> None:
         """Go on from a checkpoint of this run, whose network this trainer was made with.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+        changing : collection of str
+            The names, of those that `settings` gives, that may be others from here on, such as "lr" and "schedule".
+            Checkpoints tell from then on, as "changes", when they were changed and what they were.
 
         Raises
         ------
         CheckpointError
-            If it is of another run: other data, batch size, epochs or seed.
+            If it is of another run: other data, labels, batch size, epochs or seed; or a setting is another one and
+            not in `changing`.
         """
         if checkpoint.network is not self.network:
             raise ValueError("restore: the trainer must be made with the checkpoint's own network")
-        self.go_on_from(self._recorder.restored(checkpoint, self.optimizer))
+        self.go_on_from(self._recorder.restored(checkpoint, self.optimizer, changing))
+
+    def begin_again(self) -> None:
+        """Take the folder with the run in it for this one's, which begins again: it was cut off before it was saved."""
+        self._recorder.begun = True
 
 
 def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Split, Split | None]:
@@ -147,3 +180,12 @@ def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Spl
     if isinstance(validation, Split):
         return dataset.train, validation
     return dataset.holdout(validation, seed) if validation else (dataset.train, None)
+
+
+def _checksum(*splits: Split) -> str:
+    """Of samples and labels, in their order."""
+    found = 0
+    for split in splits:
+        for array in (split.x, split.y):
+            found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
+    return f"{found:08x}"

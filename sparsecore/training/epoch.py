@@ -30,7 +30,11 @@ def steps_of_epoch(
         if until():
             return
         if lr is not None and step.optimizer is not None:
-            step.optimizer.lr = lr(k)
+            follow = getattr(step.optimizer, "follow", None)
+            if follow is not None:
+                follow(lr(k))
+            else:
+                step.optimizer.lr = lr(k)
         start = k * batch_size
         step.run(start, min(batch_size, samples - start))
         yield k + 1

@@ -37,6 +37,7 @@ class Evaluation(Whole):
     def __call__(self) -> Totals:
         """Loss and accuracy as the network is now."""
         samples = len(self._batches)
+        self._step.totals()  # what an interrupted evaluation counted
         for start in range(0, samples, BATCH):
             self._step.run(start, min(BATCH, samples - start))
         return self._step.totals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,17 +17,18 @@ from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .epoch import steps_of_epoch
 from .evaluation import Evaluation
+from .held import Held
 from .optimizers import Optimizer
 from .schedules import Schedule, constant
 from .state import Record, RunState
 from .step import Step, Totals
 
 PAUSE = 0.1
-"""Seconds between two reports of the running totals."""
+"""Seconds between two looks at the running totals."""
 
 
 class Recorder(Protocol):
-    """What keeps a run's metrics and where the run stands."""
+    """Who keeps what a loop tells, and where the run stands."""
 
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Find out whether all that will be written can be, before any training; go on after `state`'s metrics."""
@@ -41,7 +43,7 @@ class Recorder(Protocol):
         """Keep where the run stands."""
 
     def saved(self) -> str | None:
-        """Where the last checkpoint is, in words; None if there is none."""
+        """Where the last checkpoint is, for people; None if there is none."""
 
 
 class Loop(Whole):
@@ -50,7 +52,8 @@ class Loop(Whole):
     Parameters
     ----------
     step : Step
-        With an optimizer, whose `lr` is the base rate that the schedule's factors apply to.
+        With an optimizer, whose given rate is what the schedule's factors apply to. One that another run has used
+        begins anew, as `Optimizer.begin_anew` says.
     recorder : Recorder
     evaluations : mapping of str to Evaluation
         How well the network does on each split that it does not train on: "validation", if there is one, and "test".
@@ -58,14 +61,14 @@ class Loop(Whole):
     schedule : Schedule, optional
         Constant if not given.
     seed : int
-        Decides the samples' order.
+        Of the samples' order.
     callbacks : sequence of Callback
     evaluate_every : int
         Evaluate after every so many epochs; there is always one evaluation at the end.
     check_every_step : bool
-        Check the loss and the parameters after every step, rather than the loss alone ten times a second.
+        Look at the loss and the parameters after every step, not at the loss alone ten times a second.
     about : mapping
-        Entries of the result that describe the run, such as its model.
+        What the result says of the run beside what it came to.
 
     Raises
     ------
@@ -93,19 +96,26 @@ class Loop(Whole):
         for name, value, most in (
             ("epochs", epochs, None), ("batch_size", batch_size, samples), ("evaluate_every", evaluate_every, None)
         ):  # fmt: skip
-            if value < 1 or (most is not None and value > most):
+            if whole(name, value) < 1 or (most is not None and value > most):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
+        check_seed(seed)
         self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.steps = -(-samples // batch_size)
-        self.base_lr, self.schedule = self.optimizer.lr, schedule if schedule is not None else constant()
+        self.base_lr: float = getattr(self.optimizer, "base_lr", self.optimizer.lr)
+        self.schedule = schedule if schedule is not None else constant()
         self.evaluate_every, self.check_every_step = evaluate_every, check_every_step
         self.state = RunState()
         self._step, self._about = step, dict(about or {})
-        self._stopping = self._prepared = False
-        self._reported_at = 0.0
+        self._stopping = self._stepping = self._unsaved = False
+        self._looked_at = 0.0
+        self._held = Held()
+        self._unstarted: list[Callback] | None = None  # who is still to be told, the last one first
+        self._untold: list[Callback] = []
+        self._told_last: Record | None = None
+        self._key: Any = object()  # by which the optimizer knows the run
 
     @property
     def steps_done(self) -> int:
@@ -114,7 +124,7 @@ class Loop(Whole):
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """For callbacks: a context in which time does not count as spent on training."""
+        """For callbacks: what is done inside does not count as time spent on training."""
         begin = time.perf_counter()
         yield
         seconds = time.perf_counter() - begin
@@ -122,16 +132,22 @@ class Loop(Whole):
         self.state.epoch_seconds -= seconds
 
     def stop(self) -> None:
-        """Ask a running loop to finish its step, save and return; may be called from a signal's handler."""
+        """Ask a running loop to finish its step, save and return; may be called from a signal's handler.
+
+        It is asked once: the next `run` goes on.
+        """
         self._stopping = True
 
     def go_on_from(self, state: RunState) -> None:
-        """Continue where another process left the run; the step has its network and optimizer already."""
+        """Let the run stand where another process left it, whose network and optimizer the step has."""
         self.state = state
         self._step.count_from(state.totals)
+        self.optimizer.of_run = self._key
 
     def run(self) -> Record | None:
-        """Train until all epochs are done, or until `stop`.
+        """Train until all epochs are done, or until `stop`; after an interruption go on from where it came.
+
+        KeyboardInterrupt comes when nothing is half done: between steps, and during evaluations and compilation.
 
         Returns
         -------
@@ -145,43 +161,33 @@ class Loop(Whole):
         CheckpointError, RunFolderError
             If something cannot be written; the last checkpoint stays.
         """
-        state = self.state
-        if not state.finished:
-            self.prepare()
-        self._reported_at = time.monotonic()
-        while not state.finished:
-            self._train_epoch()
-            if self._stopping:
-                self.save()
-                return None
-            record = self._epoch_record()
-            state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
-            self.record(record)
-            if state.epoch == self.epochs:
-                self._finish(record)
-            elif self.recorder.due(state.epoch):
-                self.save()
-        return state.result
+        with self._held:
+            return self._run()
 
     def prepare(self) -> None:
         """Find out whether what the run will write can be written, then compile and record its steps.
 
-        `run` does this first. Called earlier, it separates errors of the run's folder from errors of training.
+        `run` does this first; calling it before tells what is wrong with the folder from what goes wrong in training.
         """
-        if self._prepared:
-            return
-        self.recorder.prepare(self.network, self.optimizer, self.state)
-        self._step.prepare(self.batch_size)
-        self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
-        for callback in self.callbacks:
-            callback.started(self)
-        self._prepared = True
+        with self._held:
+            self._take_optimizer()
+            if self._unstarted is None:
+                self.recorder.prepare(self.network, self.optimizer, self.state)
+                with self._held.opened():
+                    self._step.prepare(self.batch_size)
+                    self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
+                self._unstarted = self.callbacks[::-1]
+            while self._unstarted:
+                self._unstarted.pop().started(self)
 
     def save(self) -> None:
-        """Have the recorder keep where the run stands."""
-        self.state.totals = self._step.totals(reset=False)
-        self.check()
-        self.recorder.save(self.network, self.optimizer, self.state)
+        """Let the recorder keep where the run stands."""
+        with self._held:
+            self._settle()
+            self.state.totals = self._step.totals(reset=False)
+            self.check()
+            self.recorder.save(self.network, self.optimizer, self.state)
+            self._unsaved = False
 
     def check(self) -> None:
         """Raise Diverged if the loss or a parameter is not finite."""
@@ -189,38 +195,103 @@ class Loop(Whole):
 
     def record(self, record: Record) -> None:
         """Add a line to the run's metrics."""
-        self.recorder.append(record)
-        self._notify(record)
+        with self._held:
+            self.recorder.append(record)
+            self._tell(record)
+
+    def _run(self) -> Record | None:
+        """What `run` does. Only here does the state advance, after what that depends on."""
+        state = self.state
+        if not state.finished:
+            self.prepare()
+        self._looked_at = time.monotonic()
+        while state.epoch < self.epochs:
+            self._train_epoch()
+            if self._stopping:
+                self.save()
+                self._stopping = False
+                return None
+            record = self._epoch_record()
+            self.recorder.append(record)
+            state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
+            self._step.totals()
+            self._told_last = record
+            self._tell(record)
+            if state.epoch < self.epochs and self.recorder.due(state.epoch):
+                self.save()
+            self._held.let_through()
+        if not state.finished:
+            self._finish(self._told_last if self._told_last is not None else self._last_record())
+        elif self._unsaved:
+            self.save()
+        self._stopping = False
+        return state.result
+
+    def _take_optimizer(self) -> None:
+        """See to it that the optimizer has this run's rates and columns, and no other's."""
+        optimizer, state = self.optimizer, self.state
+        owner = getattr(optimizer, "of_run", None)
+        if state.finished or owner is self._key:
+            return
+        if owner is not None:
+            if state.epoch or state.batch:
+                raise ValueError("the optimizer has been used by another run since: restore this one's checkpoint")
+            optimizer.begin_anew()
+        optimizer.of_run = self._key
+
+    def _settle(self) -> None:
+        """Make up for what an interrupt cut off: count a step that was done, tell those who have not heard of it.
+
+        The count of samples that a step itself keeps says whether it was done: a tape without Python in it is played
+        as a whole or not at all.
+        """
+        counted = self.state.batch * self.batch_size
+        if self._stepping and not self._step.host_calls and self._step.totals(reset=False).samples > counted:
+            self._untold = self._hearers()
+            self.state.batch += 1
+        self._stepping = False
+        while self._untold:
+            self._untold.pop().stepped(self)
+
+    def _hearers(self) -> list[Callback]:
+        """Who is told of each step, the last one first."""
+        return [each for each in reversed(self.callbacks) if type(each).stepped is not Callback.stepped]
 
     def _train_epoch(self) -> None:
-        """Run steps until the epoch ends or the run is stopped. Reports and checkpoints are not timed."""
+        """Steps until the epoch ends or the run is stopped. The clock stands still for looks and checkpoints."""
         state, step = self.state, self._step
-        stepped = [each.stepped for each in self.callbacks if type(each).stepped is not Callback.stepped]
+        hearers = self._hearers()
         pause = 0.0 if self.check_every_step else PAUSE
         begin = time.perf_counter()
         self.store.shuffle(self.seed, state.epoch)
-        steps = steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping)
-        for batch in steps:
-            state.batch = batch
-            for call in stepped:
-                call(self)
-            if time.monotonic() - self._reported_at >= pause:
-                self._count_time(begin)
-                self._report()
+        self._settle()
+        if state.batch == 0:
+            step.totals()
+        self._stepping = True
+        for done in steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping):
+            self._stepping, self._untold, state.batch = False, hearers[:], done
+            while self._untold:
+                self._untold.pop().stepped(self)
+            if time.monotonic() - self._looked_at >= pause:
+                self._clock(begin)
+                self._look()
                 begin = time.perf_counter()
-        self._count_time(begin)
+            self._held.let_through()
+            self._stepping = True
+        self._stepping = False
+        self._clock(begin)
 
     def _lr(self, batch: int) -> float:
         """The learning rate of a step of this epoch."""
         return self.base_lr * self.schedule(self.state.epoch * self.steps + batch)
 
-    def _count_time(self, begin: float) -> None:
+    def _clock(self, begin: float) -> None:
         self.device.wait()
         seconds = time.perf_counter() - begin
         self.state.train_seconds += seconds
         self.state.epoch_seconds += seconds
 
-    def _report(self) -> None:
+    def _look(self) -> None:
         totals = self._step.totals(reset=False)
         self._check_finite(totals, values=self.check_every_step)
         state = self.state
@@ -229,25 +300,40 @@ class Loop(Whole):
             callback.looked(progress)
         if self.recorder.due():
             self.save()
-        self._reported_at = time.monotonic()
+        self._looked_at = time.monotonic()
 
     def _epoch_record(self) -> Record:
-        totals = self._step.totals()
+        totals = self._step.totals(reset=False)
         self._check_finite(totals, values=True)
         epoch = self.state.epoch + 1
         record: Record = {
             "event": "epoch", "epoch": epoch, "train_loss": totals.mean_loss, "train_accuracy": totals.accuracy
         }  # fmt: skip
         if epoch % self.evaluate_every == 0 or epoch == self.epochs:
+            record |= self._evaluated()
+        return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
+
+    def _evaluated(self) -> Record:
+        """How well the network does on the other splits."""
+        record: Record = {}
+        with self._held.opened():
             for name, evaluation in self.evaluations.items():
                 found = evaluation()
                 record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
-        return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
+        return record
+
+    def _last_record(self) -> Record:
+        """That of the last epoch, for a run that stands behind it: from the metrics, or what can be found anew."""
+        for record in reversed(list(getattr(self.recorder, "metrics", ()))):
+            if record["event"] == "epoch" and record.get("epoch") == self.epochs:
+                found: Record = record
+                return found
+        return self._evaluated()
 
     def _finish(self, last: Record) -> None:
-        """Make the result, after the last epoch's record, and save it before any callback gets it."""
+        """The result, after the last epoch's record: it is in the last checkpoint before anybody is told of it."""
         state, network = self.state, self.network
-        state.result = {
+        result: Record = {
             "event": "result",
             **self._about,
             "seed": self.seed,
@@ -259,16 +345,17 @@ class Loop(Whole):
             "train_seconds": state.train_seconds,
             "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
         }
-        self.recorder.append(state.result)
+        self.recorder.append(result)
+        self._unsaved, state.result = True, result
         self.save()
-        self._notify(state.result)
+        self._tell(result)
 
-    def _notify(self, record: Record) -> None:
+    def _tell(self, record: Record) -> None:
         for callback in self.callbacks:
             callback.recorded(record)
 
     def _check_finite(self, totals: Totals, *, values: bool = False) -> None:
-        """Raise Diverged if the loss or, with `values`, a parameter is not finite."""
+        """Raise Diverged if the loss or, where they are looked at too, the parameters are not finite."""
         if math.isfinite(totals.loss) and not (values and self._broken()):
             return
         state = self.state
@@ -281,3 +368,17 @@ class Loop(Whole):
 
     def _broken(self) -> bool:
         return not np.isfinite(self.device.get(self.network.params)).all()
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number. Raises ValueError, naming it, for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ValueError for what no random stream can be drawn from."""
+    if not 0 <= whole("seed", seed) < 1 << 64:
+        raise ValueError(f"seed must be at least 0 and less than 2**64, got {seed}")

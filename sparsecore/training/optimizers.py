@@ -42,11 +42,16 @@ class Optimizer(Whole, ABC):
     Parameters
     ----------
     lr : float
-        Learning rate; may be changed between steps.
+        Learning rate; may be changed between steps. A run's schedule changes it without this one being forgotten.
     weight_decay : float
         At least 0; of the parameters that decay.
     clip_norm : float, optional
         Scale all gradients down together when their norm is larger than this.
+
+    Notes
+    -----
+    A second run that is given an optimizer starts at the rate that the optimizer was given, not at the one that the
+    first run's schedule ended with, and with columns of zero; the same run going on keeps all.
 
     Attributes
     ----------
@@ -69,10 +74,12 @@ class Optimizer(Whole, ABC):
         self._refuse("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None")
         self.clip_norm = clip_norm
         self._numbers = [0.0] * self._RATES
+        self._base_lr = float(lr)
         self.rates: Any = None
         self._set_rates({LR: lr, WEIGHT_DECAY: weight_decay, LARGEST_NORM: clip_norm or np.inf, SCALE: 1.0})
         self.columns: dict[str, Any] = {}
         self._device: Device | None = None
+        self.of_run: Any = None  # the key of the run that uses it
 
     @abstractmethod
     def rule(self, kernels: Any, w: Any, dw: Any, columns: Mapping[str, Any], *, decays: bool) -> None:
@@ -138,7 +145,17 @@ class Optimizer(Whole, ABC):
 
     @lr.setter
     def lr(self, value: float) -> None:
-        if value != self._numbers[LR]:  # on a GPU, setting a rate takes a launch
+        self._base_lr = float(value)
+        self.follow(value)
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate that was given: what a schedule's factors apply to."""
+        return self._base_lr
+
+    def follow(self, value: float) -> None:
+        """Take a schedule's learning rate for now; `base_lr` stays."""
+        if value != self._numbers[LR]:  # on a GPU it takes a launch
             self._numbers[LR] = float(value)
             self.rates[LR] = self._numbers[LR]
 
@@ -193,6 +210,14 @@ class Optimizer(Whole, ABC):
         self.columns.clear()
         self.to(target)
         self.columns.update(put)
+
+    def begin_anew(self) -> None:
+        """Be as it was made: at the rate it was given, with columns of zero. What a run does with another's optimizer.
+
+        The old columns' arrays stay as they are, for whoever has them.
+        """
+        self.follow(self._base_lr)
+        self.columns = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr:g})"
@@ -359,6 +384,10 @@ class Adam(Optimizer):
     def description(self) -> dict[str, Any]:
         numbers = {"betas": [self._numbers[BETA1], self._numbers[BETA2]], "eps": self._numbers[EPS]}
         return super().description() | numbers | {"steps": self.steps}
+
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self.device.fill(self.rates[STEPS : STEPS + 1], np.zeros(1))
 
     def restore(self, columns: Mapping[str, Any], description: Mapping[str, Any], device: str | Device) -> None:
         steps = description.get("steps", 0)

@@ -107,8 +107,8 @@ class Step(Whole):
         if self._version != self.network.version or self._moved():
             self._tapes.clear()
             self._workspaces = {size: kept for size, kept in self._workspaces.items() if size == batch}
-            self._version = self.network.version
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
+            self._version = self.network.version  # last: what is interrupted begins anew
         if batch not in self._tapes:
             self._tapes[batch] = self._record(batch)
             self._state = _arrays_of(self.optimizer)

@@ -221,7 +221,7 @@ def replayed(layer: SparseLinear | SparseConv2d, x: Any) -> Any:
     """A layer's output by the program that is kept for it, its parameters at the very end of their memory."""
     replay = replay_of(layer, len(x), "float32", False)
     y = np.empty((len(x), *layer.out_shape), np.float32)
-    shape, _ = replay.room
+    shape, _ = replay.scratch
     room = np.zeros(shape, np.float32)
     replay.forward.run(*(array.ctypes.data for array in (x, layer.weight, layer.bias, y, room)))
     return y
