@@ -110,7 +110,7 @@ class Loop(Whole):
         self.state = RunState()
         self._step, self._about = step, dict(about or {})
         self._stopping = self._stepping = self._unsaved = False
-        self._looked_at = 0.0
+        self._reported_at = 0.0
         self._held = Held()
         self._unstarted: list[Callback] | None = None  # who is still to be told, the last one first
         self._untold: list[Callback] = []
@@ -197,14 +197,14 @@ class Loop(Whole):
         """Add a line to the run's metrics."""
         with self._held:
             self.recorder.append(record)
-            self._tell(record)
+            self._notify(record)
 
     def _run(self) -> Record | None:
         """What `run` does. Only here does the state advance, after what that depends on."""
         state = self.state
         if not state.finished:
             self.prepare()
-        self._looked_at = time.monotonic()
+        self._reported_at = time.monotonic()
         while state.epoch < self.epochs:
             self._train_epoch()
             if self._stopping:
@@ -216,7 +216,7 @@ class Loop(Whole):
             state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
             self._step.totals()
             self._told_last = record
-            self._tell(record)
+            self._notify(record)
             if state.epoch < self.epochs and self.recorder.due(state.epoch):
                 self.save()
             self._held.let_through()
@@ -272,9 +272,9 @@ class Loop(Whole):
             self._stepping, self._untold, state.batch = False, hearers[:], done
             while self._untold:
                 self._untold.pop().stepped(self)
-            if time.monotonic() - self._looked_at >= pause:
+            if time.monotonic() - self._reported_at >= pause:
                 self._clock(begin)
-                self._look()
+                self._report()
                 begin = time.perf_counter()
             self._held.let_through()
             self._stepping = True
@@ -291,7 +291,7 @@ class Loop(Whole):
         self.state.train_seconds += seconds
         self.state.epoch_seconds += seconds
 
-    def _look(self) -> None:
+    def _report(self) -> None:
         totals = self._step.totals(reset=False)
         self._check_finite(totals, values=self.check_every_step)
         state = self.state
@@ -300,7 +300,7 @@ class Loop(Whole):
             callback.looked(progress)
         if self.recorder.due():
             self.save()
-        self._looked_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def _epoch_record(self) -> Record:
         totals = self._step.totals(reset=False)
@@ -348,9 +348,9 @@ class Loop(Whole):
         self.recorder.append(result)
         self._unsaved, state.result = True, result
         self.save()
-        self._tell(result)
+        self._notify(result)
 
-    def _tell(self, record: Record) -> None:
+    def _notify(self, record: Record) -> None:
         for callback in self.callbacks:
             callback.recorded(record)
 
