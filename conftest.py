@@ -1,18 +1,40 @@
-"""Settings of every test run: `--benchmark`, the `gpu` marker, Hypothesis, and Ctrl-C."""
+"""Settings of every test run: `--benchmark`, the `gpu` marker, Hypothesis, where chance comes from, and Ctrl-C."""
 
 import importlib.util
+import os
 import signal
+import zlib
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
-# The first example may compile a kernel, which no per-example deadline should judge.
-settings.register_profile("sparsecore", deadline=None)
+# The first example may compile a kernel, which no per-example deadline should judge. SPARSECORE_DERANDOMIZE is set by
+# .ci/run, which judges a commit and not its luck: Hypothesis then tries the same examples every time.
+settings.register_profile("sparsecore", deadline=None, derandomize="SPARSECORE_DERANDOMIZE" in os.environ)
 settings.load_profile("sparsecore")
 
 # A shell without job control starts its background jobs deaf to Ctrl-C, and so would be every process of a test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Start a generator without a seed (a layer without `rng` has one) from the test's name: what fails fails again."""
+    unseeded = np.random.default_rng
+    streams = np.random.SeedSequence(zlib.crc32(item.nodeid.encode()))
+
+    def seeded(seed: Any = None) -> np.random.Generator:
+        return unseeded(streams.spawn(1)[0] if seed is None else seed)
+
+    np.random.default_rng = seeded
+    try:
+        return (yield)
+    finally:
+        np.random.default_rng = unseeded
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
