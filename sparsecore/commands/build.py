@@ -30,6 +30,8 @@ from .report import Quiet
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
 
+START_SPARSITY = 0.8
+"""What a network starts with that becomes sparser while its connections move, where the user does not say."""
 BYTES_A_CONNECTION = 40
 """Values, gradients, an optimizer's column, pattern and plan together."""
 
@@ -72,7 +74,13 @@ def build(
     steps = -(-len(train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
-    prunes = [pruning.pruner(initial, lambda step: earlier(config, step))] if pruning is not None else []
+    prunes: list[Callback] = []
+    if pruning is not None:
+        prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
+    elif config.rewire is not None:
+        from .rewiring import rewirer
+
+        prunes = [rewirer(config, initial, total)]
     trainer = Trainer(
         network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
@@ -124,15 +132,24 @@ def optimizer_of(config: RunConfig) -> Optimizer:
 
 
 def wiring_of(config: RunConfig) -> Wiring:
-    """How a configuration wires the sparse layers."""
-    sparsity = config.sparsity if config.sparsity is not None else 0.0
+    """How a configuration wires the sparse layers, at first."""
+    sparsity = first_sparsity(config)
     if config.radix is not None:
         return Wiring("radix", config.radix, widths=config.widths, granularity=config.granularity)
     if config.expander is not None:
         return Wiring("expander", expander=config.expander, sparsity=sparsity, granularity=config.granularity)
-    if config.random:
+    if config.random or config.rewire is not None:
         return Wiring("random", sparsity=sparsity, granularity=config.granularity)
     return Wiring()
+
+
+def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:
+    """The sparsity that a network is wired with: less than the last one where rewiring makes it sparser."""
+    last = config.sparsity if config.sparsity is not None else 0.0
+    if config.rewire != "regrow":
+        return last
+    first = START_SPARSITY if config.start_sparsity is None else config.start_sparsity
+    return tuple(min(first, each) for each in last) if isinstance(last, tuple) else min(first, last)
 
 
 def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation | None:

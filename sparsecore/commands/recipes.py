@@ -92,5 +92,7 @@ def _kind(config: RunConfig) -> Kind:
     """Which of a model's recipes is for this run."""
     if config.prune is not None:
         return "pruned"
+    if config.rewire is not None:
+        return "moving"
     sparse = config.radix or config.expander or config.random or config.start_from
     return "sparse" if sparse else "dense"

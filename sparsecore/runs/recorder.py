@@ -96,7 +96,7 @@ class Recorder:
             run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
             if self._settings is not None:
                 run |= {"settings": dict(self._settings()), "changes": self._changes}
-            save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
+            save(network, self.folder.checkpoint, state=run, optimizer=optimizer, arrays=state.arrays)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -119,6 +119,7 @@ class Recorder:
             If it is of another run, or a setting is another one and not in `changing`.
         """
         state = from_json(checkpoint.state.get("run"))
+        state.arrays = dict(checkpoint.arrays)
         found, epochs = checkpoint.state.get("identity"), self.identity["epochs"]
         steps = -(-self.identity["train"] // self.identity["batch_size"])
         data = None

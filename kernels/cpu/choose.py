@@ -1,0 +1,105 @@
+"""Which numbers of an array are its largest: exactly so many, of equals the first, in a few passes over the array.
+
+The bits of numbers that are at least 0 are in the order of the numbers. They are counted by eleven bits at a time from
+the top, as in a radix sort, which finds the least number to take without sorting or moving any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile import njit
+from ..tuning import SORTED_STRETCH
+
+Array = NDArray[Any]
+
+_DIGIT = 11
+
+
+def largest(
+    scores: Array, edges: Array, counts: Array, barred: Array | None = None
+) -> tuple[NDArray[np.bool_], Any]:
+    """Where the largest numbers of each stretch of an array stand.
+
+    Parameters
+    ----------
+    scores : float32 or float64 array, shape (n,)
+        At least 0, and no NaN.
+    edges : int64 array, shape (stretches + 1,)
+        Stretch s is `scores[edges[s]:edges[s + 1]]`.
+    counts : int64 array, shape (stretches,)
+        How many of it to take, from 0 to its length.
+    barred : integer array, optional
+        Numbers at these places are not taken; `counts` must leave that possible.
+
+    Returns
+    -------
+    mask : boolean array, shape (n,)
+        Of equal numbers the first are taken.
+    least : number of the array's dtype
+        The least that was taken of the last stretch from which some, but not all, were; 0 if there is none.
+    """
+    bits: Array = np.ascontiguousarray(scores).view(np.uint32 if scores.itemsize == 4 else np.uint64)
+    if barred is not None:
+        bits = bits + np.ones(1, bits.dtype)  # so that zero is below every other number
+        bits[barred] = 0
+    mask = np.empty(len(bits), np.bool_)
+    least = np.zeros(1, bits.dtype)
+    mark_largest(bits, 8 * bits.itemsize, edges, counts, mask, least)
+    return mask, (least - (barred is not None and least > 0)).view(scores.dtype)[0]
+
+
+@njit
+def mark_largest(bits: Array, width: int, edges: Array, counts: Array, mask: Array, least: Array) -> None:
+    """mask = which of each stretch are its largest; `bits` are unsigned integers of `width` bits."""
+    tallies = np.zeros(1 << _DIGIT, np.int64)
+    for s in range(len(counts)):
+        first, last, count = edges[s], edges[s + 1], counts[s]
+        if count <= 0 or count >= last - first:
+            mask[first:last] = count > 0
+            continue
+        if last - first <= SORTED_STRETCH:
+            found = np.uint64(np.sort(bits[first:last])[last - first - count])
+        else:
+            found = _counted(bits[first:last], width, count, tallies)
+        least[0] = found
+        left = count
+        for k in range(first, last):
+            above = np.uint64(bits[k]) > found
+            mask[k] = above
+            left -= above
+        for k in range(first, last):  # of those that equal it, the first
+            if left == 0:
+                break
+            if np.uint64(bits[k]) == found:
+                mask[k] = True
+                left -= 1
+
+
+@njit
+def _counted(near: Array, width: int, count: int, tallies: Array) -> np.uint64:
+    """The count-th largest, digit by digit; `near` shrinks to those that begin with the digits found."""
+    found, bottom = np.uint64(0), width
+    while bottom > 0:
+        digit = min(_DIGIT, bottom)
+        bottom -= digit
+        shift, low = np.uint64(bottom), np.uint64((1 << digit) - 1)
+        tallies[:] = 0
+        for k in range(len(near)):
+            tallies[(np.uint64(near[k]) >> shift) & low] += 1
+        value = (1 << digit) - 1
+        while tallies[value] < count:
+            count -= tallies[value]
+            value -= 1
+        found = (found << np.uint64(digit)) | np.uint64(value)
+        if bottom > 0 and tallies[value] < len(near):
+            kept, n = np.empty(tallies[value], near.dtype), 0
+            for k in range(len(near)):
+                if (np.uint64(near[k]) >> shift) & low == np.uint64(value):
+                    kept[n] = near[k]
+                    n += 1
+            near = kept
+    return found
