@@ -46,7 +46,7 @@ class RewiringSchedule:
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.end < self.every:
-            raise ValueError(f"rewiring must go by at least 1 step and end after one update, got every {self.every} "
+            raise ValueError(f"updates must be due every 1 or more steps, and once by the end, got every {self.every} "
                              f"steps until {self.end}")  # fmt: skip
         if not 0 < self.fraction < 1:
             raise ValueError(f"fraction must be above 0 and below 1, got {self.fraction}")
@@ -129,6 +129,7 @@ class Rewirer(Callback):
     def started(self, trainer: Training) -> None:
         """Look whether all layers can be rewired; compile what an update runs."""
         self.check(trainer.network)
+        trainer.network.let_move(self._paths(trainer.network))
         for path in self._paths(trainer.network):
             self._note_start(trainer, path)
         _compile(trainer.network.dtype)

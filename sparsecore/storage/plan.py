@@ -51,13 +51,13 @@ class Plan(Patchable):
     @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format)
+        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format, moving=self.moving)
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return laid_out(pattern, own(pattern.indices, self.moving), self.format)
+        return laid_out(pattern, own(pattern.indices, self.moving), self.format, moving=self.moving)
 
     @cached
     def perm(self) -> NDArray[np.integer]:
@@ -81,12 +81,13 @@ def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
 
 
 def laid_out(
-    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None
-) -> Layout | CooLayout:
+    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None, *,
+    moving: bool = False,
+) -> Layout | CooLayout:  # fmt: skip
     """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
     if format == "coo":
         return coo_layout_of(pattern, offsets)
-    return layout_of(pattern, offsets, columns_per_block)
+    return layout_of(pattern, offsets, columns_per_block, moving=moving)
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
@@ -101,7 +102,10 @@ def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
     return BLOCK_COLUMNS if pays and largest_group == 1 else 0
 
 
-def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
+def layout_of(
+    pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None, *,
+    moving: bool = False,
+) -> Layout:  # fmt: skip
     """Gather a pattern's rows into groups that share their columns.
 
     Parameters
@@ -111,8 +115,11 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
         Line of x that each connection reads: the pattern's columns, or offsets into an image.
     columns_per_block : int, optional
         Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
+    moving : bool
+        Connections will move, and the layout should keep its form: few rows that happen to share their columns, such as
+        those without any, make no groups then.
     """
-    rows, starts, leaders = _groups(pattern)
+    rows, starts, leaders = _groups(pattern, moving)
     indptr = pattern.indptr.astype(np.int64)
     first = rows[starts[:-1]]
     length = pattern.fan_in[first]
@@ -162,7 +169,9 @@ def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segmen
     )  # fmt: skip
 
 
-def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
+def _groups(
+    pattern: SparsityPattern, moving: bool = False
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
     """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
 
     Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into
@@ -178,9 +187,15 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
         row_keys(pattern.indptr, pattern.indices, keys)
         table = np.full(1 << count.bit_length(), -1, np.int32)
         groups = row_leaders(pattern.indptr, pattern.indices, keys, table, LARGEST_GROUP, leaders, sizes)
-    if groups == count:
+    if groups == count or (moving and not pattern.is_full and _hardly_shared(pattern, sizes, leaders)):
         alone = np.arange(count + 1, dtype=np.int32)
         return alone[:-1], alone, alone[:-1]
     rows, starts, firsts = np.empty(count, np.int32), np.empty(groups + 1, np.int32), np.empty(groups, np.int32)
     gather_rows(leaders, sizes, LARGEST_GROUP, rows, starts, firsts)
     return rows, starts, firsts
+
+
+def _hardly_shared(pattern: SparsityPattern, sizes: NDArray[np.int32], leaders: NDArray[np.int32]) -> bool:
+    """Whether at most half of the rows with connections share their columns with others."""
+    filled = pattern.fan_in > 0
+    return 2 * int(np.count_nonzero(filled & (sizes[leaders] > 1))) <= int(np.count_nonzero(filled))
