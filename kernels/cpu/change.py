@@ -41,38 +41,46 @@ def draw_free(
         if count <= 0:
             continue
         row, p = edges[s], indptr[edges[s]]
-        end = indptr[edges[s + 1]]
+        before, end = p, indptr[edges[s + 1]]
         free = (edges[s + 1] - edges[s]) * columns - (end - p)
-        before = p
+        whole, rest = free // count, free % count
         turn = _below(mix(key ^ mix(GOLDEN + np.uint64(k))), free)
-        begin = 0  # the first share whose place lies behind the end of the row of places, and so at its start
-        while begin < count and _drawn(key, k, begin, count, free) + turn < free:
-            begin += 1
+        # The places are drawn in the order in which they lie behind the turn: from the first share that reaches over
+        # the end of the free places on, and so begins anew at their start.
+        share = (free - turn) * count // free
+        low, spread = share * whole + share * rest // count, share * rest % count
+        while share < count:
+            more = spread + rest >= count
+            if low + _drawn(key, k + share, whole + more) + turn >= free:
+                break
+            low, spread, share = low + whole + more, spread + rest - more * count, share + 1
+        into_row = edges[s]
         for j in range(count):
-            share = begin + j if begin + j < count else begin + j - count
-            place = _drawn(key, k, share, count, free) + turn
+            if share == count:
+                low = spread = share = 0
+            more = spread + rest >= count
+            place = low + _drawn(key, k + share, whole + more) + turn
+            low, spread, share = low + whole + more, spread + rest - more * count, share + 1
             if place >= free:
                 place -= free
-            # The connections before the place move it on by as many.
-            while p < end:
+            while p < end:  # the connections before the place move it on by as many
                 while p >= indptr[row + 1]:
                     row += 1
                 if (row - edges[s]) * columns + indices[p] - (p - before) > place:
                     break
                 p += 1
             place += p - before
-            rows[k + j] = edges[s] + place // columns
-            into[k + j] = place % columns
+            while place >= (into_row + 1 - edges[s]) * columns:
+                into_row += 1
+            rows[k + j] = into_row
+            into[k + j] = place - (into_row - edges[s]) * columns
         k += count
 
 
 @njit
-def _drawn(key: Any, k: Any, share: Any, count: Any, free: Any) -> Any:
-    """The place drawn from a share, of `count` equal ones of `free` places, by the stream's number k + share + 1."""
-    whole, rest = free // count, free % count
-    low = share * whole + share * rest // count
-    high = (share + 1) * whole + (share + 1) * rest // count
-    return low + _below(mix(key + GOLDEN * np.uint64(k + share + 1)), high - low)
+def _drawn(key: Any, k: Any, places: Any) -> Any:
+    """The place drawn from a share of so many, by the stream's k-th number."""
+    return _below(mix(key + GOLDEN * np.uint64(k + 1)), places)
 
 
 @njit
@@ -133,17 +141,34 @@ def change_rows(
 
 
 @njit
-def mark_tried(tried: Array, indptr: Array, indices: Array, sources: Array, columns: int) -> int:
-    """Set the bits of new connections, those whose source is −1, in a matrix of bits; returns how many were not set."""
-    new = 0
+def note_change(tried: Array, indptr: Array, indices: Array, sources: Array, columns: int, found: Array) -> None:
+    """Set the bits of new connections, those whose source is −1, in a matrix of bits, and sum up the pattern.
+
+    Parameters
+    ----------
+    tried : uint8 array
+        A bit for each place, row by row.
+    indptr, indices, sources : integer arrays
+    columns : int
+    found : int64 array, shape (6,)
+        Written: new connections; those whose bit was not set before; rows without connections; the least and the most
+        connections of a row, and the sum of their squares.
+    """
+    new = first = empty = squares = most = 0
+    least = columns + 1
     for row in range(len(indptr) - 1):
+        fan_in = indptr[row + 1] - indptr[row]
+        empty += fan_in == 0
+        least, most = min(least, fan_in), max(most, fan_in)
+        squares += fan_in * fan_in
         for p in range(indptr[row], indptr[row + 1]):
             if sources[p] < 0:
                 place = np.int64(row) * columns + indices[p]
                 bit = np.uint8(1 << (place & 7))
-                new += (tried[place >> 3] & bit) == 0
+                new += 1
+                first += (tried[place >> 3] & bit) == 0
                 tried[place >> 3] |= bit
-    return new
+    found[0], found[1], found[2], found[3], found[4], found[5] = new, first, empty, least, most, squares
 
 
 @njit

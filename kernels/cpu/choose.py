@@ -1,7 +1,8 @@
 """Which numbers of an array are its largest: exactly so many, of equals the first, in a few passes over the array.
 
 The bits of numbers that are at least 0 are in the order of the numbers. They are counted by eleven bits at a time from
-the top, as in a radix sort, which finds the least number to take without sorting or moving any.
+the top, as in a radix sort, which finds the least number to take without sorting any. Where few are wanted of many, a
+sample tells first below which numbers none of them can be.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import njit
-from ..tuning import SORTED_STRETCH
+from ..tuning import SAMPLED_EVERY, SORTED_STRETCH
 
 Array = NDArray[Any]
 
@@ -61,22 +62,50 @@ def mark_largest(bits: Array, width: int, edges: Array, counts: Array, mask: Arr
         if count <= 0 or count >= last - first:
             mask[first:last] = count > 0
             continue
-        if last - first <= SORTED_STRETCH:
-            found = np.uint64(np.sort(bits[first:last])[last - first - count])
+        here = bits[first:last]
+        if len(here) <= SORTED_STRETCH:
+            found = np.uint64(np.sort(here)[len(here) - count])
+            near = here
         else:
-            found = _counted(bits[first:last], width, count, tallies)
+            near = _likely(here, count)
+            found = _counted(near, width, count, tallies)
         least[0] = found
-        left = count
+        bound = least[0]  # of the array's own type
         for k in range(first, last):
-            above = np.uint64(bits[k]) > found
-            mask[k] = above
-            left -= above
-        for k in range(first, last):  # of those that equal it, the first
-            if left == 0:
-                break
-            if np.uint64(bits[k]) == found:
-                mask[k] = True
+            mask[k] = bits[k] >= bound
+        left = -count
+        for k in range(len(near)):
+            left += near[k] >= bound
+        k = last
+        while left > 0:  # of those that equal it, the last are too many
+            k -= 1
+            if bits[k] == bound:
+                mask[k] = False
                 left -= 1
+
+
+@njit
+def _likely(bits: Array, count: int) -> Array:
+    """The numbers among which the count-th largest is, fewer if a sample tells: those above what lies well below it.
+
+    Whatever the sample says, they are enough: otherwise all are given back.
+    """
+    sample = len(bits) // SAMPLED_EVERY
+    below = count // SAMPLED_EVERY * 3 // 2 + 16  # numbers of the sample that are hardly ever too few
+    if below >= sample:
+        return bits
+    seen = np.empty(sample, bits.dtype)
+    for k in range(sample):
+        seen[k] = bits[k * SAMPLED_EVERY]
+    bound = np.sort(seen)[sample - below]
+    kept, n = np.empty(min(len(bits), 4 * below * SAMPLED_EVERY), bits.dtype), 0
+    for k in range(len(bits)):
+        if bits[k] >= bound:
+            if n == len(kept):  # many are equal
+                return bits
+            kept[n] = bits[k]
+            n += 1
+    return kept[:n] if n >= count else bits
 
 
 @njit

@@ -81,8 +81,12 @@ class SparseLayer(Layer):
         if (sampled := workspace.sampled) is None:
             raise ValueError(f"{self!r}: has no gradient: there was no backward pass in this workspace")
         found = workspace.played.array("gradient of others", (pattern.nnz,), self.dtype)
-        kernels = workspace.played.kernels
-        kernels.sddmm(self.plan_of(pattern).forward, sampled.grid, sampled.dy, sampled.x, found)
+        known = workspace.played.sampled_plan
+        if known is None or known.pattern is not pattern:
+            # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
+            once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
+            known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once)
+        workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
         return found
 
     def prune(self, keep: Any) -> None:

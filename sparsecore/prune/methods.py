@@ -53,7 +53,8 @@ class Site:
     @property
     def free(self) -> Any:
         """Free places of each stretch."""
-        return np.diff(self.edges * self.pattern.shape[1] - self.pattern.indptr[self.edges])
+        places = self.edges * self.pattern.shape[1] - self.pattern.indptr[self.edges]
+        return places[1:] - places[:-1]
 
     def scores(self, units: SparsityPattern) -> Scores:
         """How large the gradient of units is: |g| of connections, the sum of squares of filters."""

@@ -156,8 +156,7 @@ class Rewirer(Callback):
         trainer.record(
             {
                 "event": "rewire", "epoch": step / trainer.steps, "step": step, "fraction": self.schedule.at(step),
-                "connections": network.connections, "sparsity": network.sparsity,
-                "layers": [each._asdict() for each in done],
+                "connections": sum(each.connections for each in done), "layers": [each._asdict() for each in done],
             }
         )  # fmt: skip
         return done
@@ -188,8 +187,8 @@ class Rewirer(Callback):
 
     def _counts(self, units: SparsityPattern, edges: Counts, step: int, path: str) -> tuple[Counts, Counts]:
         """How many units stay in each stretch, and how many come."""
-        held: Any = np.diff(units.indptr[edges].astype(np.int64))
-        possible: Any = np.diff(edges) * units.shape[1]
+        starts = units.indptr[edges].astype(np.int64)
+        held, possible = starts[1:] - starts[:-1], (edges[1:] - edges[:-1]) * units.shape[1]
         goal = held
         if self.method.towards is not None:
             first, last = self._sparsities(path)
@@ -216,28 +215,31 @@ class Rewirer(Callback):
 
     def _result(self, trainer: Training, path: str, layer: SparseLayer, move: Move, stayed: int) -> Rewired:
         """What an update comes to; what came is noted as tried."""
-        from ..kernels.cpu.change import mark_tried
+        from ..kernels.cpu.change import note_change
 
-        after = move.pattern
-        came, fan_in = int(np.count_nonzero(move.sources < 0)), np.diff(after.indptr)
-        bits = trainer.state.arrays[f"tried:{path}"]
-        self._tried[path] += int(mark_tried(bits, after.indptr, after.indices, move.sources, after.shape[1]))
+        after, bits = move.pattern, trainer.state.arrays[f"tried:{path}"]
+        found = np.empty(6, np.int64)
+        note_change(bits, after.indptr, after.indices, move.sources, after.shape[1], found)
+        came, first, empty, least, most, squares = found.tolist()
+        self._tried[path] += first
+        rows, nnz = after.shape[0], after.nnz
+        spread = math.sqrt(max(squares / rows - (nnz / rows) ** 2, 0.0))
         return Rewired(
-            path, repr(layer), move.row.size - after.nnz + came, came, stayed, after.nnz, self._tried[path],
-            int(np.count_nonzero(fan_in == 0)), (int(fan_in.min()), int(fan_in.max()), float(fan_in.std())),
+            path, repr(layer), move.row.size - nnz + came, came, stayed, nnz, self._tried[path], empty,
+            (least, most, spread),
         )  # fmt: skip
 
     def _note_start(self, trainer: Training, path: str) -> None:
         """Know which connections have ever been there: a bit for each place, kept with the run's state."""
-        from ..kernels.cpu.change import mark_tried
+        from ..kernels.cpu.change import note_change
 
         pattern, name = trainer.network.patterns[path], f"tried:{path}"
         size = -(-pattern.shape[0] * pattern.shape[1] // 8)
         bits = trainer.state.arrays.setdefault(name, np.zeros(size, np.uint8))
         if bits.shape != (size,) or bits.dtype != np.uint8:
             raise PruneError(f"{name}: expected {size:,} bytes in the run's state, got {bits.dtype} {bits.shape}")
-        every = np.full(pattern.nnz, -1)
-        mark_tried(bits, pattern.indptr, pattern.indices, every, pattern.shape[1])
+        every, found = np.full(pattern.nnz, -1), np.empty(6, np.int64)
+        note_change(bits, pattern.indptr, pattern.indices, every, pattern.shape[1], found)
         self._tried[path] = int(np.bitwise_count(bits).sum())
 
     def _check(self, network: Network, path: str) -> None:
@@ -277,11 +279,11 @@ def _of_connections(sources: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 
 def _compile(dtype: Any) -> None:
     """Run what an update runs once on next to nothing, so that no step of the run waits for a compiler."""
-    from ..kernels.cpu.change import mark_tried, moving_key
+    from ..kernels.cpu.change import moving_key, note_change
     from ..kernels.cpu.choose import largest
 
     pattern, edges, one = SparsityPattern((2, 2), [0, 1, 2], [0, 1]), np.array([0, 2]), np.array([1])
     keep, _ = largest(np.ones(2, dtype), edges, one)
     places = free_places(pattern, edges, one, int(moving_key(0, 0, 0)))
     after, sources, _ = changed(pattern, keep, places)
-    mark_tried(np.zeros(1, np.uint8), after.indptr, after.indices, sources, 2)
+    note_change(np.zeros(1, np.uint8), after.indptr, after.indices, sources, 2, np.empty(6, np.int64))

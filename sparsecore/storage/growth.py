@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -87,9 +88,17 @@ def changed(pattern: SparsityPattern, keep: Mask, coming: Places) -> tuple[Spars
     return SparsityPattern._from_valid(pattern.shape, indptr, indices), sources, int(stayed)
 
 
+@lru_cache(maxsize=8)
+def all_places(shape: tuple[int, int]) -> SparsityPattern:
+    """All places of a small layer, as connections; the same object as long as few layers ask."""
+    return SparsityPattern.full(shape)
+
+
 def rows_between(pattern: SparsityPattern, first: int, last: int) -> SparsityPattern:
     """All places of the rows from `first` to `last`, and none of the others, as connections."""
     rows, columns = pattern.shape
+    if (first, last) == (0, rows):
+        return all_places(pattern.shape)
     counts = np.zeros(rows, np.int64)
     counts[first:last] = columns
     indptr = np.concatenate([[0], np.cumsum(counts)])

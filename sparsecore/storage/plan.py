@@ -116,7 +116,7 @@ def layout_of(
     columns_per_block : int, optional
         Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
     moving : bool
-        Connections will move, and the layout should keep its form: few rows that happen to share their columns, such as
+        Connections will move, and the layout is to keep its form: rows that happen to share their columns, such as
         those without any, make no groups then.
     """
     rows, starts, leaders = _groups(pattern, moving)
@@ -182,20 +182,16 @@ def _groups(
     count = pattern.shape[0]
     leaders, sizes = np.zeros(count, np.int32), np.full(count, count, np.int32)
     groups = -(-count // LARGEST_GROUP)
-    if not pattern.is_full:
+    if not pattern.is_full and moving:
+        groups = count
+    elif not pattern.is_full:
         keys = np.empty(count, np.uint64)
         row_keys(pattern.indptr, pattern.indices, keys)
         table = np.full(1 << count.bit_length(), -1, np.int32)
         groups = row_leaders(pattern.indptr, pattern.indices, keys, table, LARGEST_GROUP, leaders, sizes)
-    if groups == count or (moving and not pattern.is_full and _hardly_shared(pattern, sizes, leaders)):
+    if groups == count:
         alone = np.arange(count + 1, dtype=np.int32)
         return alone[:-1], alone, alone[:-1]
     rows, starts, firsts = np.empty(count, np.int32), np.empty(groups + 1, np.int32), np.empty(groups, np.int32)
     gather_rows(leaders, sizes, LARGEST_GROUP, rows, starts, firsts)
     return rows, starts, firsts
-
-
-def _hardly_shared(pattern: SparsityPattern, sizes: NDArray[np.int32], leaders: NDArray[np.int32]) -> bool:
-    """Whether at most half of the rows with connections share their columns with others."""
-    filled = pattern.fan_in > 0
-    return 2 * int(np.count_nonzero(filled & (sizes[leaders] > 1))) <= int(np.count_nonzero(filled))
