@@ -39,10 +39,10 @@ def wired(model: str, sparsity: float, data: Dataset) -> Network:
     rng = np.random.default_rng(0)
     if model == "lenet300":
         return lenet300([uniform_random(300, 784, sparsity, rng), uniform_random(100, 300, sparsity, rng)])
-    padding = 2 if data.shape[0] == 3 else 0
-    wanted = links(data.shape, padding=padding)
-    shapes = [(link.outputs, link.inputs * int(np.prod(link.kernel_size))) for link in wanted]
-    return lenet5([uniform_random(*shape, sparsity, rng) for shape in shapes], in_shape=data.shape, padding=padding)
+    channels, height, width = data.shape
+    padding, shape = 2 if channels == 3 else 0, (channels, height, width)
+    sizes = [(link.outputs, link.inputs * int(np.prod(link.kernel_size))) for link in links(shape, padding=padding)]
+    return lenet5([uniform_random(*size, sparsity, rng) for size in sizes], in_shape=shape, padding=padding)
 
 
 # -- what an update costs --------------------------------------------------------------------------------------------
@@ -178,14 +178,14 @@ def masked(model: str, sparsity: float, data: Dataset, threads: int) -> Callable
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    shape = data.shape
     if model == "lenet300":
         net = nn.Sequential(nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(),
                             nn.Linear(100, 10))  # fmt: skip
-        shape, moving = (1, 28, 28), [net[1], net[3]]
+        moving = [net[1], net[3]]
     else:
         ours = wired(model, sparsity, data)
         net, moving = twin_of(ours, nn)
-        shape = data.shape
     weights = [layer.weight for layer in moving]
     masks = [(torch.rand_like(w) >= sparsity).float() for w in weights]
     with torch.no_grad():
@@ -255,7 +255,7 @@ def twin_of(ours: Network, nn: Any) -> tuple[Any, list[Any]]:
 
 def sparselab(sparsity: float, data: Dataset, threads: int) -> Callable[[], None]:
     """sparselab's own layers and RigL."""
-    import sparselab as lab
+    import sparselab as lab  # type: ignore[import-not-found]  # in no environment of this project's
     import torch
     from torch import nn
 

@@ -112,7 +112,7 @@ class Brute(Callback):
         columns = {"values": trainer.network.table.values} | trainer.optimizer.columns
         for name, column in columns.items():
             found[name] = np.zeros(pattern.shape, column.dtype)
-            found[name][pattern.rows, pattern.indices] = column[row.slice]
+            found[name][pattern.rows, pattern.indices] = trainer.network.device.get(column)[row.slice]
         return found
 
     def expected(self, trainer: Any, path: str, number: int) -> Any:
@@ -123,7 +123,8 @@ class Brute(Callback):
         rows, columns = pattern.shape[0], pattern.shape[1] // size
         weight = self.numbers(trainer, path)["values"].reshape(rows, columns, size)
         there = (pattern.to_scipy().toarray() != 0).reshape(rows, columns, size)[..., 0]
-        gradient = trainer.gradient_at(path, dense(*pattern.shape)).reshape(rows, columns, size)
+        gradient = trainer.network.device.get(trainer.gradient_at(path, dense(*pattern.shape)))
+        gradient = gradient.reshape(rows, columns, size)
         matters, slope = np.abs(weight), np.abs(gradient)
         if size > 1:
             matters, slope = np.square(weight), np.square(gradient)
