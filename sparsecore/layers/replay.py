@@ -12,6 +12,7 @@ from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
+from ..storage.few import Few
 from .sparse import SparseLayer
 
 
@@ -64,10 +65,11 @@ def replay_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> Laye
     """This thread's replay of a layer."""
     if not hasattr(_local, "replays"):
         _local.replays = weakref.WeakKeyDictionary()
-    replays = _local.replays.setdefault(layer.plan, {})  # by structure: each has a plan of its own
+    replays = _local.replays.get(layer.plan)  # by structure: each has a plan of its own
+    if replays is None:
+        replays = _local.replays[layer.plan] = Few(_MOST)
     key = batch, dtype, need_dx
     if key not in replays:
-        while len(replays) >= _MOST:
-            del replays[next(iter(replays))]
         replays[key] = LayerReplay(layer, batch, dtype, need_dx)
-    return replays[key]
+    found: LayerReplay = replays[key]
+    return found
