@@ -42,14 +42,14 @@ class LayerReplay:
         x, dy = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
         kernels, tape = cpu().recorder()
         y, cache = used.forward(x, Workspace(kernels=kernels))
-        kept = cache[-2]  # all that backward reads where there is no ReLU
+        *_, kept, packed_y, _ = cache  # all that backward reads where there is no ReLU is what is kept
         scratch = kept.data if isinstance(kept, Tiles) else kept
         self.scratch = scratch.shape, not isinstance(kept, Tiles)
         self.zero_bias = bias
         self.forward = Replay(tape, [x, weight, bias, y, scratch])
         kernels, tape = cpu().recorder()
         workspace = Workspace(kernels=kernels)
-        workspace.child(used).put("packed dy", cache[-1])  # y's tiles have been unpacked: less to keep in the caches
+        workspace.child(used).put("packed dy", packed_y)  # y's tiles have been unpacked: less to keep in the caches
         dx, grads = used.backward(dy, cache, workspace, need_dx=need_dx)
         dx = dx if need_dx else np.empty(0)
         self.backward = Replay(tape, [dy, scratch, weight, dx, grads["weight"], grads["bias"]])
