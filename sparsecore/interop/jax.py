@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -72,10 +73,15 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     return checked
 
 
+_twins: WeakKeyDictionary[SparseLayer, SparseLayer] = WeakKeyDictionary()
+
+
 def _as_it_is(layer: SparseLayer) -> SparseLayer:
     """A twin that keeps its connections: a network moves those of a layer within the plan that it has."""
-    twin = shallow(layer)
-    twin.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
+    twin = _twins.get(layer)
+    if twin is None or twin.pattern is not layer.pattern:
+        twin = _twins[layer] = shallow(layer)
+        twin.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
     return twin
 
 
