@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 
 from ..layers.replay import replay_of
 from ..layers.sparse import SparseLayer
+from ..runtime.recording import shallow
 
 
 def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
@@ -23,7 +25,8 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     Parameters
     ----------
     layer : SparseLinear or SparseConv2d
-        Without ReLU: use `jax.nn.relu`. Only its pattern and shapes are used.
+        Without ReLU: use `jax.nn.relu`. Only its pattern and shapes are used, as they are now: connections that it
+        loses or gets later are not the function's.
 
     Returns
     -------
@@ -40,6 +43,7 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     """
     if layer.relu:
         raise ValueError(f"as_function: {layer!r} must have no ReLU: make it without, and call jax.nn.relu")
+    layer = _as_it_is(layer)
     parameters = [(layer.pattern.nnz,), (layer.pattern.shape[0],)]
 
     @jax.custom_vjp
@@ -67,6 +71,18 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         return function(x.astype(weight.dtype), weight, bias)
 
     return checked
+
+
+_twins: WeakKeyDictionary[SparseLayer, SparseLayer] = WeakKeyDictionary()
+
+
+def _as_it_is(layer: SparseLayer) -> SparseLayer:
+    """A twin that keeps its connections: a network moves those of a layer within the plan that it has."""
+    twin = _twins.get(layer)
+    if twin is None or twin.pattern is not layer.pattern:
+        twin = _twins[layer] = shallow(layer)
+        twin.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
+    return twin
 
 
 def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:

@@ -14,6 +14,7 @@ from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
 from ..storage.cached import cached
+from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
 
@@ -153,11 +154,9 @@ class SparseOperator:
 
     def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
         """Run the replay of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
-        replays = vars(self._local).setdefault("replays", {})
+        replays = vars(self._local).setdefault("replays", Few(_MOST))
         key = what, tiles
         if key not in replays:
-            if len(replays) >= _MOST:
-                replays.clear()
             stand_ins = [np.zeros_like(array) for array in arrays]
             kernels, tape = cpu().recorder()
             (self._product if what == "product" else self._gradient)(kernels, tiles, *stand_ins)

@@ -94,6 +94,11 @@ class SparseLayer(Layer):
                     f"{array.shape}"
                 )
 
+    def _check_same(self, pattern: SparsityPattern) -> None:
+        """Refuse the cache of a forward pass with other connections: its gradients would be of these."""
+        if pattern != self.pattern:
+            raise ValueError(f"{self!r}: the cache is of other connections than the layer has now: call forward again")
+
     def _set(self, pattern: SparsityPattern, weight: Any, bias: Any) -> None:
         """Take a pattern and the parameters that go with it."""
         self.take_pattern(pattern, self.plan_of(pattern))

@@ -17,7 +17,10 @@ _HOST = (1, 3, 11, 13)
 def on_host(x: Any) -> bool:
     """Whether NumPy can read this object's memory."""
     if hasattr(x, "__dlpack_device__"):
-        return int(x.__dlpack_device__()[0]) in _HOST
+        try:
+            return int(x.__dlpack_device__()[0]) in _HOST
+        except ValueError:  # PyTorch's meta tensors, which have a shape only
+            raise TypeError(f"expected an array with memory, got a {type(x).__name__} on {x.device}") from None
     return not hasattr(x, "__cuda_array_interface__")
 
 
@@ -101,6 +104,8 @@ def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
 
 
 def _imported(x: Any) -> np.ndarray[Any, Any]:
+    if hasattr(x, "resolve_neg"):  # PyTorch's views that say that numbers are negated, of which DLPack says nothing
+        x = x.resolve_neg()
     if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
         try:
             return np.from_dlpack(x)
