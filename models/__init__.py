@@ -1,4 +1,6 @@
 """The networks of the papers, each readable as the paper's table."""
 
 if __name__ == "models":
-    raise ImportError("`models` was imported by its folder's name: write `import sparsecore.models` instead")
+    # Whoever looks for another package of this name, from the checkout's root, finds none: it is not this folder. Nor do
+    # we, since a second copy would be of classes that are not the first one's: it is `sparsecore.models`.
+    raise ModuleNotFoundError("No module named 'models'", name="models")
