@@ -1,6 +1,6 @@
 """The networks of the papers, each readable as the paper's table."""
 
 if __name__ == "models":
-    # Whoever looks for another package of this name, from the checkout's root, finds none: it is not this folder. Nor do
-    # we, since a second copy would be of classes that are not the first one's: it is `sparsecore.models`.
+    # This is `sparsecore.models`: a second copy would have other classes. Whoever looks for another package of
+    # this name, from the checkout's root, finds none here, as elsewhere.
     raise ModuleNotFoundError("No module named 'models'", name="models")

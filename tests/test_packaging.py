@@ -90,7 +90,7 @@ def test_checkout_imports_from_elsewhere(uninstalled: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("folder", ["kernels", "models"])
 def test_folder_names_are_no_packages(folder: str) -> None:
     """Whoever looks for an optional package of that name finds none, also from the checkout's root."""
-    look = f"import sys; sys.path.insert(0, {str(ROOT)!r})\ntry: import {folder}\nexcept ModuleNotFoundError as e: print(e)"
+    look = f"try: import {folder}\nexcept ModuleNotFoundError as error: print(error)"
     assert run(sys.executable, "-c", look, cwd=ROOT).strip() == f"No module named '{folder}'"
     with pytest.raises(ModuleNotFoundError, match=f"^No module named '{folder}'$") as refused:
         __import__(folder)

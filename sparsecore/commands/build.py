@@ -63,8 +63,8 @@ def build(
     report = report if report is not None else Quiet()
     where = device(config.device)
     dataset, initial = start(config, report)
-    kept, dataset = _kept(config, dataset), _named(config, dataset)
     network = initial if checkpoint is None else checkpoint.network
+    kept, dataset = _kept(config, dataset), _as_before(_named(config, dataset), network)
     report.layers(network)
     if config.threads is not None:
         set_threads(config.threads)
@@ -228,6 +228,14 @@ def _named(config: RunConfig, dataset: Dataset) -> Dataset:
     if config.dataset_name is None or dataset.name in NAMES:
         return dataset
     return replace(dataset, name=config.dataset_name)
+
+
+def _as_before(dataset: Dataset, network: Network) -> Dataset:
+    """A data set with as many means as a network was trained with: earlier versions had one for all of a table."""
+    norm = network.normalisation
+    if norm is None or len(norm.mean) == len(dataset.mean):
+        return dataset
+    return replace(dataset, mean=norm.mean, std=norm.std)
 
 
 def _origin(config: RunConfig) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.arrays import host_array, real_numbers
+from ..runtime.arrays import host_array, narrowed, real_numbers
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
@@ -169,7 +169,9 @@ class Batches(Whole):
         return Targets(out, batch)
 
     def _checked_targets(self, targets: Any, samples: int) -> Any:
-        rows = np.ascontiguousarray(real_numbers(targets, "a store", "targets"), self.dtype)
+        rows = np.ascontiguousarray(
+            narrowed(real_numbers(targets, "a store", "targets"), self.dtype, "a store", "targets")
+        )
         if rows.ndim != 2 or len(rows) != samples:
             raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
         return rows

@@ -21,8 +21,8 @@ _OPSET = 17
 def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None:
     """Write a network as an ONNX model that takes `x` of shape (batch, *in_shape) and gives `y`.
 
-    It computes what `network.logits` does of floats: x must be normalised as in training. `network.normalisation`, if
-    there is one, is in the model's metadata.
+    It computes what `network.logits` does of x that is normalised already. `network.normalisation`, if there is one, is
+    in the model's metadata.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
     model.ir_version = 8  # as old as this opset, so that older runtimes read it too
     norm = network.normalisation
     if norm is not None:
-        helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))})
+        known = {} if norm.dtype is None else {"dtype": norm.dtype}
+        helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))} | known)
     onnx.checker.check_model(model)
     replace(Path(path), model.SerializeToString())
 

@@ -19,9 +19,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from ..data import Split
 from ..data.batches import Batches
+from ..data.normalisation import scales
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..prune import gradual, to_sparsity
+from ..runtime.arrays import narrowed
 from ..runtime.devices import cpu
 from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
@@ -34,8 +36,6 @@ from ..training.step import Step
 
 _PATIENCE = 10
 """Epochs without progress after which fitting ends."""
-_ROUNDING = 8 * np.finfo(np.float64).eps
-"""Relative to a column's largest number: what its numbers may differ by and count as the same."""
 
 
 class _SparseMLP(BaseEstimator):
@@ -181,7 +181,7 @@ class _SparseMLP(BaseEstimator):
                 raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
 
     def _standardised(self, x: Any) -> Any:
-        return np.ascontiguousarray((x - self._mean) / self._scale, np.float32)
+        return np.ascontiguousarray(narrowed((x - self._mean) / self._scale, np.float32, type(self).__name__, "X"))
 
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
@@ -190,15 +190,9 @@ class _SparseMLP(BaseEstimator):
 
 
 def _scale_of(columns: Any) -> Any:
-    """What standardising divides each column by: its standard deviation, and 1 where the column is constant.
-
-    Constant is what differs by rounding alone, whatever the rounding of sums makes of its deviation.
-    """
-    deviation = columns.std(axis=0, dtype=np.float64)
+    """What standardising divides each column by."""
     low, high = (np.asarray(end(axis=0), np.float64) for end in (columns.min, columns.max))
-    with np.errstate(over="ignore"):
-        constant = high - low <= _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    return np.where(constant | (deviation == 0), 1.0, deviation)
+    return scales(columns.std(axis=0, dtype=np.float64), low, high)
 
 
 TOPOLOGIES = ("expander", "explicit", "random", "dense")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..runtime.arrays import real_numbers, unfit
+from ..runtime.arrays import narrowed, real_numbers, unfit
 from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
@@ -49,6 +49,7 @@ class SparseLayer(Layer):
         for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
             if np.shape(array) != (count,):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        weight, bias = narrowed(weight, kind, self, "weight"), narrowed(bias, kind, self, "bias")
         self._set(pattern, np.array(weight, kind), np.array(bias, kind))
 
     @abstractmethod

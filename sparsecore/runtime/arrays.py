@@ -72,6 +72,22 @@ def real_numbers(x: Any, owner: Any, name: str, *, truths: bool = True) -> Any:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
+def narrowed(array: Any, dtype: Any, owner: Any, name: str) -> Any:
+    """Real numbers in the dtype that is computed in; the one place where numbers become fewer bits.
+
+    Raises ValueError where a number is too large for it, and would become Inf.
+    """
+    if array.dtype == dtype:
+        return array
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError:
+        whose = owner if isinstance(owner, str) else repr(owner)
+        largest = np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max()
+        raise ValueError(f"{whose}: {name} must be numbers that {np.dtype(dtype)} holds, got {largest:.4g}") from None
+
+
 def unfit(array: Any, *, written: bool = True) -> str:
     """What is wrong with an array that a kernel is to walk from its address on, and to write to; empty if nothing is.
 

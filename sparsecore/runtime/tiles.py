@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
-from .arrays import real_numbers
+from .arrays import narrowed, real_numbers
 from .recording import Buffer
 
 
@@ -148,7 +148,7 @@ class Targets:
         given = real_numbers(given, "Targets", "targets")
         if given.ndim != 2:
             raise ValueError(f"targets must have shape (batch, outputs), got {given.shape}")
-        return cls(tiled(given, dtype), len(given))
+        return cls(tiled(narrowed(given, dtype, "Targets", "targets"), dtype), len(given))
 
 
 def tiled(rows: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:

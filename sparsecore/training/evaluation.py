@@ -48,11 +48,13 @@ def store_of(
 ) -> Batches:
     """The batches of a split, normalised and shaped as a network takes them.
 
-    Raises ValueError where the data's samples are not of the network's shape.
+    Raises ValueError where the data's samples are not of the network's shape, or not of the kind it was trained on.
     """
     shape = network.layers[0].in_shape
     if not fits(normalisation.shape, shape):
         raise ValueError(f"{network!r}: takes samples of {spell(shape)}, got {spell(normalisation.shape)}")
+    if normalisation.dtype not in (None, split.x.dtype.name):
+        raise ValueError(f"{network!r}: was trained on samples of {normalisation.dtype}, got {split.x.dtype}")
     return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 
