@@ -23,7 +23,7 @@ from ..data.normalisation import scales
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..prune import gradual, to_sparsity
-from ..runtime.arrays import narrowed
+from ..runtime.arrays import narrowed, real_numbers, unhidden
 from ..runtime.devices import cpu
 from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
@@ -76,7 +76,7 @@ class _SparseMLP(BaseEstimator):
     def _replaced(self, x: Any, y: Any) -> Self:
         """Fit a twin and then become it: after whatever ends it earlier, the estimator is what it was before."""
         twin = shallow(self)
-        twin._learn(x, y)
+        twin._learn(self._plain(x, "X"), self._plain(y, "y"))
         self.__dict__ = vars(twin)
         return self
 
@@ -183,16 +183,27 @@ class _SparseMLP(BaseEstimator):
     def _standardised(self, x: Any) -> Any:
         return np.ascontiguousarray(narrowed((x - self._mean) / self._scale, np.float32, type(self).__name__, "X"))
 
+    def _plain(self, given: Any, name: str) -> Any:
+        """What scikit-learn would take for other numbers is refused: hidden entries, and more than float64 holds."""
+        given = unhidden(given, f"{type(self).__name__}: {name}")
+        real = isinstance(given, np.ndarray) and given.dtype.kind == "f"
+        return real_numbers(given, type(self).__name__, name) if real else given
+
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        x = validate_data(self, x, reset=False)
+        x = validate_data(self, self._plain(x, "X"), reset=False)
         return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
 
 
 def _scale_of(columns: Any) -> Any:
     """What standardising divides each column by."""
     low, high = (np.asarray(end(axis=0), np.float64) for end in (columns.min, columns.max))
-    return scales(columns.std(axis=0, dtype=np.float64), low, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = columns.std(axis=0, dtype=np.float64)
+    if not np.isfinite(deviation).all():
+        largest = max(high.max(), -low.min())
+        raise ValueError(f"columns must hold numbers whose squares float64 holds, got {largest:.4g}")
+    return scales(deviation, low, high)
 
 
 TOPOLOGIES = ("expander", "explicit", "random", "dense")

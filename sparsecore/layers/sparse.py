@@ -61,8 +61,8 @@ class SparseLayer(Layer):
 
         For a layer used alone; one in a network is changed by `Network.rewire`.
         """
-        left = self.device.pick(self.weight, np.flatnonzero(keep))
-        self._set(self.pattern.select(keep), left, self.bias)
+        pattern = self.pattern.select(keep)
+        self._set(pattern, self.device.pick(self.weight, np.flatnonzero(keep)), self.bias)
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""

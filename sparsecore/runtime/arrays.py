@@ -65,11 +65,17 @@ def real_numbers(x: Any, owner: Any, name: str, *, truths: bool = True) -> Any:
         raise TypeError(f"{whose}: {name} must hold real numbers, got {array.dtype}")
     if not isinstance(array, np.ndarray):
         return array
-    if isinstance(array, np.ma.MaskedArray):
-        if np.ma.is_masked(array):
-            raise ValueError(f"{whose}: {name} has hidden entries, which have no value: fill them, e.g. filled(0)")
-        array = array.data
+    array = unhidden(array, f"{whose}: {name}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def unhidden(x: Any, name: str) -> Any:
+    """What a masked array holds, if it hides nothing; anything else as it is. Raises ValueError, which begins so."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has hidden entries, which have no value: fill them, e.g. filled(0)")
+    return x.data
 
 
 def narrowed(array: Any, dtype: Any, owner: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
-from .arrays import narrowed, real_numbers
+from .arrays import narrowed, real_numbers, unhidden
 from .recording import Buffer
 
 
@@ -87,7 +87,7 @@ class Labels:
 
         Parameters
         ----------
-        labels : integer array, shape (batch,)
+        labels : array of integers of any kind, shape (batch,)
         classes : int
 
         Raises
@@ -97,7 +97,11 @@ class Labels:
         ValueError
             If they have another shape, or one is negative or not below `classes`.
         """
-        given = np.asarray(labels)
+        labels = unhidden(labels, "labels")
+        try:
+            given = np.asarray(labels)
+        except ValueError:
+            raise ValueError("labels must have shape (batch,), got ragged rows") from None
         if given.size and given.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, got {given.dtype}")
         if given.ndim != 1:

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.typing import NDArray
 
 import sparsecore
 from sparsecore.data import Dataset, Split, load, npz
+from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
+from sparsecore.interop.operator import SparseOperator
 from sparsecore.layers import SparseLinear
 from sparsecore.network import Network
 from sparsecore.runs.trainer import Trainer
 from sparsecore.runtime.devices import cpu
+from sparsecore.runtime.tiles import Labels, Targets
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.training.callbacks import Callback
 from sparsecore.training.evaluation import Evaluation
@@ -204,3 +208,163 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_one_mean(tmp_path: Path, m
     assert np.array_equal(again.network.params, whole.network.params)
     pruned = run_on(path, start_from=str(tmp_path / "run"), hidden=None, prune="one-time", prune_to=(0.5,), epochs=1)
     assert pruned.network.normalisation == whole.network.normalisation
+
+
+# ---------------------------------------------------------------------------------------------- 9: no real numbers
+
+HIDDEN = np.ma.masked_array(np.ones((2, 3)), [[0, 0, 0], [0, 0, 1]])
+NO_NUMBERS: dict[str, Any] = {
+    "complex": np.ones((2, 3)) + 1j, "long double": np.ones((2, 3), np.longdouble), "hidden": HIDDEN,
+    "objects": np.ones((2, 3), object), "text": np.ones((2, 3)).astype(str), "times": np.zeros((2, 3), "m8[s]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["x", "weight", "bias"])
+def test_jax_takes_real_numbers_alone(which: str) -> None:
+    jax = pytest.importorskip("jax")
+    from sparsecore.interop.jax import as_function
+
+    f = as_function(SparseLinear(full((2, 3))))
+    shapes = {"x": (2, 3), "weight": (6,), "bias": (2,)}
+    given = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    wanted = np.asarray(f(**given))
+
+    def ask(values: Any) -> Array:
+        return np.asarray(f(**given | {which: values}))
+
+    size = int(np.prod(shapes[which]))
+    for name, values in NO_NUMBERS.items():
+        wrong = values.reshape(-1)[-size:].reshape(shapes[which])
+        with pytest.raises((TypeError, ValueError), match=f"{which} (must hold real numbers, got|has hidden entries)"):
+            ask(wrong)
+        if name == "complex":
+            with pytest.raises(TypeError, match=f"{which} must hold real numbers, got complex64"):
+                jax.jit(lambda v: f(**given | {which: v}))(jax.numpy.asarray(wrong, np.complex64))
+    with pytest.raises(ValueError, match=f"{which} must be numbers that float32 holds, got 1e\\+200"):
+        ask(np.full(shapes[which], 1e200))
+    for kind in ("<f8", ">f4", ">f8"):
+        assert np.array_equal(ask(given[which].astype(kind)), wanted)
+    if which == "x":
+        for same in (given["x"].astype(int), given["x"] > 0, given["x"].astype(">i2"), given["x"].tolist()):
+            assert np.array_equal(ask(same), wanted)
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", ">i2", "<u2", ">i4", "<i8", ">u8"])
+def test_labels_are_integers_of_any_kind(kind: str) -> None:
+    found = Labels.pack(np.array([2, 0, 1]).astype(kind), 3)
+    assert found.data[:3].tolist() == [2, 0, 1] and found.data.dtype == np.int32
+    with pytest.raises(ValueError, match="labels must be at least 0 and below 2, got 2 at position 0"):
+        Labels.pack(np.array([2, 0, 1]).astype(kind), 2)
+
+
+@pytest.mark.parametrize(
+    "labels, problem",
+    [
+        (np.array([0.0, 1.0]), "integers, got float64"), (np.array([0.5, 1]), "integers, got float64"),
+        (np.array([0, 1]) + 0j, "integers, got complex128"), (np.array([False, True]), "integers, got bool"),
+        (np.array([0, 1], object), "integers, got object"), (["0", "1"], "integers, got <U1"),
+        (np.array([0, 1], "m8[s]"), r"integers, got timedelta64\[s\]"), ([[0], [1, 2]], "got ragged rows"),
+        (np.ma.masked_array([0, 1], [False, True]), "labels has hidden entries"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_integers(labels: Any, problem: str) -> None:
+    from sparsecore.gradcheck import gradcheck
+
+    for ask in (
+        lambda: Labels.pack(labels, 3),
+        lambda: gradcheck(Network([SparseLinear(full((3, 4)))]), np.ones((2, 4)), labels=labels),
+    ):
+        with pytest.raises((TypeError, ValueError), match=problem) as refused:
+            ask()
+        assert "\n" not in str(refused.value)
+
+
+# ---------------------------------------------------------------------------------------------- 22: lost on the way
+
+
+def test_hidden_entries_are_no_connections() -> None:
+    hidden = np.ma.masked_array(np.ones((2, 3)), [[0, 0, 1], [0, 0, 0]])
+    row = hidden.reshape(-1)
+    for use in (
+        lambda: SparsityPattern.from_dense(hidden),
+        lambda: full((2, 3)).select(row.astype(bool)),
+        lambda: SparseLinear(full((2, 3))).prune(row.astype(bool)),
+        lambda: SparsityPattern((2, 3), [0, 1, 2], np.ma.masked_array([0, 1], [0, 1])),
+        lambda: SparsityPattern.from_coo((2, 3), np.ma.masked_array([0, 1], [0, 1]), [0, 1]),
+    ):
+        with pytest.raises(ValueError, match="has hidden entries, which have no value"):
+            use()
+    assert SparsityPattern.from_dense(np.ma.masked_array(np.eye(2)))[0].nnz == 2
+
+
+def test_an_estimator_takes_no_hidden_entries_and_no_long_doubles() -> None:
+    sklearn = pytest.importorskip("sparsecore.interop.sklearn")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 4))
+    for kind, y in ((sklearn.SparseMLPClassifier, np.arange(60) % 3), (sklearn.SparseMLPRegressor, x[:, 0])):
+        model = kind((8,), sparsity=0.5, max_iter=2, random_state=0).fit(np.ma.masked_array(x), y)
+        hidden, wide = np.ma.masked_array(x, x > 2), x.astype(np.longdouble)
+        for values, problem in ((hidden, "X has hidden entries"), (wide, "X must hold real numbers, got")):
+            with pytest.raises((TypeError, ValueError), match=problem):
+                model.fit(values, y)
+            with pytest.raises((TypeError, ValueError), match=problem):
+                model.predict(values)
+        with pytest.raises(ValueError, match="y has hidden entries"):
+            model.fit(x, np.ma.masked_array(y, y == y[0]))
+        with pytest.raises(ValueError, match=r"X must be numbers that float32 holds, got .*e\+200"):
+            model.predict(x * 1e200)
+        with pytest.raises(ValueError, match="columns must hold numbers whose squares float64 holds, got"):
+            model.fit(x * 1e200, y)
+
+
+LARGE = np.full((2, 3), 1e200)
+ZEROS = Split(np.zeros((2, 3), np.float32), np.zeros(2, np.int32))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: SparseLinear(full((2, 3))).forward(LARGE),
+        lambda: SparseLinear(full((2, 3)), np.full(6, -1e200)),
+        lambda: SparseLinear(full((2, 3)), None, np.full(2, 1e39)),
+        lambda: Network([SparseLinear(full((2, 3)))]).logits(LARGE),
+        lambda: Network([SparseLinear(full((2, 3)))]).predict(LARGE),
+        lambda: setattr(Network([SparseLinear(full((2, 3)))]), "params", np.full(8, 1e200)),
+        lambda: Network([SparseLinear(SparsityPattern.from_dense(np.eye(2, 3))[0])]).rewire({0: full((2, 3))}, 1e200),
+        lambda: SparseOperator(scipy.sparse.csr_array(np.ones((2, 3), np.float32))) @ LARGE.T,
+        lambda: Normalisation((3,), (0.0,), (1.0,))(LARGE),
+        lambda: Targets.pack(LARGE, np.float32),
+        lambda: Batches(ZEROS, (3,), (0.0,), (1.0,), cpu(), targets=LARGE),
+    ],
+)  # fmt: skip
+def test_what_float32_cannot_hold_is_refused(use: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be numbers that float32 holds, got 1e\+(200|39)") as refused:
+        use()
+    assert "\n" not in str(refused.value)
+
+
+def test_infinities_that_are_given_are_taken() -> None:
+    layer = SparseLinear(full((2, 3)), np.ones(6))
+    assert np.isinf(layer.forward(np.array([[np.inf, 0, 0]]))[0]).all()
+    with pytest.raises(ValueError, match="got NaN as logits of sample 1"):
+        Network([layer]).predict([[0, 0, 0], [np.inf, -np.inf, 0]])
+
+
+@pytest.mark.parametrize(
+    "words, threads", [("1", 1), ("1,1", 1), (" 1 , 4", 1), ("²", 0), ("²,1", 0), ("0", 0), ("-1", 0), ("x", 0),
+                       ("", 0), ("99999", 0), ("१", 0)],
+)  # fmt: skip
+def test_the_threads_that_openmp_would_take(words: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsecore.runtime.devices import default_threads
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    everything = default_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", words)
+    assert default_threads() == (threads or everything)
+
+
+def test_names_of_weights_with_digits_that_are_no_numbers(tmp_path: Path) -> None:
+    from sparsecore.prune.weights import read_weights
+
+    np.savez(tmp_path / "a.npz", **{"a²": np.ones((3, 4)), "b": np.ones((2, 3))})
+    assert read_weights(tmp_path / "a.npz").layers[0].in_shape == (4,)
