@@ -57,7 +57,9 @@ def read_npz(path: Path) -> Dataset:
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
     table = len(shape) == 1 and train.x.dtype == np.float32
     mean, std = _moments(path, train.x, shape[0] if table or len(shape) == 3 else 1, table)
-    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
+    absent = np.flatnonzero(np.bincount(whole.y) == 0)
+    none_of = f", no sample of class {one_line(', '.join(map(str, absent)), 60)}" if len(absent) else ""
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{none_of}"
     return Dataset(str(path), source, train, test, shape, classes, mean, std)
 
 

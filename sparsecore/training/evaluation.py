@@ -13,6 +13,7 @@ from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..storage.sizes import fits, spell
+from .divergence import NotFiniteError, broken_layers
 from .step import Step, Totals
 
 BATCH = 1000
@@ -35,7 +36,16 @@ class Evaluation(Whole):
         self._step = Step(network, self._batches, None, device)
 
     def __call__(self) -> Totals:
-        """Loss and accuracy as the network is now."""
+        """Loss and accuracy as the network is now.
+
+        Raises
+        ------
+        NotFiniteError
+            If its parameters are not finite: no answer of such a network could be right or wrong.
+        """
+        network = self._step.network
+        if layers := broken_layers(network):
+            raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
         samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
         for start in range(0, samples, BATCH):
