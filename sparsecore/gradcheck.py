@@ -165,8 +165,8 @@ def _compare(function: _Function, name: str, at: int, eps: float, rtol: float) -
 
 def _difference(function: _Function, array: Array, at: int, eps: float) -> tuple[float, float]:
     """The central difference quotient of f in one coordinate, and how large the terms are that it moves."""
-    value = array.flat[at]
-    step = eps * max(1.0, abs(float(value)))
+    value = float(array.flat[at])
+    step = eps * max(1.0, abs(value))
     sides = []
     for moved in (value + step, value - step):
         array.flat[at] = moved
