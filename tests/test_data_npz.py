@@ -43,7 +43,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path, given_shape: tuple, shape: tupl
     assert np.array_equal(data.train.x, x.reshape(40, -1)) and np.array_equal(data.train.y, Y)
     assert np.array_equal(data.test.x, x[:8].reshape(8, -1)) and np.array_equal(data.test.y, Y[:8])
     unit = 255 if dtype == np.uint8 else 1
-    by_channel = x.astype(np.float64).reshape(40, shape[0] if len(shape) == 3 else 1, -1) / unit
+    channels = shape[0] if len(shape) == 3 or dtype != np.uint8 else 1  # a table's columns are channels, too
+    by_channel = x.astype(np.float64).reshape(40, channels, -1) / unit
     assert np.allclose(data.mean, by_channel.mean(axis=(0, 2))) and np.allclose(data.std, by_channel.std(axis=(0, 2)))
 
 

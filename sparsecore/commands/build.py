@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .._package import VERSION
 from ..console.arguments import UsageError
-from ..data import NAMES, Dataset, load
+from ..data import NAMES, DataError, Dataset, load
 from ..data.augmentation import Augmentation
 from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from ..network import Network
@@ -63,8 +65,10 @@ def build(
     report = report if report is not None else Quiet()
     where = device(config.device)
     dataset, initial = start(config, report)
-    kept, dataset = _kept(config, dataset), _named(config, dataset)
     network = initial if checkpoint is None else checkpoint.network
+    kept, dataset = _kept(config, dataset), _as_before(_named(config, dataset), network)
+    if checkpoint is None and config.start_from is None:
+        _check_classes(dataset)
     report.layers(network)
     if config.threads is not None:
         set_threads(config.threads)
@@ -153,12 +157,11 @@ def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
                           epochs_run=whole / steps, got=config.warm_up)  # fmt: skip
     if total < whole:  # one phase of a run may be shorter than the run's warm-up
         warm = min(warm, total // 2)
-    remaining = total - warm
-    if name == "step":
+    if name == "step":  # between epochs: those of the warm-up are counted as far as they are whole ones
         every, factor = step_schedule(rest)
-        after = step_decay(every * steps, factor)
-    else:
-        after = cosine(remaining) if name == "cosine" else constant()
+        decay, rise, begun = step_decay(every * steps, factor), warm_up(warm, constant()), warm - warm % steps
+        return lambda step: rise(step) * decay(max(step - begun, 0))
+    after = cosine(total - warm) if name == "cosine" else constant()
     return warm_up(warm, after) if warm else after
 
 
@@ -228,6 +231,22 @@ def _named(config: RunConfig, dataset: Dataset) -> Dataset:
     if config.dataset_name is None or dataset.name in NAMES:
         return dataset
     return replace(dataset, name=config.dataset_name)
+
+
+def _check_classes(dataset: Dataset) -> None:
+    """Refuse labels that do not begin at 0, or lie far apart: each number up to the largest becomes an output."""
+    used = np.unique(dataset.train.y)
+    if used[0] or 2 * len(used) <= dataset.classes:
+        raise DataError(f"{dataset.name}: y: expected labels 0 to {len(used) - 1} for {len(used)} classes, got "
+                        f"{used[0]} to {used[-1]}, which would make {dataset.classes} outputs")  # fmt: skip
+
+
+def _as_before(dataset: Dataset, network: Network) -> Dataset:
+    """A data set with as many means as a network was trained with: earlier versions had one for all of a table."""
+    norm = network.normalisation
+    if norm is None or len(norm.mean) == len(dataset.mean):
+        return dataset
+    return replace(dataset, mean=norm.mean, std=norm.std)
 
 
 def _origin(config: RunConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
+from sparsecore.data.normalisation import scales
 from sparsecore.errors import one_line
 from sparsecore.runtime.arrays import is_real
 
@@ -27,7 +28,9 @@ def read_npz(path: Path) -> Dataset:
     It holds `x`, of shape (n, features), (n, height, width) or (n, channels, height, width), uint8 (pixels, that
     training divides by 255) or floating (taken as it is, in float32); `y`, of shape (n,), integers from 0; and, if
     there is a test set, `x_test` and `y_test`. Without one a fifth of the samples is held out, the same in every run.
-    `mean` and `std` are the training split's. Nothing is unpickled, and sizes are checked before anything is read.
+    `mean` and `std` are the training split's: of each channel of images, of all pixels of a flat sample, and of each
+    column of a table, which floats of shape (n, features) are. Nothing is unpickled, and sizes are checked before
+    anything is read.
 
     Raises
     ------
@@ -52,8 +55,11 @@ def read_npz(path: Path) -> Dataset:
             raise DataError(f"{path}: y: expected enough samples of a class to hold one out for testing, "
                             f"got {len(whole)} samples in all; add more, or x_test and y_test")
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
-    mean, std = _moments(path, train.x, shape[0] if len(shape) == 3 else 1)
-    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
+    table = len(shape) == 1 and train.x.dtype == np.float32
+    mean, std = _moments(path, train.x, shape[0] if table or len(shape) == 3 else 1, table)
+    absent = np.flatnonzero(np.bincount(whole.y) == 0)
+    none_of = f", no sample of class {one_line(', '.join(map(str, absent)), 60)}" if len(absent) else ""
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{none_of}"
     return Dataset(str(path), source, train, test, shape, classes, mean, std)
 
 
@@ -137,14 +143,21 @@ def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     return y.astype(np.int32)
 
 
-def _moments(path: Path, x: NDArray[Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block."""
+def _moments(path: Path, x: NDArray[Any], channels: int, table: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block.
+
+    A table may have constant columns, which are only shifted.
+    """
     blocks = [x[start : start + BLOCK].reshape(-1, channels, x.shape[1] // channels)
               for start in range(0, len(x), BLOCK)]
     count = x.size // channels
     mean = sum(block.sum(axis=(0, 2), dtype=np.float64) for block in blocks) / count
     variance = sum(((block - mean[:, None]) ** 2).sum(axis=(0, 2)) for block in blocks) / count
-    if not variance.all():
+    std = np.sqrt(variance)
+    if table:
+        low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+        std = scales(std, low, high, np.float32)
+    if not (low < high).any() if table else not variance.all():
         raise DataError(f"{path}: x: expected values that differ, got a constant in channel {variance.argmin()}")
     unit = 255.0 if x.dtype == np.uint8 else 1.0
-    return tuple((mean / unit).tolist()), tuple((np.sqrt(variance) / unit).tolist())
+    return tuple((mean / unit).tolist()), tuple((std / unit).tolist())

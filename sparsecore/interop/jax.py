@@ -14,6 +14,7 @@ import numpy as np
 
 from ..layers.replay import replay_of
 from ..layers.sparse import SparseLayer
+from ..runtime.arrays import narrowed, real_numbers
 from ..runtime.recording import shallow
 
 
@@ -61,9 +62,10 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     function.defvjp(forward, backward)
 
     def checked(x: Any, weight: Any, bias: Any) -> Any:
-        x, weight, bias = (jax.numpy.asarray(each) for each in (x, weight, bias))
+        weight, bias = _numbers(weight, layer, "weight"), _numbers(bias, layer, "bias")
         if weight.dtype not in (np.float32, np.float64) or bias.dtype != weight.dtype:
             raise TypeError(f"{layer!r}: weight and bias must be float32 or float64, got {weight.dtype}, {bias.dtype}")
+        x = _numbers(x, layer, "x", weight.dtype)
         shapes = [(*x.shape[:1], *layer.in_shape), *parameters]
         for name, array, shape in zip(("x", "weight", "bias"), (x, weight, bias), shapes, strict=True):
             if array.ndim == 0 or array.shape != shape:
@@ -83,6 +85,16 @@ def _as_it_is(layer: SparseLayer) -> SparseLayer:
         twin = _twins[layer] = shallow(layer)
         twin.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
     return twin
+
+
+def _numbers(given: Any, layer: SparseLayer, name: str, dtype: Any = None) -> Any:
+    """JAX's array of what is given as real numbers, in a dtype or in JAX's own choice of one."""
+    if not isinstance(given, jax.Array):
+        given = real_numbers(given, layer, name)
+        given = narrowed(given, jax.dtypes.canonicalize_dtype(given.dtype) if dtype is None else dtype, layer, name)
+    elif not any(jax.numpy.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise TypeError(f"{layer!r}: {name} must hold real numbers, got {given.dtype}")
+    return jax.numpy.asarray(given)
 
 
 def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:

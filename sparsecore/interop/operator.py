@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from ..kernels.layout import Grid
-from ..runtime.arrays import host_array, on_host, real_numbers
+from ..runtime.arrays import host_array, narrowed, on_host, real_numbers
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
@@ -141,7 +141,7 @@ class SparseOperator:
         array: np.ndarray[Any, Any] = real_numbers(x if on_host(x) else host_array(x), self, "x")
         if array.ndim not in (1, 2) or len(array) != rows:
             raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
-        return array
+        return narrowed(array, self.dtype, self, "x")
 
     def _padded(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
         """x with its rows padded to whole tiles; x itself if kernels can read it as it is."""

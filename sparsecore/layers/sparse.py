@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..runtime.arrays import real_numbers, unfit
+from ..runtime.arrays import narrowed, real_numbers, unfit
 from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
@@ -49,6 +49,7 @@ class SparseLayer(Layer):
         for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
             if np.shape(array) != (count,):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        weight, bias = narrowed(weight, kind, self, "weight"), narrowed(bias, kind, self, "bias")
         self._set(pattern, np.array(weight, kind), np.array(bias, kind))
 
     @abstractmethod
@@ -60,8 +61,8 @@ class SparseLayer(Layer):
 
         For a layer used alone; one in a network is changed by `Network.rewire`.
         """
-        left = self.device.pick(self.weight, np.flatnonzero(keep))
-        self._set(self.pattern.select(keep), left, self.bias)
+        pattern = self.pattern.select(keep)
+        self._set(pattern, self.device.pick(self.weight, np.flatnonzero(keep)), self.bias)
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""

@@ -110,7 +110,7 @@ def _key(name: str) -> str:
 
 def _natural(name: str) -> list[Any]:
     """fc2 before fc10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _npz(path: Path) -> Arrays:

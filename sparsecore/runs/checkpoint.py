@@ -287,7 +287,8 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
         raise ValueError(f"{name} belongs to none of the {len(layers)} layers")
     norm = description["normalisation"]
     if norm is not None:
-        norm = Normalisation(*(tuple(norm[field]) for field in ("shape", "mean", "std")))
+        shape, mean, std = (tuple(norm[field]) for field in ("shape", "mean", "std"))
+        norm = Normalisation(shape, mean, std, norm.get("dtype"))
     network = Network(layers, sparse=description["sparse"], normalisation=norm)
     if norm is not None and not fits(norm.shape, network.layers[0].in_shape):
         raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")

@@ -103,7 +103,7 @@ class Trainer(Loop):
         check_fit(network, dataset)
         train, held_out = _splits(dataset, validation, seed)
         device = device if device is not None else network.device
-        normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
+        normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std, dataset.train.x.dtype.name)
         identity = {
             "train": len(train), "test": len(dataset.test), "mean": list(dataset.mean), "std": list(dataset.std),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,

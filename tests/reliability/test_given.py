@@ -195,18 +195,19 @@ def test_3_an_order_is_copied_to_where_steps_read_it(order: Any) -> None:
     assert used.order.ctypes.data == place and np.array_equal(used.order, order)
 
 
-@pytest.mark.parametrize("number", [-1, 100, 1 << 60])
+@pytest.mark.parametrize("number", [-1, 5, 100, 1 << 60])
 def test_3_an_order_written_to_in_place(number: int) -> None:
-    used = batches()
-    step = Step(network("csr"), used)
-    step.run(0, 20)
+    used, same = batches(), batches()
+    step, other = (Step(network("csr"), each) for each in (used, same))
     order = used.order
-    order[7] = number
-    with pytest.raises(ValueError, match="order must be of samples 0 to 99"):
-        step.run(0, 20)
-    step.run(20, 20)
-    used.shuffle(0, 1)
-    step.run(0, 20)
+    for write in (lambda: order.__setitem__(7, number), lambda: used.order.fill(number), lambda: order.sort()):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    for each, taken in ((step, used), (other, same)):
+        each.run(0, 20)
+        taken.shuffle(0, 1)
+        each.run(0, 20)
+    assert step.totals() == other.totals() and np.array_equal(order, same.order)
 
 
 def test_3_a_position_stays_where_it_is() -> None:
