@@ -74,6 +74,17 @@ class Metrics:
                 self._memory = bytearray(kept)
         self._count(kept)
 
+    def check_own(self) -> None:
+        """Raise RunFolderError if the file does not end where this process left it: another run has gone on since."""
+        if self.path is not None:
+            with path_errors(self.path):
+                found = self.path.stat().st_size if self.path.exists() else 0
+            if found != self._length:
+                raise RunFolderError(
+                    f"{self.path}: expected the {self._length:,} bytes that this run left there, got {found:,}: "
+                    "another has gone on with it since: restore its checkpoint"
+                )
+
     def __iter__(self) -> Iterator[Record]:
         for number, line in enumerate(self._text().splitlines(), 1):
             try:
