@@ -120,6 +120,14 @@ def check(path: Path, most: int) -> int:
     return _check(os.stat(path), path, most)
 
 
+def memory() -> int:
+    """Bytes of this machine's memory, of which a file's content takes its part; very many where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
 def _check(found: os.stat_result, path: Path, most: int | None = None) -> int:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OneLineError
-from ..files import replace
+from ..files import content, replace
 from .checkpoint import NAME as CHECKPOINT
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
+
+LARGEST = 64 << 20  # bytes of a configuration
 
 Record = dict[str, Any]
 
@@ -80,8 +82,9 @@ class RunFolder:
         with path_errors(path):
             if not path.exists():
                 return None
+            text = content(path, LARGEST)
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(text)
             except (ValueError, RecursionError):
                 found = None
         if not isinstance(found, dict):

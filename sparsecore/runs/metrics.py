@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import append, replace, sync
+from ..files import append, content, memory, replace, sync
 from ..training.state import Mark as Mark
 from ..training.state import Record as Record
 from .folder import RunFolderError, path_errors
@@ -107,7 +107,7 @@ class Metrics:
         if self.path is None:
             return bytes(self._memory)
         with path_errors(self.path):
-            return self.path.read_bytes() if self.path.exists() else b""
+            return content(self.path, memory() // 8) if self.path.exists() else b""
 
     def _count(self, text: bytes) -> None:
         self._length, self._sum, self._synced = len(text), hashlib.sha256(text), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import multiprocessing
 import os
 import random
@@ -11,21 +12,30 @@ import shutil
 import signal
 import stat
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparsecore import train
+from sparsecore import evaluate, train
+from sparsecore.data import DataError, cache, load
+from sparsecore.data.catalogue import MNIST
 from sparsecore.files import append, replace, sync
+from sparsecore.prune import __main__ as prune
+from sparsecore.prune.weights import read_weights
 from sparsecore.runs import lock
 from sparsecore.runs.checkpoint import read
 from sparsecore.runs.folder import METRICS, RunFolder, RunFolderError
 from sparsecore.runs.lock import FolderLock
-from sparsecore.runs.metrics import Metrics
+from sparsecore.runs.metrics import Mark, Metrics
 from sparsecore.runs.trainer import Trainer
+from sparsecore.study import __main__ as study
+from sparsecore.study.making.archive import read_archives
+from sparsecore.study.making.outcome import read_outcome, records
 from tests.reliability.runs import StopAt, command, digest, digest_of, kept, trainer
 
 FREE = ["--save-every", "0", "--check-every-step", "--threads", "1", "--quiet", "--no-curves"]
@@ -318,3 +328,101 @@ def test_a_file_system_without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     done = trainer("csr", out="run", save_every=0.0, check_every_step=True)
     done.run()
     assert kept(Path("run"))[0] == done.network.params.tobytes()
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train.main, "prune": prune.main, "evaluate": evaluate.main, "study": study.main
+}  # fmt: skip
+
+
+def config_of(path: Path) -> object:
+    return RunFolder(path.parent).config()
+
+
+def lines_of(path: Path) -> object:
+    return list(Metrics(path))
+
+
+def cut(path: Path) -> object:
+    return Metrics(path).cut(Mark.after(b""))
+
+
+def of_a_cache(path: Path) -> object:
+    return cache.read(replace_fields(MNIST, name="set", md5={path.name: "0" * 32}), path.parent.parent)
+
+
+def given(*words: str) -> Callable[[Path], object]:
+    """A command, which says one line and ends with 2."""
+
+    def told(path: Path) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            status = COMMANDS[words[0]]([word.format(path) for word in words[1:]])
+        assert status == 2 and said.getvalue().count("\n") == 1
+        raise ValueError(said.getvalue())
+
+    return told
+
+
+READERS = {
+    "config": ("set/config.json", config_of),
+    "metrics": ("set/metrics.jsonl", lines_of),
+    "metrics to go on with": ("set/metrics.jsonl", cut),
+    "checkpoint": ("set/model.safetensors", read),
+    "a folder's checkpoint": ("set/model.safetensors", lambda path: read(path.parent)),
+    "data": ("set/data.npz", load),
+    "weights": ("set/weights.npz", read_weights),
+    "safetensors": ("set/weights.safetensors", read_weights),
+    "cached": ("set/train-images-idx3-ubyte", of_a_cache),
+    "runs": ("set/runs.jsonl", lambda path: read_archives([path])),
+    "train": ("set/data.npz", given("train", "lenet300", "--dataset", "{}")),
+    "resume": ("set/config.json", given("train", "--resume", "--out", "set")),
+    "prune": ("set/weights.npz", given("prune", "{}", "--sparsity", "0.5", "--out", "o.safetensors")),
+    "evaluate": ("set/model.safetensors", given("evaluate", "{}")),
+    "study": ("set/runs.jsonl", given("study", "--quick", "--from", "{}", "--dry-run")),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+@pytest.mark.parametrize("kind", ["a FIFO", "a device", "a terabyte of nothing", "a folder"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file_is_not_read(reader: str, kind: str) -> None:
+    """One line within a second: nothing hangs, and no memory is asked for."""
+    name, do = READERS[reader]
+    path = Path(name)
+    path.parent.mkdir()
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    begin = time.monotonic()
+    tracemalloc.start()
+    try:
+        said = f"{kind}|expected at most .* bytes|holds no checkpoint"
+        with pytest.raises(ValueError, match=f"^[^\n]*({said})[^\n]*\n?$"):
+            do(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - begin < 5 and peak < 100 << 20
+
+
+def test_an_outcome_that_is_no_file_is_none() -> None:
+    Path("run").mkdir()
+    os.mkfifo("run/outcome.json")
+    os.mkfifo("run/metrics.jsonl")
+    assert read_outcome(Path("run")) is None and records(Path("run")) == []
+
+
+def test_data_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsecore.data.npz.memory", lambda: 3000)
+    with pytest.raises(DataError, match="expected arrays of at most 3,000 bytes in all, got"):
+        load("flat.npz")
