@@ -33,7 +33,7 @@ def njit(function: Callable[..., Any]) -> Any:
 def cfunc(signature: Any, function: Callable[..., Any]) -> CFunc:
     """Compile to C's calling convention, now; kept on disk."""
     args, result = sigutils.normalize_signature(signature)
-    compiled = CFunc(versioned(function), (args, result), locals={}, options={"error_model": "numpy"})
+    compiled: Any = CFunc(versioned(function), (args, result), locals={}, options={"error_model": "numpy"})
     compiled._cache = cache_of(function)
     compiled.compile()
     return compiled

@@ -89,7 +89,7 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return _read(stream, member.name)
 
 
-def _read(stream: IO[bytes], name: str) -> bytes:
+def _read(stream: gzip.GzipFile | IO[bytes], name: str) -> bytes:
     data = stream.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise DataError(f"{name}: expected at most {LARGEST:,} bytes, got more")
