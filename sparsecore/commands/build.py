@@ -16,6 +16,7 @@ from ..console.arguments import UsageError
 from ..data import NAMES, DataError, Dataset, load
 from ..data.augmentation import Augmentation
 from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
+from ..files import memory
 from ..network import Network
 from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
@@ -271,12 +272,8 @@ class _Until(Callback):
 
 
 def _check_memory(connections: int) -> None:
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not on every system
-        return
-    if (needed := connections * BYTES_A_CONNECTION) > memory:
-        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {memory:,}: "
+    if (needed := connections * BYTES_A_CONNECTION) > (there := memory()):
+        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
                          "ask for fewer")  # fmt: skip
 
 

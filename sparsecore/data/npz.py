@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
 from sparsecore.data.normalisation import scales
 from sparsecore.errors import one_line
+from sparsecore.files import check, memory
 from sparsecore.runtime.arrays import is_real
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
@@ -66,6 +67,7 @@ def read_npz(path: Path) -> Dataset:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays in the file, of the expected kinds and number of dimensions, none of them empty."""
     try:
+        size = check(path, LIMIT)
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = ("x", "y", "x_test", "y_test") if {"x_test", "y_test"} & members.keys() else ("x", "y")
@@ -74,10 +76,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                     raise DataError(f"{path}: expected arrays {', '.join(wanted)}; {name} is missing, "
                                     f"got {one_line(sorted(members)[:8], 200)}")
             declared = sum(members[name].file_size for name in wanted)
-            if declared > LIMIT:
-                raise DataError(f"{path}: expected arrays of at most {LIMIT:,} bytes in all, got {declared:,}")
-            if declared > max(BOMB_SIZE, BOMB_RATIO * path.stat().st_size):
-                raise DataError(f"{path}: expected data, got a file of {path.stat().st_size:,} bytes that unpacks to "
+            if declared > (most := min(LIMIT, memory())):
+                raise DataError(f"{path}: expected arrays of at most {most:,} bytes in all, got {declared:,}")
+            if declared > max(BOMB_SIZE, BOMB_RATIO * size):
+                raise DataError(f"{path}: expected data, got a file of {size:,} bytes that unpacks to "
                                 f"{declared:,}, which looks like a zip bomb")
             for name in wanted:
                 _check_member(path, name, archive, members[name])
@@ -87,7 +89,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, its decompressors and numpy raise some twenty kinds on foreign bytes
-        detail = one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
+        said = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        detail = one_line(said.splitlines()[0], 200)
         raise DataError(f"{path}: expected an .npz file, could not read it ({detail})") from None
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
-from ..files import replace
+from ..files import check, memory, replace
 from ..layers import KINDS, Layer, Residual, Sequential
 from ..network import Network
 from ..storage.pattern import SparsityPattern
@@ -211,6 +211,8 @@ def located(path: str | Path) -> Path:
             return file
         if previous.is_file():
             return previous
+        if file.exists():
+            return file  # whatever it is, and as will be said of it
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path!s:.200}: not a path that can be read ({error!s:.100})") from None
     raise CheckpointError(f"{file}: no such file" + ("" if file == path else "; the folder holds no checkpoint"))
@@ -329,6 +331,7 @@ def _opened(path: Path) -> tuple[Tensors, dict[str, str]]:
     from safetensors import safe_open
 
     try:
+        check(path, memory())
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..network import Network
@@ -12,6 +13,7 @@ from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
 from .checkpoint import Checkpoint, CheckpointError, save
 from .folder import RunFolder
+from .lock import FolderLock
 from .metrics import Metrics
 from .state import as_json, from_json
 
@@ -54,8 +56,9 @@ class Recorder:
         self.folder, self.config, self.identity = folder, dict(config), dict(identity)
         self.save_every, self.save_epochs = save_every, save_epochs
         self.metrics = Metrics(folder.metrics if folder is not None else None)
+        self._lock = FolderLock(folder.path) if folder is not None else None
         self._saved_at = 0.0
-        self.begun = False
+        self.begun = self._prepared = False
         self._data, self._settings = data, settings
         self._known: str | None = None
         self._changes: list[Record] = []
@@ -66,21 +69,54 @@ class Recorder:
         return vars(self)
 
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
-        """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s."""
-        if self.folder is not None:
-            if not self.begun:
-                self.folder.check_new()
+        """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s.
+
+        From here to `release` nobody else can do so.
+        """
+        if self.folder is not None and self._lock is not None:
+            self._check_new()
             columns = 1 + len(optimizer.names)
             patterns = network.patterns.values()
             size = columns * network.table.values.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
-            self.folder.create(self.config, 3 * size + (1 << 20))
-            self.begun = True
-        self.metrics.cut(state.metrics)
+            self.folder.make(3 * size + (1 << 20))
+            self._lock.take()
+        try:
+            if self.folder is not None:
+                self._check_new()  # another run may have begun, and ended, while this one had no lock
+                self.folder.configure(self.config)
+                self.begun = True
+            self.metrics.cut(state.metrics)
+        except BaseException:
+            self.release()
+            raise
+        self._prepared = True
         self._saved_at = time.monotonic()
+
+    def take(self) -> None:
+        """Keep others from the folder again, after `release`.
+
+        Raises
+        ------
+        RunFolderError
+            If another run is at work there, or was since.
+        """
+        if self._prepared and self._lock is not None and not self._lock.held:
+            self._lock.take()
+            try:
+                self.metrics.check_own()
+            except BaseException:
+                self.release()
+                raise
+
+    def release(self) -> None:
+        """Leave the folder to others, who may go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
 
     def append(self, record: Record) -> None:
         """Keep a line of metrics."""
-        self.metrics.append(record)
+        with self._alone():
+            self.metrics.append(record)
 
     def due(self, epoch: int | None = None) -> bool:
         """Whether it is time for a checkpoint: between two steps, or at the end of an epoch, from 1."""
@@ -91,12 +127,13 @@ class Recorder:
     def save(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
         if self.folder is not None:
-            state.metrics = self.metrics.mark()
-            identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
-            run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
-            if self._settings is not None:
-                run |= {"settings": dict(self._settings()), "changes": self._changes}
-            save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
+            with self._alone():
+                state.metrics = self.metrics.mark()
+                identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
+                run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
+                if self._settings is not None:
+                    run |= {"settings": dict(self._settings()), "changes": self._changes}
+                save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -142,6 +179,21 @@ class Recorder:
         self.begun = True
         return state
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With the folder to oneself: also where something is written when no run is under way."""
+        held = self._lock is not None and self._lock.held
+        self.take()
+        try:
+            yield
+        finally:
+            if not held:
+                self.release()
+
+    def _check_new(self) -> None:
+        if self.folder is not None and not self.begun:
+            self.folder.check_new()
+
     def _changed(self, checkpoint: Checkpoint, changing: Collection[str]) -> Record:
         """The settings that are others than those that a checkpoint tells: what they were, and are."""
         if self._settings is None:
@@ -164,4 +216,3 @@ class Recorder:
         if self._known is None and self._data is not None:
             self._known = self._data()
         return str(self._known)
-

@@ -21,6 +21,7 @@ from ..training.evaluation import Evaluation, check_fit, store_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule
+from ..training.state import Record
 from ..training.step import Step
 from .checkpoint import Checkpoint
 from .folder import RunFolder
@@ -136,6 +137,24 @@ class Trainer(Loop):
     def done(self) -> int:
         """The old name of `steps_done`."""
         return self.steps_done
+
+    def run(self) -> Record | None:
+        """As `Loop.run` says. Until it returns, the folder is this run's alone.
+
+        Raises
+        ------
+        RunFolderError
+            Also if another run is at work in the folder, or went on with this one since it was stopped.
+        """
+        try:
+            return super().run()
+        finally:
+            self._recorder.release()
+
+    def prepare(self) -> None:
+        """As `Loop.prepare` says. From then on the folder is this run's alone."""
+        self._recorder.take()
+        super().prepare()
 
     def settings(self) -> dict[str, Any]:
         """What decides how the run goes on, beside its identity: the given rate, the optimizer's numbers, the schedule.

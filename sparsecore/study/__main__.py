@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    from ..files import to_append
     from .making.archive import read_archives
     from .making.runner import Maker, board_of
     from .reporting.progress import show
@@ -62,7 +63,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     _check_data(board, options)
     for folder in runs, plan.results.parent:
         _make(folder)  # both now: hours later is too late to find that a report cannot be written
-    with (plan.out / "lock").open("w") as lock:
+    with to_append(plan.out / "lock") as lock:
         _lock(lock.fileno(), plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
         begun, count = time.monotonic(), len(board.waiting)

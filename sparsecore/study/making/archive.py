@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...files import replace
+from ...files import content, replace
 from .outcome import Outcome, outcome_of, records
 from .run import Run
 
@@ -16,6 +16,8 @@ Course = list[dict[str, Any]]
 """Of a run's lines of metrics, what is drawn over time."""
 DRAWN = ("event", "epoch", "step", "test_accuracy", "accuracy_before", "accuracy_after")
 OF_LAYERS = ("name", "sparsity", "threshold", "removed")
+
+LARGEST = 1 << 30  # bytes of such a file
 
 
 class Archive(NamedTuple):
@@ -75,7 +77,7 @@ def read_archives(paths: Iterable[Path]) -> Archive:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = content(path, LARGEST).decode(errors="replace").splitlines()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}): expected the runs.jsonl of a study") from None
     if not lines:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...files import replace
+from ...files import content, memory, replace
+from ...runs.folder import METRICS
 
 NAME = "outcome.json"
 DEAD = 0.02
@@ -105,7 +106,7 @@ def write(folder: Path, outcome: Outcome) -> None:
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the run in a folder; None if it is not finished, or the file is not whole."""
     try:
-        return outcome_of(json.loads((folder / NAME).read_text(encoding="utf-8")))
+        return outcome_of(json.loads(content(folder / NAME, 1 << 20)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -118,7 +119,7 @@ def outcome_of(found: dict[str, Any]) -> Outcome:
 def records(folder: Path) -> list[dict[str, Any]]:
     """A run's lines of metrics so far."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = content(folder / METRICS, memory() // 8).decode().splitlines()
     except OSError:
         return []
     return [json.loads(line) for line in lines if line.endswith("}")]

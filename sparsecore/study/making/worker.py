@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...files import to_append
 from ...runs.folder import CONFIG, METRICS
 from .outcome import assess
 
@@ -62,7 +63,7 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    with (folder / LOG).open("a", encoding="utf-8") as log:
+    with to_append(folder / LOG) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
