@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...runs.folder import CONFIG, METRICS
+from ...runs.folder import CHECKPOINT, CONFIG, METRICS
 from .outcome import assess
 
 LOOK_EPOCHS = 4
@@ -83,8 +83,8 @@ def _command(job: dict[str, Any], folder: Path) -> int:
     from ...prune.__main__ import main as prune
 
     if job["kind"] == "prune":
-        for left in folder.glob("model.safetensors*"):  # of an attempt that did not get to its outcome
-            left.unlink()
+        for name in CHECKPOINT, f"{CHECKPOINT}.previous":  # of an attempt that did not get to its outcome
+            (folder / name).unlink(missing_ok=True)
         return prune(job["arguments"])
     free = ["--threads=1", "--quiet", "--no-curves", f"--evaluate-every={LOOK_EPOCHS}", f"--out={folder}"]
     if job.get("data_dir"):

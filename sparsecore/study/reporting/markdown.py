@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ...files import replace
@@ -11,18 +12,36 @@ from .report import Report, Section, below, dead, failures, overview, table_of
 from .results import Cell, column
 
 
+OURS = "<!-- pictures written with this page: {} -->"
+"""The page's last line, which readers do not see: what the next report may delete, for nobody else wrote it."""
+
+
 def write_markdown(report: Report, path: Path) -> None:
-    """Write the page, and its pictures into the folder that has its name without the ending."""
+    """Write the page, and its pictures into the folder that has its name without the ending.
+
+    Of the pictures that the page before this one was written with, those go that are not drawn again.
+    """
     pictures = path.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
+    before = _written_with(path)
     lines = ["# Results of the study", "", *_head(report, pictures)]
     for section in report.sections:
         lines += ["", *_section(section, pictures)]
-    text = "\n".join(lines) + "\n"
-    replace(path, text.encode())
-    for picture in pictures.glob("*.png"):  # of a report before this one
-        if f"({pictures.name}/{picture.name})" not in text:
-            picture.unlink()
+    drawn = re.findall(r"^!\[.*/([\w-]+\.png)\)$", "\n".join(lines), re.MULTILINE)
+    lines += ["", OURS.format(" ".join(drawn))]
+    replace(path, "\n".join([*lines, ""]).encode())
+    for name in before - set(drawn):
+        (pictures / name).unlink(missing_ok=True)
+
+
+def _written_with(page: Path) -> set[str]:
+    """The pictures that a page was written with; none if it is not there, or not one of ours."""
+    try:
+        last = page.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
+    except OSError:
+        return set()
+    found = re.fullmatch(OURS.format(r"((?:[\w-]+\.png ?)*)"), last)
+    return set(found[1].split()) if found else set()
 
 
 def _head(report: Report, pictures: Path) -> list[str]:
