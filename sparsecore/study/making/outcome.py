@@ -7,12 +7,15 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...errors import one_line
 from ...files import replace
 
 NAME = "outcome.json"
@@ -106,13 +109,27 @@ def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the run in a folder; None if it is not finished, or the file is not whole."""
     try:
         return outcome_of(json.loads((folder / NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def outcome_of(found: dict[str, Any]) -> Outcome:
-    """An outcome from its JSON. Raises KeyError or TypeError if it is not one."""
-    return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
+    """An outcome from its JSON, which may come from anywhere. Raises what foreign JSON may raise."""
+    if found.keys() != _TAKEN.keys():
+        raise KeyError
+    outcome = Outcome(**{name: take(found[name]) for name, take in _TAKEN.items()})
+    if len(outcome.answers) != len(outcome.support) or not any(outcome.support):
+        raise ValueError
+    return outcome
+
+
+def number(value: Any, most: float = inf) -> float:
+    """A finite number from 0, and not above `most`. Raises TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not 0 <= value <= min(most, 1e15):  # no NaN either; what is larger is no time and no count of ours
+        raise ValueError
+    return value
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -145,6 +162,29 @@ def machine() -> str:
         found = None
     name = found[1] if found else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError
+    return int(number(value))
+
+
+def _each(values: Any) -> tuple[int, ...]:
+    return tuple(map(_whole, values))
+
+
+def _fraction(value: Any) -> float:
+    return number(value, 1)
+
+
+_TAKEN: dict[str, Callable[[Any], Any]] = {
+    "accuracy": _fraction, "train_accuracy": lambda value: None if value is None else _fraction(value),
+    "connections": _whole, "sparsity": _fraction, "global_sparsity": _fraction, "epochs": _whole,
+    "train_seconds": number, "step_ms": number, "seconds": number, "answers": _each, "support": _each,
+    "version": one_line, "commit": one_line, "machine": one_line,
+}  # fmt: skip
+"""How each field of an outcome is taken from JSON."""
 
 
 def _counts(classes: Any, count: int) -> tuple[int, ...]:

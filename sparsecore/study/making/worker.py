@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...runs.folder import CHECKPOINT, CONFIG, METRICS
+from ...runs.checkpoint import NAME as CHECKPOINT
+from ...runs.folder import CONFIG, METRICS
 from .outcome import assess
 
 LOOK_EPOCHS = 4

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from ...files import replace
 from ...runs.pictures import write
 from .figures import Drawing
 from .report import Report, Section, below, dead, failures, overview, table_of
 from .results import Cell, column
-
 
 OURS = "<!-- pictures written with this page: {} -->"
 """The page's last line, which readers do not see: what the next report may delete, for nobody else wrote it."""
@@ -45,7 +46,8 @@ def _written_with(page: Path) -> set[str]:
 
 
 def _head(report: Report, pictures: Path) -> list[str]:
-    lines = [" ".join(report.summary()), "", f"    {report.command}", "", *(f"- {each}" for each in report.where), "",
+    where = [f"- {_plain(each)}" for each in report.where]
+    lines = [" ".join(report.summary()), "", f"    {report.command}", "", *where, "",
              "Test accuracy in percent at the end of each run, mean ± sample standard deviation over the seeds; in "
              "brackets the slides' number, in bold where ours is not above it. † marks cells with runs that lost "
              "classes, … those with runs that are missing. Two means “cannot be told apart” where they differ by less "
@@ -60,8 +62,13 @@ def _head(report: Report, pictures: Path) -> list[str]:
         lines += ["", "Runs that lost classes:", ""]
         lines += [f"- {line}" for line in dead(report)]
     if report.failures:
-        lines += ["", "Runs that failed:", "", *(f"- {line}" for line in failures(report))]
+        lines += ["", "Runs that failed:", "", *(f"- {_plain(line)}" for line in failures(report))]
     return lines
+
+
+def _plain(text: str) -> str:
+    """Text that comes from files, none of which Markdown or HTML is to heed."""
+    return re.sub(r"([\\`*_\[\]<>&|~!])", r"\\\1", text)
 
 
 def _section(section: Section, pictures: Path) -> list[str]:
@@ -93,4 +100,5 @@ def _cell(cell: Cell | None) -> str:
 
 def _picture(drawing: Drawing, pictures: Path) -> list[str]:
     path = write(drawing.figure, pictures / f"{drawing.name}.png", dpi=130)
-    return [f"![{drawing.caption}]({pictures.name}/{path.name})", "", f"*{drawing.caption}*"]
+    address = quote(os.fsencode(f"{pictures.name}/{path.name}"))  # Markdown ends one at a space or a bracket
+    return [f"![{drawing.caption}]({address})", "", f"*{drawing.caption}*"]
