@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ._package import source
 from .console.interrupts import Interrupted, Interrupts
 from .console.output import complain, leave_stdout, write_anything
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    source()  # of the code that is imported now, not of what the checkout is when the run ends
     from .commands import training  # while signals are already heeded
 
     try:

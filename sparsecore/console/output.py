@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from ..errors import one_line
@@ -65,7 +66,8 @@ def complain(program: str, problem: object, status: int) -> int:
 
 
 def write_anything() -> None:
-    """Spell out letters that a stream's encoding lacks, instead of ending the program."""
+    """Spell out letters that a stream's encoding lacks, instead of ending the program; warn on one line."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *where, **line: f"{one_line(message)}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ def read_npz(path: Path) -> Dataset:
             raise DataError(f"{path}: y: expected enough samples of a class to hold one out for testing, "
                             f"got {len(whole)} samples in all; add more, or x_test and y_test")
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
-    mean, std = _moments(path, train.x, shape[0] if len(shape) == 3 else 1)
+    moments = partial(_moments, path, shape[0] if len(shape) == 3 else 1)
+    mean, std = moments(train)
     source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
-    return Dataset(str(path), source, train, test, shape, classes, mean, std)
+    return Dataset(str(path), source, train, test, shape, classes, mean, std, moments)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -137,8 +139,9 @@ def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     return y.astype(np.int32)
 
 
-def _moments(path: Path, x: NDArray[Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(path: Path, channels: int, split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block."""
+    x = split.x
     blocks = [x[start : start + BLOCK].reshape(-1, channels, x.shape[1] // channels)
               for start in range(0, len(x), BLOCK)]
     count = x.size // channels

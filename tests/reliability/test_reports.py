@@ -5,18 +5,36 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
+import subprocess
+import sys
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sparsecore import _package
+from sparsecore.commands.build import build
+from sparsecore.commands.recipes import resolved
+from sparsecore.data import Dataset, load
+from sparsecore.layers import SparseLinear
+from sparsecore.network import Network
+from sparsecore.runs.checkpoint import read
+from sparsecore.runs.config import RunConfig
+from sparsecore.runs.trainer import Callback, Trainer
 from sparsecore.study import studies
 from sparsecore.study.__main__ import main
+from sparsecore.study.making import outcome as outcomes
 from sparsecore.study.making import worker
 from sparsecore.study.making.archive import read_archives
 from sparsecore.study.reporting.figures import Drawing, by_sparsity, over_time
 from sparsecore.study.reporting.markdown import write_markdown
+from sparsecore.topology import dense
+from sparsecore.training.optimizers import SGD
+from tests.reliability.runs import network, trainer
 from tests.study.given import DENSE, made_up, outcome, study_of
 
 pytest.importorskip("matplotlib")
@@ -188,3 +206,202 @@ def test_what_a_foreign_file_says_is_text_wherever_it_is_shown(study: Any) -> No
     assert "<script" not in page and "<img" not in page and page.count("&lt;script&gt;") >= 3
     assert "\x1b" not in page + text and "\n# f" not in text
     assert r"\<script\>alert(1)\</script\>\<img src=x\>\!\[a\](http://b/c.png)\[d\](javascript:e) # f \`g\`" in text
+
+
+# -- whose result it is -----------------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *words: str) -> str:
+    names = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", *names, *words]
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that has the package's file in it and does not track it yet; nothing has been read yet."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    monkeypatch.delenv("GIT_DIR", raising=False)
+    package = tmp_path / "checkout" / "sparsecore"
+    package.mkdir(parents=True)
+    (package / "_package.py").touch()
+    (tmp_path / "checkout" / "other.txt").touch()
+    git(package.parent, "init")
+    git(package.parent, "add", "other.txt")
+    git(package, "commit", "-m", "one")
+    monkeypatch.setattr(_package, "__file__", str(package / "_package.py"))
+    monkeypatch.setattr(_package, "_read", {})
+    return package
+
+
+def test_a_repository_that_does_not_track_the_package_is_not_its_own(checkout: Path) -> None:
+    assert _package.source() == {"version": _package.VERSION, "commit": "unknown"}
+
+
+def test_the_commit_is_read_once_and_from_no_repository_of_the_environment(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "two")
+    ours = git(checkout, "rev-parse", "--short=10", "HEAD")
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init")
+    git(other, "commit", "--allow-empty", "-m", "theirs")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert _package.source()["commit"] == ours
+    git(checkout, "commit", "--allow-empty", "-m", "later")
+    assert _package.source()["commit"] == ours, "what was loaded, not what the checkout is now"
+    (checkout / "_package.py").write_text("changed")
+    monkeypatch.setattr(_package, "_read", {})
+    assert _package.source()["commit"] == git(checkout, "rev-parse", "--short=10", "HEAD") + "+"
+
+
+def test_a_command_reads_the_commit_before_it_imports_the_rest() -> None:
+    code = """
+import sys
+from sparsecore import _package, train
+_package._commit = lambda: print("sparsecore.network" in sys.modules, "numpy" in sys.modules) or "abc"
+train.main(["no-such-model"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def by(version: str, commit: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr(_package, "_read", found := {"version": version, "commit": commit})
+    return dict(found)
+
+
+def test_a_run_keeps_every_version_that_made_it_and_says_where_another_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def begin(stop: int, checkpoint: Any = None) -> Trainer:
+        made = Trainer(network("csr") if checkpoint is None else checkpoint.network, trainer("csr").dataset,
+                       trainer("csr").optimizer, epochs=2, batch_size=27, seed=5, out=out,
+                       config=_package.source())  # fmt: skip
+        made.callbacks.append(Stop(stop))
+        return made
+
+    first, second = by("1", "abc", monkeypatch), {"version": "2", "commit": "def"}
+    begin(3).run()
+    assert read(out).state["source"] == first
+    by(**second, monkeypatch=monkeypatch)
+    resumed = begin(6, found := read(out))
+    with pytest.warns(UserWarning, match=r"made by version 1, commit abc of sparsecore and goes on by version 2, com"):
+        resumed.restore(found)
+    resumed.run()
+    state = read(out).state
+    assert state["source"] == second
+    assert state["changes"] == [{"epoch": 0, "batch": 3, "version": ["1", "2"], "commit": ["abc", "def"]}]
+    assert state["config"] == first == json.loads((out / "config.json").read_text())
+    by("2", "ghi", monkeypatch)
+    resumed = begin(99, found := read(out))
+    with pytest.warns(UserWarning, match=r"by commit def of sparsecore and goes on by commit ghi"):
+        resumed.restore(found)
+    resumed.run()
+    state = read(out).state
+    assert outcomes._made_by(state, "version") == "1 then 2"
+    assert outcomes._made_by(state, "commit") == "abc then def then ghi"
+    assert resumed.network.params.tobytes() == ran_at_once().tobytes()
+
+
+class Stop(Callback):
+    """Stops a run after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, trainer: Any) -> None:
+        if trainer.steps_done == self.step:
+            trainer.stop()
+
+
+def ran_at_once() -> Any:
+    made = Trainer(network("csr"), trainer("csr").dataset, trainer("csr").optimizer, epochs=2, batch_size=27, seed=5)
+    made.run()
+    return made.network.params
+
+
+def test_the_same_version_goes_on_without_a_word(tmp_path: Path) -> None:
+    made = trainer("csr", out=tmp_path / "run")
+    made.callbacks.append(Stop(3))
+    made.run()
+    found = read(tmp_path / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trainer(found.network, made.dataset, trainer("csr").optimizer, epochs=2, batch_size=27, seed=5,
+                out=tmp_path / "run").restore(found)  # fmt: skip
+    assert read(tmp_path / "run").state["changes"] == []
+
+
+def test_a_worker_keeps_the_flags_and_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    for name in ("queue.py", "numpy.py", "numba.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported from the current folder')")
+    (tmp_path / "sparsecore").mkdir()
+    (tmp_path / "sparsecore" / "__init__.py").write_text("raise SystemExit('another package')")
+    (tmp_path / "elsewhere").mkdir()
+    script = tmp_path / "elsewhere" / "script.py"
+    script.write_text("""
+from pathlib import Path
+from sparsecore.study.making.runner import Maker, board_of
+maker = Maker(board_of([], Path("x")), Path("x"), workers=1)
+worker = maker._hire()
+print(*worker.args[1 : worker.args.index("-c")])
+worker.stdin.close()
+print(worker.wait())
+""")
+    flags = ["-O", "-X", "utf8", "-W", "ignore::FutureWarning"]
+    command = [sys.executable, *flags, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    args, status = done.stdout.splitlines()
+    assert done.stderr == ""
+    assert args.replace("-B ", "") == "-O -Wignore::FutureWarning -X utf8 -P"
+    assert status == "-15", "it got as far as to hear that there is no work"
+
+
+# -- what is held out stays out ---------------------------------------------------------------------------------------
+
+
+def outlying(path: Path) -> Dataset:
+    """A file's data, with values a thousand times as large in all the samples that seed 0 holds out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 6)).astype(np.float32), np.arange(200) % 2
+    test = {"x_test": x[:20], "y_test": y[:20]}
+    np.savez(path, x=x, y=y, **test)
+    _, held_out = load(path).holdout(0.2, 0)
+    x[(x[:, None] == held_out.x).all(axis=2).any(axis=1)] *= 1000
+    np.savez(path, x=x, y=y, **test)
+    return load(path)
+
+
+@pytest.mark.parametrize("way", ["command", "trainer"])
+def test_held_out_samples_do_not_normalise(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "mine.npz"
+    data = outlying(path)
+    if way == "command":
+        whole = resolved(RunConfig(model="lenet300", dataset=str(path), epochs=1, warm_up=0.0))
+        trainers = [build(replace(whole, validation=fraction)) for fraction in (0.0, 0.2)]
+    else:
+        trainers = [Trainer(small(), data, SGD(0.1), epochs=1, validation=fraction) for fraction in (0.0, 0.2)]
+    without, held = (made.network.normalisation for made in trainers)
+    assert without is not None and held is not None
+    assert without.std == data.std and without.mean == data.mean and data.std[0] > 100
+    assert 0.9 < held.std[0] < 1.1
+
+
+def test_what_everybody_uses_for_a_set_stays(tmp_path: Path) -> None:
+    data = load("mnist-subset")
+    train, held_out = data.without(0.1, 0)
+    assert (train.mean, train.std) == (data.mean, data.std)
+    assert len(train.train) + len(held_out) == len(data.train)
+
+
+def small() -> Network:
+    rng = np.random.default_rng(0)
+    return Network([SparseLinear(dense(2, 6), rng=rng)])

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import inf
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._package import source
 from ...errors import one_line
 from ...files import replace
 
@@ -77,7 +77,6 @@ def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[in
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
     """Test the network that a run left in its folder, and write the outcome beside it."""
-    from ..._package import VERSION
     from ...data import load
     from ...runs.checkpoint import read
     from ...runs.state import from_json
@@ -94,7 +93,7 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
         epochs=result.get("epochs", 0), train_seconds=result.get("train_seconds", 0.0),
         step_ms=result.get("step_ms", 0.0), seconds=seconds,
         answers=_counts(answers, dataset.classes), support=_counts(labels, dataset.classes),
-        version=VERSION, commit=commit(), machine=machine(),
+        version=_made_by(state, "version"), commit=_made_by(state, "commit"), machine=machine(),
     )  # fmt: skip
     write(folder, outcome)
     return outcome
@@ -141,17 +140,10 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def commit() -> str:
-    """The commit of the source if this is a checkout, with a + if something in it has been changed; else "unknown"."""
-    root = Path(__file__).resolve().parents[3]
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
+def _made_by(state: dict[str, Any], name: str) -> str:
+    """The version or commit that a run was made by; all of them in order, where it was resumed by others."""
+    changes, last = state.get("changes", ()), state.get("source", source())
+    return " then ".join(dict.fromkeys([*(change[name][0] for change in changes if name in change), last[name]]))
 
 
 def machine() -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...console.output import write_anything
 from ...runs.checkpoint import NAME as CHECKPOINT
 from ...runs.folder import CONFIG, METRICS
 from .outcome import assess
@@ -29,6 +30,7 @@ LOG = "log.txt"
 
 def main() -> int:
     """Work until stdin closes."""
+    write_anything()
     jobs, answers = _channels()
     from ...runtime.devices import set_threads
 
@@ -98,6 +100,3 @@ def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
-
-if __name__ == "__main__":
-    sys.exit(main())
