@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ._package import source
 from .console.interrupts import Interrupted, Interrupts
-from .console.output import complain, leave_stdout, write_anything
+from .console.output import OutputError, complain, leave_stdout, write_anything
 
 PROGRAM = "python -m sparsecore.train"
 
@@ -26,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever read our lines has left
             leave_stdout()
             return 1
-        except OSError as error:
+        except OutputError as error:
             leave_stdout()
             return complain(PROGRAM, f"the output cannot be written ({error.strerror}); what was saved is whole", 1)
+        except OSError as error:
+            return complain(PROGRAM, error, 1)
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:

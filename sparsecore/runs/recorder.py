@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint, CheckpointError, save
 from .folder import RunFolder
 from .metrics import Metrics
 from .state import as_json, from_json
+from .strict import strict
 
 
 class Recorder:
@@ -100,7 +101,7 @@ class Recorder:
             run |= {"source": self._source, "changes": self._changes}
             if self._settings is not None:
                 run["settings"] = dict(self._settings())
-            save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
+            save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore import _package
+from sparsecore import _package, train
+from sparsecore.commands import options
 from sparsecore.commands.build import build
 from sparsecore.commands.recipes import resolved
 from sparsecore.data import Dataset, load
 from sparsecore.layers import SparseLinear
 from sparsecore.network import Network
-from sparsecore.runs.checkpoint import read
+from sparsecore.prune import __main__ as prune
+from sparsecore.runs.checkpoint import read, save
 from sparsecore.runs.config import RunConfig
 from sparsecore.runs.trainer import Callback, Trainer
 from sparsecore.study import studies
@@ -405,3 +407,102 @@ def test_what_everybody_uses_for_a_set_stays(tmp_path: Path) -> None:
 def small() -> Network:
     rng = np.random.default_rng(0)
     return Network([SparseLinear(dense(2, 6), rng=rng)])
+
+
+# -- JSON that strict readers take ------------------------------------------------------------------------------------
+
+
+def strictly(text: str) -> Any:
+    """As JavaScript, Go, jq and databases read JSON."""
+
+    def refuse(word: str) -> Any:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def outlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that train on a file whose test samples are so large that a network's outputs overflow."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 6)).astype(np.float32), np.arange(60) % 3
+    np.savez("mine.npz", x=x, y=y, x_test=np.sign(x) * np.float32(1e38), y_test=y)
+    words = ["lenet300", "--dataset", "mine.npz", "--epochs", "1", "--warm-up", "0", "--out", "run", "--no-curves"]
+    return [*words, "--batch-size", "30"]
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["lines", "quiet"])
+def test_a_loss_that_is_no_number_is_null_and_said(
+    outlier: list[str], quiet: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*outlier, *quiet]) == 0
+    said = capsys.readouterr().out.splitlines()
+    told = [line for line in said if "test loss is not finite" in line]
+    assert [line.split()[0] for line in told] == ([] if quiet else ["epoch"]) + ["lenet300"]
+    lines = [strictly(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["test_loss"] for line in lines] == [None, None]
+    assert read("run").state["run"]["result"]["test_loss"] is None
+    assert train.main([*outlier, "--resume"]) == 0
+    assert "test loss is not finite" in capsys.readouterr().out
+
+
+def test_every_record_is_written_strictly() -> None:
+    from sparsecore.runs.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.append({"event": "a", "b": [float("nan"), {"c": (float("inf"), 1.5, None, "NaN")}], "d": np.float64("nan")})
+    assert strictly(metrics._text().decode()) == {"event": "a", "b": [None, {"c": [None, 1.5, None, "NaN"]}], "d": None}
+    assert next(iter(metrics))["d"] is None
+
+
+def test_curves_are_drawn_of_what_is_null(tmp_path: Path) -> None:
+    from sparsecore.runs.curves import draw
+
+    line = {"event": "epoch", "train_loss": 1.0, "test_loss": None, "train_accuracy": 0.5}
+    lines = [line | {"epoch": k} for k in (1, 2)]
+    assert draw(lines, tmp_path) is not None
+
+
+# -- what a command line says -----------------------------------------------------------------------------------------
+
+
+def test_the_home_folder_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: Any) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    shutil.move("there.jsonl", home)
+    assert main(["--quick", "--from=~/there.jsonl", "--out=~/out", "--results", "~/page.md"]) == 0
+    assert (home / "out" / "runs.jsonl").exists() and (home / "page.md").exists()
+    line = options.read(["--out=~/run", "--from=~/a.safetensors", "--data-dir", "~/data", "--dataset=~/mine.npz"])
+    assert line.out == str(home / "run")
+    assert line.fields == {"start_from": str(home / "a.safetensors"), "data_dir": str(home / "data"),
+                           "dataset": str(home / "mine.npz")}  # fmt: skip
+    save(network("csr"), home / "net.safetensors")
+    words = ["~/net.safetensors", "--sparsity", "0.5", "--out=~/pruned.safetensors"]
+    assert prune.main(words) == 0 and (home / "pruned.safetensors").exists()
+    assert not (tmp_path / "~").exists()
+    assert options.read(["--out=./~", "--dataset=a~b.npz"])[:2] == ({"dataset": "a~b.npz"}, "./~")
+
+
+def test_what_cannot_be_read_is_not_called_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "the data")
+
+    monkeypatch.setattr("sparsecore.commands.build.load", fails)
+    assert train.main(["lenet300", "--dataset", "mnist-subset"]) == 1
+    assert capsys.readouterr().err == "python -m sparsecore.train: [Errno 13] Permission denied: 'the data'\n"
+
+
+def test_more_epochs_are_another_run_that_goes_on_from_this_one(
+    outlier: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*outlier, "--quiet"]) == 0
+    capsys.readouterr()
+    assert train.main(["--resume", "--out", "run", "--epochs", "80"]) == 2
+    assert capsys.readouterr().err == (
+        "python -m sparsecore.train: --epochs: in run it was 1, got 80; leave it out, or start another run, which may "
+        "go on from this one's network; try --from run\n"
+    )
