@@ -43,3 +43,12 @@ def test_neither_the_backend_nor_the_settings_of_a_user_change_a_picture(tmp_pat
 def test_a_backend_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
     plain, _ = drawn(tmp_path / "plain", MPLBACKEND="")
     assert drawn(tmp_path / "other", MPLBACKEND="no-such-backend")[0] == plain
+
+
+def test_the_backend_of_a_notebook_that_started_the_process_does_not_matter(tmp_path: Path) -> None:
+    plain, _ = drawn(tmp_path / "plain", MPLBACKEND="")
+    notebooks = "module://matplotlib_inline.backend_inline"
+    assert drawn(tmp_path / "other", MPLBACKEND=notebooks)[0] == plain
+    code = "import sys; from sparsecore.study.reporting.trial import try_report; try_report(sys.argv[1:])"
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": notebooks}, check=True)

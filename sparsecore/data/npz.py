@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
 from sparsecore.errors import one_line
 from sparsecore.runtime.arrays import is_real
+from sparsecore.storage.sizes import spell
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # larger arrays that are compressed further than this cannot be data
@@ -30,13 +31,19 @@ def read_npz(path: Path) -> Dataset:
     there is a test set, `x_test` and `y_test`. Without one a fifth of the samples is held out, the same in every run.
     `mean` and `std` are the training split's. Nothing is unpickled, and sizes are checked before anything is read.
 
+    Images with their channels last, of 32×32×3 for example, are transposed, which the result's `source` says.
+
     Raises
     ------
     DataError
         Names the file, the array, what was expected and what was got.
     """
-    arrays = _read(path)
+    arrays, said = _read(path), ""
     shape = arrays["x"].shape[1:]
+    if _channels_last(shape):
+        arrays |= {name: np.moveaxis(array, -1, 1) for name, array in arrays.items() if name.startswith("x")}
+        said = f", {spell(shape)} taken as {spell(arrays['x'].shape[1:])}"
+        shape = arrays["x"].shape[1:]
     if len(shape) == 2:
         shape = (1, *shape)
     whole = Split(_inputs(path, "x", arrays), _labels(path, "y", arrays))
@@ -55,8 +62,13 @@ def read_npz(path: Path) -> Dataset:
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
     moments = partial(_moments, path, shape[0] if len(shape) == 3 else 1)
     mean, std = moments(train)
-    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{said}"
     return Dataset(str(path), source, train, test, shape, classes, mean, std, moments)
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether samples can only be images of one, three or four channels, height and width first."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -506,3 +506,26 @@ def test_more_epochs_are_another_run_that_goes_on_from_this_one(
         "python -m sparsecore.train: --epochs: in run it was 1, got 80; leave it out, or start another run, which may "
         "go on from this one's network; try --from run\n"
     )
+
+
+# -- images whose channels come last ----------------------------------------------------------------------------------
+
+
+def test_a_command_says_that_it_transposes_and_asking_still_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 3, 9, 8), np.uint8), np.arange(60) % 3
+    for name, images in ("first", x), ("last", x.transpose(0, 2, 3, 1)):
+        np.savez(f"{name}.npz", x=images, y=y)
+    words = ["lenet300", "--epochs", "1", "--warm-up", "0", "--batch-size", "24", "--no-curves"]
+    for name in "first", "last":
+        assert train.main([*words, "--dataset", f"{name}.npz", "--out", name]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "taken as" in line]
+    assert said == ["last.npz: 48 train, 12 test (held out), 9×8×3 taken as 3×9×8"]
+    network = read("last").network
+    assert network.params.tobytes() == read("first").network.params.tobytes()
+    with pytest.raises(ValueError, match="9×8×3"):
+        network.predict(x.transpose(0, 2, 3, 1))
+    assert network.predict(x.reshape(60, -1)).shape == (60,), "features are taken as they are"
