@@ -165,6 +165,14 @@ def test_names_that_are_no_text_and_have_brackets_are_written(study: Any) -> Non
     assert r"my \udcff (results)" in Path("out/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("flag", "name"), [("--json", ""), ("--plot", "nowhere/plot.png")])
+def test_what_a_benchmark_writes_is_tried_before_it_measures(tmp_path: Path, flag: str, name: str) -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "scaling", flag, str(tmp_path / name)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{flag}: expected a file in a folder that is there, got {tmp_path / name}\n"
+
+
 # -- what comes from files that others wrote --------------------------------------------------------------------------
 
 PRUNED_LINE = {"event": "prune", "epoch": 0.5, "step": 3, "accuracy_before": 0.5, "accuracy_after": 0.25,
