@@ -105,6 +105,7 @@ def test_what_is_refused():
         ((x[:, :9], weight, bias), r"x must have shape \(17, 50\), got \(17, 9\)"),
         ((x, weight[1:], bias), "weight must have shape"), ((x, weight, bias[1:]), "bias must have shape"),
         ((x[0, 0], weight, bias), "x must have shape"),
+        ((x[0], weight, bias), r"x must have shape \(batch, 50\), got \(50,\)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             f(*wrong)

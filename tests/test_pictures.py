@@ -93,3 +93,12 @@ def test_no_picture_costs_a_run_its_exit_status(
     assert train.main(["--resume", "--out", "run"]) == 0
     assert "curves could not be drawn" in capsys.readouterr().err
     assert read("run").state["run"]["result"] is not None and not Path("run/curves.png").exists()
+
+
+def test_the_backend_of_a_notebook_that_started_the_process_does_not_matter(tmp_path: Path) -> None:
+    plain, _ = drawn(tmp_path / "plain", MPLBACKEND="")
+    notebooks = "module://matplotlib_inline.backend_inline"
+    assert drawn(tmp_path / "other", MPLBACKEND=notebooks)[0] == plain
+    code = "import sys; from sparsecore.study.reporting.trial import try_report; try_report(sys.argv[1:])"
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": notebooks}, check=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._package import VERSION
+from .._package import VERSION, source
 from ..console.arguments import UsageError
 from ..data import NAMES, DataError, Dataset, load
 from ..data.augmentation import Augmentation
@@ -73,16 +73,18 @@ def build(
     report.layers(network)
     if config.threads is not None:
         set_threads(config.threads)
-    train, held_out = dataset.holdout(config.validation, config.seed) if config.validation else (dataset.train, None)
-    steps = -(-len(train) // _said(config.batch_size))
+    held_out = None
+    if config.validation:
+        dataset, held_out = dataset.without(config.validation, config.seed)
+    steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
     prunes = [pruning.pruner(initial, lambda step: earlier(config, step))] if pruning is not None else []
     trainer = Trainer(
-        network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
+        network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
         schedule=_schedule(config, steps, pruning), callbacks=[report, *prunes, *callbacks], out=out,
-        config=saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
+        config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
         augment=augmentation_of(config, dataset.shape),
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import isfinite
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.strict import as_line
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit
@@ -93,6 +93,6 @@ def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool)
             "connections": network.connections,
             "sparsity": network.sparsity,
         }
-        return [json.dumps(record)]
+        return [as_line(record)]
     return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; "
             f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sparsecore.data.normalisation import scales
 from sparsecore.errors import one_line
 from sparsecore.files import check, memory
 from sparsecore.runtime.arrays import is_real
+from sparsecore.storage.sizes import spell
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # larger arrays that are compressed further than this cannot be data
@@ -33,13 +35,19 @@ def read_npz(path: Path) -> Dataset:
     column of a table, which floats of shape (n, features) are. Nothing is unpickled, and sizes are checked before
     anything is read.
 
+    Images with their channels last, of 32×32×3 for example, are transposed, which the result's `source` says.
+
     Raises
     ------
     DataError
         Names the file, the array, what was expected and what was got.
     """
-    arrays = _read(path)
+    arrays, said = _read(path), ""
     shape = arrays["x"].shape[1:]
+    if _channels_last(shape):
+        arrays |= {name: np.moveaxis(array, -1, 1) for name, array in arrays.items() if name.startswith("x")}
+        said = f", {spell(shape)} taken as {spell(arrays['x'].shape[1:])}"
+        shape = arrays["x"].shape[1:]
     if len(shape) == 2:
         shape = (1, *shape)
     whole = Split(_inputs(path, "x", arrays), _labels(path, "y", arrays))
@@ -57,11 +65,17 @@ def read_npz(path: Path) -> Dataset:
                             f"got {len(whole)} samples in all; add more, or x_test and y_test")
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
     table = len(shape) == 1 and train.x.dtype == np.float32
-    mean, std = _moments(path, train.x, shape[0] if table or len(shape) == 3 else 1, table)
+    moments = partial(_moments, path, shape[0] if table or len(shape) == 3 else 1, table)
+    mean, std = moments(train)
     absent = np.flatnonzero(np.bincount(whole.y) == 0)
     none_of = f", no sample of class {one_line(', '.join(map(str, absent)), 60)}" if len(absent) else ""
-    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{none_of}"
-    return Dataset(str(path), source, train, test, shape, classes, mean, std)
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{said}{none_of}"
+    return Dataset(str(path), source, train, test, shape, classes, mean, std, moments)
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether samples can only be images of one, three or four channels, height and width first."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -146,11 +160,14 @@ def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     return y.astype(np.int32)
 
 
-def _moments(path: Path, x: NDArray[Any], channels: int, table: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(
+    path: Path, channels: int, table: bool, split: Split
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block.
 
     A table may have constant columns, which are only shifted.
     """
+    x = split.x
     blocks = [x[start : start + BLOCK].reshape(-1, channels, x.shape[1] // channels)
               for start in range(0, len(x), BLOCK)]
     count = x.size // channels

@@ -66,9 +66,12 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         if weight.dtype not in (np.float32, np.float64) or bias.dtype != weight.dtype:
             raise TypeError(f"{layer!r}: weight and bias must be float32 or float64, got {weight.dtype}, {bias.dtype}")
         x = _numbers(x, layer, "x", weight.dtype)
-        shapes = [(*x.shape[:1], *layer.in_shape), *parameters]
-        for name, array, shape in zip(("x", "weight", "bias"), (x, weight, bias), shapes, strict=True):
-            if array.ndim == 0 or array.shape != shape:
+        if x.shape != (*x.shape[:1], *layer.in_shape):  # a single sample too, whose first size is not a batch's
+            batch = len(x) if x.ndim == 1 + len(layer.in_shape) else "batch"
+            wanted = ", ".join(map(str, (batch, *layer.in_shape)))
+            raise ValueError(f"{layer!r}: x must have shape ({wanted}), got {x.shape}")
+        for name, array, shape in zip(("weight", "bias"), (weight, bias), parameters, strict=True):
+            if array.shape != shape:
                 raise ValueError(f"{layer!r}: {name} must have shape {shape}, got {array.shape}")
         return function(x.astype(weight.dtype), weight, bias)
 

@@ -16,6 +16,7 @@ from ..files import append, content, memory, replace, sync
 from ..training.state import Mark as Mark
 from ..training.state import Record as Record
 from .folder import RunFolderError, path_errors
+from .strict import as_line
 
 
 class Metrics:
@@ -33,8 +34,11 @@ class Metrics:
         self._count(b"")
 
     def append(self, record: Record) -> None:
-        """One more line. Raises RunFolderError if it cannot be written, and then none of it stays."""
-        line = json.dumps(record).encode() + b"\n"
+        """One more line, where numbers that are not finite are null.
+
+        Raises RunFolderError if it cannot be written, and then none of it stays.
+        """
+        line = as_line(record).encode() + b"\n"
         if self.path is None:
             self._memory += line
         else:

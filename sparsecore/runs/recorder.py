@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .._package import source
 from ..network import Network
 from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
@@ -16,6 +18,7 @@ from .folder import RunFolder
 from .lock import FolderLock
 from .metrics import Metrics
 from .state import as_json, from_json
+from .strict import strict
 
 
 class Recorder:
@@ -62,6 +65,7 @@ class Recorder:
         self._data, self._settings = data, settings
         self._known: str | None = None
         self._changes: list[Record] = []
+        self._source = source() if folder is not None else {}
 
     def __getstate__(self) -> dict[str, Any]:
         if self.folder is not None:
@@ -131,9 +135,10 @@ class Recorder:
                 state.metrics = self.metrics.mark()
                 identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
                 run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
+                run |= {"source": self._source, "changes": self._changes}
                 if self._settings is not None:
-                    run |= {"settings": dict(self._settings()), "changes": self._changes}
-                save(network, self.folder.checkpoint, state=run, optimizer=optimizer)
+                    run["settings"] = dict(self._settings())
+                save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -142,6 +147,9 @@ class Recorder:
 
     def restored(self, checkpoint: Checkpoint, optimizer: Optimizer, changing: Collection[str] = ()) -> RunState:
         """Where a checkpoint of this run stands; the optimizer takes the state that it had there.
+
+        Another version or commit of this package than the one that wrote it is warned of. `config` goes on to name
+        those that the run began with, and later checkpoints' "changes" each one that followed.
 
         Parameters
         ----------
@@ -165,7 +173,7 @@ class Recorder:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
         if data is not None and self._data is not None and data != self._checksum():
             raise CheckpointError("expected a checkpoint of a run on these data, got one on other samples or labels")
-        change = self._changed(checkpoint, changing)
+        change = self._changed(checkpoint, changing) | self._moved(checkpoint)
         # Format 1 had SGD alone, and did not name it.
         description = checkpoint.optimizer if checkpoint.optimizer is not None else {"kind": SGD.__name__}
         try:
@@ -211,6 +219,21 @@ class Recorder:
                 f"expected this run's settings: {said}: give what it had, or allow it: restore(…, changing={refused})"
             )
         return change
+
+    def _moved(self, checkpoint: Checkpoint) -> Record:
+        """The version and the commit of this package, where they were others: what they were, and are."""
+        config, before = checkpoint.state.get("config"), checkpoint.state.get("source")
+        config = config if isinstance(config, dict) else {}
+        self.config |= {name: config[name] for name in ("version", "commit") if name in config}
+        before, now = before if isinstance(before, dict) else config, source()  # older files name no commit
+        moved = {name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]}
+        if moved:
+            was, becomes = (", ".join(f"{name} {moved[name][k]!s:.60}" for name in moved) for k in (0, 1))
+            warnings.warn(
+                f"the run was made by {was} of sparsecore and goes on by {becomes}: both are kept with it, and its "
+                "bits may be others from here on", stacklevel=4,
+            )  # fmt: skip
+        return moved
 
     def _checksum(self) -> str:
         if self._known is None and self._data is not None:

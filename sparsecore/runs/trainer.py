@@ -102,11 +102,12 @@ class Trainer(Loop):
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
-        train, held_out = _splits(dataset, validation, seed)
+        data, held_out = _splits(dataset, validation, seed)
+        train = data.train
         device = device if device is not None else network.device
-        normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std, dataset.train.x.dtype.name)
+        normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
         identity = {
-            "train": len(train), "test": len(dataset.test), "mean": list(dataset.mean), "std": list(dataset.std),
+            "train": len(train), "test": len(dataset.test), "mean": list(data.mean), "std": list(data.std),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
         }  # fmt: skip
         config = dict(config or {})
@@ -130,7 +131,7 @@ class Trainer(Loop):
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
         )  # fmt: skip
-        self.dataset, self.config, self._augment = dataset, config, augment
+        self.dataset, self.config, self._augment = dataset, recorder.config, augment
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
 
     @property
@@ -194,11 +195,11 @@ class Trainer(Loop):
         self._recorder.begun = True
 
 
-def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Split, Split | None]:
-    """What is trained on, and what is held out of it."""
+def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Dataset, Split | None]:
+    """The data set without what is held out of it, and that."""
     if isinstance(validation, Split):
-        return dataset.train, validation
-    return dataset.holdout(validation, seed) if validation else (dataset.train, None)
+        return dataset, validation
+    return dataset.without(validation, seed) if validation else (dataset, None)
 
 
 def _checksum(*splits: Split) -> str:
