@@ -23,11 +23,18 @@ def main() -> None:
         command.error(f"{others[0]} is not for {arguments.model}, which has {', '.join(OF[arguments.model])}")
     settle(arguments.threads)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
+    from sparsecore.runs.pictures import can_draw
+
     from . import machine
     from .engines import has_torch
     from .options import Options
     from .plot import plot
 
+    for flag, path in (("--json", arguments.json), ("--plot", arguments.plot)):  # before all is measured, not after it
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            sys.exit(f"{flag}: expected a file in a folder that is there, got {path}")
+    if arguments.plot and not can_draw():
+        sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
     batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
     options = Options(arguments.model, batches, sparsities, arguments.threads, arguments.quick)
     if arguments.device != "cpu":
@@ -48,8 +55,6 @@ def main() -> None:
     if arguments.plot:
         try:
             plot(rows, arguments.plot)
-        except ImportError:
-            sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
         except ValueError as error:
             sys.exit(f"--plot: {error}")
 

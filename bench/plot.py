@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sparsecore.runs import pictures
+
 from .scaling import slope
 from .tables import pick
 from .timing import Row
@@ -20,24 +22,17 @@ def plot(rows: list[Row], path: Path) -> None:
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If no steps were measured.
     """
     panels = _panels(rows)
     if not panels:
         raise ValueError("nothing to plot: time against connections needs the benchmarks step or scaling")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.8), squeeze=False, layout="constrained")
-    for axis, (title, some) in zip(axes[0], panels.items(), strict=True):
-        _panel(axis, title, some)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    with pictures.canvas(6 * len(panels), 4.8) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)
+        for axis, (title, some) in zip(axes[0], panels.items(), strict=True):
+            _panel(axis, title, some)
+        pictures.write(figure, path, dpi=150)
 
 
 def _panels(rows: list[Row]) -> dict[str, list[Row]]:

@@ -1,5 +1,6 @@
 """Pure functions over arrays: the two kernels, gather (``spmm``) and sample (``sddmm``), for each device."""
 
 if __name__ == "kernels":
-    # A second copy under another name would be compiled, and cached, a second time.
-    raise ImportError("`kernels` was imported by its folder's name: write `import sparsecore.kernels` instead")
+    # This is `sparsecore.kernels`: a second copy would be compiled, and cached, once more. Whoever looks for another
+    # package of this name, from the checkout's root, finds none here, as elsewhere.
+    raise ModuleNotFoundError("No module named 'kernels'", name="kernels")

@@ -10,11 +10,33 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+from numba.core import config, sigutils
+from numba.core.ccallback import CFunc
+
+from .cache import cache_of
 
 
 def njit(function: Callable[..., Any]) -> Any:
-    """Compile without the GIL and without the checks that a kernel's contract already makes; kept on disk."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(versioned(function))
+    """Compile without the GIL and without the checks that a kernel's contract already makes; kept on disk.
+
+    With NUMBA_DISABLE_JIT=1 too, which is meant for functions that Python could run as well: intrinsics it cannot.
+    """
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        compiled = numba.njit(nogil=True, error_model="numpy")(versioned(function))
+    finally:
+        config.DISABLE_JIT = disabled
+    compiled._cache = cache_of(function)
+    return compiled
+
+
+def cfunc(signature: Any, function: Callable[..., Any]) -> CFunc:
+    """Compile to C's calling convention, now; kept on disk."""
+    args, result = sigutils.normalize_signature(signature)
+    compiled: Any = CFunc(versioned(function), (args, result), locals={}, options={"error_model": "numpy"})
+    compiled._cache = cache_of(function)
+    compiled.compile()
+    return compiled
 
 
 def versioned(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,6 @@
 """The networks of the papers, each readable as the paper's table."""
 
 if __name__ == "models":
-    raise ImportError("`models` was imported by its folder's name: write `import sparsecore.models` instead")
+    # This is `sparsecore.models`: a second copy would have other classes. Whoever looks for another package of
+    # this name, from the checkout's root, finds none here, as elsewhere.
+    raise ModuleNotFoundError("No module named 'models'", name="models")

@@ -1,4 +1,4 @@
-"""The package's version, and where modules of the last release stand now: their old paths go on working."""
+"""What this package is: its version and commit; where modules of the last release stand now, whose paths still work."""
 
 from __future__ import annotations
 
@@ -74,6 +74,43 @@ MOVED = {
     "workspace": "runtime.workspace",
 }
 """Old paths in this package, and new ones."""
+
+
+_read: dict[str, str] = {}
+
+
+def source() -> dict[str, str]:
+    """The version and the commit of this code, as it was when this was first asked.
+
+    Commands ask before they import the rest, so it is of the code that runs, whatever the checkout becomes in the
+    meantime. The commit has a + if something in the checkout has been changed; it is "unknown" where no repository
+    tracks this file, as where the package is installed in somebody else's.
+    """
+    if not _read:
+        _read.update(version=VERSION, commit=_commit())
+    return dict(_read)
+
+
+def _commit() -> str:
+    import os
+    import subprocess
+
+    folder, name = os.path.split(os.path.realpath(__file__))
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # of another repository
+    ours["GIT_OPTIONAL_LOCKS"] = "0"
+    found = ""
+    try:
+        for question in (
+            ["ls-files", "--error-unmatch", "--", name],
+            ["describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
+        ):
+            found = subprocess.run(
+                ["git", "-c", "core.fsmonitor=false", *question], cwd=folder, env=ours, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=10, check=True,
+            ).stdout  # fmt: skip
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return "unknown"
+    return found.strip()
 
 
 def _old_path(name: str) -> str:

@@ -13,7 +13,7 @@ from .data.normalisation import Normalisation
 from .layers.layer import Layer
 from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
-from .runtime.arrays import real_numbers
+from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
 from .runtime.tiles import LANES, Tiles, tiles_of
 from .runtime.workspace import Workspace
@@ -147,7 +147,7 @@ class Network:
         values = real_numbers(values, self, "params", truths=False)
         if values.shape != self._params.shape:
             raise ValueError(f"{self!r}: params must have shape {self._params.shape}, got {values.shape}")
-        self._params[...] = values
+        self._params[...] = narrowed(values, self.dtype, self, "params")
 
     @property
     def device(self) -> Device:
@@ -283,7 +283,7 @@ class Network:
                 raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
             given = fill.get(key, 0.0) if isinstance(fill, Mapping) else fill
             try:
-                given = real_numbers(given, "rewire", "fill", truths=False)
+                given = narrowed(real_numbers(given, "rewire", "fill", truths=False), self.dtype, "rewire", "fill")
             except TypeError as error:
                 raise ValueError(f"rewire: layer {path}: fill must be a number, or one a connection: {error}") from None
             move = move_of(row, pattern, given)
@@ -362,19 +362,27 @@ class Network:
         dy.clear_padding()
         self.root.backward_tiles(dy, caches, workspace, need_dx=False)
 
-    def logits(self, x: Any, batch_size: int = 1024) -> Any:
+    def logits(self, x: Any, batch_size: int = 1024, *, normalised: bool = False) -> Any:
         """The network's output for ordinary arrays.
 
         Parameters
         ----------
         x : array of shape (batch, features) or (batch, *in_shape)
-            uint8 inputs are normalised by `normalisation`, as in training; any others must be normalised already.
+            What the network was trained on is normalised by `normalisation`, as in training: pixels, in integers of any
+            kind, or numbers. Floats given to a network of pixels must be normalised already.
         batch_size : int
             Samples computed at once.
+        normalised : bool
+            Take x as it is.
 
         Returns
         -------
         array of shape (batch, *out_shape)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x does not have such a shape or cannot be what the network takes.
         """
         if hasattr(x, "__cuda_array_interface__"):
             raise TypeError(f"{self!r}: x must be a NumPy array, got an array on {place_of(x)}")
@@ -388,16 +396,17 @@ class Network:
         for shape in self.input_shapes:
             if not fits(x.shape[1:], shape):
                 raise ValueError(f"{self!r}: x must be samples of {spell(shape)}, got {spell(x.shape[1:])}")
-        if x.dtype == np.uint8 and self.normalisation is None:
+        norm = None if normalised else self.normalisation
+        if x.dtype == np.uint8 and norm is None and not normalised:
             raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set; normalise x")
         out = np.empty((len(x), *last.out_shape), self.dtype)
         device = self.device
         workspace = Workspace(device)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size]
-            if x.dtype == np.uint8 and self.normalisation is not None:
-                part = self.normalisation(part, self.dtype)
-            part = np.ascontiguousarray(part, self.dtype).reshape(len(part), int(np.prod(first.in_shape)))
+            part = part if norm is None else norm.inputs(part, self.dtype)
+            part = np.ascontiguousarray(narrowed(part, self.dtype, self, "x"))
+            part = part.reshape(len(part), int(np.prod(first.in_shape)))
             tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
             workspace.kernels.pack(part if device.owns(part) else device.put(part), tiles)
             y, _ = self.forward(Tiles(tiles, len(part)), workspace)
@@ -415,9 +424,21 @@ class Network:
         trained_on = () if self.normalisation is None else (self.normalisation.shape,)
         return tuple(self.layers[0].in_shape), *trained_on
 
-    def predict(self, x: Any, batch_size: int = 1024) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The class of the largest logit for each sample of x, shape (batch,)."""
-        return np.argmax(self.logits(x, batch_size), axis=1)
+    def predict(
+        self, x: Any, batch_size: int = 1024, *, normalised: bool = False
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The class of the largest logit for each sample of x, shape (batch,); arguments as for `logits`.
+
+        Raises
+        ------
+        ValueError
+            Where a logit is NaN, of which none is the largest.
+        """
+        found = self.logits(x, batch_size, normalised=normalised)
+        if (unanswered := np.isnan(found)).any():
+            sample = int(np.argwhere(unanswered)[0, 0])
+            raise ValueError(f"{self!r}: x must be samples that it can answer, got NaN as logits of sample {sample}")
+        return np.argmax(found, axis=1)
 
     @property
     def patterns(self) -> ByPath[SparsityPattern]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ._package import source
 from .console.interrupts import Interrupted, Interrupts
-from .console.output import complain, leave_stdout, write_anything
+from .console.output import OutputError, complain, leave_stdout, write_anything
 
 PROGRAM = "python -m sparsecore.train"
 
@@ -25,12 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # whoever read our lines has left
             leave_stdout()
             return 1
-        except OSError as error:
+        except OutputError as error:
             leave_stdout()
             return complain(PROGRAM, f"the output cannot be written ({error.strerror}); what was saved is whole", 1)
+        except OSError as error:
+            return complain(PROGRAM, error, 1)
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    source()  # of the code that is imported now, not of what the checkout is when the run ends
     from .commands import training  # while signals are already heeded
 
     try:

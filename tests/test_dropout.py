@@ -128,7 +128,7 @@ def test_a_recorded_step_draws_anew_and_a_resumed_run_draws_the_same():
     losses = []
     for seed, epoch, start in ((3, 0, 0), (3, 0, 0), (3, 1, 0), (3, 1, 20), (4, 1, 20), (2**64 - 1, 1, 20)):
         store.shuffle(seed, epoch)
-        store.order[...] = np.arange(50) % 20
+        store.order = np.arange(50) % 20
         step.run(start, 20)
         losses.append(step.totals().loss)
     assert losses[0] == losses[1] and len(set(losses)) == 5

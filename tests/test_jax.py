@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 from sparsecore.interop.jax import as_function
 from sparsecore.layers import SparseConv2d, SparseLinear
+from sparsecore.network import Network
 from sparsecore.topology import uniform_random
 
 from .small import numbers
@@ -104,6 +105,7 @@ def test_what_is_refused():
         ((x[:, :9], weight, bias), r"x must have shape \(17, 50\), got \(17, 9\)"),
         ((x, weight[1:], bias), "weight must have shape"), ((x, weight, bias[1:]), "bias must have shape"),
         ((x[0, 0], weight, bias), "x must have shape"),
+        ((x[0], weight, bias), r"x must have shape \(batch, 50\), got \(50,\)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             f(*wrong)
@@ -111,3 +113,26 @@ def test_what_is_refused():
         f(x, weight.astype(int), bias)
     with pytest.raises(ValueError, match="must have no ReLU"):
         as_function(SparseLinear(LAYER.pattern, relu=True))
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_function_keeps_the_connections_that_its_layer_had(conv, stays):
+    pattern = (CONV if conv else LAYER).pattern
+    layer = SparseConv2d(pattern, (2, 7, 6), 3, padding=1) if conv else SparseLinear(pattern)
+    net = Network([layer])
+    f, given = as_function(layer), arguments(layer)
+    compiled, expected = jax.jit(jax.grad(loss_of(f), (0, 1, 2))), jax.grad(loss_of(f), (0, 1, 2))(*given)
+    compiled(*given)
+    y, pull = jax.vjp(f, *given)
+    if stays:  # the plan is patched in place
+        layer.forward(np.asarray(given[0]))
+        for seed in (5, 6):
+            net.rewire({"0": uniform_random(*pattern.shape, pattern.sparsity, np.random.default_rng(seed))})
+        assert layer.pattern.nnz == pattern.nnz
+    else:
+        net.rewire({"0": pattern.select(np.arange(pattern.nnz) % 3 == 0)})
+    near(pull(jnp.cos(y)), expected)
+    near(compiled(*given), expected)
+    near(jax.grad(loss_of(f), (0, 1, 2))(*given), expected)
+    assert as_function(layer)(given[0], jnp.asarray(layer.weight), given[2]).shape == y.shape

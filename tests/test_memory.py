@@ -15,7 +15,7 @@ from sparsecore.topology.radix import radix_layer
 from sparsecore.training.optimizers import SGD
 from sparsecore.training.step import Step
 
-from .small import FORMATS, store
+from .small import FORMATS, network, store
 
 PER_CONNECTION = 40
 
@@ -90,6 +90,20 @@ def test_a_larger_outside_costs_no_connection_more():
     wide = SparsityPattern((1000, 100_000), pattern.indptr, pattern.indices * 100)
     per_input = (trained(wide, "csr") - trained(pattern, "csr")) / (100_000 - 1000)
     assert per_input <= 32
+
+
+def test_a_step_keeps_few_batch_sizes_and_the_same_bits():
+    one, other = network(), network()
+    batches = store(200)
+    optimizer, apart = SGD(0.05, 0.9), SGD(0.05, 0.9)
+    step, held = Step(one, batches, optimizer), []
+    for batch in (*range(100, 140), 3, 139, 100, 7):
+        step.run(0, batch)
+        assert step.output(batch, 0) is not None
+        held.append(memory_of(step))
+        Step(other, batches, apart).run(0, batch)
+        assert np.array_equal(one.params, other.params) and np.array_equal(optimizer.velocity, apart.velocity)
+    assert max(held) < 1.4 * held[9]  # the largest batch has 9 tiles, the first ten have 7
 
 
 MILLION = """

@@ -88,9 +88,13 @@ def test_checkout_imports_from_elsewhere(uninstalled: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("folder", ["kernels", "models"])
-def test_folder_names_are_refused(folder: str) -> None:
-    with pytest.raises(ImportError, match=f"import sparsecore.{folder}"):
+def test_folder_names_are_no_packages(folder: str) -> None:
+    """Whoever looks for an optional package of that name finds none, also from the checkout's root."""
+    look = f"try: import {folder}\nexcept ModuleNotFoundError as error: print(error)"
+    assert run(sys.executable, "-c", look, cwd=ROOT).strip() == f"No module named '{folder}'"
+    with pytest.raises(ModuleNotFoundError, match=f"^No module named '{folder}'$") as refused:
         __import__(folder)
+    assert refused.value.name == folder
 
 
 def test_wheel_holds_every_file(wheel: Path) -> None:

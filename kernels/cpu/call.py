@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
 
-from ..compile import njit, versioned
+from ..compile import cfunc, njit
 
 WORDS = 48
 """Words of one call: kernel, parts, then arguments."""
@@ -29,7 +28,7 @@ def arguments(*names: str) -> np.dtype:
 
 def kernel(function: Any) -> CFunc:
     """Compile a kernel to C's calling convention; kept on disk."""
-    return numba.cfunc(SIGNATURE, cache=True, error_model="numpy")(versioned(function))
+    return cfunc(SIGNATURE, function)
 
 
 @njit

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._package import VERSION
+import numpy as np
+
+from .._package import VERSION, source
 from ..console.arguments import UsageError
-from ..data import NAMES, Dataset, load
+from ..data import NAMES, DataError, Dataset, load
 from ..data.augmentation import Augmentation
 from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
+from ..files import memory
 from ..network import Network
 from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
@@ -65,13 +68,17 @@ def build(
     report = report if report is not None else Quiet()
     where = device(config.device)
     dataset, initial = start(config, report)
-    kept, dataset = _kept(config, dataset), _named(config, dataset)
     network = initial if checkpoint is None else checkpoint.network
+    kept, dataset = _kept(config, dataset), _as_before(_named(config, dataset), network)
+    if checkpoint is None and config.start_from is None:
+        _check_classes(dataset)
     report.layers(network)
     if config.threads is not None:
         set_threads(config.threads)
-    train, held_out = dataset.holdout(config.validation, config.seed) if config.validation else (dataset.train, None)
-    steps = -(-len(train) // _said(config.batch_size))
+    held_out = None
+    if config.validation:
+        dataset, held_out = dataset.without(config.validation, config.seed)
+    steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
     prunes: list[Callback] = []
@@ -82,10 +89,10 @@ def build(
 
         prunes = [rewirer(config, initial, total)]
     trainer = Trainer(
-        network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
+        network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
         schedule=_schedule(config, steps, pruning), callbacks=[report, *prunes, *callbacks], out=out,
-        config=saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
+        config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
         augment=augmentation_of(config, dataset.shape),
     )  # fmt: skip
@@ -170,12 +177,11 @@ def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
                           epochs_run=whole / steps, got=config.warm_up)  # fmt: skip
     if total < whole:  # one phase of a run may be shorter than the run's warm-up
         warm = min(warm, total // 2)
-    remaining = total - warm
-    if name == "step":
+    if name == "step":  # between epochs: those of the warm-up are counted as far as they are whole ones
         every, factor = step_schedule(rest)
-        after = step_decay(every * steps, factor)
-    else:
-        after = cosine(remaining) if name == "cosine" else constant()
+        decay, rise, begun = step_decay(every * steps, factor), warm_up(warm, constant()), warm - warm % steps
+        return lambda step: rise(step) * decay(max(step - begun, 0))
+    after = cosine(total - warm) if name == "cosine" else constant()
     return warm_up(warm, after) if warm else after
 
 
@@ -247,6 +253,22 @@ def _named(config: RunConfig, dataset: Dataset) -> Dataset:
     return replace(dataset, name=config.dataset_name)
 
 
+def _check_classes(dataset: Dataset) -> None:
+    """Refuse labels that do not begin at 0, or lie far apart: each number up to the largest becomes an output."""
+    used = np.unique(dataset.train.y)
+    if used[0] or 2 * len(used) <= dataset.classes:
+        raise DataError(f"{dataset.name}: y: expected labels 0 to {len(used) - 1} for {len(used)} classes, got "
+                        f"{used[0]} to {used[-1]}, which would make {dataset.classes} outputs")  # fmt: skip
+
+
+def _as_before(dataset: Dataset, network: Network) -> Dataset:
+    """A data set with as many means as a network was trained with: earlier versions had one for all of a table."""
+    norm = network.normalisation
+    if norm is None or len(norm.mean) == len(dataset.mean):
+        return dataset
+    return replace(dataset, mean=norm.mean, std=norm.std)
+
+
 def _origin(config: RunConfig) -> RunConfig:
     """The configuration of the run that the network comes from."""
     assert config.start_from is not None
@@ -269,12 +291,8 @@ class _Until(Callback):
 
 
 def _check_memory(connections: int) -> None:
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not on every system
-        return
-    if (needed := connections * BYTES_A_CONNECTION) > memory:
-        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {memory:,}: "
+    if (needed := connections * BYTES_A_CONNECTION) > (there := memory()):
+        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
                          "ask for fewer")  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import isfinite
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.strict import as_line
 from ..runtime.devices import set_threads
-from ..training.divergence import NotFiniteError, broken_layers
+from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
 
@@ -60,8 +60,6 @@ def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
         If parameters or the loss are not finite: there is no answer of such a network that could be right or wrong.
     """
     check_fit(network, dataset)
-    if layers := broken_layers(network):
-        raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
     network.to(device)
     totals = Evaluation(network, dataset.test, normalisation, network.device)()
@@ -88,12 +86,13 @@ def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool)
     if as_json:
         record = {
             "dataset": dataset.name,
+            "source": dataset.source,
             "samples": totals.samples,
             "test_accuracy": totals.accuracy,
             "test_loss": totals.mean_loss,
             "connections": network.connections,
             "sparsity": network.sparsity,
         }
-        return [json.dumps(record)]
+        return [as_line(record)]
     return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; "
             f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite
 
+from ..console.output import output
 from ..errors import figure
 from ..network import Network
 from ..training.callbacks import Callback, Progress, Training
@@ -19,6 +21,7 @@ class Quiet(Callback):
     def layers(self, network: Network) -> None:
         """The network's layers as a table."""
 
+    @output()
     def result(self, line: str) -> None:
         """The last line."""
         print(line, flush=True)
@@ -30,6 +33,7 @@ class Quiet(Callback):
 class Lines(Quiet):
     """Plain lines, for files and pipes."""
 
+    @output()
     def say(self, line: str) -> None:
         print(line, flush=True)
 
@@ -64,9 +68,11 @@ class Live(Lines):
         )  # fmt: skip
         self._task = self._bar.add_task("", total=epochs, epoch=f"1/{epochs}", shown="")
 
+    @output()
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
 
+    @output()
     def layers(self, network: Network) -> None:
         from rich.table import Table
 
@@ -77,15 +83,18 @@ class Live(Lines):
             table.add_row(*row)
         self._console.print(table)
 
+    @output()
     def started(self, trainer: Training) -> None:
         self._bar.start()
 
+    @output()
     def looked(self, progress: Progress) -> None:
         totals, rate = progress.totals, progress.totals.samples / max(progress.seconds, 1e-9)
         shown = f"loss {figure(totals.mean_loss, '.4f')}  accuracy {totals.accuracy:.2%}  {rate:,.0f} images/s"
         epoch, epochs_done = f"{progress.epoch + 1}/{progress.epochs}", progress.epoch + progress.step / progress.steps
         self._bar.update(self._task, completed=epochs_done, epoch=epoch, shown=shown, refresh=True)
 
+    @output()
     def close(self) -> None:
         self._bar.stop()
 
@@ -117,7 +126,7 @@ def epoch_line(record: Record) -> str:
         f"loss {figure(record['train_loss'], '.4f')}",
         f"accuracy {record['train_accuracy']:.2%}",
         *(
-            f"{name} {record[f'{name}_accuracy']:.2%}"
+            f"{name} {record[f'{name}_accuracy']:.2%}{_loss(record, name)}"
             for name in ("validation", "test")
             if f"{name}_accuracy" in record
         ),
@@ -125,6 +134,12 @@ def epoch_line(record: Record) -> str:
         f"{record['seconds']:.2f} s",
     ]
     return "  ".join(parts)
+
+
+def _loss(record: Record, split: str) -> str:
+    """What is said of a loss that is no number, which the lines of metrics have as null."""
+    loss = record.get(f"{split}_loss", 0.0)
+    return "" if loss is not None and isfinite(loss) else f" ({split} loss is not finite: outputs are too large)"
 
 
 def prune_line(record: Record) -> str:
@@ -139,7 +154,8 @@ def prune_line(record: Record) -> str:
 def result_line(record: Record) -> str:
     """The result's record as a line."""
     return (
-        f"{record['model']} on {record['dataset']}: test accuracy {figure(record['test_accuracy'], '.2%')} "
+        f"{record['model']} on {record['dataset']}: test accuracy {figure(record['test_accuracy'], '.2%')}"
+        f"{_loss(record, 'test')} "
         f"after {record['epochs']} epochs; {figure(record['connections'], ',')} connections, sparse layers "
         f"{figure(record['sparsity'], '.1%')} sparse, all {figure(record['global_sparsity'], '.1%')}; trained in "
         f"{figure(record['train_seconds'], '.2f')} s, {figure(record['step_ms'], '.3f')} ms a step, on "

@@ -54,8 +54,8 @@ def gone_on(kept: RunConfig, given: Mapping[str, Any], folder: RunFolder) -> Run
         elif name != "dataset" or given[name] != kept.dataset_name:
             was, now = (_shown(value) for value in (getattr(kept, name), given[name]))
             raise ConfigError(
-                f"{{{name}}}: in {{path}} it was {{was}}, got {{now}}; leave it out, or start another run",
-                path=folder.path, was=was, now=now,
+                f"{{{name}}}: in {{path}} it was {{was}}, got {{now}}; leave it out, or start another run, which may "
+                "go on from this one's network", {"start_from": str(folder.path)}, path=folder.path, was=was, now=now,
             )  # fmt: skip
     return resolved(replace(kept, **free))
 

@@ -159,14 +159,17 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
 
 
 def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
-    """Draw the run's curves into its folder: anew, or only if it has none. Returns the exit status."""
+    """Draw the run's curves into its folder: anew, or only if it has none.
+
+    Returns the exit status, which is a finished run's: what keeps a picture from being drawn is said, and that is all.
+    """
     from ..runs.curves import draw
 
     try:
         if anew or not (folder.path / CURVES).exists():
             draw(list(Metrics(folder.metrics)), folder.path)
-    except (OSError, KeyError, TypeError, ValueError) as error:  # all but OSError: metrics that are not a run's
-        return complain(PROGRAM, f"curves could not be drawn ({error}); all else is saved", 1)
+    except Exception as error:  # metrics that are not a run's, a disk that is full, any of matplotlib's own
+        return complain(PROGRAM, f"curves could not be drawn ({error or type(error).__name__}); all else is saved", 0)
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Callable
+from os.path import expanduser
 from typing import Any, NoReturn
 
 from ..errors import OneLineError, one_line
@@ -14,7 +17,10 @@ class UsageError(OneLineError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but errors raise UsageError, and options cannot be abbreviated."""
+    """argparse, but errors raise UsageError, options cannot be abbreviated, and ~ is the home folder in any word.
+
+    A shell leaves it in `--out=~/x`, from which a folder called ~ was made.
+    """
 
     def __init__(self, prog: str, description: str, example: str, **others: Any) -> None:
         super().__init__(
@@ -23,8 +29,9 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
         self.example = example
 
-    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
-        found, rest = super().parse_known_args(*arguments, **options)
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
+        found, rest = super().parse_known_args(words, namespace)
         for name, value in vars(found).items():
             if value == []:  # what argparse makes of --out=--
                 self.error(f"argument --{name.replace('_', '-')}: expected a value, got '--'")
@@ -32,6 +39,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{one_line(message)}; for example: {self.example}")
+
+
+def _at_home(word: str) -> str:
+    return re.sub(r"^(--[\w-]+=|)(~.*)$", lambda found: found[1] + expanduser(found[2]), word, flags=re.DOTALL)
 
 
 def integer(wanted: str, example: int, least: int, most: int) -> Callable[[str], int]:

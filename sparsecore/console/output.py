@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..errors import one_line
 from .interrupts import Interrupted, Interrupts
+
+
+class OutputError(OSError):
+    """Lines that cannot be written to where a command's output goes."""
+
+
+@contextmanager
+def output() -> Iterator[None]:
+    """Where a command prints: what fails here is its output, and not a file that it reads or writes.
+
+    Raises
+    ------
+    BrokenPipeError
+        If whoever read the lines has left.
+    OutputError
+        If they cannot be written, for another reason.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(*error.args) from None
 
 
 def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequence[str] | None, nothing: str) -> int:
@@ -41,13 +66,14 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
 def print_lines(program: str, lines: Sequence[str]) -> int:
     """Print lines; the exit status is 1 where whoever reads them has left, or they cannot be written."""
     try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
+        with output():
+            for line in lines:
+                print(line)
+            sys.stdout.flush()
     except BrokenPipeError:
         leave_stdout()
         return 1
-    except OSError as error:
+    except OutputError as error:
         leave_stdout()
         return complain(program, f"the output cannot be written ({error.strerror})", 1)
     return 0
@@ -65,7 +91,8 @@ def complain(program: str, problem: object, status: int) -> int:
 
 
 def write_anything() -> None:
-    """Spell out letters that a stream's encoding lacks, instead of ending the program."""
+    """Spell out letters that a stream's encoding lacks, instead of ending the program; warn on one line."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *where, **line: f"{one_line(message)}\n"

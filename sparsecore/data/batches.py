@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.arrays import host_array, real_numbers
+from ..runtime.arrays import host_array, narrowed, real_numbers
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
@@ -42,8 +42,9 @@ class Batches(Whole):
 
     Attributes
     ----------
-    order : int64 device array, shape (n,)
-        The samples' numbers in the order they are taken in. Assigning to it copies numbers in; it stays where it is.
+    order : int64 array, shape (n,)
+        The samples' numbers in the order they are taken in: a read-only view, or from a GPU a copy. Assigning to it
+        copies numbers in, once they are looked at; what steps read stays where it is.
     position : int64 device array
         Where the batch is that was sought: its first place in the order, the epoch and the seed.
 
@@ -81,7 +82,6 @@ class Batches(Whole):
         self._x, self._y = device.put(split.x), device.put(split.y)
         self._position = device.zeros((3,), np.int64)
         self._order = device.put(np.arange(len(split), dtype=np.int64))
-        self._handed_out = False  # whether somebody else may write to the order
         self._targets: Any = None
         if targets is not None:
             rows = self._checked_targets(targets, len(split))
@@ -101,23 +101,21 @@ class Batches(Whole):
 
     @property
     def order(self) -> Any:
-        """The samples' numbers. A kernel takes them for addresses: once handed out, `seek` looks at those it takes."""
-        self._handed_out = True
-        return self._order
+        """The samples' numbers. A kernel takes them for addresses: nobody writes there but who has looked at them."""
+        seen = self.device.get(self._order).view()
+        seen.flags.writeable = False
+        return seen
 
     @order.setter
     def order(self, numbers: Any) -> None:
         given = np.asarray(self.device.get(numbers) if self.device.owns(numbers) else host_array(numbers))
         if given.shape != (len(self),) or given.dtype.kind not in "iu" or isinstance(numbers, np.ma.MaskedArray):
             raise ValueError(f"order must be {len(self)} whole numbers, got {given.dtype} of shape {given.shape}")
-        self._check_numbers(given)
-        self.device.fill(self._order, given.astype(np.int64))
-
-    def _check_numbers(self, numbers: Any) -> None:
-        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+        if given.size and (given.min() < 0 or given.max() >= len(self)):
             raise ValueError(
-                f"order must be of samples 0 to {len(self) - 1}, got numbers from {numbers.min()} to {numbers.max()}"
+                f"order must be of samples 0 to {len(self) - 1}, got numbers from {given.min()} to {given.max()}"
             )
+        self.device.fill(self._order, given.astype(np.int64))
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the samples into the order of this seed and epoch, whatever the order before."""
@@ -131,12 +129,10 @@ class Batches(Whole):
         Raises
         ------
         ValueError
-            If the order has no such positions, or somebody has written numbers there that are no sample's.
+            If the order has no such positions.
         """
         if start < 0 or batch < 0 or start + batch > len(self):
             raise ValueError(f"a batch must lie within the {len(self)} samples, got {batch} from {start} on")
-        if self._handed_out:
-            self._check_numbers(self.device.get(self._order[start : start + batch]))
         self._position[0] = start
         self._batch = batch
 
@@ -173,7 +169,9 @@ class Batches(Whole):
         return Targets(out, batch)
 
     def _checked_targets(self, targets: Any, samples: int) -> Any:
-        rows = np.ascontiguousarray(real_numbers(targets, "a store", "targets"), self.dtype)
+        rows = np.ascontiguousarray(
+            narrowed(real_numbers(targets, "a store", "targets"), self.dtype, "a store", "targets")
+        )
         if rows.ndim != 2 or len(rows) != samples:
             raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
         return rows

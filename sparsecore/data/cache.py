@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from sparsecore.data.catalogue import Entry
 from sparsecore.data.dataset import DataError
+from sparsecore.data.formats import LARGEST
+from sparsecore.files import check, flush
 
 
 def folder(data_dir: str | Path | None = None) -> Path:
@@ -43,6 +45,7 @@ def read(entry: Entry, root: Path) -> dict[str, NDArray[np.uint8]]:
     def one(name: str) -> NDArray[np.uint8]:
         path = root / entry.name / name
         try:
+            check(path, LARGEST)
             data = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
@@ -89,8 +92,7 @@ def publish(entry: Entry, root: Path, stage: Path, files: Mapping[str, bytes]) -
     for name, data in files.items():
         with (stage / name).open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
     final = root / entry.name
     final.mkdir(exist_ok=True)
     for name in files:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -69,6 +70,9 @@ class Dataset:
     mean, std : tuple of float
         One for each channel (one in all for (features,)): of x/255 where x is uint8, and of x itself where it is
         float32. A network's input is (x/255 − mean)/std, or (x − mean)/std.
+    moments : callable, optional
+        How mean and std follow from a training split. None where they are not this split's but the ones that everybody
+        uses for the set.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Dataset:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    moments: Callable[[Split], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
 
     def __post_init__(self) -> None:
         for split, part in (("train", self.train), ("test", self.test)):
@@ -123,6 +128,16 @@ class Dataset:
             raise DataError(f"{self.name}: a fraction of {fraction} of {len(self.train)} training samples leaves none "
                             "to validate on (each class keeps at least one for training); ask for more")
         return self.train.take(rest(held, len(self.train))), self.train.take(held)
+
+    def without(self, fraction: float, seed: int) -> tuple[Dataset, Split]:
+        """This data set without the validation split that `holdout` sets aside, and that split.
+
+        Nothing of the held-out samples is left in it: where mean and std were the training split's, they are now those
+        of what is left of it.
+        """
+        train, held_out = self.holdout(fraction, seed)
+        mean, std = (self.mean, self.std) if self.moments is None else self.moments(train)
+        return replace(self, train=train, mean=mean, std=std), held_out
 
 
 def stratified(y: NDArray[np.integer], count: int, seed: int) -> NDArray[np.intp]:

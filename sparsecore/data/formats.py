@@ -9,15 +9,18 @@ import tarfile
 from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.dataset import DataError, Split
+from sparsecore.files import check
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 CIFAR_PIXELS = 3 * 32 * 32
+LARGEST = 1 << 30  # bytes of a file, packed or not
 
 
 def read_idx(data: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
@@ -72,7 +75,9 @@ def unpack(archive: Path, names: Collection[str]) -> dict[str, bytes]:
     Nothing is written, so no path in the archive matters.
     """
     if not archive.name.endswith((".tgz", ".tar.gz")):
-        return {archive.name.removesuffix(".gz"): gzip.decompress(archive.read_bytes())}
+        check(archive, LARGEST)
+        with gzip.open(archive) as stream:
+            return {archive.name.removesuffix(".gz"): _read(stream, archive.name)}
     with tarfile.open(archive) as tar:
         members = {Path(member.name).name: member for member in tar if member.isfile()}
         return {name: _member(tar, members[name]) for name in names if name in members}
@@ -81,7 +86,14 @@ def unpack(archive: Path, names: Collection[str]) -> dict[str, bytes]:
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream = tar.extractfile(member)
     assert stream is not None, "only members that are files are asked for"
-    return stream.read()
+    return _read(stream, member.name)
+
+
+def _read(stream: gzip.GzipFile | IO[bytes], name: str) -> bytes:
+    data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise DataError(f"{name}: expected at most {LARGEST:,} bytes, got more")
+    return data
 
 
 def unpack_cifar_sheets(archive: Path, names: Collection[str]) -> dict[str, bytes]:

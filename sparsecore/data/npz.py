@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sparsecore.data.dataset import DataError, Dataset, Split, rest, stratified
+from sparsecore.data.normalisation import scales
 from sparsecore.errors import one_line
+from sparsecore.files import check, memory
 from sparsecore.runtime.arrays import is_real
+from sparsecore.storage.sizes import spell
 
 LIMIT = 16 << 30  # bytes that the arrays may take together
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 200  # larger arrays that are compressed further than this cannot be data
@@ -27,15 +31,23 @@ def read_npz(path: Path) -> Dataset:
     It holds `x`, of shape (n, features), (n, height, width) or (n, channels, height, width), uint8 (pixels, that
     training divides by 255) or floating (taken as it is, in float32); `y`, of shape (n,), integers from 0; and, if
     there is a test set, `x_test` and `y_test`. Without one a fifth of the samples is held out, the same in every run.
-    `mean` and `std` are the training split's. Nothing is unpickled, and sizes are checked before anything is read.
+    `mean` and `std` are the training split's: of each channel of images, of all pixels of a flat sample, and of each
+    column of a table, which floats of shape (n, features) are. Nothing is unpickled, and sizes are checked before
+    anything is read.
+
+    Images with their channels last, of 32×32×3 for example, are transposed, which the result's `source` says.
 
     Raises
     ------
     DataError
         Names the file, the array, what was expected and what was got.
     """
-    arrays = _read(path)
+    arrays, said = _read(path), ""
     shape = arrays["x"].shape[1:]
+    if _channels_last(shape):
+        arrays |= {name: np.moveaxis(array, -1, 1) for name, array in arrays.items() if name.startswith("x")}
+        said = f", {spell(shape)} taken as {spell(arrays['x'].shape[1:])}"
+        shape = arrays["x"].shape[1:]
     if len(shape) == 2:
         shape = (1, *shape)
     whole = Split(_inputs(path, "x", arrays), _labels(path, "y", arrays))
@@ -52,14 +64,24 @@ def read_npz(path: Path) -> Dataset:
             raise DataError(f"{path}: y: expected enough samples of a class to hold one out for testing, "
                             f"got {len(whole)} samples in all; add more, or x_test and y_test")
         train, test, held_out = whole.take(rest(held, len(whole))), whole.take(held), " (held out)"
-    mean, std = _moments(path, train.x, shape[0] if len(shape) == 3 else 1)
-    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}"
-    return Dataset(str(path), source, train, test, shape, classes, mean, std)
+    table = len(shape) == 1 and train.x.dtype == np.float32
+    moments = partial(_moments, path, shape[0] if table or len(shape) == 3 else 1, table)
+    mean, std = moments(train)
+    absent = np.flatnonzero(np.bincount(whole.y) == 0)
+    none_of = f", no sample of class {one_line(', '.join(map(str, absent)), 60)}" if len(absent) else ""
+    source = f"{path}: {len(train):,} train, {len(test):,} test{held_out}{said}{none_of}"
+    return Dataset(str(path), source, train, test, shape, classes, mean, std, moments)
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether samples can only be images of one, three or four channels, height and width first."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) >= 8
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays in the file, of the expected kinds and number of dimensions, none of them empty."""
     try:
+        size = check(path, LIMIT)
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = ("x", "y", "x_test", "y_test") if {"x_test", "y_test"} & members.keys() else ("x", "y")
@@ -68,10 +90,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                     raise DataError(f"{path}: expected arrays {', '.join(wanted)}; {name} is missing, "
                                     f"got {one_line(sorted(members)[:8], 200)}")
             declared = sum(members[name].file_size for name in wanted)
-            if declared > LIMIT:
-                raise DataError(f"{path}: expected arrays of at most {LIMIT:,} bytes in all, got {declared:,}")
-            if declared > max(BOMB_SIZE, BOMB_RATIO * path.stat().st_size):
-                raise DataError(f"{path}: expected data, got a file of {path.stat().st_size:,} bytes that unpacks to "
+            if declared > (most := min(LIMIT, memory())):
+                raise DataError(f"{path}: expected arrays of at most {most:,} bytes in all, got {declared:,}")
+            if declared > max(BOMB_SIZE, BOMB_RATIO * size):
+                raise DataError(f"{path}: expected data, got a file of {size:,} bytes that unpacks to "
                                 f"{declared:,}, which looks like a zip bomb")
             for name in wanted:
                 _check_member(path, name, archive, members[name])
@@ -81,7 +103,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, its decompressors and numpy raise some twenty kinds on foreign bytes
-        detail = one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
+        said = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        detail = one_line(said.splitlines()[0], 200)
         raise DataError(f"{path}: expected an .npz file, could not read it ({detail})") from None
 
 
@@ -137,14 +160,24 @@ def _labels(path: Path, name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[n
     return y.astype(np.int32)
 
 
-def _moments(path: Path, x: NDArray[Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block."""
+def _moments(
+    path: Path, channels: int, table: bool, split: Split
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of x/255 (uint8) or x (float32), in float64, block by block.
+
+    A table may have constant columns, which are only shifted.
+    """
+    x = split.x
     blocks = [x[start : start + BLOCK].reshape(-1, channels, x.shape[1] // channels)
               for start in range(0, len(x), BLOCK)]
     count = x.size // channels
     mean = sum(block.sum(axis=(0, 2), dtype=np.float64) for block in blocks) / count
     variance = sum(((block - mean[:, None]) ** 2).sum(axis=(0, 2)) for block in blocks) / count
-    if not variance.all():
+    std = np.sqrt(variance)
+    if table:
+        low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+        std = scales(std, low, high, np.float32)
+    if not (low < high).any() if table else not variance.all():
         raise DataError(f"{path}: x: expected values that differ, got a constant in channel {variance.argmin()}")
     unit = 255.0 if x.dtype == np.uint8 else 1.0
-    return tuple((mean / unit).tolist()), tuple((np.sqrt(variance) / unit).tolist())
+    return tuple((mean / unit).tolist()), tuple((std / unit).tolist())

@@ -5,7 +5,6 @@ Exit status: 0, or 2 for a command that cannot be followed or a file that cannot
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ def _inspected(arguments: list[str]) -> list[str]:
     """Inspect as a command line says; returns the lines to print. Raises ValueError."""
     from ..console.arguments import Parser
     from ..runs.checkpoint import read, save
+    from ..runs.strict import as_line
     from .dead import remove_dead
     from .pictures import draw
     from .report import describe
@@ -62,7 +62,7 @@ def _inspected(arguments: list[str]) -> list[str]:
         if out is not None:
             Path(out).unlink(missing_ok=True)
         raise
-    lines = [json.dumps(facts)] if "json" in options else _lines(facts)
+    lines = [as_line(facts)] if "json" in options else _lines(facts)
     if "json" not in options:
         lines += [f"picture: {picture}" for picture in pictures] or ["no pictures: matplotlib is not installed"]
     if out is not None and "json" not in options:

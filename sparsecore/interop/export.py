@@ -16,13 +16,16 @@ from ..network import Network
 from ..storage.parameters import ByPath, LayerPath
 
 _OPSET = 17
+_FLOAT32_ALONE = ("Conv", "AveragePool")
+"""What ONNX defines for float64 too, but its runtimes do not compute."""
 
 
 def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None:
     """Write a network as an ONNX model that takes `x` of shape (batch, *in_shape) and gives `y`.
 
-    It computes what `network.logits` does of floats: x must be normalised as in training. `network.normalisation`, if
-    there is one, is in the model's metadata.
+    It computes what `network.logits` does of x that is normalised already. `network.normalisation`, if there is one, is
+    in the model's metadata. In a float64 network convolutions and averages are computed in float32, since runtimes have
+    no others.
 
     Parameters
     ----------
@@ -58,7 +61,8 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
     model.ir_version = 8  # as old as this opset, so that older runtimes read it too
     norm = network.normalisation
     if norm is not None:
-        helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))})
+        known = {} if norm.dtype is None else {"dtype": norm.dtype}
+        helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))} | known)
     onnx.checker.check_model(model)
     replace(Path(path), model.SerializeToString())
 
@@ -99,16 +103,29 @@ class _Graph:
         self.nodes: list[Any] = []
         self.dense: list[Any] = []
         self.sparse: list[Any] = []
-        self.value, self._sparse = "x", sparse
+        self.value, self._sparse, self._dtype = "x", sparse, network.dtype
         self.shape = tuple(network.layers[0].in_shape)
         network.root.export(self, "")
 
     def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
+        given = [self.value, *more]
+        if self._dtype == np.float64 and kind in _FLOAT32_ALONE:
+            given = [self._cast(name, f"{path}.{k}.float32", np.float32) for k, name in enumerate(given)]
+            out = self._add(kind, given, f"y{path}.float32", **attributes)
+            self.value = self._cast(out, f"y{path}", np.float64)
+        else:
+            self.value = self._add(kind, given, f"y{path}", **attributes)
+
+    def _add(self, kind: str, given: Sequence[str], out: str, **attributes: Any) -> str:
         from onnx import helper
 
-        out = f"y{path}"
-        self.nodes.append(helper.make_node(kind, [self.value, *more], [out], name=f"{kind} {path}", **attributes))
-        self.value = out
+        self.nodes.append(helper.make_node(kind, given, [out], name=f"{kind} {out.removeprefix('y')}", **attributes))
+        return out
+
+    def _cast(self, name: str, out: str, dtype: Any) -> str:
+        from onnx import helper
+
+        return self._add("Cast", [name], out, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def reshape(self, path: str, shape: tuple[int, ...]) -> None:
         from onnx import numpy_helper

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 
 from ..layers.replay import replay_of
 from ..layers.sparse import SparseLayer
+from ..runtime.arrays import narrowed, real_numbers
+from ..runtime.recording import shallow
 
 
 def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
@@ -23,7 +26,8 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     Parameters
     ----------
     layer : SparseLinear or SparseConv2d
-        Without ReLU: use `jax.nn.relu`. Only its pattern and shapes are used.
+        Without ReLU: use `jax.nn.relu`. Only its pattern and shapes are used, as they are now: connections that it
+        loses or gets later are not the function's.
 
     Returns
     -------
@@ -40,6 +44,7 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     """
     if layer.relu:
         raise ValueError(f"as_function: {layer!r} must have no ReLU: make it without, and call jax.nn.relu")
+    layer = _as_it_is(layer)
     parameters = [(layer.pattern.nnz,), (layer.pattern.shape[0],)]
 
     @jax.custom_vjp
@@ -57,16 +62,42 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     function.defvjp(forward, backward)
 
     def checked(x: Any, weight: Any, bias: Any) -> Any:
-        x, weight, bias = (jax.numpy.asarray(each) for each in (x, weight, bias))
+        weight, bias = _numbers(weight, layer, "weight"), _numbers(bias, layer, "bias")
         if weight.dtype not in (np.float32, np.float64) or bias.dtype != weight.dtype:
             raise TypeError(f"{layer!r}: weight and bias must be float32 or float64, got {weight.dtype}, {bias.dtype}")
-        shapes = [(*x.shape[:1], *layer.in_shape), *parameters]
-        for name, array, shape in zip(("x", "weight", "bias"), (x, weight, bias), shapes, strict=True):
-            if array.ndim == 0 or array.shape != shape:
+        x = _numbers(x, layer, "x", weight.dtype)
+        if x.shape != (*x.shape[:1], *layer.in_shape):  # a single sample too, whose first size is not a batch's
+            batch = len(x) if x.ndim == 1 + len(layer.in_shape) else "batch"
+            wanted = ", ".join(map(str, (batch, *layer.in_shape)))
+            raise ValueError(f"{layer!r}: x must have shape ({wanted}), got {x.shape}")
+        for name, array, shape in zip(("weight", "bias"), (weight, bias), parameters, strict=True):
+            if array.shape != shape:
                 raise ValueError(f"{layer!r}: {name} must have shape {shape}, got {array.shape}")
         return function(x.astype(weight.dtype), weight, bias)
 
     return checked
+
+
+_twins: WeakKeyDictionary[SparseLayer, SparseLayer] = WeakKeyDictionary()
+
+
+def _as_it_is(layer: SparseLayer) -> SparseLayer:
+    """A twin that keeps its connections: a network moves those of a layer within the plan that it has."""
+    twin = _twins.get(layer)
+    if twin is None or twin.pattern is not layer.pattern:
+        twin = _twins[layer] = shallow(layer)
+        twin.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
+    return twin
+
+
+def _numbers(given: Any, layer: SparseLayer, name: str, dtype: Any = None) -> Any:
+    """JAX's array of what is given as real numbers, in a dtype or in JAX's own choice of one."""
+    if not isinstance(given, jax.Array):
+        given = real_numbers(given, layer, name)
+        given = narrowed(given, jax.dtypes.canonicalize_dtype(given.dtype) if dtype is None else dtype, layer, name)
+    elif not any(jax.numpy.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise TypeError(f"{layer!r}: {name} must hold real numbers, got {given.dtype}")
+    return jax.numpy.asarray(given)
 
 
 def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:

@@ -9,11 +9,12 @@ import numpy as np
 import scipy.sparse
 
 from ..kernels.layout import Grid
-from ..runtime.arrays import host_array, on_host, real_numbers
+from ..runtime.arrays import host_array, narrowed, on_host, real_numbers
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
 from ..storage.cached import cached
+from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
 
@@ -140,7 +141,7 @@ class SparseOperator:
         array: np.ndarray[Any, Any] = real_numbers(x if on_host(x) else host_array(x), self, "x")
         if array.ndim not in (1, 2) or len(array) != rows:
             raise ValueError(f"{self!r}: x must have shape ({rows},) or ({rows}, batch), got {array.shape}")
-        return array
+        return narrowed(array, self.dtype, self, "x")
 
     def _padded(self, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
         """x with its rows padded to whole tiles; x itself if kernels can read it as it is."""
@@ -153,11 +154,9 @@ class SparseOperator:
 
     def _run(self, what: str, tiles: int, *arrays: np.ndarray[Any, Any]) -> None:
         """Run the replay of a product or a gradient, recorded when a thread first has a batch of so many tiles."""
-        replays = vars(self._local).setdefault("replays", {})
+        replays = vars(self._local).setdefault("replays", Few(_MOST))
         key = what, tiles
         if key not in replays:
-            if len(replays) >= _MOST:
-                replays.clear()
             stand_ins = [np.zeros_like(array) for array in arrays]
             kernels, tape = cpu().recorder()
             (self._product if what == "product" else self._gradient)(kernels, tiles, *stand_ins)

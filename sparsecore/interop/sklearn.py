@@ -19,9 +19,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from ..data import Split
 from ..data.batches import Batches
+from ..data.normalisation import scales
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..prune import gradual, to_sparsity
+from ..runtime.arrays import narrowed, real_numbers, unhidden
 from ..runtime.devices import cpu
 from ..runtime.recording import shallow
 from ..storage.pattern import SparsityPattern
@@ -34,8 +36,6 @@ from ..training.step import Step
 
 _PATIENCE = 10
 """Epochs without progress after which fitting ends."""
-_ROUNDING = 8 * np.finfo(np.float64).eps
-"""Relative to a column's largest number: what its numbers may differ by and count as the same."""
 
 
 class _SparseMLP(BaseEstimator):
@@ -76,7 +76,7 @@ class _SparseMLP(BaseEstimator):
     def _replaced(self, x: Any, y: Any) -> Self:
         """Fit a twin and then become it: after whatever ends it earlier, the estimator is what it was before."""
         twin = shallow(self)
-        twin._learn(x, y)
+        twin._learn(self._plain(x, "X"), self._plain(y, "y"))
         self.__dict__ = vars(twin)
         return self
 
@@ -181,24 +181,29 @@ class _SparseMLP(BaseEstimator):
                 raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
 
     def _standardised(self, x: Any) -> Any:
-        return np.ascontiguousarray((x - self._mean) / self._scale, np.float32)
+        return np.ascontiguousarray(narrowed((x - self._mean) / self._scale, np.float32, type(self).__name__, "X"))
+
+    def _plain(self, given: Any, name: str) -> Any:
+        """What scikit-learn would take for other numbers is refused: hidden entries, and more than float64 holds."""
+        given = unhidden(given, f"{type(self).__name__}: {name}")
+        real = isinstance(given, np.ndarray) and given.dtype.kind == "f"
+        return real_numbers(given, type(self).__name__, name) if real else given
 
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        x = validate_data(self, x, reset=False)
+        x = validate_data(self, self._plain(x, "X"), reset=False)
         return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
 
 
 def _scale_of(columns: Any) -> Any:
-    """What standardising divides each column by: its standard deviation, and 1 where the column is constant.
-
-    Constant is what differs by rounding alone, whatever the rounding of sums makes of its deviation.
-    """
-    deviation = columns.std(axis=0, dtype=np.float64)
+    """What standardising divides each column by."""
     low, high = (np.asarray(end(axis=0), np.float64) for end in (columns.min, columns.max))
-    with np.errstate(over="ignore"):
-        constant = high - low <= _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    return np.where(constant | (deviation == 0), 1.0, deviation)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = columns.std(axis=0, dtype=np.float64)
+    if not np.isfinite(deviation).all():
+        largest = max(high.max(), -low.min())
+        raise ValueError(f"columns must hold numbers whose squares float64 holds, got {largest:.4g}")
+    return scales(deviation, low, high)
 
 
 TOPOLOGIES = ("expander", "explicit", "random", "dense")

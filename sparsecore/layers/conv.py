@@ -99,17 +99,18 @@ class SparseConv2d(SparseLayer):
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(tiles, y)
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, padded, self.bias, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, padded, y)
+        return Tiles(y, x.batch, rectified=self.relu), (x, padded, y, self.pattern)
 
     @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], what p reads of x⟩ over all positions, for stored p only; db = Σ dy; dx = Wᵀ ∗ dy."""
-        x, padded, y = cache
+        x, padded, y, pattern = cache
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
+        self._check_same(pattern)
         kernels, tiles = workspace.kernels, len(x.data)
         border = self.plan.dy_border if need_dx else NO_BORDER
         mask = y if self.relu and not dy.masked else None
@@ -185,4 +186,3 @@ class SparseConv2d(SparseLayer):
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> ConvPlan:
         geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
         return ConvPlan(pattern, *geometry, self.format, moving=moving)
-

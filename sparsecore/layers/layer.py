@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ..runtime import devices
-from ..runtime.arrays import on_host, real_numbers, rows_of
+from ..runtime.arrays import narrowed, on_host, real_numbers, rows_of
 from ..runtime.copies import Whole
 from ..runtime.device import Device, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
@@ -312,7 +312,7 @@ class Layer(Whole, ABC):
         data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), dtype)
         rows, device = x.reshape(batch, size), workspace.device
         if isinstance(rows, np.ndarray):
-            rows = rows_of(rows, dtype)
+            rows = rows_of(narrowed(rows, dtype, self, name), dtype)
         elif rows.dtype != dtype or not rows.flags.c_contiguous:
             rows = rows.astype(dtype, order="C")
         workspace.kernels.pack(rows if device.owns(rows) else device.put(rows), data)

@@ -100,17 +100,18 @@ class SparseLinear(SparseLayer):
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(len(x.data))
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y)
+        return Tiles(y, x.batch, rectified=self.relu), (x, y, self.pattern)
 
     @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], x[column p]⟩ for stored connections p only; db = Σ dy; dx = Wᵀ dy."""
-        x, y = cache
+        x, y, pattern = cache
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
+        self._check_same(pattern)
         kernels, tiles = workspace.kernels, len(x.data)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, self.dtype)

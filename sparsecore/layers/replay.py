@@ -12,6 +12,7 @@ from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
+from ..storage.few import Few
 from .sparse import SparseLayer
 
 
@@ -41,14 +42,14 @@ class LayerReplay:
         x, dy = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
         kernels, tape = cpu().recorder()
         y, cache = used.forward(x, Workspace(kernels=kernels))
-        kept = cache[-2]  # all that backward reads where there is no ReLU
+        *_, kept, packed_y, _ = cache  # all that backward reads where there is no ReLU is what is kept
         scratch = kept.data if isinstance(kept, Tiles) else kept
         self.scratch = scratch.shape, not isinstance(kept, Tiles)
         self.zero_bias = bias
         self.forward = Replay(tape, [x, weight, bias, y, scratch])
         kernels, tape = cpu().recorder()
         workspace = Workspace(kernels=kernels)
-        workspace.child(used).put("packed dy", cache[-1])  # y's tiles have been unpacked: less to keep in the caches
+        workspace.child(used).put("packed dy", packed_y)  # y's tiles have been unpacked: less to keep in the caches
         dx, grads = used.backward(dy, cache, workspace, need_dx=need_dx)
         dx = dx if need_dx else np.empty(0)
         self.backward = Replay(tape, [dy, scratch, weight, dx, grads["weight"], grads["bias"]])
@@ -64,10 +65,11 @@ def replay_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> Laye
     """This thread's replay of a layer."""
     if not hasattr(_local, "replays"):
         _local.replays = weakref.WeakKeyDictionary()
-    replays = _local.replays.setdefault(layer.plan, {})  # by structure: each has a plan of its own
+    replays = _local.replays.get(layer.plan)  # by structure: each has a plan of its own
+    if replays is None:
+        replays = _local.replays[layer.plan] = Few(_MOST)
     key = batch, dtype, need_dx
     if key not in replays:
-        while len(replays) >= _MOST:
-            del replays[next(iter(replays))]
         replays[key] = LayerReplay(layer, batch, dtype, need_dx)
-    return replays[key]
+    found: LayerReplay = replays[key]
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..runtime.arrays import real_numbers, unfit
+from ..runtime.arrays import narrowed, real_numbers, unfit
 from ..runtime.recording import shallow
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -50,6 +50,7 @@ class SparseLayer(Layer):
         for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
             if np.shape(array) != (count,):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
+        weight, bias = narrowed(weight, kind, self, "weight"), narrowed(bias, kind, self, "bias")
         self._set(pattern, np.array(weight, kind), np.array(bias, kind))
 
     @abstractmethod
@@ -94,8 +95,8 @@ class SparseLayer(Layer):
 
         For a layer used alone; one in a network is changed by `Network.rewire`.
         """
-        left = self.device.pick(self.weight, np.flatnonzero(keep))
-        self._set(self.pattern.select(keep), left, self.bias)
+        pattern = self.pattern.select(keep)
+        self._set(pattern, self.device.pick(self.weight, np.flatnonzero(keep)), self.bias)
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""
@@ -127,6 +128,11 @@ class SparseLayer(Layer):
                     f"{self!r}: {name} must be a contiguous array of {count} {kind} numbers, got {array.dtype} "
                     f"{array.shape}"
                 )
+
+    def _check_same(self, pattern: SparsityPattern) -> None:
+        """Refuse the cache of a forward pass with other connections: its gradients would be of these."""
+        if pattern != self.pattern:
+            raise ValueError(f"{self!r}: the cache is of other connections than the layer has now: call forward again")
 
     def _set(self, pattern: SparsityPattern, weight: Any, bias: Any) -> None:
         """Take a pattern and the parameters that go with it."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..data.npz import BOMB_RATIO, BOMB_SIZE, LIMIT
 from ..errors import OneLineError, one_line
+from ..files import check, memory
 from ..layers.linear import SparseLinear
 from ..network import Network
 from ..runtime.arrays import is_real
@@ -110,14 +111,15 @@ def _key(name: str) -> str:
 
 def _natural(name: str) -> list[Any]:
     """fc2 before fc10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _npz(path: Path) -> Arrays:
     try:
+        size = check(path, LIMIT)
         with zipfile.ZipFile(path) as archive:
             declared = sum(info.file_size for info in archive.infolist())
-        if declared > min(LIMIT, max(BOMB_SIZE, BOMB_RATIO * path.stat().st_size)):
+        if declared > min(LIMIT, memory(), max(BOMB_SIZE, BOMB_RATIO * size)):
             raise WeightsError(f"{path}: expected weights, got a file that unpacks to {declared:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             if len(set(file.files)) < len(file.files):
@@ -136,6 +138,7 @@ def _safetensors(path: Path) -> Arrays:
     from safetensors import safe_open
 
     try:
+        check(path, memory())
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
@@ -147,4 +150,5 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _first_line(error: Exception) -> str:
-    return one_line((str(error).splitlines() or [type(error).__name__])[0], 200)
+    said = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return one_line(said.splitlines()[0], 200)

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
-from ..files import replace
+from ..files import check, memory, replace
 from ..layers import KINDS, Layer, Residual, Sequential
 from ..network import Network
 from ..storage.pattern import SparsityPattern
@@ -222,6 +222,8 @@ def located(path: str | Path) -> Path:
             return file
         if previous.is_file():
             return previous
+        if file.exists():
+            return file  # whatever it is, and as will be said of it
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path!s:.200}: not a path that can be read ({error!s:.100})") from None
     raise CheckpointError(f"{file}: no such file" + ("" if file == path else "; the folder holds no checkpoint"))
@@ -298,7 +300,8 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
         raise ValueError(f"{name} belongs to none of the {len(layers)} layers")
     norm = description["normalisation"]
     if norm is not None:
-        norm = Normalisation(*(tuple(norm[field]) for field in ("shape", "mean", "std")))
+        shape, mean, std = (tuple(norm[field]) for field in ("shape", "mean", "std"))
+        norm = Normalisation(shape, mean, std, norm.get("dtype"))
     network = Network(layers, sparse=description["sparse"], normalisation=norm)
     if norm is not None and not fits(norm.shape, network.layers[0].in_shape):
         raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")
@@ -339,6 +342,7 @@ def _opened(path: Path) -> tuple[Tensors, dict[str, str]]:
     from safetensors import safe_open
 
     try:
+        check(path, memory())
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OneLineError
-from ..files import replace
+from ..files import content, replace
 from .checkpoint import NAME as CHECKPOINT
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
+
+LARGEST = 64 << 20  # bytes of a configuration
 
 Record = dict[str, Any]
 
@@ -27,7 +29,7 @@ class RunFolder:
     Parameters
     ----------
     path : str or Path
-        Nothing is created before `create`.
+        Nothing is created before `make`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,16 +60,8 @@ class RunFolder:
                     f"{self.path}: there is a run in it: go on with it (--resume) or choose another folder"
                 )
 
-    def create(self, config: Mapping[str, Any], space: int) -> None:
-        """Make the folder and write the configuration, so that what cannot be written fails before training.
-
-        Parameters
-        ----------
-        config : mapping
-            What JSON can hold.
-        space : int
-            Bytes that the run will need.
-        """
+    def make(self, space: int) -> None:
+        """Make the folder, if the disk has as many bytes free as the run will need."""
         with path_errors(self.path):
             path = self.path.absolute()
             free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
@@ -76,16 +70,21 @@ class RunFolder:
                     f"{self.path}: a run needs {space:,} bytes there, got {free:,} free: choose another folder"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration, which JSON can hold, so that what cannot be written fails before training."""
+        with path_errors(self.path):
             replace(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     def config(self) -> Record | None:
-        """What `create` wrote, or None if nothing was."""
+        """What `configure` wrote, or None if nothing was."""
         path = self.path / CONFIG
         with path_errors(path):
             if not path.exists():
                 return None
+            text = content(path, LARGEST)
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(text)
             except (ValueError, RecursionError):
                 found = None
         if not isinstance(found, dict):

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import append, replace, sync
+from ..files import append, content, memory, replace, sync
 from ..training.state import Mark as Mark
 from ..training.state import Record as Record
 from .folder import RunFolderError, path_errors
+from .strict import as_line
 
 
 class Metrics:
@@ -33,8 +34,11 @@ class Metrics:
         self._count(b"")
 
     def append(self, record: Record) -> None:
-        """One more line. Raises RunFolderError if it cannot be written, and then none of it stays."""
-        line = json.dumps(record).encode() + b"\n"
+        """One more line, where numbers that are not finite are null.
+
+        Raises RunFolderError if it cannot be written, and then none of it stays.
+        """
+        line = as_line(record).encode() + b"\n"
         if self.path is None:
             self._memory += line
         else:
@@ -74,6 +78,17 @@ class Metrics:
                 self._memory = bytearray(kept)
         self._count(kept)
 
+    def check_own(self) -> None:
+        """Raise RunFolderError if the file does not end where this process left it: another run has gone on since."""
+        if self.path is not None:
+            with path_errors(self.path):
+                found = self.path.stat().st_size if self.path.exists() else 0
+            if found != self._length:
+                raise RunFolderError(
+                    f"{self.path}: expected the {self._length:,} bytes that this run left there, got {found:,}: "
+                    "another has gone on with it since: restore its checkpoint"
+                )
+
     def __iter__(self) -> Iterator[Record]:
         for number, line in enumerate(self._text().splitlines(), 1):
             try:
@@ -96,7 +111,7 @@ class Metrics:
         if self.path is None:
             return bytes(self._memory)
         with path_errors(self.path):
-            return self.path.read_bytes() if self.path.exists() else b""
+            return content(self.path, memory() // 8) if self.path.exists() else b""
 
     def _count(self, text: bytes) -> None:
         self._length, self._sum, self._synced = len(text), hashlib.sha256(text), True

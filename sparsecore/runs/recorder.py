@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from .._package import source
 from ..network import Network
 from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
 from .checkpoint import Checkpoint, CheckpointError, save
 from .folder import RunFolder
+from .lock import FolderLock
 from .metrics import Metrics
 from .state import as_json, from_json
+from .strict import strict
 
 
 class Recorder:
@@ -54,11 +59,13 @@ class Recorder:
         self.folder, self.config, self.identity = folder, dict(config), dict(identity)
         self.save_every, self.save_epochs = save_every, save_epochs
         self.metrics = Metrics(folder.metrics if folder is not None else None)
+        self._lock = FolderLock(folder.path) if folder is not None else None
         self._saved_at = 0.0
-        self.begun = False
+        self.begun = self._prepared = False
         self._data, self._settings = data, settings
         self._known: str | None = None
         self._changes: list[Record] = []
+        self._source = source() if folder is not None else {}
 
     def __getstate__(self) -> dict[str, Any]:
         if self.folder is not None:
@@ -66,21 +73,54 @@ class Recorder:
         return vars(self)
 
     def prepare(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
-        """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s."""
-        if self.folder is not None:
-            if not self.begun:
-                self.folder.check_new()
+        """Make the folder and check that the disk has space; drop the lines of metrics past `state`'s.
+
+        From here to `release` nobody else can do so.
+        """
+        if self.folder is not None and self._lock is not None:
+            self._check_new()
             columns = 1 + len(optimizer.names)
             patterns = network.patterns.values()
             size = columns * network.table.values.nbytes + sum(p.indptr.nbytes + p.indices.nbytes for p in patterns)
-            self.folder.create(self.config, 3 * size + (1 << 20))
-            self.begun = True
-        self.metrics.cut(state.metrics)
+            self.folder.make(3 * size + (1 << 20))
+            self._lock.take()
+        try:
+            if self.folder is not None:
+                self._check_new()  # another run may have begun, and ended, while this one had no lock
+                self.folder.configure(self.config)
+                self.begun = True
+            self.metrics.cut(state.metrics)
+        except BaseException:
+            self.release()
+            raise
+        self._prepared = True
         self._saved_at = time.monotonic()
+
+    def take(self) -> None:
+        """Keep others from the folder again, after `release`.
+
+        Raises
+        ------
+        RunFolderError
+            If another run is at work there, or was since.
+        """
+        if self._prepared and self._lock is not None and not self._lock.held:
+            self._lock.take()
+            try:
+                self.metrics.check_own()
+            except BaseException:
+                self.release()
+                raise
+
+    def release(self) -> None:
+        """Leave the folder to others, who may go on with the run."""
+        if self._lock is not None:
+            self._lock.release()
 
     def append(self, record: Record) -> None:
         """Keep a line of metrics."""
-        self.metrics.append(record)
+        with self._alone():
+            self.metrics.append(record)
 
     def due(self, epoch: int | None = None) -> bool:
         """Whether it is time for a checkpoint: between two steps, or at the end of an epoch, from 1."""
@@ -91,12 +131,14 @@ class Recorder:
     def save(self, network: Network, optimizer: Optimizer, state: RunState) -> None:
         """Write a checkpoint of where the run stands, if it has a folder."""
         if self.folder is not None:
-            state.metrics = self.metrics.mark()
-            identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
-            run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
-            if self._settings is not None:
-                run |= {"settings": dict(self._settings()), "changes": self._changes}
-            save(network, self.folder.checkpoint, state=run, optimizer=optimizer, arrays=state.arrays)
+            with self._alone():
+                state.metrics = self.metrics.mark()
+                identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
+                run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
+                run |= {"source": self._source, "changes": self._changes}
+                if self._settings is not None:
+                    run["settings"] = dict(self._settings())
+                save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer, arrays=state.arrays)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -105,6 +147,9 @@ class Recorder:
 
     def restored(self, checkpoint: Checkpoint, optimizer: Optimizer, changing: Collection[str] = ()) -> RunState:
         """Where a checkpoint of this run stands; the optimizer takes the state that it had there.
+
+        Another version or commit of this package than the one that wrote it is warned of. `config` goes on to name
+        those that the run began with, and later checkpoints' "changes" each one that followed.
 
         Parameters
         ----------
@@ -129,7 +174,7 @@ class Recorder:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
         if data is not None and self._data is not None and data != self._checksum():
             raise CheckpointError("expected a checkpoint of a run on these data, got one on other samples or labels")
-        change = self._changed(checkpoint, changing)
+        change = self._changed(checkpoint, changing) | self._moved(checkpoint)
         # Format 1 had SGD alone, and did not name it.
         description = checkpoint.optimizer if checkpoint.optimizer is not None else {"kind": SGD.__name__}
         try:
@@ -142,6 +187,21 @@ class Recorder:
             self._changes.append({"epoch": state.epoch, "batch": state.batch, **change})
         self.begun = True
         return state
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With the folder to oneself: also where something is written when no run is under way."""
+        held = self._lock is not None and self._lock.held
+        self.take()
+        try:
+            yield
+        finally:
+            if not held:
+                self.release()
+
+    def _check_new(self) -> None:
+        if self.folder is not None and not self.begun:
+            self.folder.check_new()
 
     def _changed(self, checkpoint: Checkpoint, changing: Collection[str]) -> Record:
         """The settings that are others than those that a checkpoint tells: what they were, and are."""
@@ -161,8 +221,22 @@ class Recorder:
             )
         return change
 
+    def _moved(self, checkpoint: Checkpoint) -> Record:
+        """The version and the commit of this package, where they were others: what they were, and are."""
+        config, before = checkpoint.state.get("config"), checkpoint.state.get("source")
+        config = config if isinstance(config, dict) else {}
+        self.config |= {name: config[name] for name in ("version", "commit") if name in config}
+        before, now = before if isinstance(before, dict) else config, source()  # older files name no commit
+        moved = {name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]}
+        if moved:
+            was, becomes = (", ".join(f"{name} {moved[name][k]!s:.60}" for name in moved) for k in (0, 1))
+            warnings.warn(
+                f"the run was made by {was} of sparsecore and goes on by {becomes}: both are kept with it, and its "
+                "bits may be others from here on", stacklevel=4,
+            )  # fmt: skip
+        return moved
+
     def _checksum(self) -> str:
         if self._known is None and self._data is not None:
             self._known = self._data()
         return str(self._known)
-

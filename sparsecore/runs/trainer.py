@@ -21,6 +21,7 @@ from ..training.evaluation import Evaluation, check_fit, store_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule
+from ..training.state import Record
 from ..training.step import Step
 from .checkpoint import Checkpoint
 from .folder import RunFolder
@@ -101,11 +102,12 @@ class Trainer(Loop):
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
-        train, held_out = _splits(dataset, validation, seed)
+        data, held_out = _splits(dataset, validation, seed)
+        train = data.train
         device = device if device is not None else network.device
-        normalisation = Normalisation(dataset.shape, dataset.mean, dataset.std)
+        normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
         identity = {
-            "train": len(train), "test": len(dataset.test), "mean": list(dataset.mean), "std": list(dataset.std),
+            "train": len(train), "test": len(dataset.test), "mean": list(data.mean), "std": list(data.std),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
         }  # fmt: skip
         config = dict(config or {})
@@ -129,13 +131,31 @@ class Trainer(Loop):
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
         )  # fmt: skip
-        self.dataset, self.config, self._augment = dataset, config, augment
+        self.dataset, self.config, self._augment = dataset, recorder.config, augment
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
 
     @property
     def done(self) -> int:
         """The old name of `steps_done`."""
         return self.steps_done
+
+    def run(self) -> Record | None:
+        """As `Loop.run` says. Until it returns, the folder is this run's alone.
+
+        Raises
+        ------
+        RunFolderError
+            Also if another run is at work in the folder, or went on with this one since it was stopped.
+        """
+        try:
+            return super().run()
+        finally:
+            self._recorder.release()
+
+    def prepare(self) -> None:
+        """As `Loop.prepare` says. From then on the folder is this run's alone."""
+        self._recorder.take()
+        super().prepare()
 
     def settings(self) -> dict[str, Any]:
         """What decides how the run goes on, beside its identity: the given rate, the optimizer's numbers, the schedule.
@@ -175,11 +195,11 @@ class Trainer(Loop):
         self._recorder.begun = True
 
 
-def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Split, Split | None]:
-    """What is trained on, and what is held out of it."""
+def _splits(dataset: Dataset, validation: float | Split, seed: int) -> tuple[Dataset, Split | None]:
+    """The data set without what is held out of it, and that."""
     if isinstance(validation, Split):
-        return dataset.train, validation
-    return dataset.holdout(validation, seed) if validation else (dataset.train, None)
+        return dataset, validation
+    return dataset.without(validation, seed) if validation else (dataset, None)
 
 
 def _checksum(*splits: Split) -> str:

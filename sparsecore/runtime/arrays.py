@@ -17,7 +17,10 @@ _HOST = (1, 3, 11, 13)
 def on_host(x: Any) -> bool:
     """Whether NumPy can read this object's memory."""
     if hasattr(x, "__dlpack_device__"):
-        return int(x.__dlpack_device__()[0]) in _HOST
+        try:
+            return int(x.__dlpack_device__()[0]) in _HOST
+        except ValueError:  # PyTorch's meta tensors, which have a shape only
+            raise TypeError(f"expected an array with memory, got a {type(x).__name__} on {x.device}") from None
     return not hasattr(x, "__cuda_array_interface__")
 
 
@@ -65,11 +68,33 @@ def real_numbers(x: Any, owner: Any, name: str, *, truths: bool = True) -> Any:
         raise TypeError(f"{whose}: {name} must hold real numbers, got {array.dtype}")
     if not isinstance(array, np.ndarray):
         return array
-    if isinstance(array, np.ma.MaskedArray):
-        if np.ma.is_masked(array):
-            raise ValueError(f"{whose}: {name} has hidden entries, which have no value: fill them, e.g. filled(0)")
-        array = array.data
+    array = unhidden(array, f"{whose}: {name}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def unhidden(x: Any, name: str) -> Any:
+    """What a masked array holds, if it hides nothing; anything else as it is. Raises ValueError, which begins so."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has hidden entries, which have no value: fill them, e.g. filled(0)")
+    return x.data
+
+
+def narrowed(array: Any, dtype: Any, owner: Any, name: str) -> Any:
+    """Real numbers in the dtype that is computed in; the one place where numbers become fewer bits.
+
+    Raises ValueError where a number is too large for it, and would become Inf.
+    """
+    if array.dtype == dtype:
+        return array
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError:
+        whose = owner if isinstance(owner, str) else repr(owner)
+        largest = np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max()
+        raise ValueError(f"{whose}: {name} must be numbers that {np.dtype(dtype)} holds, got {largest:.4g}") from None
 
 
 def unfit(array: Any, *, written: bool = True) -> str:
@@ -101,6 +126,8 @@ def rows_of(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
 
 
 def _imported(x: Any) -> np.ndarray[Any, Any]:
+    if hasattr(x, "resolve_neg"):  # PyTorch's views that say that numbers are negated, of which DLPack says nothing
+        x = x.resolve_neg()
     if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
         try:
             return np.from_dlpack(x)

@@ -28,13 +28,16 @@ __all__ = [
 
 
 def default_threads() -> int:
-    """As many threads as this process may use: the processors it is bound to, or fewer if OMP_NUM_THREADS says so."""
+    """As many threads as this process may use: the processors it is bound to, or fewer if OMP_NUM_THREADS says so.
+
+    That may be a list, of which the first number is for the outermost level; what OpenMP could not read is ignored.
+    """
     try:
         available = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         available = os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(available, int(limit)) if limit.isdigit() and int(limit) > 0 else available
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(available, int(limit)) if limit.isascii() and limit.isdecimal() and int(limit) > 0 else available
 
 
 @cache

@@ -67,7 +67,7 @@ class Buffer(np.ndarray[Any, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
-        if not isinstance(found, Buffer) or not np.may_share_memory(found, self):
+        if not isinstance(found, Buffer) or (found.size and not np.may_share_memory(found, self)):
             raise _Touched("an element's value")
         return found
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
-from .arrays import real_numbers
+from .arrays import narrowed, real_numbers, unhidden
 from .recording import Buffer
 
 
@@ -87,7 +87,7 @@ class Labels:
 
         Parameters
         ----------
-        labels : integer array, shape (batch,)
+        labels : array of integers of any kind, shape (batch,)
         classes : int
 
         Raises
@@ -97,7 +97,11 @@ class Labels:
         ValueError
             If they have another shape, or one is negative or not below `classes`.
         """
-        given = np.asarray(labels)
+        labels = unhidden(labels, "labels")
+        try:
+            given = np.asarray(labels)
+        except ValueError:
+            raise ValueError("labels must have shape (batch,), got ragged rows") from None
         if given.size and given.dtype.kind not in "iu":
             raise TypeError(f"labels must be integers, got {given.dtype}")
         if given.ndim != 1:
@@ -148,7 +152,7 @@ class Targets:
         given = real_numbers(given, "Targets", "targets")
         if given.ndim != 2:
             raise ValueError(f"targets must have shape (batch, outputs), got {given.shape}")
-        return cls(tiled(given, dtype), len(given))
+        return cls(tiled(narrowed(given, dtype, "Targets", "targets"), dtype), len(given))
 
 
 def tiled(rows: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.arrays import unhidden
+
 Shape = tuple[int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,7 +42,7 @@ def checked_shape(shape: Shape) -> Shape:
 
 
 def integers(name: str, values: npt.ArrayLike) -> Array:
-    array = np.asarray(values)
+    array = np.asarray(unhidden(values, name))
     if array.size == 0 and not isinstance(values, np.ndarray):
         array = array.astype(np.int32)  # numpy takes [] for floats
     if array.dtype.kind not in "iu":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.arrays import unhidden
 from .cached import cached
 from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt
 
@@ -224,7 +225,7 @@ class SparsityPattern:
         data : array of shape (nnz,), of `weights`'s dtype
             Values in CSR order.
         """
-        matrix = np.asarray(weights)
+        matrix = np.asarray(unhidden(weights, "weights"))
         if matrix.dtype.kind not in "biufc":
             raise TypeError(f"weights must be numbers, got dtype {matrix.dtype}")
         if matrix.ndim != 2:
@@ -274,7 +275,7 @@ class SparsityPattern:
 
     def select(self, keep: npt.ArrayLike) -> SparsityPattern:
         """The pattern of the connections where `keep`, a boolean array of shape (nnz,), is true."""
-        mask = np.asarray(keep)
+        mask = np.asarray(unhidden(keep, "keep"))
         if mask.dtype != np.bool_:
             raise TypeError(f"keep must be boolean, got dtype {mask.dtype}")
         if mask.shape != (self.nnz,):

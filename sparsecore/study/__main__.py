@@ -46,10 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:
+    from ..files import to_append
     from .making.archive import read_archives
     from .making.runner import Maker, board_of
     from .reporting.progress import show
     from .reporting.readings import counted, duration
+    from .reporting.trial import try_report
 
     options = _options(arguments)
     plan = Plan(options)
@@ -60,11 +62,12 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     if options.get("dry_run"):
         return 0
     _check_data(board, options)
-    for folder in runs, plan.results.parent:
-        _make(folder)  # both now: hours later is too late to find that a report cannot be written
-    with (plan.out / "lock").open("w") as lock:
+    _make_folders(plan)
+    with to_append(plan.out / "lock") as lock:
         _lock(lock.fileno(), plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
+        if board.waiting:
+            try_report(plan.places)
         begun, count = time.monotonic(), len(board.waiting)
         shown = show(board, plan.names, runs, plan.workers, plan.keys)
         maker = Maker(
@@ -99,6 +102,10 @@ class Plan:
     workers : int
     out, results : Path
         The folder of everything, and the Markdown page.
+    page, table, lines : Path
+        The report's other files: HTML, CSV, and what `--from` takes.
+    places : tuple of Path
+        The folders that the report is written to.
     runs : list of Run
         All, with their seeds.
     everything : list of Run
@@ -118,6 +125,8 @@ class Plan:
         self.workers: int = options.get("workers", _cores())
         self.out = Path(options.get("out", "runs/quick-study" if self.quick else "runs/study"))
         self.results = Path(options.get("results", self.out / "results.md"))
+        self.page, self.table, self.lines = (self.out / name for name in ("report.html", "runs.csv", "runs.jsonl"))
+        self.places = self.out, self.results.parent, self.results.with_suffix("")
         self.studies: list[Study] = [STUDIES[name] for name in options["names"] or STUDIES]
         self.runs: list[Run] = []
         self.everything: list[Run] = []
@@ -229,7 +238,7 @@ def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) ->
             sections.append(section_of(study, results))
     return Report(
         sections, failures={plan.names.get(run.key, run.key): why for run, why in board.failed.items()},
-        missing=len(board.waiting), command=" ".join([PROGRAM, *arguments]),
+        missing=len(board.waiting), command=" ".join([PROGRAM, *map(_typed, arguments)]),
         where=parts(plan.everything, archive.outcomes), quick=plan.quick,
     )  # fmt: skip
 
@@ -245,28 +254,36 @@ def _archive(plan: Plan, board: Board, elsewhere: Archive) -> Archive:
 
 
 def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str]) -> list[Path]:
-    """Write the report in all its forms; gives back their paths."""
+    """Write the report in all its forms, what was found before what is drawn of it; gives back their paths."""
     from .making.archive import write_archive
     from .reporting.markdown import write_markdown
     from .reporting.page import write_page
-    from .reporting.report import write_csv
+    from .reporting.report import drawn, write_csv
 
     archive = _archive(plan, board, elsewhere)
+    write_archive(plan.lines, plan.everything, archive)
     report = _report(plan, board, archive, arguments)
-    page, table, lines = (plan.out / name for name in ("report.html", "runs.csv", "runs.jsonl"))
-    write_page(report, page)
-    write_csv(report, table)
-    write_archive(lines, plan.everything, archive)
+    write_csv(report, plan.table)
+    report = drawn(report)
+    write_page(report, plan.page)
     write_markdown(report, plan.results)
-    return [page, plan.results, table, lines]
+    return [plan.page, plan.results, plan.table, plan.lines]
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be made a folder ({error.strerror}): choose another --out or --results"
-                         ) from None  # fmt: skip
+def _make_folders(plan: Plan) -> None:
+    """Make what runs and reports are written to, now: hours later is too late to find that it cannot be."""
+    ours = [os.path.realpath(path) for path in (plan.page, plan.table, plan.lines, plan.out / "lock")]
+    if not plan.results.suffix or os.path.realpath(plan.results) in ours:
+        raise ValueError(f"--results: expected a name of its own, such as results.md, got {plan.results}")
+    for file in plan.page, plan.results, plan.table, plan.lines:
+        if file.is_dir():
+            raise ValueError(f"{file}: expected a file to write to, got a folder: choose another --out or --results")
+    for folder in plan.out / "runs", *plan.places:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder}: cannot be made a folder ({error.strerror}): choose another --out or --results"
+                             ) from None  # fmt: skip
 
 
 def _lock(file: int, out: Path) -> None:
@@ -276,6 +293,13 @@ def _lock(file: int, out: Path) -> None:
     if not lock_descriptor(file, blocking=False):
         raise ValueError(f"{out}: another study is at work there, or its last runs are saving: wait, or choose another "
                          "--out")  # fmt: skip
+
+
+def _typed(word: str) -> str:
+    """A word as a shell takes it, on one line; what cannot be printed, such as bytes that are no text, is escaped."""
+    from shlex import quote
+
+    return quote("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in word))
 
 
 def _cores() -> int:

@@ -13,6 +13,7 @@ from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..storage.sizes import fits, spell
+from .divergence import NotFiniteError, broken_layers
 from .step import Step, Totals
 
 BATCH = 1000
@@ -35,7 +36,16 @@ class Evaluation(Whole):
         self._step = Step(network, self._batches, None, device)
 
     def __call__(self) -> Totals:
-        """Loss and accuracy as the network is now."""
+        """Loss and accuracy as the network is now.
+
+        Raises
+        ------
+        NotFiniteError
+            If its parameters are not finite: no answer of such a network could be right or wrong.
+        """
+        network = self._step.network
+        if layers := broken_layers(network):
+            raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
         samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
         for start in range(0, samples, BATCH):
@@ -48,11 +58,13 @@ def store_of(
 ) -> Batches:
     """The batches of a split, normalised and shaped as a network takes them.
 
-    Raises ValueError where the data's samples are not of the network's shape.
+    Raises ValueError where the data's samples are not of the network's shape, or not of the kind it was trained on.
     """
     shape = network.layers[0].in_shape
     if not fits(normalisation.shape, shape):
         raise ValueError(f"{network!r}: takes samples of {spell(shape)}, got {spell(normalisation.shape)}")
+    if normalisation.dtype not in (None, split.x.dtype.name):
+        raise ValueError(f"{network!r}: was trained on samples of {normalisation.dtype}, got {split.x.dtype}")
     return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
 
 

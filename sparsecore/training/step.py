@@ -15,10 +15,14 @@ from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
+from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
 from .hosted import loss_through, name_of, update_through
 from .losses import CrossEntropy, Loss
 from .optimizers import Optimizer
+
+_MOST = 8
+"""Batch sizes that a step keeps tapes and buffers of; an epoch has two."""
 
 
 class Totals(NamedTuple):
@@ -92,8 +96,8 @@ class Step(Whole):
         self.loss = CrossEntropy() if loss is None else loss
         self.reduce = reduce
         self._kernels = self.device.launcher()
-        self._tapes: dict[int, Any] = {}
-        self._workspaces: dict[int, Workspace] = {}
+        self._tapes: Few[int, Any] = Few(_MOST)
+        self._workspaces: Few[int, Workspace] = Few(_MOST)
         self._version, self._last = -1, 0
         self._state: tuple[Any, ...] = ()
         self._phases: list[Phase] = []
@@ -108,7 +112,8 @@ class Step(Whole):
         """Compile and record what a step of this batch size runs, and run nothing."""
         if self._version != self.network.version or self._moved():
             self._tapes.clear()
-            self._workspaces = {size: kept for size, kept in self._workspaces.items() if size == batch}
+            for size in [size for size in self._workspaces if size != batch]:
+                del self._workspaces[size]
             self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
             self._version = self.network.version  # last: what is interrupted begins anew
         if batch not in self._tapes:
@@ -183,7 +188,8 @@ class Step(Whole):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._kernels = self.device.launcher()
-        self._tapes, self._workspaces, self._version, self._state, self._last = {}, {}, -1, (), 0
+        self._tapes, self._workspaces, self._version, self._state = Few(_MOST), Few(_MOST), -1, ()
+        self._last = 0
         if isinstance(self.optimizer, Optimizer) and self.optimizer.columns:
             self.optimizer.attach(self.network)
 

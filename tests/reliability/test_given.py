@@ -28,7 +28,7 @@ from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import Tiles, tiled
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
-from sparsecore.topology import dense
+from sparsecore.topology import dense, uniform_random
 from sparsecore.training.callbacks import Callback
 from sparsecore.training.evaluation import Evaluation
 from sparsecore.training.optimizers import SGD, Adam, Optimizer
@@ -195,18 +195,19 @@ def test_3_an_order_is_copied_to_where_steps_read_it(order: Any) -> None:
     assert used.order.ctypes.data == place and np.array_equal(used.order, order)
 
 
-@pytest.mark.parametrize("number", [-1, 100, 1 << 60])
+@pytest.mark.parametrize("number", [-1, 5, 100, 1 << 60])
 def test_3_an_order_written_to_in_place(number: int) -> None:
-    used = batches()
-    step = Step(network("csr"), used)
-    step.run(0, 20)
+    used, same = batches(), batches()
+    step, other = (Step(network("csr"), each) for each in (used, same))
     order = used.order
-    order[7] = number
-    with pytest.raises(ValueError, match="order must be of samples 0 to 99"):
-        step.run(0, 20)
-    step.run(20, 20)
-    used.shuffle(0, 1)
-    step.run(0, 20)
+    for write in (lambda: order.__setitem__(7, number), lambda: used.order.fill(number), lambda: order.sort()):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    for each, taken in ((step, used), (other, same)):
+        each.run(0, 20)
+        taken.shuffle(0, 1)
+        each.run(0, 20)
+    assert step.totals() == other.totals() and np.array_equal(order, same.order)
 
 
 def test_3_a_position_stays_where_it_is() -> None:
@@ -237,6 +238,38 @@ def test_4_a_pruned_layer_has_a_program_of_its_own(conv: bool) -> None:
     assert np.array_equal(replayed(layer, x), layer.forward(x)[0])
     kept = type(layer).from_config(layer.config(), layer.pattern, layer.params)
     assert np.array_equal(layer.forward(x)[0], kept.forward(x)[0])
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("need_dx", [False, True])
+def test_4_a_cache_of_the_connections_before(conv: bool, need_dx: bool) -> None:
+    rng = np.random.default_rng(0)
+    layer: Any = SparseConv2d(dense(3, 8), (2, 5, 5), 2) if conv else SparseLinear(dense(7, 9))
+    y, cache = layer.forward(rng.random((5, *layer.in_shape), np.float32))
+    layer.prune(np.ones(layer.pattern.nnz, bool))  # none goes
+    layer.backward(y, cache, need_dx=need_dx)
+    layer.prune(rng.random(layer.pattern.nnz) < 0.7)
+    with pytest.raises(ValueError, match="the cache is of other connections than the layer has now: call forward"):
+        layer.backward(y, cache, need_dx=need_dx)
+    y, cache = layer.forward(rng.random((5, *layer.in_shape), np.float32))
+    layer.backward(y, cache, need_dx=need_dx)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_4_a_network_rewired_between_its_passes(stays: bool) -> None:
+    net, workspace = network("csr"), Workspace()
+    y, caches = net.forward(tiles(), workspace)
+    pattern = net.patterns["0"]
+    if stays:  # as many connections: no address changes, and plans are patched
+        other = uniform_random(*pattern.shape, pattern.sparsity, np.random.default_rng(5))
+        assert other.nnz == pattern.nnz
+    else:
+        other = pattern.select(np.arange(pattern.nnz) % 3 == 0)
+    net.rewire({"0": other})
+    with pytest.raises(ValueError, match="the cache is of other connections than the layer has now: call forward"):
+        net.backward(y, caches, workspace)
+    y, caches = net.forward(tiles(), workspace)
+    net.backward(y, caches, workspace)
 
 
 def tiles() -> Tiles:

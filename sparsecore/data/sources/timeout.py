@@ -31,6 +31,7 @@ class Transfer:
 
     def __init__(self) -> None:
         self.total = 0  # bytes; 0 while not known
+        self.most = 1 << 62  # bytes that may come
         self.received = 0
         self.last = time.monotonic()
         self._stopped = threading.Event()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...storage.pattern import SparsityPattern
+from .given import real_tensor
 
 
 def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
@@ -14,7 +15,7 @@ def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[Sparsity
     check_sparsity(sparsity)
     mask, weight = getattr(layer, "weight_mask", None), pruned(layer, "weight")
     assert weight is not None
-    weight = weight.cpu()
+    weight = real_tensor(type(layer).__name__, "weight", weight).cpu().resolve_neg()
     values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
     keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
     if sparsity is not None:

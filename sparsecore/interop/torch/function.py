@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,49 +13,52 @@ from ...layers.replay import replay_of
 from ...layers.sparse import SparseLayer
 from ...runtime.device import Device
 from ...runtime.devices import cuda
+from ...runtime.replay import Replay
 from ...runtime.workspace import Workspace
+from .given import NARROW, check, check_parameters, plain
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def call(layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A layer's output for x with these parameters instead of its own; differentiable once by all three.
+def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
+    """A layer's output for x with a module's parameters instead of its own; differentiable once by all three.
 
     Parameters
     ----------
+    module : SparseModule
+        Its weight, of shape (nnz,), is float32 or float64; its bias, of shape (out_features,), is the same or None.
     layer : SparseLayer
-        Not changed: a module may be used twice in a network, or by several threads.
-    x : tensor of shape (batch, *in_shape)
+        Of the module's pattern. Not changed: a module may be used twice in a network, or by several threads.
+    x : tensor of shape (batch, *in_shape), which the module has seen to
         Of the weight's dtype, or float16 or bfloat16, which are widened to it.
-    weight : float32 or float64 tensor of shape (nnz,)
-    bias : tensor of shape (out_features,), optional
 
     Raises
     ------
-    TypeError
-        If a dtype is not one of these, or the tensors are not on one CPU or NVIDIA GPU.
+    TypeError, ValueError
+        If one of them has another shape, dtype or layout, or they are not on one CPU or NVIDIA GPU.
+    RuntimeError
+        In the backward pass, if the module has taken another pattern since.
     """
-    if weight.dtype not in _NAMES:
-        raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
-    if x.dtype != weight.dtype:
-        if x.dtype not in (torch.float16, torch.bfloat16):
-            raise TypeError(f"{layer!r}: x must be {weight.dtype}, as the weights are, or 16 bits wide, got {x.dtype}")
+    weight, bias = module.weight, module.bias
+    check_parameters(layer, weight, bias)
+    if x.dtype in NARROW:
         x = x.to(weight.dtype)
-    if not (x.is_cpu and weight.is_cpu) and (x.device != weight.device or not x.is_cuda):
-        raise TypeError(f"{layer!r}: x and the weights must be on one CPU or GPU, got {x.device} and {weight.device}")
-    return _Call.apply(layer, x, weight, bias)
+    check(layer, "x", x, weight)
+    return _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
 
 
 class _Call(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+        ctx: Any, owner: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         run: Any = _forward_on_cpu if x.is_cpu else _forward_on_gpu
-        need_dx = ctx.needs_input_grad[1]
+        need_dx = ctx.needs_input_grad[2]
         if need_dx:  # so that autograd notices a change of the weights in place; x is kept as packed tiles
             ctx.save_for_backward(weight)
-        y, ctx.left = run(layer, x, weight, bias, need_dx)
+        weight = plain(weight)
+        y, ctx.left = run(layer, plain(x), weight, None if bias is None else plain(bias), need_dx)
+        ctx.of = owner, layer, y.shape, weight.detach()
         return y
 
     @staticmethod
@@ -64,12 +68,17 @@ class _Call(torch.autograd.Function):
 
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    _, need_dx, need_dw, need_db = ctx.needs_input_grad
+    _, _, need_dx, need_dw, need_db = ctx.needs_input_grad
+    owner, layer, shape, weight = ctx.of
+    module = owner()
+    if module is not None and module.pattern is not layer.pattern:
+        raise RuntimeError(f"{layer!r}: the module has taken another pattern since this forward pass: repeat it")
     if need_dx:
         _ = ctx.saved_tensors  # raises if they were changed
+    check(layer, "dy", dy, weight, shape)
     run: Any = _backward_on_cpu if dy.is_cpu else _backward_on_gpu
-    dx, dw, db = run(dy, *ctx.left, need_dx)
-    return None, dx, dw if need_dw else None, db if need_db else None
+    dx, dw, db = run(plain(dy), layer, weight, ctx.left, need_dx)
+    return None, None, dx, dw if need_dw else None, db if need_db else None
 
 
 _backward_once = once_differentiable(_backward)
@@ -77,34 +86,38 @@ _backward_once = once_differentiable(_backward)
 
 def _forward_on_cpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
-) -> tuple[torch.Tensor, tuple[Any, ...]]:
-    x, weight = x.contiguous(), weight.contiguous()
+) -> tuple[torch.Tensor, torch.Tensor]:
     replay = replay_of(layer, len(x), _NAMES[x.dtype], need_dx)
     shape, zero = replay.scratch
-    scratch = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype)
-    y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype)
-    bias_at = replay.zero_bias.ctypes.data if bias is None else bias.contiguous().data_ptr()
-    replay.forward.run(x.data_ptr(), weight.data_ptr(), bias_at, y.data_ptr(), scratch.data_ptr())
-    return y, (layer, scratch, weight.detach())
+    scratch = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype, device="cpu")
+    y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype, device="cpu")
+    _run(replay.forward, x, weight, torch.from_numpy(replay.zero_bias) if bias is None else bias, y, scratch)
+    return y, scratch
 
 
 def _backward_on_cpu(
-    dy: torch.Tensor, layer: SparseLayer, scratch: torch.Tensor, weight: torch.Tensor, need_dx: bool
+    dy: torch.Tensor, layer: SparseLayer, weight: torch.Tensor, scratch: torch.Tensor, need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    dy = dy.contiguous()
     replay = replay_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
-    dx = torch.empty((len(dy), *layer.in_shape), dtype=dy.dtype) if need_dx else None
-    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], dtype=dy.dtype)
-    dx_at = 0 if dx is None else dx.data_ptr()
-    replay.backward.run(
-        dy.data_ptr(), scratch.data_ptr(), weight.data_ptr(), dx_at, dw.data_ptr(), db.data_ptr()
-    )
+    kind: Any = {"dtype": dy.dtype, "device": "cpu"}  # said, since a user may have set another default device
+    dx = torch.empty((len(dy), *layer.in_shape), **kind) if need_dx else None
+    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], **kind)
+    _run(replay.backward, dy, scratch, weight, dx, dw, db)
     return dx, dw, db
+
+
+def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
+    """Run a replay on these tensors, which are held until it has ended: nothing else takes an address."""
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    for tensor, address in zip(tensors, addresses, strict=True):
+        if not address and tensor is not None and tensor.numel():
+            raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without")
+    replay.run(*addresses)
 
 
 def _forward_on_gpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
-) -> tuple[torch.Tensor, tuple[Any, ...]]:
+) -> tuple[torch.Tensor, tuple[SparseLayer, Any]]:
     device, stream = _gpu(x)
     with stream:
         zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else _array(bias)
@@ -114,9 +127,10 @@ def _forward_on_gpu(
 
 
 def _backward_on_gpu(
-    dy: torch.Tensor, used: SparseLayer, cache: Any, need_dx: bool
+    dy: torch.Tensor, layer: SparseLayer, weight: torch.Tensor, left: tuple[SparseLayer, Any], need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
     device, stream = _gpu(dy)
+    used, cache = left
     with stream:
         dx, grads = used.backward(_array(dy), cache, Workspace(device), need_dx=need_dx)
     found = dx, grads["weight"], grads["bias"]
@@ -135,4 +149,4 @@ def _array(x: torch.Tensor) -> Any:
     """The tensor's memory as CuPy's array."""
     import cupy
 
-    return cupy.from_dlpack(x.detach().contiguous())
+    return cupy.from_dlpack(x.detach())

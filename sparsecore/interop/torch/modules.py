@@ -15,11 +15,16 @@ from ...layers.conv import SparseConv2d as ConvLayer
 from ...layers.linear import SparseLinear as LinearLayer
 from ...layers.sparse import SparseLayer
 from ...runtime.arrays import real_numbers
+from ...storage.few import Few
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
 from .dense import kept, pruned
 from .function import call
+from .given import real_tensor, shape_of
+
+_MOST = 16
+"""Image sizes of which a module keeps the plans."""
 
 
 class SparseModule(nn.Module):
@@ -70,29 +75,36 @@ class SparseModule(nn.Module):
         """Take a pattern; the weight stays the same Parameter and gets the pattern's size."""
         self.pattern = pattern
         if self.weight.shape != (pattern.nnz,):
-            self.weight.data = self.weight.new_empty(pattern.nnz)
-            self.weight.grad = None
+            # By way of another dtype: only then does PyTorch forget the size that it awaits a gradient of.
+            kind = self.weight.dtype
+            for each in (torch.float32 if kind == torch.float64 else torch.float64, kind):
+                self.weight.data = self.weight.new_empty(pattern.nnz, dtype=each)
+        self.weight.grad = None  # it is of the connections before
         for name in ("indptr", "indices"):
             self.register_buffer(name, torch.tensor(getattr(pattern, name), device=self.weight.device))
-        self._layers: dict[Any, SparseLayer] = {}
+        self._layers: Few[Any, SparseLayer] = Few(_MOST)
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
-        found = torch.as_tensor(values)
+        whose, name = type(self).__name__, "weight" if parameter is self.weight else "bias"
+        if not isinstance(values, torch.Tensor):
+            values = torch.as_tensor(real_numbers(values, whose, name, truths=False))
+        found = real_tensor(whose, name, values)
         if found.shape != parameter.shape:
-            wanted, name = tuple(parameter.shape), "weight" if parameter is self.weight else "bias"
-            raise ValueError(f"{type(self).__name__}: {name} must have shape {wanted}, got {tuple(found.shape)}")
+            wanted = tuple(parameter.shape)
+            raise ValueError(f"{whose}: {name} must have shape {wanted}, got {tuple(found.shape)}")
         return found
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         names = [prefix + name for name in ("indptr", "indices", "weight")]
         errors = args[-1]
         if all(name in state_dict for name in names):
-            indptr, indices, weight = (state_dict[name] for name in names)
             try:
+                indptr, indices, weight = (real_tensor("state_dict", name, state_dict[name]) for name in names)
+                real_tensor("state_dict", prefix + "bias", state_dict.get(prefix + "bias", weight))
                 pattern = SparsityPattern(self.pattern.shape, indptr.cpu().numpy(), indices.cpu().numpy())
                 if weight.shape != (pattern.nnz,):
                     raise ValueError(f"weight must have shape ({pattern.nnz},), got {tuple(weight.shape)}")
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, NotImplementedError) as error:  # the last is PyTorch's, of meta tensors
                 errors.append(f"{prefix}pattern: {error}")
                 return
             if pattern != self.pattern:
@@ -100,7 +112,10 @@ class SparseModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_layers": {}}  # a copy makes its plans when it is first used
+        return {name: value for name, value in self.__dict__.items() if name != "_layers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_layers": Few(_MOST)})  # a copy makes its plans when it is first used
 
 
 class SparseLinear(SparseModule):
@@ -191,15 +206,15 @@ class SparseLinear(SparseModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (…, in_features) gives (…, out_features)."""
-        shape = x.shape
+        shape = shape_of("SparseLinear", x)
         if not shape or shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
-        if not self._layers:
-            self._layers[()] = LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
-        layer = self._layers[()]
+        layer = self._layers.get(())
+        if layer is None:
+            layer = self._layers[()] = LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
         if len(shape) == 2:  # a reshape would be one more node of the graph
-            return call(layer, x, self.weight, self.bias)
-        y = call(layer, x.reshape(-1, self.in_features), self.weight, self.bias)
+            return call(self, layer, x)
+        y = call(self, layer, x.reshape(-1, self.in_features))
         return y.reshape(*shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -266,16 +281,19 @@ class SparseConv2d(SparseModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (batch, in_channels, height, width), or without batch."""
-        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
+        shape = shape_of("SparseConv2d", x)
+        if len(shape) not in (3, 4) or shape[-3] != self.in_channels:
             wanted = f"(batch, {self.in_channels}, height, width)"
-            raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(x.shape)}")
-        size = (int(x.shape[-2]), int(x.shape[-1]))
-        if size not in self._layers:
+            raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(shape)}")
+        size = (int(shape[-2]), int(shape[-1]))
+        layer = self._layers.get(size)
+        if layer is None:
             steps = (self.kernel_size, self.stride, self.padding, self.dilation)
             values = np.empty(self.pattern.nnz, np.float32)
-            self._layers[size] = ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
-        y = call(self._layers[size], x if x.ndim == 4 else x[None], self.weight, self.bias)
-        return y if x.ndim == 4 else y[0]
+            layer = ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
+            self._layers[size] = layer
+        y = call(self, layer, x if len(shape) == 4 else x[None])
+        return y if len(shape) == 4 else y[0]
 
     def extra_repr(self) -> str:
         return (

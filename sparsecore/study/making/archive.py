@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...files import replace
-from .outcome import Outcome, outcome_of, records
+from ...errors import one_line
+from ...files import content, replace
+from .outcome import Outcome, number, outcome_of, records
 from .run import Run
 
 Course = list[dict[str, Any]]
 """Of a run's lines of metrics, what is drawn over time."""
-DRAWN = ("event", "epoch", "step", "test_accuracy", "accuracy_before", "accuracy_after")
-OF_LAYERS = ("name", "sparsity", "threshold", "removed")
+DRAWN = {"epoch": ("epoch",), "prune": ("epoch", "step", "accuracy_before", "accuracy_after")}
+"""The numbers that a line has, by its event; an epoch's may have a test accuracy."""
+
+LARGEST = 1 << 30  # bytes of such a file
 
 
 class Archive(NamedTuple):
@@ -29,11 +33,8 @@ def course_of(folder: Path) -> Course:
     """The course of the run in a folder."""
     found = []
     for record in records(folder):
-        if record["event"] in ("epoch", "prune"):
-            line = {name: _short(record[name]) for name in DRAWN if name in record}
-            if "layers" in record:
-                line["layers"] = [{name: _short(layer[name]) for name in OF_LAYERS} for layer in record["layers"]]
-            found.append(line)
+        if record["event"] in DRAWN:
+            found.append(_drawn(record))
     return found
 
 
@@ -60,22 +61,22 @@ def read_archives(paths: Iterable[Path]) -> Archive:
     outcomes: dict[str, Outcome] = {}
     courses: dict[str, Course] = {}
     for path in paths:
-        for number, text in enumerate(_lines(path), 1):
+        for place, text in enumerate(_lines(path), 1):
             try:
                 line = json.loads(text)
                 key, _ = str(line.pop("run")), line.pop("command")
-                course = line.pop("course", None)
+                course = [_drawn(each) for each in line.pop("course", ())]
                 outcomes[key] = outcome_of(line)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(f"{path}, line {number}: expected a run as a study writes it to runs.jsonl") from None
-            if course is not None:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise ValueError(f"{path}, line {place}: expected a run as a study writes it to runs.jsonl") from None
+            if course:
                 courses[key] = course
     return Archive(outcomes, courses)
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = content(path, LARGEST).decode(errors="replace").splitlines()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}): expected the runs.jsonl of a study") from None
     if not lines:
@@ -83,5 +84,26 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
+def _drawn(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is drawn of a line of metrics, which may come from anywhere. Raises KeyError, TypeError or ValueError."""
+    event = record["event"]
+    line = {"event": event} | {name: _short(record[name]) for name in DRAWN[event]}
+    if "test_accuracy" in record:
+        line["test_accuracy"] = _short(record["test_accuracy"])
+    if event == "prune":
+        line["layers"] = list(map(_layer, record["layers"]))
+    return line
+
+
+def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer in a pruning's line; there need be no threshold where nothing was removed."""
+    removed, threshold = _short(layer["removed"]), layer["threshold"]
+    if removed or (threshold is not None and isfinite(threshold)):
+        threshold = _short(threshold)
+    return {"name": one_line(layer["name"]), "sparsity": _short(layer["sparsity"]),
+            "threshold": threshold, "removed": removed}  # fmt: skip
+
+
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    """A number, in six digits if it is not a whole one."""
+    return float(f"{value:.6g}") if isinstance(number(value), float) else value

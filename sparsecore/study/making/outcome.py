@@ -6,14 +6,18 @@ import json
 import os
 import platform
 import re
-import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...files import replace
+from ..._package import source
+from ...errors import one_line
+from ...files import content, memory, replace
+from ...runs.folder import METRICS
 
 NAME = "outcome.json"
 DEAD = 0.02
@@ -74,7 +78,6 @@ def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[in
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
     """Test the network that a run left in its folder, and write the outcome beside it."""
-    from ..._package import VERSION
     from ...data import load
     from ...runs.checkpoint import read
     from ...runs.state import from_json
@@ -91,7 +94,7 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
         epochs=result.get("epochs", 0), train_seconds=result.get("train_seconds", 0.0),
         step_ms=result.get("step_ms", 0.0), seconds=seconds,
         answers=_counts(answers, dataset.classes), support=_counts(labels, dataset.classes),
-        version=VERSION, commit=commit(), machine=machine(),
+        version=_made_by(state, "version"), commit=_made_by(state, "commit"), machine=machine(),
     )  # fmt: skip
     write(folder, outcome)
     return outcome
@@ -105,36 +108,43 @@ def write(folder: Path, outcome: Outcome) -> None:
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the run in a folder; None if it is not finished, or the file is not whole."""
     try:
-        return outcome_of(json.loads((folder / NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return outcome_of(json.loads(content(folder / NAME, 1 << 20)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def outcome_of(found: dict[str, Any]) -> Outcome:
-    """An outcome from its JSON. Raises KeyError or TypeError if it is not one."""
-    return Outcome(**found | {"answers": tuple(found["answers"]), "support": tuple(found["support"])})
+    """An outcome from its JSON, which may come from anywhere. Raises what foreign JSON may raise."""
+    if found.keys() != _TAKEN.keys():
+        raise KeyError
+    outcome = Outcome(**{name: take(found[name]) for name, take in _TAKEN.items()})
+    if len(outcome.answers) != len(outcome.support) or not any(outcome.support):
+        raise ValueError
+    return outcome
+
+
+def number(value: Any, most: float = inf) -> float:
+    """A finite number from 0, and not above `most`. Raises TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not 0 <= value <= min(most, 1e15):  # no NaN either; what is larger is no time and no count of ours
+        raise ValueError
+    return value
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """A run's lines of metrics so far."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = content(folder / METRICS, memory() // 8).decode().splitlines()
     except OSError:
         return []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def commit() -> str:
-    """The commit of the source if this is a checkout, with a + if something in it has been changed; else "unknown"."""
-    root = Path(__file__).resolve().parents[3]
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
+def _made_by(state: dict[str, Any], name: str) -> str:
+    """The version or commit that a run was made by; all of them in order, where it was resumed by others."""
+    changes, last = state.get("changes", ()), state.get("source", source())
+    return " then ".join(dict.fromkeys([*(change[name][0] for change in changes if name in change), last[name]]))
 
 
 def machine() -> str:
@@ -145,6 +155,29 @@ def machine() -> str:
         found = None
     name = found[1] if found else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError
+    return int(number(value))
+
+
+def _each(values: Any) -> tuple[int, ...]:
+    return tuple(map(_whole, values))
+
+
+def _fraction(value: Any) -> float:
+    return number(value, 1)
+
+
+_TAKEN: dict[str, Callable[[Any], Any]] = {
+    "accuracy": _fraction, "train_accuracy": lambda value: None if value is None else _fraction(value),
+    "connections": _whole, "sparsity": _fraction, "global_sparsity": _fraction, "epochs": _whole,
+    "train_seconds": number, "step_ms": number, "seconds": number, "answers": _each, "support": _each,
+    "version": one_line, "commit": one_line, "machine": one_line,
+}  # fmt: skip
+"""How each field of an outcome is taken from JSON."""
 
 
 def _counts(classes: Any, count: int) -> tuple[int, ...]:

@@ -21,6 +21,23 @@ PAUSE = 0.25
 """Seconds between two updates of the progress."""
 
 
+PACKAGE = str(Path(__file__).parents[2] / "__init__.py")
+BEGIN = "; ".join(
+    [
+        "import sys",
+        "from importlib.util import module_from_spec, spec_from_file_location",
+        "spec = spec_from_file_location('sparsecore', sys.argv[1])",
+        "package = sys.modules['sparsecore'] = module_from_spec(spec)",
+        "spec.loader.exec_module(package)",
+        "from sparsecore._package import source",
+        "source()",
+        "from sparsecore.study.making.worker import main",
+        "sys.exit(main())",
+    ]
+)
+"""A worker begins with this very package, wherever it was found, and looks for no module in the current folder (-P)."""
+
+
 @dataclass
 class Board:
     """How far the runs of a study have come.
@@ -149,7 +166,7 @@ class Maker:
 
     def _hire(self) -> subprocess.Popen[str]:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "sparsecore.study.making.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, *_flags(), "-P", "-c", BEGIN, PACKAGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, encoding="utf-8", bufsize=1, start_new_session=True,  # Ctrl-C is for this process alone
             pass_fds=() if self.hold is None else (self.hold,),
         )  # fmt: skip
@@ -195,6 +212,11 @@ class Maker:
         assert worker.stdin is not None
         with suppress(BrokenPipeError):
             worker.stdin.close()
+
+
+def _flags() -> list[str]:
+    """This process's interpreter flags, such as -O, -W error and -X utf8, as multiprocessing passes them on."""
+    return list(getattr(subprocess, "_args_from_interpreter_flags")())  # noqa: B009 (no stub has it)
 
 
 def _ending(status: int) -> str:

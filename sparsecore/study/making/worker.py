@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...console.output import write_anything
+from ...files import to_append
+from ...runs.checkpoint import NAME as CHECKPOINT
 from ...runs.folder import CONFIG, METRICS
 from .outcome import assess
 
@@ -28,6 +31,7 @@ LOG = "log.txt"
 
 def main() -> int:
     """Work until stdin closes."""
+    write_anything()
     jobs, answers = _channels()
     from ...runtime.devices import set_threads
 
@@ -62,7 +66,7 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    with (folder / LOG).open("a", encoding="utf-8") as log:
+    with to_append(folder / LOG) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
@@ -83,8 +87,8 @@ def _command(job: dict[str, Any], folder: Path) -> int:
     from ...prune.__main__ import main as prune
 
     if job["kind"] == "prune":
-        for left in folder.glob("model.safetensors*"):  # of an attempt that did not get to its outcome
-            left.unlink()
+        for name in CHECKPOINT, f"{CHECKPOINT}.previous":  # of an attempt that did not get to its outcome
+            (folder / name).unlink(missing_ok=True)
         return prune(job["arguments"])
     free = ["--threads=1", "--quiet", "--no-curves", f"--evaluate-every={LOOK_EPOCHS}", f"--out={folder}"]
     if job.get("data_dir"):
@@ -97,6 +101,3 @@ def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
-
-if __name__ == "__main__":
-    sys.exit(main())

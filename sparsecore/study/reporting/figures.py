@@ -121,7 +121,8 @@ def over_time(results: Results, runs: Sequence[tuple[str, Run]]) -> Any:
     for record in results.course(last):
         if record["event"] == "prune":
             for layer in record["layers"]:
-                layers.setdefault(layer["name"], []).append(layer | {"step": record["step"]})
+                name = layer["name"].replace("$", r"\$")  # between two of them matplotlib reads formulas
+                layers.setdefault(name, []).append(layer | {"step": record["step"]})
     for colour, (layer, prunings) in zip(COLOURS, layers.items(), strict=False):
         steps = [each["step"] for each in prunings]
         sparsities.plot(steps, [100 * each["sparsity"] for each in prunings], color=colour, label=layer)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
+from urllib.parse import quote
 
 from ...files import replace
 from ...runs.pictures import write
@@ -10,23 +13,41 @@ from .figures import Drawing
 from .report import Report, Section, below, dead, failures, overview, table_of
 from .results import Cell, column
 
+OURS = "<!-- pictures written with this page: {} -->"
+"""The page's last line, which readers do not see: what the next report may delete, for nobody else wrote it."""
+
 
 def write_markdown(report: Report, path: Path) -> None:
-    """Write the page, and its pictures into the folder that has its name without the ending."""
+    """Write the page, and its pictures into the folder that has its name without the ending.
+
+    Of the pictures that the page before this one was written with, those go that are not drawn again.
+    """
     pictures = path.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
+    before = _written_with(path)
     lines = ["# Results of the study", "", *_head(report, pictures)]
     for section in report.sections:
         lines += ["", *_section(section, pictures)]
-    text = "\n".join(lines) + "\n"
-    replace(path, text.encode())
-    for picture in pictures.glob("*.png"):  # of a report before this one
-        if f"({pictures.name}/{picture.name})" not in text:
-            picture.unlink()
+    drawn = re.findall(r"^!\[.*/([\w-]+\.png)\)$", "\n".join(lines), re.MULTILINE)
+    lines += ["", OURS.format(" ".join(drawn))]
+    replace(path, "\n".join([*lines, ""]).encode())
+    for name in before - set(drawn):
+        (pictures / name).unlink(missing_ok=True)
+
+
+def _written_with(page: Path) -> set[str]:
+    """The pictures that a page was written with; none if it is not there, or not one of ours."""
+    try:
+        last = page.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("\n")[2]
+    except OSError:
+        return set()
+    found = re.fullmatch(OURS.format(r"((?:[\w-]+\.png ?)*)"), last)
+    return set(found[1].split()) if found else set()
 
 
 def _head(report: Report, pictures: Path) -> list[str]:
-    lines = [" ".join(report.summary()), "", f"    {report.command}", "", *(f"- {each}" for each in report.where), "",
+    where = [f"- {_plain(each)}" for each in report.where]
+    lines = [" ".join(report.summary()), "", f"    {report.command}", "", *where, "",
              "Test accuracy in percent at the end of each run, mean ± sample standard deviation over the seeds; in "
              "brackets the slides' number, in bold where ours is not above it. † marks cells with runs that lost "
              "classes, … those with runs that are missing. Two means “cannot be told apart” where they differ by less "
@@ -41,8 +62,13 @@ def _head(report: Report, pictures: Path) -> list[str]:
         lines += ["", "Runs that lost classes:", ""]
         lines += [f"- {line}" for line in dead(report)]
     if report.failures:
-        lines += ["", "Runs that failed:", "", *(f"- {line}" for line in failures(report))]
+        lines += ["", "Runs that failed:", "", *(f"- {_plain(line)}" for line in failures(report))]
     return lines
+
+
+def _plain(text: str) -> str:
+    """Text that comes from files, none of which Markdown or HTML is to heed."""
+    return re.sub(r"([\\`*_\[\]<>&|~!])", r"\\\1", text)
 
 
 def _section(section: Section, pictures: Path) -> list[str]:
@@ -74,4 +100,5 @@ def _cell(cell: Cell | None) -> str:
 
 def _picture(drawing: Drawing, pictures: Path) -> list[str]:
     path = write(drawing.figure, pictures / f"{drawing.name}.png", dpi=130)
-    return [f"![{drawing.caption}]({pictures.name}/{path.name})", "", f"*{drawing.caption}*"]
+    address = quote(os.fsencode(f"{pictures.name}/{path.name}"))  # Markdown ends one at a space or a bracket
+    return [f"![{drawing.caption}]({address})", "", f"*{drawing.caption}*"]

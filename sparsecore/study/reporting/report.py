@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
-from ...files import replace
+from ... import files
 from ...runs.pictures import settings
 from ..making.outcome import Outcome
 from ..making.run import Run
@@ -120,10 +120,15 @@ class Report:
 
 
 def section_of(study: Study, results: Results) -> Section:
-    """What a study draws and reads from its results."""
+    """What a study reads from its results; not drawn yet."""
+    return Section(study, results, (), study.readings(results))
+
+
+def drawn(report: Report) -> Report:
+    """A report with its figures."""
     with settings():
-        drawings = study.figures(results)
-    return Section(study, results, drawings, study.readings(results))
+        sections = [replace(each, drawings=each.study.figures(each.results)) for each in report.sections]
+    return replace(report, sections=sections)
 
 
 def parts(runs: Iterable[Run], outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -200,7 +205,7 @@ def write_csv(report: Report, path: Path) -> int:
     ]  # fmt: skip
     text = StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *lines])
-    replace(path, text.getvalue().encode())
+    files.replace(path, text.getvalue().encode())
     return len(lines)
 
 
