@@ -78,9 +78,11 @@ def build(
     if pruning is not None:
         prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
     elif config.rewire is not None:
-        from .rewiring import rewirer
+        from .rewiring import rewirer, rewiring_line
 
-        prunes = [rewirer(config, initial, total)]
+        moves = rewirer(config, initial, total)
+        report.say(rewiring_line(config, moves.schedule))
+        prunes = [moves]
     trainer = Trainer(
         network, replace(dataset, train=train), optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,

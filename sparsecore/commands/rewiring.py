@@ -40,6 +40,14 @@ def rewirer(config: RunConfig, network: Network, steps: int) -> Rewirer:
     return made
 
 
+def rewiring_line(config: RunConfig, schedule: RewiringSchedule) -> str:
+    """What a run will move, as a line for people."""
+    return (
+        f"{config.rewire} after every {schedule.every:,} steps until step {schedule.end:,}: "
+        f"{schedule.fraction:.0%} of a layer's connections move at first, ever fewer later"
+    )
+
+
 def method_of(config: RunConfig) -> Method:
     """The method that a configuration names."""
     assert config.rewire is not None

@@ -20,6 +20,9 @@ from ..training.callbacks import Callback, Training
 from .methods import Counts, Method, Site
 from .shrink import PruneError, Targets
 
+TRIED = "tried:"
+"""How the names begin of the arrays in a run's state that have a bit for each place: has a connection been there?"""
+
 
 @dataclass(frozen=True)
 class RewiringSchedule:
@@ -78,6 +81,9 @@ class Rewired(NamedTuple):
         That are there now.
     tried : int
         That have ever been there.
+    possible : int
+        That could be: `tried` over these is the exploration rate of S. Liu, L. Yin, D. Mocanu, M. Pechenizkiy, Do We
+        Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training, ICML 2021.
     empty_rows : int
         Outputs without any.
     fan_in : tuple of (int, int, float)
@@ -91,6 +97,7 @@ class Rewired(NamedTuple):
     stayed: int
     connections: int
     tried: int
+    possible: int
     empty_rows: int
     fan_in: tuple[int, int, float]
 
@@ -220,18 +227,19 @@ class Rewirer(Callback):
 
         after = move.pattern
         came, fan_in = int(np.count_nonzero(move.sources < 0)), np.diff(after.indptr)
-        bits = trainer.state.arrays[f"tried:{path}"]
+        bits = trainer.state.arrays[f"{TRIED}{path}"]
         self._tried[path] += int(mark_tried(bits, after.indptr, after.indices, move.sources, after.shape[1]))
         return Rewired(
             path, repr(layer), move.row.size - after.nnz + came, came, stayed, after.nnz, self._tried[path],
-            int(np.count_nonzero(fan_in == 0)), (int(fan_in.min()), int(fan_in.max()), float(fan_in.std())),
+            after.shape[0] * after.shape[1], int(np.count_nonzero(fan_in == 0)),
+            (int(fan_in.min()), int(fan_in.max()), float(fan_in.std())),
         )  # fmt: skip
 
     def _note_start(self, trainer: Training, path: str) -> None:
         """Know which connections have ever been there: a bit for each place, kept with the run's state."""
         from ..kernels.cpu.change import mark_tried
 
-        pattern, name = trainer.network.patterns[path], f"tried:{path}"
+        pattern, name = trainer.network.patterns[path], f"{TRIED}{path}"
         size = -(-pattern.shape[0] * pattern.shape[1] // 8)
         bits = trainer.state.arrays.setdefault(name, np.zeros(size, np.uint8))
         if bits.shape != (size,) or bits.dtype != np.uint8:
