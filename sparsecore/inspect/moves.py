@@ -23,7 +23,9 @@ def tried_of(checkpoint: Checkpoint) -> dict[str, SparsityPattern]:
         if bits is None:
             continue
         if len(bits) != -(-places // 8):
-            raise CheckpointError(f"layer {path}: expected a bit for each of {places:,} places, got {len(bits):,} bytes")
+            raise CheckpointError(
+                f"layer {path}: expected a bit for each of {places:,} places, got {len(bits):,} bytes"
+            )
         matrix = np.unpackbits(bits, count=places, bitorder="little").reshape(pattern.shape)
         found[str(path)] = SparsityPattern.from_dense(matrix)[0]
     return found

@@ -155,7 +155,7 @@ def _of_layer(part: Any, stage: Stage, ever: SparsityPattern) -> None:
         axes.plot(now[order], color="0.1", linewidth=1.5, label="now")
         axes.set(xlabel=f"{name}, those with the most connections first", ylabel="connections")
         axes.set_ylim(bottom=0)
-        axes.legend()
+        axes.legend(loc="upper right")
     by_output.set_title(f"{stage.layer!r}: {stage.pattern.nnz:,} connections, {ever.nnz:,} places ever tried, of "
                         f"{prod(ever.shape):,}")  # fmt: skip
     _blocks(places, ever)

@@ -29,9 +29,9 @@ def describe(network: Network, tried: Mapping[str, SparsityPattern] | None = Non
     -------
     dict
         "layers": for each with connections, its name, shape, connections, sparsity, fan-ins and fan-outs (least,
-        median, most), inputs that it does not read, outputs that read nothing, and how many groups of rows have the
-        same columns, by their size, and how many places were ever tried if they moved; "units": before the first layer and after each, how many are dead and why;
-        "paths": in all, and between one input and one output.
+        median, most), inputs that it does not read, outputs that read nothing, how many groups of rows have the same
+        columns, by their size, and, if connections moved, how many places were ever tried; "units": before the first
+        layer and after each, how many are dead and why; "paths": in all, and between one input and one output.
     """
     stages, units = stages_of(network), units_of(network)
     return {
