@@ -245,10 +245,14 @@ class Layer(Whole, ABC):
         ValueError
             If it is one that no kernel computes in.
         """
-        kind = next(iter(self.params.values())).dtype if self.params else self._parameter_dtype() or _KINDS[0]
-        if kind not in _KINDS:
-            raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
-        return kind
+        if not self.params:
+            return self._parameter_dtype() or _KINDS[0]
+        values = next(iter(self.params.values()))
+        for kind in _KINDS:
+            if getattr(values, "dtype", None) == kind:
+                return kind
+        found = getattr(values, "dtype", type(values).__name__)
+        raise ValueError(f"{self!r}: parameters must be float32 or float64, got {found}")
 
     def _parameter_dtype(self) -> np.dtype[Any] | None:
         """Of the parameters, or of those of the layers that this one holds; None if there are none."""

@@ -58,4 +58,6 @@ def moved(arrays: Mapping[str, Any], here: Device, there: Device) -> dict[str, A
 
 def place_of(array: Any) -> str:
     """Where an array is, for messages."""
-    return f"cuda:{array.device.id}" if hasattr(array, "__cuda_array_interface__") else "the host"
+    if hasattr(array, "__cuda_array_interface__"):
+        return f"cuda:{array.device.id}"
+    return "the host" if hasattr(array, "dtype") else f"the host, no array but a {type(array).__name__}"
