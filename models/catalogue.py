@@ -11,8 +11,8 @@ from sparsecore.models import lenet5, lenet300
 from sparsecore.network import Network
 from sparsecore.topology.wiring import Link
 
-Kind = Literal["dense", "sparse", "pruned"]
-"""Of a run: all connections from first to last, wired sparse, or pruned on its way."""
+Kind = Literal["dense", "sparse", "pruned", "moving"]
+"""Of a run: all connections from first to last, wired sparse, pruned on its way, or with connections that move."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ MODELS = {
         {
             (None, "pruned"): Recipe(
                 epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
+            ),
+            (None, "moving"): Recipe(
+                epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=0.5
             ),
         },
     ),

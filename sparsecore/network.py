@@ -238,6 +238,16 @@ class Network:
         """
         self.carry_out(self._moves(patterns, fill))
 
+    def let_move(self, paths: Iterable[str]) -> None:
+        """Give layers plans that can be patched when their connections move, as the first `rewire` would otherwise do.
+
+        A run that moves connections does so at its start, so that one that is resumed computes with the same plans.
+        """
+        for path in paths:
+            layer = self._sparse_layer(path)
+            layer.take_pattern(layer.pattern, layer.plan_of(layer.pattern, moving=True))
+        self.version += 1
+
     def carry_out(self, moves: Sequence[Move]) -> None:
         """Do what `rewire` does, given moves that say where connections come from; see `storage.rewiring`."""
         if not moves:

@@ -280,7 +280,7 @@ def test_a_full_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch, equal: b
         for name in ("pick", "get"):
             patch.setattr(device, name, failing(getattr(device, name)))
         if equal and nth == 2:
-            patch.setattr("sparsecore.storage.plan.laid_out", failing(lambda *a: None))
+            patch.setattr("sparsecore.storage.plan.laid_out", failing(lambda *a, **k: None))
         with pytest.raises(MemoryError):
             net.rewire(new)
     assert state(net) == before and optimizer.columns["velocity"].tobytes() == velocity

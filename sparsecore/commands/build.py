@@ -79,7 +79,15 @@ def build(
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
-    prunes = [pruning.pruner(initial, lambda step: earlier(config, step))] if pruning is not None else []
+    prunes: list[Callback] = []
+    if pruning is not None:
+        prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
+    elif config.rewire is not None:
+        from .rewiring import rewirer, rewiring_line
+
+        moves = rewirer(config, initial, total)
+        report.say(rewiring_line(config, moves.schedule))
+        prunes = [moves]
     trainer = Trainer(
         network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
@@ -131,15 +139,24 @@ def optimizer_of(config: RunConfig) -> Optimizer:
 
 
 def wiring_of(config: RunConfig) -> Wiring:
-    """How a configuration wires the sparse layers."""
-    sparsity = config.sparsity if config.sparsity is not None else 0.0
+    """How a configuration wires the sparse layers, at first."""
+    sparsity = first_sparsity(config)
     if config.radix is not None:
         return Wiring("radix", config.radix, widths=config.widths, granularity=config.granularity)
     if config.expander is not None:
         return Wiring("expander", expander=config.expander, sparsity=sparsity, granularity=config.granularity)
-    if config.random:
+    if config.random or config.rewire is not None:
         return Wiring("random", sparsity=sparsity, granularity=config.granularity)
     return Wiring()
+
+
+def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:
+    """The sparsity that a network is wired with: less than the last one where rewiring makes it sparser."""
+    last = config.sparsity if config.sparsity is not None else 0.0
+    if config.rewire != "regrow":
+        return last
+    first = _said(config.start_sparsity)
+    return tuple(min(first, each) for each in last) if isinstance(last, tuple) else min(first, last)
 
 
 def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation | None:

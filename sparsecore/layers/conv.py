@@ -118,7 +118,9 @@ class SparseConv2d(SparseLayer):
         inside = border.interior(padded_dy)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
         db = workspace.array("bias", self.bias.shape, self.dtype)
-        kernels.sddmm(self.plan.forward, self.plan.grid(tiles, inside), inside, padded, dw, db)
+        grid = self.plan.grid(tiles, inside)
+        workspace.sample(grid, inside, padded)
+        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, db)
         grads = {"weight": dw, "bias": db}
         if not need_dx:
             return None, grads

@@ -120,7 +120,9 @@ class SparseLinear(SparseLayer):
             dy = Tiles(masked, dy.batch, masked=True)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
         db = workspace.array("bias", self.bias.shape, self.dtype)
-        kernels.sddmm(self.plan.forward, self.plan.grid(tiles), dy.data, x.data, dw, db)
+        grid = self.plan.grid(tiles)
+        workspace.sample(grid, dy.data, x.data)
+        kernels.sddmm(self.plan.forward, grid, dy.data, x.data, dw, db)
         grads = {"weight": dw, "bias": db}
         if not need_dx:
             return None, grads

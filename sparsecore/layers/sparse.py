@@ -9,6 +9,7 @@ import numpy as np
 
 from ..runtime.arrays import narrowed, plain_array, real_numbers, unfit
 from ..runtime.recording import shallow
+from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
 from .layer import Layer
@@ -55,6 +56,39 @@ class SparseLayer(Layer):
     @abstractmethod
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Any:
         """The plan by which this layer walks a pattern; `moving` if it may be patched later."""
+
+    def gradient_at(self, pattern: SparsityPattern, workspace: Workspace) -> Any:
+        """The gradient that connections have, stored or not, from the last backward pass in a workspace.
+
+        Parameters
+        ----------
+        pattern : SparsityPattern
+            Of this layer's shape; whose gradient is wanted.
+        workspace : Workspace
+            This layer's own, of the pass.
+
+        Returns
+        -------
+        array of shape (pattern.nnz,), on the device
+            For stored connections the bits of the pass. It is written over by the next call.
+
+        Raises
+        ------
+        ValueError
+            If there was no backward pass, or the pattern has another shape.
+        """
+        if pattern.shape != self.pattern.shape:
+            raise ValueError(f"{self!r}: the pattern must have shape {self.pattern.shape}, got {pattern.shape}")
+        if (sampled := workspace.sampled) is None:
+            raise ValueError(f"{self!r}: has no gradient: there was no backward pass in this workspace")
+        found = workspace.played.array("gradient of others", (pattern.nnz,), self.dtype)
+        known = workspace.played.sampled_plan
+        if known is None or known.pattern is not pattern:
+            # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
+            once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
+            known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once)
+        workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
+        return found
 
     def prune(self, keep: Any) -> None:
         """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.

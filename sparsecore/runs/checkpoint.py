@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from ..storage.sizes import fits
 from ..training.optimizers import Optimizer
 
 FORMAT, VERSION, FIRST = "sparsecore", "2", "1"
+KEPT = "kept:"
+"""How the names of a run's own arrays begin."""
 NAME = "model.safetensors"
 """What the file is called in a run's folder."""
 
@@ -52,12 +55,15 @@ class Checkpoint:
         The optimizer's `description`.
     state : dict
         Where a run stood; empty if the file is of a network alone.
+    arrays : dict of str to uint8 array
+        What a run's callbacks kept.
     """
 
     network: Network
     columns: dict[str, Any]
     optimizer: dict[str, Any] | None
     state: dict[str, Any]
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     @property
     def velocity(self) -> Any:
@@ -67,7 +73,7 @@ class Checkpoint:
 
 def save(
     network: Network, path: str | Path, *, optimizer: Optimizer | None = None, state: dict[str, Any] | None = None,
-    velocity: Any = None,
+    velocity: Any = None, arrays: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint.
 
@@ -85,6 +91,8 @@ def save(
         Anything that JSON can hold.
     velocity : array of the shape of `network.params`, optional
         SGD's column, for callers without an optimizer.
+    arrays : mapping of str to uint8 array, optional
+        What a run's callbacks keep beside.
 
     Raises
     ------
@@ -106,7 +114,7 @@ def save(
         "sparse": network.sparse,
         "normalisation": asdict(norm) if norm else None,
     }
-    tensors = _tensors(network, columns)
+    tensors = _tensors(network, columns) | {f"{KEPT}{name}": array for name, array in (arrays or {}).items()}
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -166,6 +174,9 @@ def _checked(path: Path) -> Checkpoint:
         if not isinstance(state, dict):
             raise ValueError("the run's state is not a JSON object")
         description = json.loads(header["network"])
+        arrays = {name.removeprefix(KEPT): tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
+        if any(array.dtype != np.uint8 or array.ndim != 1 for array in arrays.values()):
+            raise ValueError("a run's own arrays are flat arrays of bytes")
         if version == FIRST:
             columns = {name: tensors.pop(name) for name in ("velocity",) if name in tensors}
             network, optimizer = _put_together(_as_tree(description), tensors), None
@@ -180,7 +191,7 @@ def _checked(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: expected an entry {_short(error.args[0])}, got none") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: its parts do not fit: {_short(str(error) or type(error).__name__)}") from None
-    return Checkpoint(network, columns, optimizer, state)
+    return Checkpoint(network, columns, optimizer, state, arrays)
 
 
 def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) -> None:

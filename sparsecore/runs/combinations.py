@@ -7,6 +7,7 @@ from typing import Any
 from .kinds import ConfigError
 
 KINDS_OF_WIRING = ("radix", "expander", "random", "dense")
+REWIRINGS = ("every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity")
 GOALS = ("prune_to", "prune_threshold", "prune_quality")
 PRUNINGS = (*GOALS, "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
             "prune_empty")  # fmt: skip
@@ -17,6 +18,7 @@ def check(config: Any) -> None:
     _check_wiring(config)
     _check_start(config)
     _check_optimizer(config)
+    _check_rewiring(config)
     if config.prune is None:
         _check_no_pruning(config)
     else:
@@ -38,7 +40,8 @@ def _check_wiring(config: Any) -> None:
         raise ConfigError(f"{{{wired[1]}}}: not allowed with {{{wired[0]}}}; leave one out")
     if config.radix is None and config.widths is not None:
         raise ConfigError("{widths}: goes with {radix} only")
-    if config.granularity is not None and config.radix is None and not drawn:
+    moving = config.rewire is not None and config.sparsity is not None
+    if config.granularity is not None and config.radix is None and not drawn and not moving:
         raise ConfigError("{granularity}: goes with {radix}, {expander} or {random}, got none of them")
     if config.hidden is not None and config.widths is not None:
         raise ConfigError("{hidden}: not with {widths}, which say the sizes of a RadiX-Net; leave one out")
@@ -46,13 +49,36 @@ def _check_wiring(config: Any) -> None:
         raise ConfigError(
             "{sparsity}: not with {radix}, whose radices decide how many connections there are; leave it out"
         )
-    if config.sparsity is not None and not drawn:
+    if config.sparsity is not None and not drawn and not moving:
         raise ConfigError(
             "{sparsity}: goes with {random} or {expander}, got neither", {"random": True, "sparsity": 0.9}
         )
     if drawn and config.sparsity is None:
         example = {"random": True} if config.random else {"expander": config.expander}
         raise ConfigError(f"{{{drawn[0]}}}: needs {{sparsity}}, the fraction removed", {**example, "sparsity": 0.9})
+
+
+def _check_rewiring(config: Any) -> None:
+    if config.rewire is None:
+        if given := said(config, REWIRINGS):
+            raise ConfigError(f"{{{given[0]}}}: goes with {{rewire}} set, rigl or regrow", {"rewire": "rigl"})
+        return
+    for other in ("prune", "dense", "format"):
+        if (value := getattr(config, other)) and value != "csr":
+            raise ConfigError(f"{{{other}}}: not with {{rewire}}; leave one out")
+    if not said(config, ("sparsity", "radix", "start_from")):
+        raise ConfigError("{rewire}: needs {sparsity}, the fraction without connections, or {radix} or {start_from}",
+                          {"sparsity": 0.9})  # fmt: skip
+    if config.rewire == "set" and config.grow is not None:
+        raise ConfigError("{grow}: goes with {rewire} rigl or regrow, got set, which looks at no gradients")
+    if config.rewire == "regrow" and (config.radix is not None or config.start_from is not None):
+        raise ConfigError("{rewire} regrow: needs {sparsity}, which it goes to, and starts at random or as an expander")
+    if config.rewire != "regrow" and config.start_sparsity is not None:
+        raise ConfigError("{start_sparsity}: goes with {rewire} regrow only", {"rewire": "regrow"})
+    goals = config.sparsity if isinstance(config.sparsity, tuple) else (config.sparsity or 0.0,)
+    if config.rewire == "regrow" and config.start_sparsity is not None and config.start_sparsity > min(goals):
+        raise ConfigError("{start_sparsity}: must be at most {sparsity}, which {rewire} regrow goes to, got {got:g}",
+                          got=config.start_sparsity)  # fmt: skip
 
 
 def _check_start(config: Any) -> None:

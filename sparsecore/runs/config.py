@@ -47,6 +47,7 @@ class Setting(NamedTuple):
 
 WIRING = "wiring of the sparse layers (dense if not given)"
 PRUNING = "pruning (none if not given)"
+REWIRING = "rewiring while it trains (none if not given)"
 LEARNING = "learning (by the model's recipe if not given)"
 RUN = "run"
 
@@ -149,6 +150,27 @@ class RunConfig:
         "the values that they had at the start or after so many steps, or new ones",
         metavar="initial|fresh|STEP",
     )  # fmt: skip
+
+    rewire: Literal["set", "rigl", "regrow"] | None = _in(
+        REWIRING, kinds.choice("a way to rewire", ("set", "rigl", "regrow")),
+        "move connections: the smallest weights go, and as many come at random (set), or where the gradient is largest "
+        "(rigl); regrow does as rigl while the network becomes as sparse as its sparsity says", metavar="WAY",
+    )  # fmt: skip
+    every: int | None = _in(REWIRING, kinds.STEPS, "steps between two updates (100)", metavar="STEPS")
+    fraction: float | None = _in(
+        REWIRING, kinds.PART, "of the connections that move at the first update (0.3), ever fewer later", metavar="F"
+    )
+    until: float | None = _in(
+        REWIRING, kinds.PART, "the part of the run after which nothing moves (0.75)", metavar="F"
+    )
+    grow: float | Literal["exact"] | None = _in(
+        REWIRING, kinds.GROWTH, "where gradients are looked at: at so many times as many free places as come, drawn at "
+        "random (4), or at all of them (exact)", metavar="TIMES|exact",
+    )  # fmt: skip
+    fixed_fan_in: bool = _in(REWIRING, kinds.TRUTH, "let every output lose and gain alike", False)
+    start_sparsity: float | None = _in(
+        REWIRING, kinds.FRACTION, "what regrow starts with (0.8, or its sparsity where that is less)", metavar="S"
+    )
 
     epochs: int | None = _in(LEARNING, kinds.COUNT, "passes over the training samples")
     batch_size: int | None = _in(LEARNING, kinds.COUNT, "samples a step")

@@ -189,6 +189,10 @@ def _moment(value: Any) -> str | int:
     return value if value in ("initial", "fresh") else STEP.take(value)
 
 
+def _growth(value: Any) -> float | str:
+    return "exact" if isinstance(value, str) and value == "exact" else _good(_number(value), value >= 1)
+
+
 TRUTH = Kind("true or false", _truth, bool)
 NAME = Kind("a name", _named, str)
 PATH = Kind("a file or a run's folder", lambda value: os.path.abspath(_named(value)), str)
@@ -201,12 +205,16 @@ STEPS = whole("a number of steps from 1", "200", 1)
 POSITIVE = real("a number above 0", "0.1", lambda value: value > 0)
 NOT_NEGATIVE = real("a number of at least 0", "0.0005", lambda value: value >= 0)
 FRACTION = real("a fraction of at least 0 and below 1", "0.1", lambda value: 0 <= value < 1)
+PART = real("a fraction above 0 and below 1", "0.3", lambda value: 0 < value < 1)
 DEVICE = Kind("a device, one of cpu, cuda, cuda:1 and auto", _device, str)
 AUGMENTATION = Kind("none, or pixels such as 4 or 4,flip", _augmentation, str)
 SCHEDULE = Kind("constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5", _schedule, str)
 MOMENT = Kind(
     "initial, fresh, or a number of steps such as 469", _moment,
     lambda text: text if text in ("initial", "fresh") else int(text), older=True,
+)  # fmt: skip
+GROWTH = Kind(
+    "exact, or a number from 1", _growth, lambda text: text if text == "exact" else float(text), ("4", "exact")
 )  # fmt: skip
 
 

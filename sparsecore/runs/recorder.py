@@ -138,7 +138,7 @@ class Recorder:
                 run |= {"source": self._source, "changes": self._changes}
                 if self._settings is not None:
                     run["settings"] = dict(self._settings())
-                save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer)
+                save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer, arrays=state.arrays)
         self._saved_at = time.monotonic()
 
     def saved(self) -> str | None:
@@ -164,6 +164,7 @@ class Recorder:
             If it is of another run, or a setting is another one and not in `changing`.
         """
         state = from_json(checkpoint.state.get("run"))
+        state.arrays = dict(checkpoint.arrays)
         found, epochs = checkpoint.state.get("identity"), self.identity["epochs"]
         steps = -(-self.identity["train"] // self.identity["batch_size"])
         data = None

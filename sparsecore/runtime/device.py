@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,11 @@ class Device(Protocol):
 
 class DeviceError(ValueError):
     """A device that is missing or has no such name; one line that says what to do."""
+
+
+def moved(arrays: Mapping[str, Any], here: Device, there: Device) -> dict[str, Any]:
+    """Copies of named arrays of one device on another."""
+    return {name: there.put(here.get(array)) for name, array in arrays.items()}
 
 
 def place_of(array: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,14 @@ from .arrays import unfit
 from .device import Device, place_of
 from .devices import cpu
 from .recording import Buffer, buffer
+
+
+class Sampled(NamedTuple):
+    """The operands of a layer's dW: any connection's gradient can be sampled from them, stored or not."""
+
+    grid: Any
+    dy: Any
+    x: Any
 
 
 class Workspace:
@@ -56,6 +64,8 @@ class Workspace:
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
         self._buffers: dict[str, tuple[Any, Any]] = {}
+        self._sampled: Sampled | None = None
+        self.sampled_plan: Any = None  # of the connections whose gradient was sampled last
         self._owner: Any = None  # a weak reference to the network that computes here
         if self.recording:
             self._plays_in(Workspace(self.device, training=training, position=position, stream=stream))
@@ -89,6 +99,15 @@ class Workspace:
             if why := unfit(array):
                 raise ValueError(f"a workspace: {name} must be a contiguous array that can be written to, got {why}")
         self._arrays[name] = array
+
+    def sample(self, grid: Any, dy: Any, x: Any) -> None:
+        """Remember from what a layer's dW is computed: the grid, dy and x that `kernels.sddmm` is called with."""
+        self.played._sampled = Sampled(grid, *(_with_values(array) for array in (dy, x)))
+
+    @property
+    def sampled(self) -> Sampled | None:
+        """What `sample` was last given; the arrays hold the numbers of the last step that ran here."""
+        return self.played._sampled
 
     def child(self, key: Any, stream: int | None = None) -> Workspace:
         """The workspace of one use of a layer.
@@ -176,3 +195,8 @@ class Workspace:
         if known is None or known[0] is not array:
             known = self._buffers[name] = array, buffer(array)
         return known[1]
+
+
+def _with_values(array: Any) -> Any:
+    """The array that a buffer stands for."""
+    return array.view(np.ndarray) if isinstance(array, Buffer) else array

@@ -137,7 +137,7 @@ class ConvPlan(Patchable):
         _, height, width = bordered(self.in_shape, self.x_border)
         c, ky, kx = self._coordinates
         offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
-        return laid_out(self.pattern, offsets, self.format)
+        return laid_out(self.pattern, offsets, self.format, moving=self.moving)
 
     def grid(self, tiles: int, y: Any) -> Grid:
         """Positions of y (or dy), and where they read x within its border.
@@ -206,7 +206,7 @@ class ConvPlan(Patchable):
         _, height, width = bordered(self.out_shape, self.dy_border)
         offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
         bands = _bands(ky, y_shift, rows, high) if self.format == "csr" else None
-        layout = laid_out(pattern.select(keep), offsets, self.format, channels * wide)
+        layout = laid_out(pattern.select(keep), offsets, self.format, channels * wide, moving=self.moving)
         return Phase(origin, self.stride, (rows, columns), layout, perm[keep], bands)
 
     def _reach(self, phase: int, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

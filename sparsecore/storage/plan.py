@@ -51,13 +51,13 @@ class Plan(Patchable):
     @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format)
+        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format, moving=self.moving)
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return laid_out(pattern, own(pattern.indices, self.moving), self.format)
+        return laid_out(pattern, own(pattern.indices, self.moving), self.format, moving=self.moving)
 
     @cached
     def perm(self) -> NDArray[np.integer]:
@@ -81,12 +81,13 @@ def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
 
 
 def laid_out(
-    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None
-) -> Layout | CooLayout:
+    pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None, *,
+    moving: bool = False,
+) -> Layout | CooLayout:  # fmt: skip
     """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
     if format == "coo":
         return coo_layout_of(pattern, offsets)
-    return layout_of(pattern, offsets, columns_per_block)
+    return layout_of(pattern, offsets, columns_per_block, moving=moving)
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
@@ -101,7 +102,10 @@ def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
     return BLOCK_COLUMNS if pays and largest_group == 1 else 0
 
 
-def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None) -> Layout:
+def layout_of(
+    pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None, *,
+    moving: bool = False,
+) -> Layout:  # fmt: skip
     """Gather a pattern's rows into groups that share their columns.
 
     Parameters
@@ -111,9 +115,16 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
         Line of x that each connection reads: the pattern's columns, or offsets into an image.
     columns_per_block : int, optional
         Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
+    moving : bool
+        Connections will move, and the layout is to keep its form: rows that happen to share their columns, such as
+        those without any, make no groups then.
     """
-    rows, starts, leaders = _groups(pattern)
     indptr = pattern.indptr.astype(np.int64)
+    if columns_per_block is None and moving and not pattern.is_full:
+        columns_per_block = _block_columns(pattern, 1)
+    if columns_per_block == 0 and moving and not pattern.is_full:
+        return _rows_alone(indptr, offsets)
+    rows, starts, leaders = _groups(pattern, moving)
     first = rows[starts[:-1]]
     length = pattern.fan_in[first]
     sizes = starts[1:] - starts[:-1]
@@ -133,6 +144,15 @@ def layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], columns_pe
         runs, work = indptr[leaders], np.zeros(len(starts), np.int64)
         np.cumsum(length * sizes, out=work[1:])
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
+
+
+def _rows_alone(indptr: NDArray[np.int64], offsets: NDArray[np.integer]) -> Layout:
+    """The layout of rows that share nothing and are walked whole, which an update of moving connections makes anew."""
+    alone = np.arange(len(indptr), dtype=np.int32)
+    cuts = np.zeros((2, len(indptr) - 1), np.int32)
+    np.subtract(indptr[1:], indptr[:-1], out=cuts[1], casting="same_kind")
+    offsets = np.ascontiguousarray(offsets, np.int32)
+    return Layout(indptr, alone[:-1], alone, indptr[:-1], cuts, indptr, offsets, 1)
 
 
 def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = COO_SEGMENT) -> CooLayout:
@@ -162,7 +182,9 @@ def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segmen
     )  # fmt: skip
 
 
-def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
+def _groups(
+    pattern: SparsityPattern, moving: bool = False
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
     """Row numbers group by group, where each group starts, and for each group the row whose columns stand for it.
 
     Rows with the same columns need not be adjacent: RadiX-Net's stand a period apart. A class of such rows is cut into
@@ -173,7 +195,9 @@ def _groups(pattern: SparsityPattern) -> tuple[NDArray[np.int32], NDArray[np.int
     count = pattern.shape[0]
     leaders, sizes = np.zeros(count, np.int32), np.full(count, count, np.int32)
     groups = -(-count // LARGEST_GROUP)
-    if not pattern.is_full:
+    if not pattern.is_full and moving:
+        groups = count
+    elif not pattern.is_full:
         keys = np.empty(count, np.uint64)
         row_keys(pattern.indptr, pattern.indices, keys)
         table = np.full(1 << count.bit_length(), -1, np.int32)

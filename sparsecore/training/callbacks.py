@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..data.batches import Batches
 from ..network import Network
+from ..storage.pattern import SparsityPattern
 from .evaluation import Evaluation
 from .optimizers import Optimizer
 from .state import Record, RunState
@@ -28,6 +29,9 @@ class Training(Protocol):
     @property
     def steps_done(self) -> int:
         """Steps of training so far, of all epochs."""
+
+    def gradient_at(self, layer: str | int, pattern: SparsityPattern) -> Any:
+        """The gradient that the last step had at connections of a layer, stored or not."""
 
     def stop(self) -> None:
         """End the run after this step."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..network import Network
 from ..runtime.copies import Whole
+from ..storage.pattern import SparsityPattern
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .epoch import steps_of_epoch
@@ -192,6 +193,10 @@ class Loop(Whole):
     def check(self) -> None:
         """Raise Diverged if the loss or a parameter is not finite."""
         self._check_finite(self._step.totals(reset=False), values=True)
+
+    def gradient_at(self, layer: str | int, pattern: SparsityPattern) -> Any:
+        """The gradient that the last step had at connections of a layer, stored or not; see `Step.gradient_at`."""
+        return self._step.gradient_at(layer, pattern)
 
     def record(self, record: Record) -> None:
         """Add a line to the run's metrics."""

@@ -25,7 +25,7 @@ from ..network import Network
 from ..runtime import devices
 from ..runtime.arrays import real_numbers, unfit
 from ..runtime.copies import Whole
-from ..runtime.device import Device, place_of
+from ..runtime.device import Device, moved, place_of
 from ..runtime.recording import Buffer, is_recorded, recorded
 from ..runtime.workspace import Workspace
 
@@ -177,11 +177,10 @@ class Optimizer(Whole, ABC):
             If there is no such device. Nothing has moved then.
         """
         target, here = devices.device(device), self.device
-        if target.name != here.name:
-            rates = target.put(here.get(self.rates))
-            moved = {name: target.put(here.get(column)) for name, column in self.columns.items()}
-            self.rates, self._device = rates, target
-            self.columns.update(moved)
+        if target is not here:
+            columns = moved(self.columns, here, target)
+            self.rates, self._device = target.put(here.get(self.rates)), target
+            self.columns.update(columns)
         return self
 
     def description(self) -> dict[str, Any]:

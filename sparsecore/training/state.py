@@ -39,6 +39,8 @@ class RunState:
         The lines of metrics that had been written when this was saved.
     result : dict, optional
         The last of them, once the run is finished.
+    arrays : dict of str to uint8 array
+        What callbacks keep, such as which connections have been tried; in place, so that it goes into checkpoints.
     """
 
     epoch: int = 0
@@ -48,6 +50,7 @@ class RunState:
     epoch_seconds: float = 0.0
     metrics: Mark = field(default_factory=lambda: Mark.after(b""))
     result: Record | None = None
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.batches import Batches
+from ..layers.sparse import SparseLayer
 from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
+from ..storage.pattern import SparsityPattern
 from .hosted import loss_through, name_of, update_through
 from .losses import CrossEntropy, Loss
 from .optimizers import Optimizer
@@ -96,7 +98,7 @@ class Step(Whole):
         self._kernels = self.device.launcher()
         self._tapes: Few[int, Any] = Few(_MOST)
         self._workspaces: Few[int, Workspace] = Few(_MOST)
-        self._version = -1
+        self._version, self._last = -1, 0
         self._state: tuple[Any, ...] = ()
         self._phases: list[Phase] = []
         self._totals = self.device.zeros((3,), np.float64)
@@ -123,6 +125,7 @@ class Step(Whole):
         self.prepare(batch)
         self.batches.seek(start, batch)
         self._kernels.replay(self._tapes[batch])
+        self._last = batch
 
     def totals(self, *, reset: bool = True) -> Totals:
         """Loss, correct answers and samples since they were last reset.
@@ -137,6 +140,20 @@ class Step(Whole):
         if reset:
             self._totals.fill(0)
         return Totals(loss, int(correct), int(samples))
+
+    def gradient_at(self, layer: str | int, pattern: SparsityPattern) -> Any:
+        """The gradient that the last step had at connections of a layer, stored or not; see `SparseLayer.gradient_at`.
+
+        Raises
+        ------
+        ValueError
+            If no step has run yet, or the layer has no connections.
+        """
+        found = self.network[layer]
+        if self._last not in self._workspaces or not isinstance(found, SparseLayer):
+            why = "it has no connections" if self._last in self._workspaces else "no step has run"
+            raise ValueError(f"layer {layer}, {found!r}: has no gradient, since {why}")
+        return found.gradient_at(pattern, self._workspaces[self._last].at(layer))
 
     def output(self, batch: int, layer: str | int) -> Any:
         """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
@@ -164,13 +181,15 @@ class Step(Whole):
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_kernels", "_tapes", "_workspaces", "_version", "_state")  # they hold addresses of this one's arrays
+        # They hold addresses of this one's arrays.
+        made = ("_kernels", "_tapes", "_workspaces", "_version", "_state", "_last")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._kernels = self.device.launcher()
         self._tapes, self._workspaces, self._version, self._state = Few(_MOST), Few(_MOST), -1, ()
+        self._last = 0
         if isinstance(self.optimizer, Optimizer) and self.optimizer.columns:
             self.optimizer.attach(self.network)
 

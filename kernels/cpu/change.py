@@ -1,0 +1,177 @@
+"""Connections that come and go: places that are free, drawn evenly, and the pattern that a change leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile import njit
+from .random import GOLDEN, mix
+
+Array = NDArray[Any]
+
+
+@njit
+def draw_free(
+    indptr: Array, indices: Array, columns: int, edges: Array, counts: Array, key: Any, rows: Array, into: Array
+) -> None:
+    """Draw places without a connection, in order: `rows[k]` and `into[k]` are the k-th's row and column.
+
+    Of each stretch of rows the free places, on a circle that starts anywhere, are cut into as many shares as are drawn,
+    and one place is drawn from each share: all places are equally likely, none comes twice, and nothing need be sorted.
+
+    Parameters
+    ----------
+    indptr, indices : integer arrays
+        Of the pattern.
+    columns : int
+    edges : int64 array, shape (stretches + 1,)
+        Stretch s is rows `edges[s]` to `edges[s + 1]`.
+    counts : int64 array, shape (stretches,)
+        Places to draw from it, at most as many as are free.
+    key : uint64
+        Of the stream of random numbers, of which the k-th place takes the k-th.
+    rows, into : int32 or int64 arrays, shape (sum of counts,)
+    """
+    k = 0
+    for s in range(len(counts)):
+        count = counts[s]
+        if count <= 0:
+            continue
+        row, p = edges[s], indptr[edges[s]]
+        before, end = p, indptr[edges[s + 1]]
+        free = (edges[s + 1] - edges[s]) * columns - (end - p)
+        whole, rest = free // count, free % count
+        turn = _below(mix(key ^ mix(GOLDEN + np.uint64(k))), free)
+        # The places are drawn in the order in which they lie behind the turn: from the first share that reaches over
+        # the end of the free places on, and so begins anew at their start.
+        share = (free - turn) * count // free
+        low, spread = share * whole + share * rest // count, share * rest % count
+        while share < count:
+            more = spread + rest >= count
+            if low + _drawn(key, k + share, whole + more) + turn >= free:
+                break
+            low, spread, share = low + whole + more, spread + rest - more * count, share + 1
+        into_row = edges[s]
+        for j in range(count):
+            if share == count:
+                low = spread = share = 0
+            more = spread + rest >= count
+            place = low + _drawn(key, k + share, whole + more) + turn
+            low, spread, share = low + whole + more, spread + rest - more * count, share + 1
+            if place >= free:
+                place -= free
+            while p < end:  # the connections before the place move it on by as many
+                while p >= indptr[row + 1]:
+                    row += 1
+                if (row - edges[s]) * columns + indices[p] - (p - before) > place:
+                    break
+                p += 1
+            place += p - before
+            while place >= (into_row + 1 - edges[s]) * columns:
+                into_row += 1
+            rows[k + j] = into_row
+            into[k + j] = place - (into_row - edges[s]) * columns
+        k += count
+
+
+@njit
+def _drawn(key: Any, k: Any, places: Any) -> Any:
+    """The place drawn from a share of so many, by the stream's k-th number."""
+    return _below(mix(key + GOLDEN * np.uint64(k + 1)), places)
+
+
+@njit
+def _below(random: Any, share: Any) -> Any:
+    """A number from 0 to share − 1."""
+    if share <= 1 << 32:  # the high half of a product, which takes no division
+        return np.int64(((random >> np.uint64(32)) * np.uint64(share)) >> np.uint64(32))
+    return np.int64(random % np.uint64(share))
+
+
+@njit
+def change_rows(
+    indptr: Array, indices: Array, keep: Array, rows: Array, into: Array, new_indptr: Array, new_indices: Array,
+    sources: Array,
+) -> int:  # fmt: skip
+    """The connections where `keep` is true, and those that come, row by row in the order of columns.
+
+    Parameters
+    ----------
+    indptr, indices : integer arrays
+        Of the pattern.
+    keep : boolean array, shape (nnz,)
+    rows, into : integer arrays
+        Rows and columns of what comes, in order; each is free, or that of a connection that is not kept, which then
+        stays as it was.
+    new_indptr, new_indices : integer arrays
+        Of the new pattern, written.
+    sources : int64 array
+        Written: where each of its connections stood, −1 for new ones.
+
+    Returns
+    -------
+    int
+        How many connections that were to go have stayed.
+    """
+    q = k = stayed = 0
+    new_indptr[0] = 0
+    for row in range(len(indptr) - 1):
+        for p in range(indptr[row], indptr[row + 1]):
+            column = indices[p]
+            while k < len(rows) and rows[k] == row and into[k] < column:
+                new_indices[q], sources[q] = into[k], -1
+                q += 1
+                k += 1
+            back = k < len(rows) and rows[k] == row and into[k] == column
+            if back:
+                k += 1
+                stayed += 1
+            if back or keep[p]:
+                new_indices[q], sources[q] = column, p
+                q += 1
+        while k < len(rows) and rows[k] == row:
+            new_indices[q], sources[q] = into[k], -1
+            q += 1
+            k += 1
+        new_indptr[row + 1] = q
+    return stayed
+
+
+@njit
+def note_change(tried: Array, indptr: Array, indices: Array, sources: Array, columns: int, found: Array) -> None:
+    """Set the bits of new connections, those whose source is −1, in a matrix of bits, and sum up the pattern.
+
+    Parameters
+    ----------
+    tried : uint8 array
+        A bit for each place, row by row.
+    indptr, indices, sources : integer arrays
+    columns : int
+    found : int64 array, shape (6,)
+        Written: new connections; those whose bit was not set before; rows without connections; the least and the most
+        connections of a row, and the sum of their squares.
+    """
+    new = first = empty = squares = most = 0
+    least = columns + 1
+    for row in range(len(indptr) - 1):
+        fan_in = indptr[row + 1] - indptr[row]
+        empty += fan_in == 0
+        least, most = min(least, fan_in), max(most, fan_in)
+        squares += fan_in * fan_in
+        for p in range(indptr[row], indptr[row + 1]):
+            if sources[p] < 0:
+                place = np.int64(row) * columns + indices[p]
+                bit = np.uint8(1 << (place & 7))
+                new += 1
+                first += (tried[place >> 3] & bit) == 0
+                tried[place >> 3] |= bit
+    found[0], found[1], found[2], found[3], found[4], found[5] = new, first, empty, least, most, squares
+
+
+@njit
+def moving_key(seed: Any, step: Any, layer: Any) -> Any:
+    """The key of the random numbers of a layer's update: no other stream of the run has it."""
+    return mix(mix(mix(np.uint64(seed) + GOLDEN) + np.uint64(step)) ^ mix(np.uint64(layer) + (np.uint64(1) << 40)))
