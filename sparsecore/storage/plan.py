@@ -151,8 +151,7 @@ def _rows_alone(indptr: NDArray[np.int64], offsets: NDArray[np.integer]) -> Layo
     alone = np.arange(len(indptr), dtype=np.int32)
     cuts = np.zeros((2, len(indptr) - 1), np.int32)
     np.subtract(indptr[1:], indptr[:-1], out=cuts[1], casting="same_kind")
-    offsets = np.ascontiguousarray(offsets, np.int32)
-    return Layout(indptr, alone[:-1], alone, indptr[:-1], cuts, indptr, offsets, 1)
+    return Layout(indptr, alone[:-1], alone, indptr[:-1], cuts, indptr, np.ascontiguousarray(offsets, np.int32), 1)
 
 
 def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = COO_SEGMENT) -> CooLayout:
