@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class SparseModule(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    caught: weakref.ref[Any] | None = None  # who looks at this step's passes: none unless connections move after it
 
     def __init__(self, pattern: SparsityPattern, weight: Any, bias: Any, device: Any, dtype: Any) -> None:
         super().__init__()
@@ -72,7 +74,8 @@ class SparseModule(nn.Module):
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
     def _wire(self, pattern: SparsityPattern) -> None:
-        """Take a pattern; the weight stays the same Parameter and gets the pattern's size."""
+        """Take a pattern; the weight stays the same Parameter and gets the pattern's size, buffers where they have it.
+        """
         self.pattern = pattern
         if self.weight.shape != (pattern.nnz,):
             # By way of another dtype: only then does PyTorch forget the size that it awaits a gradient of.
@@ -81,7 +84,11 @@ class SparseModule(nn.Module):
                 self.weight.data = self.weight.new_empty(pattern.nnz, dtype=each)
         self.weight.grad = None  # it is of the connections before
         for name in ("indptr", "indices"):
-            self.register_buffer(name, torch.tensor(getattr(pattern, name), device=self.weight.device))
+            numbers, held = torch.tensor(getattr(pattern, name), device=self.weight.device), self._buffers.get(name)
+            if held is not None and (held.shape, held.dtype) == (numbers.shape, numbers.dtype):
+                held.copy_(numbers)  # a state_dict that shares the weight's memory shares theirs
+            else:
+                self.register_buffer(name, numbers)
         self._layers: Few[Any, SparseLayer] = Few(_MOST)
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
@@ -112,7 +119,7 @@ class SparseModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_layers"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_layers", "caught")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"_layers": Few(_MOST)})  # a copy makes its plans when it is first used
