@@ -182,7 +182,10 @@ class Network:
         """Gather the parameters into one flat array. Call it after replacing a layer's pattern or arrays."""
         for _, layer in self.walk():
             for name, array in (*layer.params.items(), *layer.kept.items()):
+                layer._check_device(array, name)
                 real_numbers(array, layer, name, truths=False)
+                if array.ndim != 1:
+                    raise ValueError(f"{layer!r}: {name} must be a flat array, got one of shape {array.shape}")
         entries = [
             (f"{path}.{name}", array.size, getattr(layer, "pattern", None) if name == "weight" else None, trained,
              trained and name not in layer.undecayed)

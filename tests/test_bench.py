@@ -254,6 +254,14 @@ def test_wrong_arguments_are_refused_in_a_line(arguments: list[str], words: str)
     assert words in done.stderr.splitlines()[-1]
 
 
+def test_what_optimizers_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import optimizers
+
+    optimizers.main((0.9,), quick=True)
+    table = capsys.readouterr().out
+    assert "| 90%" in table and "AdamW over it" in table
+
+
 def test_what_pruning_costs_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     from bench import pruning
 

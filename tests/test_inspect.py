@@ -19,14 +19,16 @@ from sparsecore import Network, SparsityPattern, train
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, pictures, remove_dead
 from sparsecore.inspect.__main__ import main
+from sparsecore.inspect.moves import tried_of
 from sparsecore.inspect.units import units_of
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.dropout import Dropout
 from sparsecore.layers.flatten import Flatten
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
-from sparsecore.runs.checkpoint import save
+from sparsecore.runs.checkpoint import CheckpointError, read, save
 from sparsecore.topology.radix import fit_radix_net
+from tests.command.given import records
 
 from .small import linear, network, numbers, pattern_of
 from .test_tree import flat_and_nested, residual_network
@@ -250,6 +252,51 @@ def test_pictures_of_filters_and_of_inputs_that_are_no_images(tmp_path: Path, mo
     assert main(["images.safetensors"]) == main(["plain.safetensors", "--pictures", "p"]) == 0
     assert sorted(path.name for path in Path("images.safetensors.pictures").iterdir()) == ["inputs.png", "layers.png"]
     assert [path.name for path in Path("p").iterdir()] == ["layers.png"]
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("moved") / "run"
+    options = ["--dataset", "mnist-subset", "--hidden", "60,20", "--epochs", "2", "--quiet", "--no-curves"]
+    moves = ["--rewire", "rigl", "--sparsity", "0.95", "--every", "9"]
+    assert train.main(["lenet300", *options, *moves, "--out", str(out)]) == 0
+    return out
+
+
+def test_where_connections_went(
+    moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    last = [line for line in records(moved) if line["event"] == "rewire"][-1]["layers"]
+    found, network = tried_of(read(moved)), sparsecore.load(moved)
+    for layer in last:
+        ever, now = found[layer["layer"]], network.patterns[layer["layer"]]
+        assert ever.nnz == layer["tried"] > now.nnz
+        places = [each.rows.astype(int) * each.shape[1] + each.indices for each in (ever, now)]
+        assert np.isin(places[1], places[0]).all()
+    assert main([str(moved), "--json", "--pictures", str(tmp_path / "p")]) == 0
+    facts = json.loads(capsys.readouterr().out)["layers"]
+    assert [layer.get("tried") for layer in facts] == [*(layer["tried"] for layer in last), None]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["inputs.png", "layers.png", "moves.png"]
+
+    figures = {}
+    monkeypatch.setattr(pictures, "write", lambda figure, path, **_: figures.setdefault(path.name, figure) and path)
+    assert main([str(moved), "--pictures", str(tmp_path / "p")]) == 0
+    assert f"a connection has ever been: {last[0]['tried']:,} of 47,040 (" in capsys.readouterr().out
+    parts = figures["moves.png"].subfigs
+    assert len(parts) == 3, "the images, and each layer that moved"
+    now, ever, stayed = (np.asarray(axes.images[0].get_array()) for axes in parts[0].axes[:3])
+    assert now.shape == (28, 28) and now.sum() == network.patterns[0].nnz and ever.sum() == last[0]["tried"]
+    np.testing.assert_array_equal(stayed[ever > 0], now[ever > 0] / ever[ever > 0])
+    lines = {line.get_label(): line.get_ydata() for line in parts[1].axes[1].lines}
+    assert lines["ever tried"].sum() == last[0]["tried"] and (lines["now"] <= lines["ever tried"]).all()
+
+
+def test_what_a_run_kept_of_other_layers_is_refused_by_one_line(moved: Path) -> None:
+    found = read(moved)
+    found.arrays["tried:1"] = found.arrays["tried:1"][:-1]
+    with pytest.raises(CheckpointError, match=r"layer 1: expected a bit for each of 1,200 places, got 149 bytes"):
+        tried_of(found)
 
 
 def test_wrong_commands(pruned: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sparsecore import train
-from sparsecore.runs import pictures
+from sparsecore.runs import curves, pictures
 from sparsecore.runs.checkpoint import read
 
 pytest.importorskip("matplotlib")
@@ -102,3 +103,45 @@ def test_the_backend_of_a_notebook_that_started_the_process_does_not_matter(tmp_
     code = "import sys; from sparsecore.study.reporting.trial import try_report; try_report(sys.argv[1:])"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
     subprocess.run(command, env=os.environ | {"MPLBACKEND": notebooks}, check=True)
+
+
+def of_epoch(epoch: int) -> dict[str, Any]:
+    splits = {"train_loss": 1.0, "test_loss": 2.0, "train_accuracy": 0.5, "test_accuracy": 0.25}
+    return {"event": "epoch", "epoch": epoch, **splits}
+
+
+def of_update(epoch: float, went: int, tried: int) -> dict[str, Any]:
+    """An update of two layers, of 100 and of 50 places, after which there are 40 and 5 connections."""
+    layers = [{"layer": "0", "name": "a", "went": went, "came": 8, "connections": 40, "tried": tried, "possible": 100,
+               "empty_rows": 2, "fan_in": [0, 9, 1.5]},
+              {"layer": "1", "name": "b", "went": 1, "came": 1, "connections": 5, "tried": 20, "possible": 50,
+               "empty_rows": 0, "fan_in": [1, 3, 0.5]}]  # fmt: skip
+    return {"event": "rewire", "epoch": epoch, "step": int(10 * epoch), "layers": layers}
+
+
+def panels(monkeypatch: pytest.MonkeyPatch, history: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """What is drawn: the points of each curve, by the names of panels and curves."""
+    drawn = []
+    monkeypatch.setattr(pictures, "write", lambda figure, path, **_: drawn.append(figure) or path)
+    curves.draw(history, Path())
+    return {axes.get_ylabel(): {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+            for axes in drawn[0].axes}  # fmt: skip
+
+
+def test_curves_of_a_run_that_moves_show_what_moved_and_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = [of_update(0.5, 8, 50), of_update(1.5, 8, 60)]
+    found = panels(monkeypatch, [moves[0], of_epoch(1), moves[1], of_epoch(2)])
+    assert list(found)[:2] == ["accuracy", "loss"] and len(found) == 6
+    assert found["new at an update, of all connections"] == {name: [[0.5, 0.2], [1.5, 0.2]] for name in "ab"}
+    tried = found["ever tried, of all places"]
+    assert tried["a"] == [[0.5, 0.5], [1.5, 0.6], [2.0, 0.6]], "what was tried last holds until the end"
+    assert tried["all"] == [[0.5, 70 / 150], [1.5, 80 / 150], [2.0, 80 / 150]]
+    assert found["outputs without connections"]["a"][0] == [0.5, 2.0]
+    assert found["fan-in, standard deviation"]["b"][-1] == [2.0, 0.5]
+
+
+def test_curves_of_a_run_that_becomes_sparser_as_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = panels(monkeypatch, [of_update(0.5, 28, 60), of_epoch(1), of_update(1.5, 8, 60), of_epoch(2)])
+    assert list(found)[:2] == ["accuracy", "sparsity"]
+    epochs, sparsities = zip(*found["sparsity"]["a"], strict=True)
+    assert epochs == (0, 0.5, 1.5, 2) and sparsities == pytest.approx((0.4, 0.6, 0.6, 0.6))

@@ -33,8 +33,6 @@ from .report import Quiet
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
 
-START_SPARSITY = 0.8
-"""What a network starts with that becomes sparser while its connections move, where the user does not say."""
 BYTES_A_CONNECTION = 40
 """Values, gradients, an optimizer's column, pattern and plan together."""
 
@@ -85,9 +83,11 @@ def build(
     if pruning is not None:
         prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
     elif config.rewire is not None:
-        from .rewiring import rewirer
+        from .rewiring import rewirer, rewiring_line
 
-        prunes = [rewirer(config, initial, total)]
+        moves = rewirer(config, initial, total)
+        report.say(rewiring_line(config, moves.schedule))
+        prunes = [moves]
     trainer = Trainer(
         network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
@@ -155,7 +155,7 @@ def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:
     last = config.sparsity if config.sparsity is not None else 0.0
     if config.rewire != "regrow":
         return last
-    first = START_SPARSITY if config.start_sparsity is None else config.start_sparsity
+    first = _said(config.start_sparsity)
     return tuple(min(first, each) for each in last) if isinstance(last, tuple) else min(first, last)
 
 

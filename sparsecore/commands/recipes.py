@@ -12,6 +12,10 @@ from ..runs.checkpoint import read
 from ..runs.config import RunConfig, from_saved
 from ..runs.kinds import ConfigError
 
+MOVING = {"every": 100, "fraction": 0.3, "until": 0.75}
+"""How connections move: steps between updates, what moves at first, and the part of a run with updates."""
+CANDIDATES, START_SPARSITY = 4.0, 0.8
+"""Free places that are looked at for each that comes, and what a network starts with that becomes sparser."""
 ADAM_LR, ADAM_BETAS, ADAM_EPS = 1e-3, (0.9, 0.999), 1e-8
 ADAM_DECAY = {"adam": 0.0, "adamw": 0.01}
 """Recipes are for SGD; other optimizers get these, their usual numbers."""
@@ -37,11 +41,19 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.optimizer != "sgd":
         recipe = recipe | {"lr": ADAM_LR, "momentum": None, "betas": ADAM_BETAS, "eps": ADAM_EPS,
                            "weight_decay": ADAM_DECAY[config.optimizer]}  # fmt: skip
+    if config.rewire is not None:
+        recipe = recipe | MOVING | ({"grow": CANDIDATES} if config.rewire != "set" else {})
+        recipe = recipe | ({"start_sparsity": _first_sparsity(config)} if config.rewire == "regrow" else {})
     wired = config.start_from is not None  # then it has its padding, and each layer its format
     recipe = recipe | ({"padding": None} if wired else {"format": "csr"})
     epochs = config.epochs or recipe["epochs"]
     recipe = recipe | {"dataset": dataset, "warm_up": min(recipe["warm_up"], epochs / 2)}  # a short run has a short one
     return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+
+
+def _first_sparsity(config: RunConfig) -> float:
+    goals = config.sparsity if isinstance(config.sparsity, tuple) else (config.sparsity or 0.0,)
+    return min(START_SPARSITY, *goals)
 
 
 def model_of(config: RunConfig) -> Model:

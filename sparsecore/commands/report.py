@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from math import isfinite
 
 from ..console.output import output
@@ -33,6 +34,9 @@ class Quiet(Callback):
 class Lines(Quiet):
     """Plain lines, for files and pipes."""
 
+    def __init__(self) -> None:
+        self._moves: list[Record] = []  # of the running epoch, whose line tells them together: there may be many
+
     @output()
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -49,7 +53,10 @@ class Lines(Quiet):
 
     def recorded(self, record: Record) -> None:
         if record["event"] == "epoch":
-            self.say(epoch_line(record))
+            self.say(epoch_line(record) + moved(self._moves))
+            self._moves = []
+        elif record["event"] == "rewire":
+            self._moves.append(record)
         elif record["event"] == "prune":
             self.say(prune_line(record))
 
@@ -61,6 +68,7 @@ class Live(Lines):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        super().__init__()
         self._console = Console(highlight=False)
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"),
@@ -140,6 +148,18 @@ def _loss(record: Record, split: str) -> str:
     """What is said of a loss that is no number, which the lines of metrics have as null."""
     loss = record.get(f"{split}_loss", 0.0)
     return "" if loss is not None and isfinite(loss) else f" ({split} loss is not finite: outputs are too large)"
+
+
+def moved(updates: Sequence[Record]) -> str:
+    """What an epoch's updates moved, for its line; nothing if there were none."""
+    if not updates:
+        return ""
+    came = sum(layer["came"] for update in updates for layer in update["layers"])
+    now, last = updates[-1], updates[-1]["layers"]
+    sparser = any(layer["went"] > layer["came"] for update in updates for layer in update["layers"])
+    tried = sum(layer["tried"] for layer in last) / sum(layer["possible"] for layer in last)
+    parts = [f"moved {came:,}", *([f"to {now['sparsity']:.1%} sparse"] if sparser else []), f"ever tried {tried:.1%}"]
+    return "  " + "  ".join(parts)
 
 
 def prune_line(record: Record) -> str:

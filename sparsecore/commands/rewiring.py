@@ -13,8 +13,6 @@ from ..runs.config import RunConfig
 from ..runs.kinds import ConfigError
 
 METHODS = {"set": SET, "rigl": RIGL, "regrow": REGROW}
-EVERY, FRACTION, UNTIL = 100, 0.3, 0.75
-"""Steps between updates, what moves at first, and the part of a run with updates, where the user does not say."""
 
 
 def rewirer(config: RunConfig, network: Network, steps: int) -> Rewirer:
@@ -27,18 +25,27 @@ def rewirer(config: RunConfig, network: Network, steps: int) -> Rewirer:
     PruneError
         If a layer's connections cannot move.
     """
-    every = config.every or EVERY
-    end = int((config.until or UNTIL) * steps)
+    every, until, fraction = config.every, config.until, config.fraction
+    assert every is not None and until is not None and fraction is not None  # `resolved` has filled them in
+    end = int(until * steps)
     if every > end:
         raise ConfigError("{every}: must be within the first {end:,} of the run's {steps:,} steps, those that {until} "
                           "leaves for moving, got {got:,}", end=end, steps=steps, got=every)  # fmt: skip
     made = Rewirer(
-        method_of(config), RewiringSchedule(every, end, config.fraction or FRACTION), layers=_layers(network),
+        method_of(config), RewiringSchedule(every, end, fraction), layers=_layers(network),
         targets=_targets(config, network) if config.rewire == "regrow" else None, initial=_initial(network),
         seed=config.seed, filters=_by_filter(config),
     )  # fmt: skip
     made.check(network)
     return made
+
+
+def rewiring_line(config: RunConfig, schedule: RewiringSchedule) -> str:
+    """What a run will move, as a line for people."""
+    return (
+        f"{config.rewire} after every {schedule.every:,} steps until step {schedule.end:,}: "
+        f"{schedule.fraction:.0%} of a layer's connections move at first, ever fewer later"
+    )
 
 
 def method_of(config: RunConfig) -> Method:

@@ -73,10 +73,11 @@ class Batches(Whole):
             raise ValueError(f"samples of {spell(self.shape)} cannot be augmented as images of {spell(augment.shape)}")
         self.augment = augment
         self.classes = int(split.y.max(initial=-1)) + 1
+        mean, std = (_row(name, numbers) for name, numbers in (("mean", mean), ("std", std)))
         channels, features = len(mean), split.x.shape[1]
         if channels < 1 or features % channels:
             raise ValueError(f"mean must be one number or one a channel of the {features} features, got {channels}")
-        affine = Normalisation((channels, features // channels), tuple(mean), tuple(std)).affine(split.x.dtype, dtype)
+        affine = Normalisation((channels, features // channels), mean, std).affine(split.x.dtype, dtype)
         self.device = device
         self._scale, self._shift = map(device.put, affine)
         self._x, self._y = device.put(split.x), device.put(split.y)
@@ -175,6 +176,14 @@ class Batches(Whole):
         if rows.ndim != 2 or len(rows) != samples:
             raise ValueError(f"targets must have shape ({samples}, outputs), got {rows.shape}")
         return rows
+
+
+def _row(name: str, numbers: Any) -> tuple[float, ...]:
+    """A mean or a deviation as Python's numbers."""
+    array = real_numbers(numbers, "a store", name)
+    if array.ndim != 1:
+        raise ValueError(f"a store: {name} must be one number or one a channel, in a row, got shape {array.shape}")
+    return tuple(array.tolist())
 
 
 def _pack_rows(batch: int, targets: Any, order: Any, position: Any, out: Any) -> None:

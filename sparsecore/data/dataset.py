@@ -38,6 +38,8 @@ class Split:
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
+            raise DataError(f"x and y must be NumPy's arrays, got {type(x).__name__} and {type(y).__name__}")
         if isinstance(x, np.ma.MaskedArray) or isinstance(y, np.ma.MaskedArray):
             raise DataError("x and y must be plain arrays, got masked ones, whose hidden entries have no value")
         if x.ndim != 2 or x.dtype not in (np.uint8, np.float32) or not x.flags.c_contiguous:

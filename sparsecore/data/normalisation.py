@@ -58,7 +58,8 @@ class Normalisation:
         """Scale and shift, each of shape (features,), with which x·scale + shift normalises x of dtype `kind`."""
         unit = 255.0 if kind == PIXELS else 1.0
         mean, std = (np.repeat(np.asarray(a, np.float64), prod(self.shape) // len(a)) for a in (self.mean, self.std))
-        return (1 / (unit * std)).astype(dtype), (-mean / std).astype(dtype)
+        scale, shift = 1 / (unit * std), -mean / std
+        return narrowed(scale, dtype, "normalisation", "1/std"), narrowed(shift, dtype, "normalisation", "mean/std")
 
     def __call__(self, x: Any, dtype: Any = np.float32) -> Any:
         """Normalise raw samples of shape (n, *shape) or (n, features); returns (n, features).
@@ -103,7 +104,7 @@ class Normalisation:
             raise ValueError(f"normalisation: x must have shape (batch, {prod(self.shape)}), got {x.shape}")
         if not fits(x.shape[1:], self.shape):
             raise ValueError(f"normalisation: x must be samples of {spell(self.shape)}, got {spell(x.shape[1:])}")
-        return x.reshape(len(x), -1)
+        return x.reshape(len(x), prod(self.shape))
 
     def _kind(self, x: Any) -> Any:
         """As what raw x is normalised."""

@@ -28,6 +28,7 @@ def _inspected(arguments: list[str]) -> list[str]:
     from ..runs.checkpoint import read, save
     from ..runs.strict import as_line
     from .dead import remove_dead
+    from .moves import tried_of
     from .pictures import draw
     from .report import describe
 
@@ -37,7 +38,7 @@ def _inspected(arguments: list[str]) -> list[str]:
     parser.add_argument(
         "--pictures",
         metavar="DIR",
-        help="folder for layers.png and inputs.png (FILE's name with .pictures if not given)",
+        help="folder for layers.png, inputs.png and moves.png (FILE's name with .pictures if not given)",
     )
     parser.add_argument(
         "--remove-dead", action="store_true", help="write the network without its dead neurons to --out"
@@ -52,12 +53,13 @@ def _inspected(arguments: list[str]) -> list[str]:
         parser.error(f"--out, --pictures: expected a file and a folder, got {options['out']} for both")
     checkpoint = read(options["path"])
     network, path = checkpoint.network, Path(options["path"])
-    facts, out = describe(network), options.get("out")
+    tried = tried_of(checkpoint)
+    facts, out = describe(network, tried), options.get("out")
     if out is not None:
         smaller, config = remove_dead(network), checkpoint.state.get("config")
         save(smaller, out, state={"config": config} if config else None)
     try:
-        pictures = draw(network, Path(options.get("pictures", path.with_name(path.name + ".pictures"))))
+        pictures = draw(network, Path(options.get("pictures", path.with_name(path.name + ".pictures"))), tried)
     except BaseException:
         if out is not None:
             Path(out).unlink(missing_ok=True)
@@ -81,6 +83,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ):
             least, median, most = layer[name]
             lines.append(f"  {what}: {least:g} to {most:g}, median {median:g}; {layer[none]} have none")
+        if "tried" in layer:
+            places = layer["shape"][0] * layer["shape"][1]
+            lines.append(f"  places where a connection has ever been: {layer['tried']:,} of {places:,} "
+                         f"({layer['tried'] / places:.1%})")  # fmt: skip
         groups = ", ".join(f"{count} of {size}" for size, count in layer["equal_rows"].items())
         lines.append(f"  groups of outputs with the same inputs: {groups or 'none'}")
         lines.append(f"  dead outputs: {units['dead']} of {units['count']}; {units['not_reached']} that no input "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,22 @@ from .units import Units, stages_of, units_of
 Facts = dict[str, Any]
 
 
-def describe(network: Network) -> Facts:
+def describe(network: Network, tried: Mapping[str, SparsityPattern] | None = None) -> Facts:
     """A network's structure, in JSON's types.
+
+    Parameters
+    ----------
+    network : Network
+    tried : mapping of path to SparsityPattern, optional
+        The places where a run that moved connections has ever had one, as `tried_of` gives them.
 
     Returns
     -------
     dict
         "layers": for each with connections, its name, shape, connections, sparsity, fan-ins and fan-outs (least,
-        median, most), inputs that it does not read, outputs that read nothing, and how many groups of rows have the
-        same columns, by their size; "units": before the first layer and after each, how many are dead and why;
-        "paths": in all, and between one input and one output.
+        median, most), inputs that it does not read, outputs that read nothing, how many groups of rows have the same
+        columns, by their size, and, if connections moved, how many places were ever tried; "units": before the first
+        layer and after each, how many are dead and why; "paths": in all, and between one input and one output.
     """
     stages, units = stages_of(network), units_of(network)
     return {
@@ -32,7 +39,9 @@ def describe(network: Network) -> Facts:
         "connections": network.connections,
         "sparsity": network.sparsity,
         "global_sparsity": network.global_sparsity,
-        "layers": [_layer(repr(stage.layer), stage.pattern) for stage in stages],
+        "layers": [
+            _layer(repr(stage.layer), stage.pattern) | _moved((tried or {}).get(stage.path)) for stage in stages
+        ],
         "units": [_units(each) for each in units],
         "paths": _paths(count_paths(network)),
     }
@@ -57,6 +66,10 @@ def _layer(name: str, pattern: SparsityPattern) -> Facts:
         "inputs_without_outputs": int(np.count_nonzero(pattern.fan_out == 0)),
         "equal_rows": {str(size): groups[size] for size in sorted(groups) if size > 1},
     }
+
+
+def _moved(tried: SparsityPattern | None) -> Facts:
+    return {} if tried is None else {"tried": tried.nnz}
 
 
 def _spread(counts: Any) -> list[float]:

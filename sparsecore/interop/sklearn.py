@@ -183,6 +183,12 @@ class _SparseMLP(BaseEstimator):
     def _standardised(self, x: Any) -> Any:
         return np.ascontiguousarray(narrowed((x - self._mean) / self._scale, np.float32, type(self).__name__, "X"))
 
+    def _validated(self, *given: Any, **how: Any) -> Any:
+        """What scikit-learn makes of X, or of X and y; it lets dates pass for numbers."""
+        found = validate_data(self, *given, **how)
+        real_numbers(found if len(given) == 1 else found[0], type(self).__name__, "X")
+        return found
+
     def _plain(self, given: Any, name: str) -> Any:
         """What scikit-learn would take for other numbers is refused: hidden entries, and more than float64 holds."""
         given = unhidden(given, f"{type(self).__name__}: {name}")
@@ -191,7 +197,7 @@ class _SparseMLP(BaseEstimator):
 
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
-        x = validate_data(self, self._plain(x, "X"), reset=False)
+        x = self._validated(self._plain(x, "X"), reset=False)
         return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
 
 
@@ -257,7 +263,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
         return self._replaced(X, y)
 
     def _learn(self, x: Any, y: Any) -> None:
-        x, y = validate_data(self, x, y)
+        x, y = self._validated(x, y)
         check_classification_targets(y)
         self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         self._fit(x, labels, len(self.classes_))
@@ -288,11 +294,11 @@ class SparseMLPRegressor(RegressorMixin, _SparseMLP):
         return self._replaced(X, y)
 
     def _learn(self, x: Any, y: Any) -> None:
-        x, y = validate_data(self, x, y, multi_output=True, y_numeric=True)
+        x, y = self._validated(x, y, multi_output=True, y_numeric=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._one = y.ndim == 1
-        rows = np.asarray(y, np.float64).reshape(len(x), -1)
+        rows = np.asarray(real_numbers(y, type(self).__name__, "y"), np.float64).reshape(len(x), -1)
         self._y_mean, self._y_scale = rows.mean(axis=0), _scale_of(rows)
         self._fit(x, (rows - self._y_mean) / self._y_scale, rows.shape[1])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import real_numbers
 from ..runtime.devices import cpu
 from ..runtime.recording import shallow
 from ..runtime.tiles import LANES, Tiles
@@ -155,7 +156,7 @@ def _copy_gradient(layer: Layer, name: str, found: Any, out: Array) -> None:
     if np.shape(gradient) != out.shape:
         got = "none" if gradient is None else f"one of shape {np.shape(gradient)}"
         raise ValueError(f"{layer!r}: backward_tiles must give a gradient of {name}, of shape {out.shape}, got {got}")
-    np.copyto(out, gradient)
+    np.copyto(out, real_numbers(gradient, layer, f"the gradient of {name}"))
 
 
 _said: set[type] = set()

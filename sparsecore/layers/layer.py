@@ -13,7 +13,7 @@ import numpy as np
 from ..runtime import devices
 from ..runtime.arrays import narrowed, on_host, real_numbers, rows_of
 from ..runtime.copies import Whole
-from ..runtime.device import Device, place_of
+from ..runtime.device import Device, moved, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -95,11 +95,10 @@ class Layer(Whole, ABC):
         """
         target, here = devices.device(device), self.device
         if target is not here:
-            moved = {name: target.put(here.get(array)) for name, array in self.params.items()}
-            kept = {name: target.put(here.get(array)) for name, array in self.kept.items()}
+            params, kept = moved(self.params, here, target), moved(self.kept, here, target)
             for child in self.children.values():
                 child.to(target)
-            self.params, self._device = moved, target
+            self.params, self._device = params, target
             if kept:
                 self.kept = kept
         return self
@@ -246,10 +245,14 @@ class Layer(Whole, ABC):
         ValueError
             If it is one that no kernel computes in.
         """
-        kind = next(iter(self.params.values())).dtype if self.params else self._parameter_dtype() or _KINDS[0]
-        if kind not in _KINDS:
-            raise ValueError(f"{self!r}: parameters must be float32 or float64, got {kind}")
-        return kind
+        if not self.params:
+            return self._parameter_dtype() or _KINDS[0]
+        values = next(iter(self.params.values()))
+        for kind in _KINDS:
+            if getattr(values, "dtype", None) == kind:
+                return kind
+        found = getattr(values, "dtype", type(values).__name__)
+        raise ValueError(f"{self!r}: parameters must be float32 or float64, got {found}")
 
     def _parameter_dtype(self) -> np.dtype[Any] | None:
         """Of the parameters, or of those of the layers that this one holds; None if there are none."""

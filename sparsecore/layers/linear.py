@@ -82,10 +82,11 @@ class SparseLinear(SparseLayer):
         dtype = np.float64 if data.dtype == np.float64 else np.float32
         layer = cls(pattern, data.astype(dtype, copy=False), bias, relu=relu, format=format, dtype=dtype)
         if share:
-            if data is not matrix.data or data.dtype != dtype or not data.flags.c_contiguous:
+            own = isinstance(matrix.data, np.ndarray) and matrix.data.ctypes.data == data.ctypes.data
+            if not own or data.dtype != dtype or not data.flags.c_contiguous:
                 raise ValueError(
                     "SparseLinear: only CSR matrices of float32 or float64 with sorted, unique columns can share their "
-                    f"values, got {matrix.format} of {matrix.dtype}"
+                    f"values, got {matrix.format} of {getattr(matrix.data, 'dtype', type(matrix.data).__name__)}"
                 )
             layer.params["weight"] = data
         return layer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..runtime.arrays import narrowed, real_numbers, unfit
+from ..runtime.arrays import narrowed, plain_array, real_numbers, unfit
 from ..runtime.recording import shallow
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
@@ -95,8 +95,9 @@ class SparseLayer(Layer):
 
         For a layer used alone; one in a network is changed by `Network.rewire`.
         """
-        pattern = self.pattern.select(keep)
-        self._set(pattern, self.device.pick(self.weight, np.flatnonzero(keep)), self.bias)
+        mask = plain_array(keep, "keep")
+        pattern = self.pattern.select(mask)
+        self._set(pattern, self.device.pick(self.weight, np.flatnonzero(mask)), self.bias)
 
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""

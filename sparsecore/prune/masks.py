@@ -42,10 +42,12 @@ def keep_largest(saliency: Saliency, count: int) -> Kept:
         return Kept(np.ones(size, np.bool_), 0.0)
     if count == 0:
         return Kept(np.zeros(size, np.bool_), above(saliency))
-    threshold = np.partition(saliency, size - count)[size - count]
-    mask = saliency > threshold
-    missing = count - int(np.count_nonzero(mask))
-    mask[np.flatnonzero(saliency == threshold)[:missing]] = True
+    from ..kernels.cpu.choose import largest  # compiling waits until something is pruned
+
+    plain = saliency + saliency.dtype.type(0)  # no zero has a sign then
+    if plain.dtype not in (np.float32, np.float64):
+        plain = plain.astype(np.float64)
+    mask, threshold = largest(plain, np.array([0, size]), np.array([count]))
     return Kept(mask, float(threshold))
 
 

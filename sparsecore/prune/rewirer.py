@@ -20,6 +20,9 @@ from .methods import Method
 from .moving import Movement, RewiringSchedule
 from .shrink import PruneError, Targets
 
+TRIED = "tried:"
+"""How the names begin of the arrays in a run's state that have a bit for each place: has a connection been there?"""
+
 
 class Rewired(NamedTuple):
     """What an update did to a layer.
@@ -35,6 +38,9 @@ class Rewired(NamedTuple):
         That are there now.
     tried : int
         That have ever been there.
+    possible : int
+        That could be: `tried` over these is the exploration rate of S. Liu, L. Yin, D. Mocanu, M. Pechenizkiy, Do We
+        Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training, ICML 2021.
     empty_rows : int
         Outputs without any.
     fan_in : tuple of (int, int, float)
@@ -48,6 +54,7 @@ class Rewired(NamedTuple):
     stayed: int
     connections: int
     tried: int
+    possible: int
     empty_rows: int
     fan_in: tuple[int, int, float]
 
@@ -107,10 +114,12 @@ class Rewirer(Movement, Callback):
             done.append(result)
         trainer.optimizer.attach(network)
         network.carry_out(moves)
+        connections, possible = (sum(getattr(each, name) for each in done) for name in ("connections", "possible"))
         trainer.record(
             {
                 "event": "rewire", "epoch": step / trainer.steps, "step": step, "fraction": self.schedule.at(step),
-                "connections": sum(each.connections for each in done), "layers": [each._asdict() for each in done],
+                "connections": connections, "sparsity": 1 - connections / possible,
+                "layers": [each._asdict() for each in done],
             }
         )  # fmt: skip
         return done
@@ -139,7 +148,7 @@ class Rewirer(Movement, Callback):
         """What an update comes to; what came is noted as tried."""
         from ..kernels.cpu.change import note_change
 
-        after, bits = move.pattern, trainer.state.arrays[f"tried:{path}"]
+        after, bits = move.pattern, trainer.state.arrays[f"{TRIED}{path}"]
         found = np.empty(6, np.int64)
         note_change(bits, after.indptr, after.indices, move.sources, after.shape[1], found)
         came, first, empty, least, most, squares = found.tolist()
@@ -147,15 +156,15 @@ class Rewirer(Movement, Callback):
         rows, nnz = after.shape[0], after.nnz
         spread = math.sqrt(max(squares / rows - (nnz / rows) ** 2, 0.0))
         return Rewired(
-            path, repr(layer), move.row.size - nnz + came, came, stayed, nnz, self._tried[path], empty,
-            (least, most, spread),
+            path, repr(layer), move.row.size - nnz + came, came, stayed, nnz, self._tried[path],
+            rows * after.shape[1], empty, (least, most, spread),
         )  # fmt: skip
 
     def _note_start(self, trainer: Training, path: str) -> None:
         """Know which connections have ever been there: a bit for each place, kept with the run's state."""
         from ..kernels.cpu.change import note_change
 
-        pattern, name = trainer.network.patterns[path], f"tried:{path}"
+        pattern, name = trainer.network.patterns[path], f"{TRIED}{path}"
         size = -(-pattern.shape[0] * pattern.shape[1] // 8)
         bits = trainer.state.arrays.setdefault(name, np.zeros(size, np.uint8))
         if bits.shape != (size,) or bits.dtype != np.uint8:

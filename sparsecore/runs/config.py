@@ -154,7 +154,7 @@ class RunConfig:
     rewire: Literal["set", "rigl", "regrow"] | None = _in(
         REWIRING, kinds.choice("a way to rewire", ("set", "rigl", "regrow")),
         "move connections: the smallest weights go, and as many come at random (set), or where the gradient is largest "
-        "(rigl); regrow does as rigl while the network becomes as sparse as {sparsity} says", metavar="WAY",
+        "(rigl); regrow does as rigl while the network becomes as sparse as its sparsity says", metavar="WAY",
     )  # fmt: skip
     every: int | None = _in(REWIRING, kinds.STEPS, "steps between two updates (100)", metavar="STEPS")
     fraction: float | None = _in(
@@ -169,7 +169,7 @@ class RunConfig:
     )  # fmt: skip
     fixed_fan_in: bool = _in(REWIRING, kinds.TRUTH, "let every output lose and gain alike", False)
     start_sparsity: float | None = _in(
-        REWIRING, kinds.FRACTION, "what regrow starts with (0.8, or {sparsity} where that is less)", metavar="S"
+        REWIRING, kinds.FRACTION, "what regrow starts with (0.8, or its sparsity where that is less)", metavar="S"
     )
 
     epochs: int | None = _in(LEARNING, kinds.COUNT, "passes over the training samples")

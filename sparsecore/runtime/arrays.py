@@ -59,23 +59,38 @@ def real_numbers(x: Any, owner: Any, name: str, *, truths: bool = True) -> Any:
 
     Raises TypeError or ValueError, in whose message `owner` calls it `name`.
     """
-    whose = owner if isinstance(owner, str) else repr(owner)
-    try:
-        array = x if hasattr(x, "__cuda_array_interface__") else host_array(x)
-    except ValueError:
-        raise ValueError(f"{whose}: {name} must hold rows of one length, got ragged ones") from None
+    full = f"{owner if isinstance(owner, str) else repr(owner)}: {name}"
+    array = x if hasattr(x, "__cuda_array_interface__") else plain_array(x, full)
     if not is_real(array.dtype, truths=truths):
-        raise TypeError(f"{whose}: {name} must hold real numbers, got {array.dtype}")
-    if not isinstance(array, np.ndarray):
-        return array
-    array = unhidden(array, f"{whose}: {name}")
+        raise TypeError(f"{full} must hold real numbers, got {array.dtype}")
+    return array
+
+
+def plain_array(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """What a user gives, as an array on the host in this machine's byte order, of any dtype, with nothing hidden.
+
+    Its memory is shared, unless its bytes are in another order; subclasses are taken for what they hold.
+
+    Raises TypeError or ValueError, in whose message it is called `name`.
+    """
+    x = unhidden(x, name)
+    try:
+        array = host_array(x)
+    except ValueError:
+        raise ValueError(f"{name} must hold rows of one length, got ragged ones") from None
+    array = array if type(array) is np.ndarray else array.view(np.ndarray)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def unhidden(x: Any, name: str) -> Any:
-    """What a masked array holds, if it hides nothing; anything else as it is. Raises ValueError, which begins so."""
+    """What a masked array holds, if it hides nothing; anything else as it is.
+
+    Raises ValueError or TypeError, in whose message it is called `name`.
+    """
     if not isinstance(x, np.ma.MaskedArray):
         return x
+    if x.dtype.names:
+        raise TypeError(f"{name} must hold numbers, got records of {x.dtype}")
     if np.ma.is_masked(x):
         raise ValueError(f"{name} has hidden entries, which have no value: fill them, e.g. filled(0)")
     return x.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +51,13 @@ class DeviceError(ValueError):
     """A device that is missing or has no such name; one line that says what to do."""
 
 
+def moved(arrays: Mapping[str, Any], here: Device, there: Device) -> dict[str, Any]:
+    """Copies of named arrays of one device on another."""
+    return {name: there.put(here.get(array)) for name, array in arrays.items()}
+
+
 def place_of(array: Any) -> str:
     """Where an array is, for messages."""
-    return f"cuda:{array.device.id}" if hasattr(array, "__cuda_array_interface__") else "the host"
+    if hasattr(array, "__cuda_array_interface__"):
+        return f"cuda:{array.device.id}"
+    return "the host" if hasattr(array, "dtype") else f"the host, no array but a {type(array).__name__}"

@@ -37,7 +37,8 @@ def default_threads() -> int:
     except AttributeError:  # not on every system
         available = os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(available, int(limit)) if limit.isascii() and limit.isdecimal() and int(limit) > 0 else available
+    readable = limit.isascii() and limit.isdecimal() and len(limit) < 10  # more than any machine has
+    return min(available, int(limit) or available) if readable else available
 
 
 @cache

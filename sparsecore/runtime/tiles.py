@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
-from .arrays import narrowed, real_numbers, unhidden
+from .arrays import is_real, narrowed, plain_array, real_numbers
 from .recording import Buffer
 
 
@@ -30,8 +30,10 @@ class Tiles:
 
     Raises
     ------
+    TypeError
+        If data is no array of real numbers.
     ValueError
-        If data does not hold exactly the tiles of this batch.
+        If it does not hold exactly the tiles of this batch.
     """
 
     data: Any
@@ -40,6 +42,9 @@ class Tiles:
     masked: bool = False
 
     def __post_init__(self) -> None:
+        if not hasattr(self.data, "flags") or isinstance(self.data, np.ma.MaskedArray) or not is_real(self.data.dtype):
+            found = f"{type(self.data).__name__} of {getattr(self.data, 'dtype', 'no dtype')}"
+            raise TypeError(f"tiles must be a plain array of real numbers, got {found}")
         shape, tiles = self.data.shape, tiles_of(self.batch)
         if self.batch < 0 or len(shape) < 3 or shape[0] != tiles or shape[-1] != LANES:
             raise ValueError(
@@ -58,8 +63,15 @@ class Tiles:
         """Write zeros into the lanes past the batch.
 
         While a step is recorded nothing is written: tiles then come from kernels, which have written these zeros.
+
+        Raises
+        ------
+        ValueError
+            If the array is read-only.
         """
         if (used := self.batch % LANES) and not isinstance(self.data, Buffer):
+            if isinstance(self.data, np.ndarray) and not self.data.flags.writeable:
+                raise ValueError("tiles must be writable, for zeros in the lanes past the batch, got a read-only array")
             self.data[-1, ..., used:] = 0
 
 
@@ -97,12 +109,8 @@ class Labels:
         ValueError
             If they have another shape, or one is negative or not below `classes`.
         """
-        labels = unhidden(labels, "labels")
-        try:
-            given = np.asarray(labels)
-        except ValueError:
-            raise ValueError("labels must have shape (batch,), got ragged rows") from None
-        if given.size and given.dtype.kind not in "iu":
+        given = plain_array(labels, "labels")
+        if given.dtype.kind not in ("iu" if given.size else "iuf"):  # NumPy takes [] for floats
             raise TypeError(f"labels must be integers, got {given.dtype}")
         if given.ndim != 1:
             raise ValueError(f"labels must have shape (batch,), got {given.shape}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.arrays import unhidden
+from ..runtime.arrays import plain_array
 
 Shape = tuple[int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +42,7 @@ def checked_shape(shape: Shape) -> Shape:
 
 
 def integers(name: str, values: npt.ArrayLike) -> Array:
-    array = np.asarray(unhidden(values, name))
+    array = plain_array(values, name)
     if array.size == 0 and not isinstance(values, np.ndarray):
         array = array.astype(np.int32)  # numpy takes [] for floats
     if array.dtype.kind not in "iu":
@@ -63,11 +63,7 @@ def check_csr(shape: Shape, indptr: Array, indices: Array) -> None:
     out_features, in_features = shape
     if indptr.size != out_features + 1:
         raise ValueError(f"indptr must have out_features + 1 = {out_features + 1:,} entries, got {indptr.size:,}")
-    if indptr[0] != 0:
-        raise ValueError(f"indptr must start at 0, got {indptr[0]}")
-    if (falls := indptr[1:] < indptr[:-1]).any():
-        row = int(np.argmax(falls))
-        raise ValueError(f"indptr must never decrease, got {indptr[row]} then {indptr[row + 1]} at row {row:,}")
+    check_rising(indptr)
     if indptr[-1] != indices.size:
         raise ValueError(f"indptr must end at the number of indices, {indices.size:,}, got {indptr[-1]}")
     check_range("indices", indices, in_features)
@@ -83,12 +79,32 @@ def check_csr(shape: Shape, indptr: Array, indices: Array) -> None:
         )
 
 
+def check_rising(indptr: Array) -> None:
+    """Refuse row pointers that do not start at 0 or that decrease."""
+    if indptr[0] != 0:
+        raise ValueError(f"indptr must start at 0, got {indptr[0]}")
+    if (falls := indptr[1:] < indptr[:-1]).any():
+        row = int(np.argmax(falls))
+        raise ValueError(f"indptr must never decrease, got {indptr[row]} then {indptr[row + 1]} at row {row:,}")
+
+
 def rebuilt(matrix: Any) -> Any:
-    """A scipy.sparse matrix built anew from its arrays, since scipy's C++ follows broken indices out of bounds and
-    its cached flags (sorted, canonical) outlive a change of the arrays."""
+    """A copy of a scipy.sparse matrix, built anew from its arrays.
+
+    scipy's C++ follows broken indices out of bounds, and its cached flags (sorted, canonical) outlive a change of them.
+    """
     if matrix.format == "coo":
-        return type(matrix)((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+        row, column = integers("row", matrix.row), integers("col", matrix.col)
+        return type(matrix)((values_of(matrix), (row, column)), shape=matrix.shape, copy=True)
     if matrix.format in ("csr", "csc", "bsr"):
-        matrix = type(matrix)((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+        indices, indptr = integers("indices", matrix.indices), integers("indptr", matrix.indptr)
+        matrix = type(matrix)((values_of(matrix), indices, indptr), shape=matrix.shape, copy=True)
         matrix.check_format(full_check=True)
-    return matrix
+        check_rising(matrix.indptr)  # which that takes on trust where the last pointer is 0
+        return matrix
+    return matrix.copy()
+
+
+def values_of(matrix: Any) -> Array:
+    """The stored values of a scipy.sparse matrix, whose attributes anyone may have replaced."""
+    return plain_array(matrix.data, "the matrix's data")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.arrays import unhidden
+from ..runtime.arrays import plain_array
 from .cached import cached
-from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt
+from .indices import Array, Shape, check_csr, check_range, checked_shape, index_dtype, integers, rebuilt, values_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -193,7 +193,7 @@ class SparsityPattern:
             raise TypeError(f"a scipy.sparse array or matrix is needed, got {type(matrix).__name__}; see from_dense")
         if matrix.ndim != 2:
             raise ValueError(f"a sparse matrix must have 2 dimensions, got {matrix.ndim}")
-        csr = rebuilt(matrix.copy()).tocsr()
+        csr = rebuilt(matrix).tocsr()
         csr.sum_duplicates()
         return cls(csr.shape, csr.indptr, csr.indices), csr.data
 
@@ -209,7 +209,8 @@ class SparsityPattern:
             pattern = cls(matrix.shape, matrix.indptr, matrix.indices)
         except ValueError:
             return cls.from_scipy(matrix)
-        return (pattern, matrix.data) if matrix.data.shape == (pattern.nnz,) else cls.from_scipy(matrix)
+        data = values_of(matrix)
+        return (pattern, data) if data.shape == (pattern.nnz,) else cls.from_scipy(matrix)
 
     @classmethod
     def from_dense(cls, weights: npt.ArrayLike) -> tuple[SparsityPattern, Array]:
@@ -225,7 +226,7 @@ class SparsityPattern:
         data : array of shape (nnz,), of `weights`'s dtype
             Values in CSR order.
         """
-        matrix = np.asarray(unhidden(weights, "weights"))
+        matrix = plain_array(weights, "weights")
         if matrix.dtype.kind not in "biufc":
             raise TypeError(f"weights must be numbers, got dtype {matrix.dtype}")
         if matrix.ndim != 2:
@@ -248,7 +249,7 @@ class SparsityPattern:
         """
         import scipy.sparse
 
-        values = np.ones(self.nnz, dtype=np.float32) if data is None else np.asarray(data)
+        values = np.ones(self.nnz, dtype=np.float32) if data is None else plain_array(data, "data")
         if values.shape != (self.nnz,):
             raise ValueError(f"data must have shape ({self.nnz},), one value a connection, got {values.shape}")
         matrix = scipy.sparse.csr_array((values, self.indices, self.indptr), shape=self.shape, copy=False)
@@ -275,7 +276,7 @@ class SparsityPattern:
 
     def select(self, keep: npt.ArrayLike) -> SparsityPattern:
         """The pattern of the connections where `keep`, a boolean array of shape (nnz,), is true."""
-        mask = np.asarray(unhidden(keep, "keep"))
+        mask = plain_array(keep, "keep")
         if mask.dtype != np.bool_:
             raise TypeError(f"keep must be boolean, got dtype {mask.dtype}")
         if mask.shape != (self.nnz,):

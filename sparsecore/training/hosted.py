@@ -10,6 +10,7 @@ import numpy as np
 
 from ..layers.hosted import copy_tiles, say_once
 from ..network import Network
+from ..runtime.arrays import real_numbers
 from ..runtime.devices import cpu
 from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
 from ..runtime.tiles import Labels, Targets, Tiles, rows_of_tiles, tiled
@@ -60,11 +61,12 @@ def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
         found = loss(rows, goal)
         if not (isinstance(found, tuple) and len(found) == 2 and np.ndim(found[0]) == 0):
             raise ValueError(f"{name}: a loss must give its mean over the batch, a number, and its gradient")
-        if np.shape(found[1]) != rows.shape:
-            raise ValueError(f"{name}: the gradient must have z's shape {rows.shape}, got {np.shape(found[1])}")
+        gradient = real_numbers(found[1], name, "the gradient")
+        if gradient.shape != rows.shape:
+            raise ValueError(f"{name}: the gradient must have z's shape {rows.shape}, got {gradient.shape}")
         right = np.count_nonzero(rows.argmax(1) == goal) if batch and isinstance(like, Labels) else 0
         totals += batch * float(found[0]) if batch else 0.0, right, batch
-        np.copyto(dz, tiled(np.asarray(found[1]), dz.dtype).reshape(dz.shape))
+        np.copyto(dz, tiled(gradient, dz.dtype).reshape(dz.shape))
 
     return call
 

@@ -119,6 +119,8 @@ def _check(z: Tiles, name: str, divisor: int | None) -> None:
     if z.data.ndim != 3 or not z.data.flags.c_contiguous:
         kind = "classes" if name == "logits" else "outputs"
         raise ValueError(f"{name} must be contiguous, of shape (tiles, {kind}, {LANES}), got {z.data.shape}")
+    if z.data.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name} must be float32 or float64, got {z.data.dtype}")
     if divisor is not None and divisor < 1:
         raise ValueError(f"the divisor of a loss must be at least 1, got {divisor}")
 

@@ -23,9 +23,9 @@ from ..kernels.rates import (
 )
 from ..network import Network
 from ..runtime import devices
-from ..runtime.arrays import unfit
+from ..runtime.arrays import real_numbers, unfit
 from ..runtime.copies import Whole
-from ..runtime.device import Device, place_of
+from ..runtime.device import Device, moved, place_of
 from ..runtime.recording import Buffer, is_recorded, recorded
 from ..runtime.workspace import Workspace
 
@@ -177,11 +177,10 @@ class Optimizer(Whole, ABC):
             If there is no such device. Nothing has moved then.
         """
         target, here = devices.device(device), self.device
-        if target.name != here.name:
-            rates = target.put(here.get(self.rates))
-            moved = {name: target.put(here.get(column)) for name, column in self.columns.items()}
-            self.rates, self._device = rates, target
-            self.columns.update(moved)
+        if target is not here:
+            columns = moved(self.columns, here, target)
+            self.rates, self._device = target.put(here.get(self.rates)), target
+            self.columns.update(columns)
         return self
 
     def description(self) -> dict[str, Any]:
@@ -198,7 +197,9 @@ class Optimizer(Whole, ABC):
         Raises
         ------
         ValueError
-            If they are another optimizer's, or columns are missing. Nothing has changed then.
+            If they are another optimizer's, or columns are missing or no flat arrays. Nothing has changed then.
+        TypeError
+            If a column does not hold real numbers.
         """
         kind = type(self).__name__
         if description.get("kind") != kind:
@@ -206,7 +207,7 @@ class Optimizer(Whole, ABC):
         if set(columns) != set(self.names):
             raise ValueError(f"{kind}: expected the columns {list(self.names)}, got {sorted(columns)}")
         target = devices.device(device)
-        put = {name: target.put(columns[name]) for name in self.names}
+        put = {name: target.put(self._column(name, columns[name])) for name in self.names}
         self.columns.clear()
         self.to(target)
         self.columns.update(put)
@@ -225,6 +226,14 @@ class Optimizer(Whole, ABC):
     def _refuse(self, name: str, value: Any, good: bool, wanted: str) -> None:
         if not good:
             raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value}")
+
+    def _column(self, name: str, values: Any) -> Any:
+        """A saved column, as steps can use it: what they cannot use they would begin anew."""
+        kind = type(self).__name__
+        array = real_numbers(values, kind, name, truths=False)
+        if array.ndim != 1 or array.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{kind}: {name} must be a flat array of floats, got {array.dtype} {array.shape}")
+        return array
 
     def _set_rates(self, numbers: Mapping[int, float]) -> None:
         """Set rates by their indices; before the first step."""
@@ -255,7 +264,7 @@ class Optimizer(Whole, ABC):
             )
         for name in self.names:
             column = self.columns.get(name)
-            if column is None or (column.shape, column.dtype) != wanted:
+            if column is None or (column.shape, column.dtype.newbyteorder("=")) != wanted:
                 self.columns[name] = device.zeros(params.shape, params.dtype)
         if not isinstance(params, Buffer):  # which stands for what was looked at before
             self._check_memory(params, grads)

@@ -160,3 +160,17 @@ def test_a_relu_on_the_logits_is_kept_and_can_kill_classes() -> None:
     assert train.main(["--from", "r", "--relu-logits", "--epochs", "1", "--quiet", "--out", "more"]) == 0
     assert train.main([*command[:1], *command[2:], "--out", "plain"]) == 0
     assert [sparsecore.load(name).layers[-1].relu for name in ("plain", "more")] == [False, True]
+
+
+def test_a_run_that_moves_connections_says_so_in_its_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["lenet300", "--dataset", "mnist-subset", "--hidden", "30,20", "--epochs", "4", "--every", "50"]
+    for words, sparser in ((["rigl", "--sparsity", "0.9"], ""), (["regrow", "--sparsity", "0.98"], "  to 9")):
+        assert train.main([*small, "--rewire", *words, "--out", words[0]]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert f"{words[0]} after every 50 steps until step 189: 30% of a layer's connections move" in lines[7]
+        epochs = [line for line in lines if line.startswith("epoch ")]
+        moves = [line for line in records(words[0]) if line["event"] == "rewire"]
+        assert len(moves) == 3 and len(epochs) == 4
+        came = sum(layer["came"] for layer in moves[0]["layers"])
+        assert f"  moved {came:,}{sparser}" in epochs[0] and "  ever tried " in epochs[0]
+        assert "moved" not in epochs[3], "nothing moves in the last quarter"

@@ -200,7 +200,7 @@ class Stop(Callback):
 def test_a_run_of_an_earlier_version_goes_on_with_its_one_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, moments = table(tmp_path), npz._moments
     with monkeypatch.context() as earlier:
-        earlier.setattr(npz, "_moments", lambda path, x, channels, table: moments(path, x, 1, False))
+        earlier.setattr(npz, "_moments", lambda path, channels, table, split: moments(path, 1, False, split))
         whole = run_on(path)
         assert run_on(path, tmp_path / "run", [Stop()]).state.result is None
     again = sparsecore.run(out=tmp_path / "run", resume=True)

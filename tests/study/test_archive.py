@@ -15,7 +15,7 @@ from tests.study.given import DENSE, RETRAINED, outcome
 
 def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").touch()
-    for name, problem in ("nowhere", "(No such file"), ("empty", "holds no runs"), ("", "Is a directory"):
+    for name, problem in ("nowhere", "(No such file"), ("empty", "holds no runs"), ("", "got a folder"):
         assert main(["--from", str(tmp_path / name), "--dry-run"]) == 2
         error = capsys.readouterr().err
         assert problem in error and "runs.jsonl" in error and error.count("\n") == 1

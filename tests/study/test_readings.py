@@ -124,6 +124,19 @@ def test_the_verdict_on_the_logits_follows_the_runs(
     assert wanted in study.readings(Results(tuple(cells)))[0]
 
 
+def test_the_study_of_moving_says_from_where_on_a_series_is_behind() -> None:
+    found = results(
+        (point("dense", 0.0), (98.5, 98.6)), (point("static, random", 90.0), (98.5, 98.6)),
+        (point("static, random", 98.0), (96.0, 96.1)), (point("RigL", 90.0), (98.6, 98.7)),
+        (point("RigL", 98.0), (98.4, 98.5)), (point("SET", 98.0), (97.0, 97.1)),
+    )  # fmt: skip
+    said = studies.STUDIES["dynamic"].readings(found)
+    assert "a table: “RigL” is ahead of “SET” at 98 (by 1.40 points)." in said
+    assert "a table: static, random behind the dense network from 98% on; RigL nowhere behind the dense network; SET " \
+           "behind the dense network from 98% on." in said  # fmt: skip
+    assert any(line.startswith("a table: training took, at 98%, dense 1.5 s, ") for line in said)
+
+
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_study_draws_and_reads_what_it_is_given(name: str) -> None:
     """From a table of made-up numbers, whole, with holes, and of one run."""

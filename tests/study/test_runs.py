@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sparsecore.models.catalogue import MODELS
 
+from sparsecore.commands.build import wiring_of
 from sparsecore.commands.options import read
 from sparsecore.runs.config import RunConfig
 from sparsecore.study import studies
@@ -18,6 +19,7 @@ from sparsecore.study.making.cost import seconds_of
 from sparsecore.study.making.run import prune, train
 from sparsecore.study.making.scale import LENET300, full, quick
 from sparsecore.study.reporting import slides
+from sparsecore.topology.wiring import Wiring
 from tests.study.given import DENSE, PRUNED, RECIPE, RETRAINED, all_runs
 
 
@@ -95,6 +97,18 @@ def test_studies_share_the_runs_that_are_the_same() -> None:
     sharing = [name for name, study in studies.STUDIES.items()
                if dense in {run.key for run in all_runs(study.points(full()))}]  # fmt: skip
     assert {"one-time", "iterative", "retrain", "radix", "where"} <= set(sharing)
+
+
+def test_networks_that_move_start_as_those_that_do_not_and_cost_what_they_store() -> None:
+    points = [p for p in studies.STUDIES["dynamic"].points(full()) if p.table == LENET300.title and p.x == 98]
+    runs = {p.series: p.run for p in points}
+    configs = {name: run.what for name, run in runs.items()}
+    for name in ("SET", "RigL", "RigL, all places", "static, random"):
+        config = configs[name]
+        assert isinstance(config, RunConfig)
+        assert wiring_of(config) == Wiring("random", sparsity=0.98)
+    cost = {name: seconds_of(run) for name, run in runs.items()}
+    assert cost["static, random"] < cost["RigL"] < cost["regrowth"] < cost["pruned"] < seconds_of(LENET300.dense())
 
 
 def test_a_network_that_is_replaced_is_not_the_same_run() -> None:

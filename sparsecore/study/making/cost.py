@@ -14,6 +14,8 @@ AROUND = 0.5
 """Seconds for loading data, recording steps and testing the result."""
 EVALUATION = 0.5
 """Time to evaluate a sample, as a fraction of the time to train on one."""
+UPDATE = 0.002
+"""Seconds for moving connections once."""
 TEST = {"mnist-subset": 2_000}
 """Samples of a test split, where they are not 10,000."""
 
@@ -30,7 +32,7 @@ def seconds_of(run: Run) -> float:
     epoch = (floor * _width(net, options) + layers * _work(net, run)) * samples / net.samples
     evaluations = options["epochs"] / LOOK_EPOCHS + 2 * _prunings(options)
     evaluated = evaluations * TEST.get(options["dataset"], 10_000) / samples
-    return AROUND + epoch * (options["epochs"] + EVALUATION * evaluated)
+    return AROUND + epoch * (options["epochs"] + EVALUATION * evaluated) + UPDATE * _updates(options, samples)
 
 
 def _alike(net: Net, options: dict[str, Any]) -> bool:
@@ -41,7 +43,7 @@ def _alike(net: Net, options: dict[str, Any]) -> bool:
 def _work(net: Net, run: Run) -> float:
     """The sparse layers' time, averaged over the run, as a fraction of their time when dense."""
     options = run.options
-    if options.get("random"):  # as many connections as LeNet-300-100 at 90%, however large the network
+    if options.get("random") and "hidden" in options:  # as many as LeNet-300-100 at 90%, however large the network
         return 0.1 * net.unstructured
     if "hidden" in options:  # as many connections as in the dense network
         return net.unstructured
@@ -69,6 +71,8 @@ def _kept(net: Net, run: Run) -> tuple[float, float]:
         first, second = (int(each) for each in options["radix"].split(","))
         return first / (first * second), second / (first * second)
     kept = 1 - float(options.get("sparsity", 0))
+    if "start_sparsity" in options:  # three quarters of what goes are gone, on average, until nothing moves any more
+        kept += 0.25 * options["until"] * (1 - options["start_sparsity"] - kept)
     return kept, kept
 
 
@@ -76,6 +80,12 @@ def _prunings(options: dict[str, Any]) -> int:
     if options.get("prune") != "gradual":
         return 0
     return 1 + (options["prune_end"] - options["prune_start"]) // options["prune_every"]
+
+
+def _updates(options: dict[str, Any], samples: int) -> float:
+    if "rewire" not in options:
+        return 0.0
+    return float(options["until"] * options["epochs"] * samples / options["batch_size"] / options["every"])
 
 
 def _width(net: Net, options: dict[str, Any]) -> float:

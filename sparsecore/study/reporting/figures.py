@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import log10
 from typing import Any, NamedTuple
 
@@ -36,14 +36,17 @@ def panels(count: int, width: float = 4.6, height: float = 3.7) -> tuple[Any, li
     return figure, axes
 
 
-def by_sparsity(results: Results) -> Any:
-    """A panel for each table: accuracy over the percentage of connections removed."""
-    return _by_table(results, lambda x: -log10(1 - x / 100), "connections removed, %")
+def by_sparsity(results: Results, names: Iterable[str] = ()) -> Any:
+    """A panel for each table: accuracy over the percentage of connections removed.
+
+    `names` are series, in the order of their colours: the same in several figures.
+    """
+    return _by_table(results, lambda x: -log10(1 - x / 100), "connections removed, %", names)
 
 
-def by_factor(results: Results, label: str) -> Any:
-    """A panel for each table: accuracy over a factor, on a logarithmic axis."""
-    return _by_table(results, log10, label)
+def by_factor(results: Results, label: str, names: Iterable[str] = ()) -> Any:
+    """A panel for each table: accuracy over a factor, on a logarithmic axis; `names` as for `by_sparsity`."""
+    return _by_table(results, log10, label, names)
 
 
 def accuracy_axis(axes: Any, cells: Sequence[Cell]) -> None:
@@ -156,10 +159,10 @@ def _accuracies(lines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
     return sorted(found, key=lambda point: point[0])
 
 
-def _by_table(results: Results, position: Position, label: str) -> Any:
+def _by_table(results: Results, position: Position, label: str, names: Iterable[str]) -> Any:
     figure, all_axes = panels(len(results.tables), height=4.1)
-    names = dict.fromkeys(cell.point.series for cell in results.cells)
-    colours = dict(zip(names, COLOURS * 3, strict=False))  # the same for a series in all tables
+    coloured = dict.fromkeys([*names, *(cell.point.series for cell in results.cells)])
+    colours = dict(zip(coloured, COLOURS * 3, strict=False))  # the same for a series in all tables
     for axes, table in zip(all_axes, results.tables, strict=True):
         cells = [cell for cell in results.cells if cell.point.table == table]
         for series in results.series(table):
