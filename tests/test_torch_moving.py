@@ -437,6 +437,30 @@ def test_a_backward_pass_of_before_an_update_is_refused_after_it() -> None:
     assert model[0].weight.grad is None
 
 
+def test_so_it_is_where_only_weights_have_gradients() -> None:
+    module = SparseLinear(30, 24, sparsity=0.8, dtype=torch.float64)
+    moving = rewire(module, torch.optim.SGD(module.parameters(), 0.1), schedule=RewiringSchedule(1, 9, 0.3))
+    pending, now = (module(torch.randn(5, 30, dtype=torch.float64)).sum() for _ in range(2))
+    now.backward()
+    moving.step()
+    with pytest.raises(RuntimeError, match="the module has taken another pattern since this forward pass"):
+        pending.backward()
+    assert module.weight.grad is None
+
+
+def test_plans_are_patched_where_sizes_stay() -> None:
+    model = images("weight")
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(1, 9, 0.3))
+    plans = []
+    for _, (x, y) in zip(range(9), batches((2, 6, 6)), strict=False):
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        assert len(moving.step()) == 2
+        plans.append([next(iter(model[k]._layers.values())).plan for k in (3, 6)])
+    assert all(each == plans[0] for each in plans) and plans[0][0].pattern is model[3].pattern
+
+
 def test_a_state_that_shares_the_modules_memory_stays_whole() -> None:
     model, optimizer, moving = start()
     state = model.state_dict()
@@ -532,15 +556,18 @@ def test_empty_batches_and_other_leading_dimensions_count_too() -> None:
         assert moved.name == "" and moved.came == moved.went > 0
 
 
-def test_a_compiled_model_moves_as_any_other() -> None:
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("wrapped", [False, True], ids=["run before", "disabled"])
+def test_a_compiled_model_moves_as_any_other(wrapped: bool) -> None:
     found = []
     for compiled in (False, True):
         torch.manual_seed(0)
         model = mlp()
         for k in (0, 2):
-            model[k] = torch.compiler.disable(model[k])
+            model[k] = torch.compiler.disable(model[k]) if wrapped else model[k]
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
         moving = rewire(model, optimizer, schedule=SCHEDULE)
+        model(next(batches((30,)))[0]).sum().backward()
         used = torch.compile(model, backend="eager") if compiled else model
         found.append(trained(used, optimizer, moving, range(22)))
     assert found[0] == found[1] and len({tuple(each) for each in found[0]}) > 5

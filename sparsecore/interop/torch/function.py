@@ -61,7 +61,7 @@ class _Call(torch.autograd.Function):
             ctx.save_for_backward(weight)
         weight = plain(weight)
         y, ctx.left = run(layer, plain(x), weight, None if bias is None else plain(bias), need_dx)
-        ctx.of = owner, layer, y.shape, weight.detach()
+        ctx.of = owner, layer, layer.pattern, y.shape, weight.detach()  # a layer's pattern may change
         return y
 
     @staticmethod
@@ -72,9 +72,9 @@ class _Call(torch.autograd.Function):
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     _, _, need_dx, need_dw, need_db = ctx.needs_input_grad
-    owner, layer, shape, weight = ctx.of
+    owner, layer, pattern, shape, weight = ctx.of
     module = owner()
-    if module is not None and module.pattern is not layer.pattern:
+    if (layer if module is None else module).pattern is not pattern:
         raise RuntimeError(f"{layer!r}: the module has taken another pattern since this forward pass: repeat it")
     if need_dx:
         _ = ctx.saved_tensors  # raises if they were changed

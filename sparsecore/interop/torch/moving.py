@@ -56,6 +56,8 @@ class Moving:
         self.steps = 0
         self._modules, self._optimizer, self._movement = modules, optimizer, movement
         self._caught = {name: Caught(module) for name, module in modules.items()}
+        for module in modules.values():
+            module.let_move()
         self._await()
 
     def step(self) -> list[Moved]:
@@ -168,10 +170,11 @@ def _writer(
 
     values = taken(weight)
     states = {key: taken(each) for key, each in state.items() if _of_connections(each, weight)}
+    take_pattern = module.moved_to(pattern)
 
     def write() -> None:
         with torch.no_grad():
-            module._wire(pattern)
+            take_pattern()
             weight.copy_(values)
             for key, numbers in states.items():
                 if state[key].shape == numbers.shape:
