@@ -51,12 +51,12 @@ def wired(model: str, sparsity: float, data: Dataset) -> Network:
 def update(model: str, sparsity: float, method: Method, times: int) -> tuple[float, float, float]:
     """Medians: a step's milliseconds, an update's, and how many of the steps around it an update takes.
 
-    An update is everything until the next step can run, less nothing: it leaves the recorded step as it is. Updates
-    move what the first third of a run moves on average.
+    An update is everything until the next step runs; it leaves the recorded step as it is. The updates are those of a
+    run from its first to its last, which move ever less.
     """
     data = load("mnist-subset" if model == "lenet300" else "cifar10", fetch=False)
     network = wired(model, sparsity, data)
-    rewirer = Rewirer(method, RewiringSchedule(1, 4 * times, FRACTION))
+    rewirer = Rewirer(method, RewiringSchedule(1, times, FRACTION))
     trainer = Trainer(network, data, SGD(0.01, 0.9, 3e-4), epochs=10_000, batch_size=BATCH, evaluate_every=10_000)
     trainer.prepare()
     rewirer.started(trainer)

@@ -17,7 +17,7 @@ from ..tuning import SAMPLED_EVERY, SORTED_STRETCH
 
 Array = NDArray[Any]
 
-_DIGIT = 11
+_DIGIT, _CHUNK = 11, 16
 
 
 def largest(
@@ -28,7 +28,7 @@ def largest(
     Parameters
     ----------
     scores : float32 or float64 array, shape (n,)
-        At least 0, and no NaN.
+        Without NaN; their magnitudes count.
     edges : int64 array, shape (stretches + 1,)
         Stretch s is `scores[edges[s]:edges[s + 1]]`.
     counts : int64 array, shape (stretches,)
@@ -41,16 +41,24 @@ def largest(
     mask : boolean array, shape (n,)
         Of equal numbers the first are taken.
     least : number of the array's dtype
-        The least that was taken of the last stretch from which some, but not all, were; 0 if there is none.
+        The least magnitude that was taken of the last stretch from which some, but not all, were; 0 if there is none.
     """
-    bits: Array = np.ascontiguousarray(scores).view(np.uint32 if scores.itemsize == 4 else np.uint64)
+    given: Array = np.ascontiguousarray(scores).view(np.uint32 if scores.itemsize == 4 else np.uint64)
+    width, bits = 8 * given.itemsize, np.empty_like(given)
+    rank(given, given.dtype.type((1 << width - 1) - 1), given.dtype.type(barred is not None), bits)
     if barred is not None:
-        bits = bits + np.ones(1, bits.dtype)  # so that zero is below every other number
-        bits[barred] = 0
+        bits[barred] = 0  # below every other number
     mask = np.empty(len(bits), np.bool_)
     least = np.zeros(1, bits.dtype)
-    mark_largest(bits, 8 * bits.itemsize, edges, counts, mask, least)
+    mark_largest(bits, width, edges, counts, mask, least)
     return mask, (least - (barred is not None and least > 0)).view(scores.dtype)[0]
+
+
+@njit
+def rank(bits: Array, magnitude: Any, more: Any, ranks: Array) -> None:
+    """ranks = the bits without that of the sign, and `more`."""
+    for k in range(len(bits)):
+        ranks[k] = (bits[k] & magnitude) + more
 
 
 @njit
@@ -71,16 +79,17 @@ def mark_largest(bits: Array, width: int, edges: Array, counts: Array, mask: Arr
             found = _counted(near, width, count, tallies)
         least[0] = found
         bound = least[0]  # of the array's own type
-        for k in range(first, last):
-            mask[k] = bits[k] >= bound
+        taken = mask[first:last]
+        for k in range(len(here)):  # from 0 on: only then are several compared at once
+            taken[k] = here[k] >= bound
         left = -count
         for k in range(len(near)):
             left += near[k] >= bound
-        k = last
+        k = len(here)
         while left > 0:  # of those that equal it, the last are too many
             k -= 1
-            if bits[k] == bound:
-                mask[k] = False
+            if here[k] == bound:
+                taken[k] = False
                 left -= 1
 
 
@@ -98,13 +107,21 @@ def _likely(bits: Array, count: int) -> Array:
     for k in range(sample):
         seen[k] = bits[k * SAMPLED_EVERY]
     bound = np.sort(seen)[sample - below]
-    kept, n = np.empty(min(len(bits), 4 * below * SAMPLED_EVERY), bits.dtype), 0
-    for k in range(len(bits)):
-        if bits[k] >= bound:
-            if n == len(kept):  # many are equal
-                return bits
-            kept[n] = bits[k]
-            n += 1
+    kept, n, full = np.empty(min(len(bits), 4 * below * SAMPLED_EVERY), bits.dtype), 0, len(bits) // _CHUNK * _CHUNK
+    for chunk in range((len(bits) + _CHUNK - 1) // _CHUNK):
+        first = chunk * _CHUNK
+        if first < full:
+            here, reached = bits[first : first + _CHUNK], 0
+            for k in range(_CHUNK):
+                reached |= here[k] >= bound
+            if not reached:  # as most are, and this is found out sixteen at a time
+                continue
+        for k in range(first, min(first + _CHUNK, len(bits))):
+            if bits[k] >= bound:
+                if n == len(kept):  # many are equal
+                    return bits
+                kept[n] = bits[k]
+                n += 1
     return kept[:n] if n >= count else bits
 
 

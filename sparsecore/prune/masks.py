@@ -44,9 +44,7 @@ def keep_largest(saliency: Saliency, count: int) -> Kept:
         return Kept(np.zeros(size, np.bool_), above(saliency))
     from ..kernels.cpu.choose import largest  # compiling waits until something is pruned
 
-    plain = saliency + saliency.dtype.type(0)  # no zero has a sign then
-    if plain.dtype not in (np.float32, np.float64):
-        plain = plain.astype(np.float64)
+    plain = saliency if saliency.dtype in (np.float32, np.float64) else saliency.astype(np.float64)
     mask, threshold = largest(plain, np.array([0, size]), np.array([count]))
     return Kept(mask, float(threshold))
 

@@ -57,7 +57,7 @@ class Site:
         return places[1:] - places[:-1]
 
     def scores(self, units: SparsityPattern) -> Scores:
-        """How large the gradient of units is: |g| of connections, the sum of squares of filters."""
+        """What the gradient of units is ranked by: g itself of connections, the sum of squares of filters."""
         return sizes_of(self.gradient(whole_units(units, self.size)), self.size)
 
 
@@ -66,8 +66,8 @@ Growth = Callable[[Site, Counts], Places]
 
 
 def sizes_of(values: Scores, size: int) -> Scores:
-    """How much units of `size` neighbouring values matter: their magnitude, or the sum of squares of several."""
-    return np.abs(values) if size == 1 else np.square(values).reshape(-1, size).sum(axis=1)
+    """What units of `size` neighbouring values are ranked by: the magnitude, or the sum of squares of several."""
+    return values if size == 1 else np.square(values).reshape(-1, size).sum(axis=1)
 
 
 def at_random(site: Site, counts: Counts) -> Places:
@@ -118,8 +118,10 @@ def _best_of_rows(site: Site, first: int, last: int, counts: Counts) -> tuple[Pl
     kept = site.keep[stays]
     barred = (site.pattern.rows[stays][kept].astype(np.int64) - first) * columns + site.pattern.indices[stays][kept]
     starts = np.arange(len(counts) + 1) * columns if len(counts) == last - first > 1 else np.array([0, len(scores)])
-    taken = np.bincount(np.searchsorted(starts, barred, side="right") - 1, minlength=len(counts))
-    mask, _ = largest(scores, starts, np.minimum(counts, np.diff(starts) - taken), barred)
+    taken = np.array([len(barred)])
+    if len(counts) > 1:
+        taken = np.bincount(barred // columns, minlength=len(counts))
+    mask, _ = largest(scores, starts, np.minimum(counts, starts[1:] - starts[:-1] - taken), barred)
     at = np.flatnonzero(mask)
     return Places(at // columns + first, at % columns), scores[at]
 

@@ -19,4 +19,7 @@ def strict(value: Any) -> Any:
 
 def as_line(value: Any) -> str:
     """A value as JSON; None, which is `null`, for numbers that are not finite."""
-    return json.dumps(strict(value), allow_nan=False)
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(strict(value), allow_nan=False)

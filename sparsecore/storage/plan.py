@@ -119,8 +119,12 @@ def layout_of(
         Connections will move, and the layout is to keep its form: rows that happen to share their columns, such as
         those without any, make no groups then.
     """
-    rows, starts, leaders = _groups(pattern, moving)
     indptr = pattern.indptr.astype(np.int64)
+    if columns_per_block is None and moving and not pattern.is_full:
+        columns_per_block = _block_columns(pattern, 1)
+    if columns_per_block == 0 and moving and not pattern.is_full:
+        return _rows_alone(indptr, offsets)
+    rows, starts, leaders = _groups(pattern, moving)
     first = rows[starts[:-1]]
     length = pattern.fan_in[first]
     sizes = starts[1:] - starts[:-1]
@@ -140,6 +144,15 @@ def layout_of(
         runs, work = indptr[leaders], np.zeros(len(starts), np.int64)
         np.cumsum(length * sizes, out=work[1:])
     return Layout(indptr, rows, starts, runs, cuts, work, np.ascontiguousarray(offsets, np.int32), most)
+
+
+def _rows_alone(indptr: NDArray[np.int64], offsets: NDArray[np.integer]) -> Layout:
+    """The layout of rows that share nothing and are walked whole, which an update of moving connections makes anew."""
+    alone = np.arange(len(indptr), dtype=np.int32)
+    cuts = np.zeros((2, len(indptr) - 1), np.int32)
+    np.subtract(indptr[1:], indptr[:-1], out=cuts[1], casting="same_kind")
+    offsets = np.ascontiguousarray(offsets, np.int32)
+    return Layout(indptr, alone[:-1], alone, indptr[:-1], cuts, indptr, offsets, 1)
 
 
 def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segment: int = COO_SEGMENT) -> CooLayout:
