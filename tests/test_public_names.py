@@ -32,7 +32,7 @@ PUBLIC = {
     "sparsecore.interop.jax": ("as_function",),
     "sparsecore.interop.operator": ("SparseOperator",),
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
-    "sparsecore.interop.torch": ("SparseConv2d", "SparseLinear", "sparsify"),
+    "sparsecore.interop.torch": ("Moved", "Moving", "SparseConv2d", "SparseLinear", "rewire", "sparsify"),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
         "KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "Residual", "Sequential",

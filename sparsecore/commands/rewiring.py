@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ..network import Network
 from ..prune.methods import REGROW, RIGL, SET, Method, of_all, of_candidates
-from ..prune.rewirer import Rewirer, RewiringSchedule
+from ..prune.moving import RewiringSchedule
+from ..prune.rewirer import Rewirer
 from ..prune.shrink import Targets
 from ..runs.config import RunConfig
 from ..runs.kinds import ConfigError

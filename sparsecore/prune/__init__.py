@@ -1,8 +1,9 @@
 """Changing a network's structure in place: connections that go, at once or gradually, and connections that move."""
 
 from .methods import REGROW, RIGL, SET, Method, at_random, of_all, of_candidates
+from .moving import RewiringSchedule
 from .rewind import refresh, rewind
-from .rewirer import Rewired, Rewirer, RewiringSchedule
+from .rewirer import Rewired, Rewirer
 from .saliency import curvature, gradient, magnitude
 from .schedule import PruningSchedule, gradual, iterative, one_time
 from .shrink import PrunedLayer, PruneError, by_quality, by_threshold, shrink, to_sparsity

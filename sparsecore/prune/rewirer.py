@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,59 +11,17 @@ from numpy.typing import NDArray
 
 from ..layers.sparse import SparseLayer
 from ..network import Network
-from ..storage.growth import changed, free_places, units_of, whole_units
+from ..storage.growth import changed, free_places
 from ..storage.parameters import LayerPath
 from ..storage.pattern import SparsityPattern
 from ..storage.rewiring import Move
 from ..training.callbacks import Callback, Training
-from .methods import Counts, Method, Site
+from .methods import Method
+from .moving import Movement, RewiringSchedule
 from .shrink import PruneError, Targets
 
 TRIED = "tried:"
 """How the names begin of the arrays in a run's state that have a bit for each place: has a connection been there?"""
-
-
-@dataclass(frozen=True)
-class RewiringSchedule:
-    """Updates after every `every` steps, up to step `end`; each moves a part of the connections, ever fewer.
-
-    Parameters
-    ----------
-    every : int
-        Steps between two updates.
-    end : int
-        Steps of training after which there is none.
-    fraction : float
-        Of a layer's connections, above 0 and below 1: at first. It falls to 0 as a cosine does from 0 to π.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-    """
-
-    every: int
-    end: int
-    fraction: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.end < self.every:
-            raise ValueError(f"updates must be due every 1 or more steps, and once by the end, got every {self.every} "
-                             f"steps until {self.end}")  # fmt: skip
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must be above 0 and below 1, got {self.fraction}")
-
-    def due(self, step: int) -> bool:
-        """Whether there is an update after `step` steps."""
-        return 0 < step <= self.end and step % self.every == 0
-
-    def at(self, step: int) -> float:
-        """The fraction that moves after `step` steps."""
-        return 0.5 * self.fraction * (1 + math.cos(math.pi * step / self.end))
-
-    def progress(self, step: int) -> float:
-        """How far the updates have come: 1 at the last one."""
-        return min(step / (self.end // self.every * self.every), 1.0)
 
 
 class Rewired(NamedTuple):
@@ -102,7 +59,7 @@ class Rewired(NamedTuple):
     fan_in: tuple[int, int, float]
 
 
-class Rewirer(Callback):
+class Rewirer(Movement, Callback):
     """Moves connections when a schedule says so, and writes a line of metrics each time.
 
     Parameters
@@ -126,11 +83,8 @@ class Rewirer(Callback):
         self, method: Method, schedule: RewiringSchedule, *, layers: Iterable[str | int] | None = None,
         targets: Targets | None = None, initial: Targets | None = None, seed: int = 0, filters: bool = False,
     ) -> None:  # fmt: skip
-        self.method, self.schedule, self.seed, self.filters = method, schedule, seed, filters
+        super().__init__(method, schedule, targets=targets, initial=initial, seed=seed, filters=filters)
         self.layers = None if layers is None else [LayerPath(k) for k in layers]
-        if (method.towards is not None) != (targets is not None):
-            raise ValueError("targets: go with a method that changes the sparsity, and only with that")
-        self.targets, self.initial = targets, initial
         self._tried: dict[str, int] = {}
 
     def started(self, trainer: Training) -> None:
@@ -172,46 +126,14 @@ class Rewirer(Callback):
 
     def _moved(self, trainer: Training, path: str, number: int) -> tuple[Move, Rewired]:
         """The move of one layer, and what it comes to."""
-        from ..kernels.cpu.change import moving_key
-        from ..kernels.cpu.choose import largest
-
-        step, network = trainer.steps_done, trainer.network
-        row = network.table.by_path[f"{path}.weight"]
-        layer = network[path]
+        network, layer = trainer.network, trainer.network[path]
         assert isinstance(layer, SparseLayer)
-        size = self._size(layer)
-        units = units_of(layer.pattern, size)
-        assert units is not None
-        rows = units.shape[0]
-        edges = np.arange(rows + 1) if self.method.by_row else np.array([0, rows])
-        stay, come = self._counts(units, edges, step, path)
-        matters = self.method.goes(network.device.get(layer.weight), size)
-        starts = units.indptr[edges].astype(np.int64)
-        keep, _ = largest(matters, starts, stay)
-        key = int(moving_key(self.seed, step, number))
-        site = Site(units, keep, edges, size, self._gradient_of(trainer, path), key)
-        after, sources, stayed = changed(units, keep, self.method.comes(site, come))
-        move = Move(row, whole_units(after, size), _of_connections(sources, size))
-        return move, self._result(trainer, path, layer, move, stayed * size)
-
-    def _counts(self, units: SparsityPattern, edges: Counts, step: int, path: str) -> tuple[Counts, Counts]:
-        """How many units stay in each stretch, and how many come."""
-        starts = units.indptr[edges].astype(np.int64)
-        held, possible = starts[1:] - starts[:-1], (edges[1:] - edges[:-1]) * units.shape[1]
-        goal = held
-        if self.method.towards is not None:
-            first, last = self._sparsities(path)
-            sparsity = self.method.towards(self.schedule.progress(step), first, last)
-            goal = np.minimum(held, np.rint((1 - sparsity) * possible).astype(np.int64))
-        come = np.minimum(np.rint(self.schedule.at(step) * goal).astype(np.int64), possible - goal)
-        return goal - come, come
-
-    def _sparsities(self, path: str) -> tuple[float, float]:
-        first, last = (
-            float(given[path]) if isinstance(given, Mapping) else float(given or 0.0)
-            for given in (self.initial, self.targets)
+        after, sources, stayed = self.moved(
+            layer.pattern, self._size(layer), network.device.get(layer.weight), self._gradient_of(trainer, path),
+            step=trainer.steps_done, path=path, number=number,
         )  # fmt: skip
-        return min(first, last), last
+        move = Move(network.table.by_path[f"{path}.weight"], after, sources)
+        return move, self._result(trainer, path, layer, move, stayed)
 
     def _gradient_of(self, trainer: Training, path: str) -> Any:
         def gradient(pattern: SparsityPattern) -> NDArray[np.floating[Any]]:
@@ -253,37 +175,15 @@ class Rewirer(Callback):
 
     def _check(self, network: Network, path: str) -> None:
         """Refuse a layer whose connections cannot move."""
-        name = f"rewiring: layer {path}, {network[path]!r}"
-        pattern = network.patterns.get(path)
-        if pattern is None or not pattern.nnz:
-            raise PruneError(f"{name}: has no connections that could move")
-        if pattern.is_full:
-            raise PruneError(f"{name}: has all connections already, and no place is free: start with fewer")
-        layer = network[path]
-        assert isinstance(layer, SparseLayer)
-        units = units_of(pattern, self._size(layer))
-        if units is None:
-            raise PruneError(f"{name}: stores parts of filters, so whole ones cannot move; move single weights")
-        held, possible = units.nnz, units.shape[0] * units.shape[1]
-        goal = held if self.targets is None else round((1 - self._sparsities(path)[1]) * possible)
-        if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
-            raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
-                             "are free: move a smaller fraction, or start with fewer")  # fmt: skip
+        layer, pattern = network[path], network.patterns.get(path)
+        size = self._size(layer) if isinstance(layer, SparseLayer) else 1
+        self.check_layer(f"rewiring: layer {path}, {layer!r}", path, pattern, size)
 
     def _paths(self, network: Network) -> list[LayerPath]:
         return [LayerPath(k) for k in network.sparse] if self.layers is None else self.layers
 
     def _size(self, layer: SparseLayer) -> int:
-        kernel = getattr(layer, "kernel_size", None)
-        return math.prod(kernel) if self.filters and kernel is not None else 1
-
-
-def _of_connections(sources: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Where connections stood, given where their units did."""
-    if size == 1:
-        return sources
-    first = np.where(sources < 0, -1, sources * size)[:, np.newaxis]
-    return np.where(first < 0, -1, first + np.arange(size)).ravel()
+        return self.size_of_unit(getattr(layer, "kernel_size", None))
 
 
 def _compile(dtype: Any) -> None:

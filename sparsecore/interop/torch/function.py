@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from ...layers.replay import replay_of
 from ...layers.sparse import SparseLayer
 from ...runtime.device import Device
-from ...runtime.devices import cuda
+from ...runtime.devices import cpu, cuda
 from ...runtime.replay import Replay
 from ...runtime.workspace import Workspace
 from .given import NARROW, check, check_parameters, plain
@@ -44,7 +44,10 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     if x.dtype in NARROW:
         x = x.to(weight.dtype)
     check(layer, "x", x, weight)
-    return _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
+    y = _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
+    if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
+        caught.watch(layer, x, y)
+    return y
 
 
 class _Call(torch.autograd.Function):
@@ -58,7 +61,7 @@ class _Call(torch.autograd.Function):
             ctx.save_for_backward(weight)
         weight = plain(weight)
         y, ctx.left = run(layer, plain(x), weight, None if bias is None else plain(bias), need_dx)
-        ctx.of = owner, layer, y.shape, weight.detach()
+        ctx.of = owner, layer, layer.pattern, y.shape, weight.detach()  # a layer's pattern may change
         return y
 
     @staticmethod
@@ -69,9 +72,9 @@ class _Call(torch.autograd.Function):
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     _, _, need_dx, need_dw, need_db = ctx.needs_input_grad
-    owner, layer, shape, weight = ctx.of
+    owner, layer, pattern, shape, weight = ctx.of
     module = owner()
-    if module is not None and module.pattern is not layer.pattern:
+    if (layer if module is None else module).pattern is not pattern:
         raise RuntimeError(f"{layer!r}: the module has taken another pattern since this forward pass: repeat it")
     if need_dx:
         _ = ctx.saved_tensors  # raises if they were changed
@@ -118,35 +121,39 @@ def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
 def _forward_on_gpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
 ) -> tuple[torch.Tensor, tuple[SparseLayer, Any]]:
-    device, stream = _gpu(x)
+    device, stream = place_of(x)
     with stream:
-        zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else _array(bias)
-        used = layer.with_params(_array(weight), zero)
-        y, cache = used.forward(_array(x), Workspace(device))
+        zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else array_of(bias)
+        used = layer.with_params(array_of(weight), zero)
+        y, cache = used.forward(array_of(x), Workspace(device))
     return torch.from_dlpack(y), (used, cache)
 
 
 def _backward_on_gpu(
     dy: torch.Tensor, layer: SparseLayer, weight: torch.Tensor, left: tuple[SparseLayer, Any], need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    device, stream = _gpu(dy)
+    device, stream = place_of(dy)
     used, cache = left
     with stream:
-        dx, grads = used.backward(_array(dy), cache, Workspace(device), need_dx=need_dx)
+        dx, grads = used.backward(array_of(dy), cache, Workspace(device), need_dx=need_dx)
     found = dx, grads["weight"], grads["bias"]
     return tuple(None if array is None else torch.from_dlpack(array) for array in found)
 
 
-def _gpu(x: torch.Tensor) -> tuple[Device, AbstractContextManager[Any]]:
-    """Our device for a tensor, and a context in which it works on PyTorch's current stream."""
+def place_of(x: torch.Tensor) -> tuple[Device, AbstractContextManager[Any]]:
+    """Our device for a tensor, and a context in which a GPU works on PyTorch's current stream."""
+    if x.is_cpu:
+        return cpu(), nullcontext()
     import cupy
 
     index = x.device.index or 0
     return cuda(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index)
 
 
-def _array(x: torch.Tensor) -> Any:
-    """The tensor's memory as CuPy's array."""
+def array_of(x: torch.Tensor) -> Any:
+    """The tensor's memory as an array of its device."""
+    if x.is_cpu:
+        return x.detach().numpy()
     import cupy
 
     return cupy.from_dlpack(x.detach())

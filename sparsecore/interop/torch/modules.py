@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ class SparseModule(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    moves: bool = False  # whether layers get plans that can be patched when connections move
+    caught: weakref.ref[Any] | None = None  # who looks at this step's passes: none unless connections move after it
 
     def __init__(self, pattern: SparsityPattern, weight: Any, bias: Any, device: Any, dtype: Any) -> None:
         super().__init__()
@@ -72,7 +76,8 @@ class SparseModule(nn.Module):
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
     def _wire(self, pattern: SparsityPattern) -> None:
-        """Take a pattern; the weight stays the same Parameter and gets the pattern's size."""
+        """Take a pattern; the weight stays the same Parameter and gets the pattern's size, buffers where they have it.
+        """
         self.pattern = pattern
         if self.weight.shape != (pattern.nnz,):
             # By way of another dtype: only then does PyTorch forget the size that it awaits a gradient of.
@@ -81,8 +86,42 @@ class SparseModule(nn.Module):
                 self.weight.data = self.weight.new_empty(pattern.nnz, dtype=each)
         self.weight.grad = None  # it is of the connections before
         for name in ("indptr", "indices"):
-            self.register_buffer(name, torch.tensor(getattr(pattern, name), device=self.weight.device))
+            numbers, held = torch.tensor(getattr(pattern, name), device=self.weight.device), self._buffers.get(name)
+            if held is not None and (held.shape, held.dtype) == (numbers.shape, numbers.dtype):
+                held.copy_(numbers)  # a state_dict that shares the weight's memory shares theirs
+            else:
+                self.register_buffer(name, numbers)
         self._layers: Few[Any, SparseLayer] = Few(_MOST)
+
+    def let_move(self) -> None:
+        """Have plans from now on that can be patched when connections move."""
+        self.moves, self._layers = True, Few(_MOST)
+
+    def moved_to(self, pattern: SparsityPattern) -> Callable[[], None]:
+        """What takes a pattern: where its plans fit into those at hand, these are patched and recordings stay valid."""
+        patched = []
+        if self.weight.is_cpu and self.weight.shape == (pattern.nnz,):  # a GPU works on a copy of the plan
+            fresh = [(size, layer, layer.plan_of(pattern, moving=True)) for size, layer in self._layers.items()]
+            patched = [(size, layer, plan) for size, layer, plan in fresh if layer.plan.fits(plan)]
+
+        def take() -> None:
+            self._wire(pattern)
+            for size, layer, plan in patched:
+                layer.plan.patch(plan)
+                layer.take_pattern(pattern, layer.plan)
+                self._layers[size] = layer
+
+        return take
+
+    def _layer(self, size: Any) -> SparseLayer:
+        """What computes for inputs of a size that is new."""
+        made = self._layers[size] = self._made(size)
+        if self.moves:
+            made.take_pattern(self.pattern, made.plan_of(self.pattern, moving=True))
+        return made
+
+    @abstractmethod
+    def _made(self, size: Any) -> SparseLayer: ...
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
         whose, name = type(self).__name__, "weight" if parameter is self.weight else "bias"
@@ -112,7 +151,7 @@ class SparseModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_layers"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_layers", "caught")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"_layers": Few(_MOST)})  # a copy makes its plans when it is first used
@@ -209,13 +248,14 @@ class SparseLinear(SparseModule):
         shape = shape_of("SparseLinear", x)
         if not shape or shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
-        layer = self._layers.get(())
-        if layer is None:
-            layer = self._layers[()] = LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
+        layer = self._layers.get(()) or self._layer(())
         if len(shape) == 2:  # a reshape would be one more node of the graph
             return call(self, layer, x)
         y = call(self, layer, x.reshape(-1, self.in_features))
         return y.reshape(*shape[:-1], self.out_features)
+
+    def _made(self, size: Any) -> SparseLayer:
+        return LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
 
     def extra_repr(self) -> str:
         return (
@@ -286,14 +326,14 @@ class SparseConv2d(SparseModule):
             wanted = f"(batch, {self.in_channels}, height, width)"
             raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(shape)}")
         size = (int(shape[-2]), int(shape[-1]))
-        layer = self._layers.get(size)
-        if layer is None:
-            steps = (self.kernel_size, self.stride, self.padding, self.dilation)
-            values = np.empty(self.pattern.nnz, np.float32)
-            layer = ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
-            self._layers[size] = layer
+        layer = self._layers.get(size) or self._layer(size)
         y = call(self, layer, x if len(shape) == 4 else x[None])
         return y if len(shape) == 4 else y[0]
+
+    def _made(self, size: Any) -> SparseLayer:
+        steps = (self.kernel_size, self.stride, self.padding, self.dilation)
+        values = np.empty(self.pattern.nnz, np.float32)
+        return ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
 
     def extra_repr(self) -> str:
         return (

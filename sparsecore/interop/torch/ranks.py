@@ -1,0 +1,28 @@
+"""What the ranks of `torch.distributed` agree about; a process alone asks nobody."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def mean(x: torch.Tensor) -> torch.Tensor:
+    """The mean of all ranks' tensors, in place: the same bits on each."""
+    if (count := ranks()) > 1:
+        distributed.all_reduce(x)
+        x /= count
+    return x
+
+
+def agree(numbers: list[int], device: torch.device) -> list[bool]:
+    """Which numbers, below 2**62, are the same on all ranks."""
+    both = torch.tensor([*numbers, *(-each for each in numbers)], dtype=torch.int64, device=device)
+    if ranks() > 1:
+        distributed.all_reduce(both, distributed.ReduceOp.MAX)
+    most, least = both[: len(numbers)], -both[len(numbers) :]
+    return [bool(same) for same in most == least]

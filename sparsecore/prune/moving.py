@@ -1,0 +1,187 @@
+"""How connections move, whoever trains them: when, how many, and which go and come at an update of a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..storage.growth import changed, units_of, whole_units
+from ..storage.pattern import SparsityPattern
+from .methods import Counts, Method, Scores, Site
+from .shrink import PruneError, Targets
+
+
+@dataclass(frozen=True)
+class RewiringSchedule:
+    """Updates after every `every` steps, up to step `end`; each moves a part of the connections, ever fewer.
+
+    Parameters
+    ----------
+    every : int
+        Steps between two updates.
+    end : int
+        Steps of training after which there is none.
+    fraction : float
+        Of a layer's connections, above 0 and below 1: at first. It falls to 0 as a cosine does from 0 to π.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    every: int
+    end: int
+    fraction: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.end < self.every:
+            raise ValueError(f"updates must be due every 1 or more steps, and once by the end, got every {self.every} "
+                             f"steps until {self.end}")  # fmt: skip
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must be above 0 and below 1, got {self.fraction}")
+
+    def due(self, step: int) -> bool:
+        """Whether there is an update after `step` steps."""
+        return 0 < step <= self.end and step % self.every == 0
+
+    def at(self, step: int) -> float:
+        """The fraction that moves after `step` steps."""
+        return 0.5 * self.fraction * (1 + math.cos(math.pi * step / self.end))
+
+    def progress(self, step: int) -> float:
+        """How far the updates have come: 1 at the last one."""
+        return min(step / (self.end // self.every * self.every), 1.0)
+
+
+class Movement:
+    """How the connections of some layers move.
+
+    Parameters
+    ----------
+    method : Method
+        Such as `SET`, `RIGL` or `REGROW`.
+    schedule : RewiringSchedule
+    targets : float, or mapping of layer to float
+        The sparsity at the end, for a method that changes it.
+    initial : float, or mapping of layer to float
+        The sparsity at the start, likewise.
+    seed : int
+        Of what is drawn at random.
+    filters : bool
+        Let whole filters of convolutions move, not single weights.
+    """
+
+    def __init__(
+        self, method: Method, schedule: RewiringSchedule, *, targets: Targets | None = None,
+        initial: Targets | None = None, seed: int = 0, filters: bool = False,
+    ) -> None:  # fmt: skip
+        if (method.towards is not None) != (targets is not None):
+            raise ValueError("targets: go with a method that changes the sparsity, and only with that")
+        self.method, self.schedule, self.seed, self.filters = method, schedule, seed, filters
+        self.targets, self.initial = targets, initial
+
+    def size_of_unit(self, kernel_size: tuple[int, int] | None) -> int:
+        """How many neighbouring connections move together, given the size of a convolution's filters."""
+        return math.prod(kernel_size) if self.filters and kernel_size is not None else 1
+
+    def moved(
+        self, pattern: SparsityPattern, size: int, weight: Scores, gradient: Callable[[SparsityPattern], Scores], *,
+        step: int, path: str, number: int,
+    ) -> tuple[SparsityPattern, NDArray[np.int64], int]:  # fmt: skip
+        """The pattern of a layer after an update.
+
+        Parameters
+        ----------
+        pattern : SparsityPattern
+        size : int
+            Connections that move together.
+        weight : array of shape (nnz,)
+        gradient : callable
+            The last step's gradient at the connections of a pattern, stored or not, as a host array.
+        step : int
+            Steps of training before this update.
+        path : str
+            By which mappings of sparsities name the layer.
+        number : int
+            The layer's, from which its random numbers are made.
+
+        Returns
+        -------
+        pattern : SparsityPattern
+        sources : int64 array, shape (nnz of the new pattern,)
+            Where each connection stood, −1 for new ones.
+        stayed : int
+            How many were to go and came back.
+        """
+        from ..kernels.cpu.change import moving_key
+        from ..kernels.cpu.choose import largest
+
+        units = units_of(pattern, size)
+        assert units is not None
+        rows = units.shape[0]
+        edges = np.arange(rows + 1) if self.method.by_row else np.array([0, rows])
+        stay, come = self._counts(units, edges, step, path)
+        starts = units.indptr[edges].astype(np.int64)
+        keep, _ = largest(self.method.goes(weight, size), starts, stay)
+        site = Site(units, keep, edges, size, gradient, int(moving_key(self.seed, step, number)))
+        after, sources, stayed = changed(units, keep, self.method.comes(site, come))
+        return whole_units(after, size), _of_connections(sources, size), stayed * size
+
+    def _counts(self, units: SparsityPattern, edges: Counts, step: int, path: str) -> tuple[Counts, Counts]:
+        """How many units stay in each stretch, and how many come."""
+        starts = units.indptr[edges].astype(np.int64)
+        held, possible = starts[1:] - starts[:-1], (edges[1:] - edges[:-1]) * units.shape[1]
+        goal = held
+        if self.method.towards is not None:
+            first, last = self._sparsities(path)
+            sparsity = self.method.towards(self.schedule.progress(step), first, last)
+            goal = np.minimum(held, np.rint((1 - sparsity) * possible).astype(np.int64))
+        come = np.minimum(np.rint(self.schedule.at(step) * goal).astype(np.int64), possible - goal)
+        return goal - come, come
+
+    def _sparsities(self, path: str) -> tuple[float, float]:
+        first, last = (
+            float(given[path]) if isinstance(given, Mapping) else float(given or 0.0)
+            for given in (self.initial, self.targets)
+        )  # fmt: skip
+        return min(first, last), last
+
+    def check_layer(self, name: str, path: str, pattern: SparsityPattern | None, size: int) -> None:
+        """Refuse a layer whose connections cannot move.
+
+        Parameters
+        ----------
+        name : str
+            How the message begins.
+        path, pattern, size
+            As of `moved`.
+
+        Raises
+        ------
+        PruneError
+        """
+        if pattern is None or not pattern.nnz:
+            raise PruneError(f"{name}: has no connections that could move")
+        if pattern.is_full:
+            raise PruneError(f"{name}: has all connections already, and no place is free: start with fewer")
+        units = units_of(pattern, size)
+        if units is None:
+            raise PruneError(f"{name}: stores parts of filters, so whole ones cannot move; move single weights")
+        held, possible = units.nnz, units.shape[0] * units.shape[1]
+        goal = held if self.targets is None else round((1 - self._sparsities(path)[1]) * possible)
+        if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
+            raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
+                             "are free: move a smaller fraction, or start with fewer")  # fmt: skip
+
+
+def _of_connections(sources: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Where connections stood, given where their units did."""
+    if size == 1:
+        return sources
+    first = np.where(sources < 0, -1, sources * size)[:, np.newaxis]
+    return np.where(first < 0, -1, first + np.arange(size)).ravel()

@@ -1,0 +1,685 @@
+"""Connections that move while PyTorch trains: as by brute force, as in our own trainer, with all optimizers know."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsecore[torch]'")
+
+from sparsecore.kernels.cpu.change import moving_key  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparsecore.interop.torch import SparseConv2d, SparseLinear, rewire  # noqa: E402
+from sparsecore.layers import MaxPool2d  # noqa: E402
+from sparsecore.layers import SparseConv2d as ConvLayer  # noqa: E402
+from sparsecore.layers import SparseLinear as LinearLayer  # noqa: E402
+from sparsecore.network import Network  # noqa: E402
+from sparsecore.prune import (  # noqa: E402
+    REGROW,
+    RIGL,
+    SET,
+    Method,
+    Rewirer,
+    RewiringSchedule,
+    at_random,
+    of_all,
+)
+from sparsecore.runs.trainer import Trainer  # noqa: E402
+from sparsecore.storage.growth import free_places, units_of  # noqa: E402
+from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
+from sparsecore.topology import dense, filters, uniform_random  # noqa: E402
+from sparsecore.training.optimizers import SGD, Adam  # noqa: E402
+
+from .test_moving import METHODS, data  # noqa: E402
+
+SCHEDULE = RewiringSchedule(2, 22, 0.4)
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "SGD": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
+    "Adam": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, 0.01, foreach=False),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5, centered=True),
+    "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch's own threads wait for each other at every call, and longer than these small calls take."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def mlp(dtype: Any = torch.float64) -> Any:
+    rng = np.random.default_rng(3)
+    return nn.Sequential(
+        SparseLinear(30, 24, pattern=uniform_random(24, 30, 0.8, rng), dtype=dtype), nn.ReLU(),
+        SparseLinear(24, 16, pattern=uniform_random(16, 24, 0.8, rng), dtype=dtype), nn.ReLU(inplace=True),
+        nn.Linear(16, 4, dtype=dtype),
+    )  # fmt: skip
+
+
+def images(granularity: str) -> Any:
+    rng = np.random.default_rng(4)
+    second = uniform_random(6, 5 * 9, 0.7, rng)
+    if granularity == "filter":
+        second = filters(uniform_random(6, 5, 0.5, rng), 3)
+    return nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1, dtype=torch.float64), nn.ReLU(), nn.MaxPool2d(2),
+        SparseConv2d(second, 3, 1, 1, dtype=torch.float64), nn.ReLU(), nn.Flatten(),
+        SparseLinear(54, 4, pattern=uniform_random(4, 54, 0.5, rng), dtype=torch.float64),
+    )  # fmt: skip
+
+
+def batches(shape: tuple[int, ...], dtype: Any = torch.float64, samples: int = 18) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        yield (torch.randn(samples, *shape, generator=generator, dtype=dtype),
+               torch.randint(0, 4, (samples,), generator=generator))  # fmt: skip
+
+
+class Brute:
+    """A loop that works out before each update, in plain PyTorch and NumPy on whole matrices, what must be there."""
+
+    def __init__(self, model: Any, optimizer: Any, method: Method, schedule: RewiringSchedule, **options: Any) -> None:
+        self.model, self.optimizer, self.method, self.schedule = model, optimizer, method, schedule
+        self.filters, self.targets = options.get("filters", False), options.get("targets")
+        self.modules = {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear | SparseConv2d)}
+        self.initial = {name: module.pattern.sparsity for name, module in self.modules.items()}
+        self.moving = rewire(model, optimizer, method=method, schedule=schedule, **options)
+        self.steps = self.updates = 0
+
+    def run(self, shape: tuple[int, ...], steps: int, backward: Callable[[Any, Any, Any], None] | None = None) -> None:
+        for (x, y), _ in zip(batches(shape), range(steps), strict=False):
+            self.optimizer.zero_grad()
+            gradients = self.of_a_dense_twin(x, y)
+            (backward or self.backward)(self.model, x, y)
+            for name, module in self.modules.items():
+                there = gradients[name][module.pattern.rows, module.pattern.indices]
+                np.testing.assert_allclose(module.weight.grad.numpy(), there, rtol=1e-9, atol=1e-14)
+            self.optimizer.step()
+            self.steps += 1
+            due = self.schedule.due(self.steps)
+            wanted = {n: self.expected(n, k, gradients[n]) for k, n in enumerate(self.modules)} if due else {}
+            before = {name: self.numbers(module) for name, module in self.modules.items()}
+            memory = [(m.weight, m.weight.data_ptr(), m.indices.data_ptr()) for m in self.modules.values()]
+            held = {name: module.pattern.nnz for name, module in self.modules.items()}
+            moved = self.moving.step()
+            assert bool(moved) == due
+            for name, there in wanted.items():
+                module, now = self.modules[name], self.numbers(self.modules[name])
+                assert np.array_equal(whole(module, np.ones(module.pattern.nnz)) != 0, there), (self.steps, name)
+                for key, old in before[name].items():
+                    assert np.array_equal(now[key], np.where(there, old, 0)), (name, key)
+                assert module.indptr.tolist() == module.pattern.indptr.tolist()
+                assert module.indices.tolist() == module.pattern.indices.tolist()
+            for name, went, came, stayed, connections in moved:
+                assert connections == self.modules[name].pattern.nnz == held[name] - went + came and stayed >= 0
+                assert self.targets is not None or went == came
+            for module, (weight, *at) in zip(self.modules.values(), memory, strict=True):
+                assert module.weight is weight
+                assert self.targets is not None or at == [weight.data_ptr(), module.indices.data_ptr()]
+            self.updates += due
+
+    @staticmethod
+    def backward(model: Any, x: Any, y: Any) -> None:
+        nn.functional.cross_entropy(model(x), y).backward()
+
+    def of_a_dense_twin(self, x: Any, y: Any) -> dict[str, Any]:
+        twin = nn.Sequential(*(
+            m.to_linear() if isinstance(m, SparseLinear) else m.to_conv() if isinstance(m, SparseConv2d)
+            else copy.deepcopy(m) for m in self.model
+        ))  # fmt: skip
+        twin.zero_grad()
+        self.backward(twin, x, y)
+        return {n: twin[int(n)].weight.grad.numpy().reshape(m.pattern.shape) for n, m in self.modules.items()}
+
+    def numbers(self, module: Any) -> dict[str, Any]:
+        """The weights and the optimizer's state as whole matrices, zero where there is no connection."""
+        state = self.optimizer.state[module.weight]
+        found = {key: each for key, each in state.items() if torch.is_tensor(each) and each.dim() == 1}
+        assert len(found) == {"SGD": 1, "Adam": 3, "AdamW": 2, "RMSprop": 3, "Rprop": 2}[type(self.optimizer).__name__]
+        return {key: whole(module, each.detach().numpy()) for key, each in {"": module.weight, **found}.items()}
+
+    def expected(self, name: str, number: int, gradient: Any) -> Any:
+        method, schedule, step, module = self.method, self.schedule, self.steps, self.modules[name]
+        pattern = module.pattern
+        size = 9 if self.filters and isinstance(module, SparseConv2d) else 1
+        rows, columns = pattern.shape[0], pattern.shape[1] // size
+        there = (whole(module, np.ones(pattern.nnz)) != 0).reshape(rows, columns, size)[..., 0]
+        weight = whole(module, module.weight.detach().numpy())
+        matters, slope = (
+            (np.square(each.reshape(rows, columns, size)).sum(2) if size > 1 else np.abs(each))
+            for each in (weight, gradient)
+        )  # fmt: skip
+        stretches = [[k] for k in range(rows)] if method.by_row else [list(range(rows))]
+        counts = []
+        for stretch in stretches:
+            held, possible = int(there[stretch].sum()), len(stretch) * columns
+            goal = held
+            if method.towards is not None:
+                s = method.towards(schedule.progress(step), min(self.initial[name], self.targets), self.targets)
+                goal = min(held, int(np.rint((1 - s) * possible)))
+            counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - goal), possible - held))
+        cells = getattr(method.comes, "__closure__", None)
+        asked = [min(int(np.ceil(cells[0].cell_contents * come)) if cells else come, free) for _, come, free in counts]
+        edges = np.arange(rows + 1) if method.by_row else np.array([0, rows])
+        drawn = np.zeros_like(there)
+        units = units_of(pattern, size)
+        assert units is not None
+        if method.comes is not of_all:
+            places = free_places(units, edges, np.array(asked), int(moving_key(0, step, number)))
+            drawn[places.rows, places.columns] = True
+        after = np.zeros_like(there)
+        for stretch, (goal, come, _) in zip(stretches, counts, strict=True):
+            flat = [(r, c) for r in stretch for c in range(columns)]
+            stay = sorted((at for at in flat if there[at]), key=lambda at: -matters[at])[: goal - come]
+            able = [at for at in flat if (at not in stay if method.comes is of_all else drawn[at])]
+            ranked = able if method.comes is at_random else sorted(able, key=lambda at: -slope[at])
+            for at in stay + ranked[:come]:
+                after[at] = True
+        return np.repeat(after, size, axis=1)
+
+
+def whole(module: Any, values: Any) -> Any:
+    found = np.zeros(module.pattern.shape)
+    found[module.pattern.rows, module.pattern.indices] = values
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_connections_go_and_come_as_by_brute_force(method: str) -> None:
+    model, found = mlp(), METHODS[method]
+    options = {"targets": 0.9} if found.towards else {}
+    brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), found, SCHEDULE, **options)
+    brute.run((30,), 24)
+    assert brute.updates == 11
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", ["rigl", "regrow"])
+def test_what_an_optimizer_knows_of_a_connection_moves_with_it(optimizer: str, method: str) -> None:
+    model = mlp()
+    options = {"targets": 0.9} if method == "regrow" else {}
+    brute = Brute(model, OPTIMIZERS[optimizer](model.parameters()), METHODS[method], SCHEDULE, **options)
+    brute.run((30,), 23)
+    assert brute.updates == 11
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "exact", "regrow"])
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_convolutions_move_by_weights_and_by_filters(method: str, granularity: str) -> None:
+    model = images(granularity)
+    options: dict[str, Any] = {"targets": 0.8} if METHODS[method].towards else {}
+    options |= {"filters": True} if granularity == "filter" else {}
+    brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), METHODS[method], SCHEDULE, **options)
+    brute.run((2, 6, 6), 22)
+    assert brute.updates == 11
+    assert granularity == "weight" or units_of(model[3].pattern, 9) is not None
+
+
+def in_parts(model: Any, x: Any, y: Any) -> None:
+    for part in (slice(0, 5), slice(5, 18)):
+        (nn.functional.cross_entropy(model(x[part]), y[part], reduction="sum") / len(x)).backward()
+
+
+def twice_through_one_graph(model: Any, x: Any, y: Any) -> None:
+    loss = nn.functional.cross_entropy(model(x), y)
+    (0.25 * loss).backward(retain_graph=True)
+    (0.75 * loss).backward()
+
+
+def written_over(model: Any, x: Any, y: Any) -> None:
+    """x and the gradients change as soon as they have been used; passes without a gradient come between."""
+    x = x.clone()
+    z = model(x)
+    loss = nn.functional.cross_entropy(z, y)
+    x.zero_()
+    with torch.no_grad():
+        model(torch.randn(7, 30, dtype=x.dtype))
+    model(torch.randn(7, 30, dtype=x.dtype))
+    loss.backward()
+
+
+def recomputed(reentrant: bool) -> Callable[[Any, Any, Any], None]:
+    def backward(model: Any, x: Any, y: Any) -> None:
+        from torch.utils.checkpoint import checkpoint
+
+        x = x.clone().requires_grad_()
+        nn.functional.cross_entropy(checkpoint(model, x, use_reentrant=reentrant), y).backward()
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    "backward", [in_parts, twice_through_one_graph, written_over, recomputed(True), recomputed(False)],
+    ids=["in parts", "twice", "written over", "reentrant", "checkpoint"],
+)  # fmt: skip
+def test_all_gradients_of_a_step_count_however_they_come(backward: Callable[[Any, Any, Any], None]) -> None:
+    model = mlp()
+    brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), RIGL, SCHEDULE)
+    brute.run((30,), 22, backward)
+    assert brute.updates == 11
+
+
+def test_a_module_that_is_used_twice_is_scored_by_the_sum() -> None:
+    shared = SparseLinear(12, 12, pattern=uniform_random(12, 12, 0.7, np.random.default_rng(0)), dtype=torch.float64)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(1, 20, 0.4), method=Method(of_all))
+    for _ in range(10):
+        x, before, held = torch.randn(9, 3, 12, dtype=torch.float64), shared.pattern, shared.weight.detach().clone()
+        twin = shared.to_linear()
+        twin(torch.tanh(twin(x))).square().sum().backward()
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+        weight, gradient = shared.weight.detach().clone(), twin.weight.grad.numpy()
+        (moved,) = moving.step()
+        stay = np.sort(np.argsort(-np.abs(weight.numpy()), kind="stable")[: len(held) - moved.came - moved.stayed])
+        barred = np.zeros((12, 12), bool)
+        barred[before.rows[stay], before.indices[stay]] = True
+        scores = np.where(barred, -1, np.abs(gradient)).ravel()
+        come = np.argsort(-scores, kind="stable")[: moved.came + moved.stayed]
+        barred.ravel()[come] = True
+        assert np.array_equal(whole(shared, 1) != 0, barred)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("method", ["set", "rigl", "exact", "regrow", "exact rows"])
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_our_own_trainer_moves_the_same_connections(kind: str, method: str, optimizer: str) -> None:
+    rng, found = np.random.default_rng(7), METHODS[method]
+    layers: list[Any] = [
+        LinearLayer(uniform_random(24, 30, 0.7, rng), relu=True, rng=rng, dtype=np.float64),
+        LinearLayer(uniform_random(16, 24, 0.7, rng), relu=True, rng=rng, dtype=np.float64),
+        LinearLayer(dense(4, 16), rng=rng, dtype=np.float64),
+    ]
+    shape: tuple[int, ...] = (30,)
+    if kind == "conv":
+        shape = 2, 6, 6
+        layers = [
+            ConvLayer(uniform_random(5, 18, 0.5, rng), shape, 3, padding=1, relu=True, rng=rng, dtype=np.float64),
+            MaxPool2d((5, 6, 6), 2),
+            LinearLayer(uniform_random(4, 45, 0.5, rng), rng=rng, dtype=np.float64),
+        ]
+    network = Network(layers)
+    starts = [layer.pattern for layer in layers if hasattr(layer, "pattern")]
+    modules: list[Any] = []
+    for layer in layers:
+        if isinstance(layer, LinearLayer):
+            modules += [nn.Flatten(), SparseLinear.of(layer.pattern, layer.weight, layer.bias, dtype=torch.float64)]
+        elif isinstance(layer, ConvLayer):
+            modules.append(SparseConv2d(layer.pattern, 3, 1, 1, weight=layer.weight, bias=layer.bias,
+                                        dtype=torch.float64))  # fmt: skip
+        else:
+            modules.append(nn.MaxPool2d(2))
+        modules += [nn.ReLU()] if getattr(layer, "relu", False) else []
+    model = nn.Sequential(*modules)
+    sparse = [k for k, layer in enumerate(layers) if hasattr(layer, "pattern") and not layer.pattern.is_full]
+    full = [n for n, m in model.named_modules() if isinstance(m, SparseLinear) and m.pattern.is_full]
+    initial = {str(k): layers[k].pattern.sparsity for k in sparse}
+    options = {"targets": 0.85, "initial": initial} if found.towards else {}
+    held = data(shape, 48)
+    ours = {"SGD": SGD(0.1, 0.9), "Adam": Adam(0.01)}[optimizer]
+    theirs = {"SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), "Adam": lambda p: torch.optim.Adam(p, 0.01)}
+    rewirer = Rewirer(found, SCHEDULE, layers=sparse, seed=11, **options)
+    Trainer(network, held, ours, epochs=23, batch_size=48, callbacks=[rewirer]).run()
+
+    torch_optimizer = theirs[optimizer](model.parameters())
+    goal = {"targets": 0.85} if found.towards else {}
+    moving = rewire(model, torch_optimizer, schedule=SCHEDULE, method=found, skip=full, seed=11, **goal)
+    x = torch.from_numpy(held.train.x.astype(np.float64)).reshape(-1, *shape)
+    y = torch.from_numpy(held.train.y.astype(np.int64))
+    for _ in range(23):
+        torch_optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        torch_optimizer.step()
+        moving.step()
+    patterns = [network.patterns[str(k)] for k in range(len(layers)) if hasattr(layers[k], "pattern")]
+    assert patterns == [m.pattern for m in model if isinstance(m, SparseLinear | SparseConv2d)]
+    assert all((now == before) == before.is_full for now, before in zip(patterns, starts, strict=True))
+
+
+# -- what else a loop has --------------------------------------------------------------------------------------------
+
+
+def trained(
+    model: Any, optimizer: Any, moving: Any, steps: range, dtype: Any = torch.float64, scale: float = 1.0
+) -> list[list[int]]:
+    """Train; the columns of all connections after each step."""
+    found = []
+    for k, (x, y) in enumerate(batches((30,), dtype)):
+        if k == steps.stop:
+            return found
+        if k in steps:
+            optimizer.zero_grad()
+            (scale * nn.functional.cross_entropy(model(x), y)).backward()
+            optimizer.step()
+            moving.step()
+            found.append([c for m in model.modules() if hasattr(m, "pattern") for c in m.pattern.indices.tolist()])
+    raise AssertionError
+
+
+def start(method: Method = RIGL, seed: int = 5, **options: Any) -> tuple[Any, Any, Any]:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    return model, optimizer, rewire(model, optimizer, schedule=SCHEDULE, method=method, seed=seed, **options)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "regrow"])
+@pytest.mark.parametrize("cut", [1, 8, 9])
+def test_a_loop_that_is_resumed_moves_the_same_connections(method: str, cut: int) -> None:
+    options = {"targets": 0.9} if method == "regrow" else {}
+    torch.manual_seed(0)
+    reference = trained(*start(METHODS[method], **options), range(22))
+    assert len({tuple(each) for each in reference}) >= 11
+    torch.manual_seed(0)
+    first = start(METHODS[method], **options)
+    assert trained(*first, range(cut)) == reference[:cut]
+    states = pickle.loads(pickle.dumps([each.state_dict() for each in first]))
+    torch.manual_seed(99)
+    again = mlp()
+    again.load_state_dict(states[0])
+    optimizer = torch.optim.Adam(again.parameters(), 0.01)
+    optimizer.load_state_dict(states[1])
+    moving = rewire(again, optimizer, schedule=SCHEDULE, method=METHODS[method], **options)
+    moving.load_state_dict(states[2])
+    assert trained(again, optimizer, moving, range(cut, 22)) == reference[cut:]
+
+
+def test_only_the_step_before_an_update_is_watched() -> None:
+    model, optimizer, moving = start()
+    for k, (x, y) in enumerate(batches((30,))):
+        if k == 30:
+            break
+        armed = SCHEDULE.due(k + 1)
+        assert all((m.caught is not None) == armed for m in model if isinstance(m, SparseLinear))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        assert [len(each) for each in moving._caught.values()] == [int(armed)] * 2
+        moving.step()
+        assert [len(each) for each in moving._caught.values()] == [0, 0]
+
+
+def test_nobody_watches_when_the_moving_object_is_gone_and_modules_can_be_copied_meanwhile() -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    assert model[0].caught is not None
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin[0].caught is None
+    del moving
+    gc.collect()
+    x = torch.randn(3, 30, dtype=torch.float64)
+    model(x).sum().backward()
+    assert model[0].caught() is None
+
+
+def test_a_backward_pass_of_before_an_update_is_refused_after_it() -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    x = torch.randn(3, 30, dtype=torch.float64)
+    loss = model(x).square().sum()
+    model(x).square().sum().backward()
+    assert len(moving.step()) == 2
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|has taken another pattern since"):
+        loss.backward()
+    assert model[0].weight.grad is None
+
+
+def test_so_it_is_where_only_weights_have_gradients() -> None:
+    module = SparseLinear(30, 24, sparsity=0.8, dtype=torch.float64)
+    moving = rewire(module, torch.optim.SGD(module.parameters(), 0.1), schedule=RewiringSchedule(1, 9, 0.3))
+    pending, now = (module(torch.randn(5, 30, dtype=torch.float64)).sum() for _ in range(2))
+    now.backward()
+    moving.step()
+    with pytest.raises(RuntimeError, match="the module has taken another pattern since this forward pass"):
+        pending.backward()
+    assert module.weight.grad is None
+
+
+def test_plans_are_patched_where_sizes_stay() -> None:
+    model = images("weight")
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(1, 9, 0.3))
+    plans = []
+    for _, (x, y) in zip(range(9), batches((2, 6, 6)), strict=False):
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        assert len(moving.step()) == 2
+        plans.append([next(iter(model[k]._layers.values())).plan for k in (3, 6)])
+    assert all(each == plans[0] for each in plans) and plans[0][0].pattern is model[3].pattern
+
+
+def test_a_state_that_shares_the_modules_memory_stays_whole() -> None:
+    model, optimizer, moving = start()
+    state = model.state_dict()
+    trained(model, optimizer, moving, range(4))
+    twin = mlp()
+    twin.load_state_dict(state)
+    x = torch.randn(3, 30, dtype=torch.float64)
+    assert twin[0].pattern == model[0].pattern and torch.equal(twin(x), model(x))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_update_by_gradients_or_weights_that_are_not_finite_is_left_out(bad: float) -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    before = [copy.deepcopy(each.state_dict()) for each in (model, optimizer)]
+    model(torch.full((3, 30), bad, dtype=torch.float64)).sum().backward()
+    with pytest.warns(RuntimeWarning, match=r"rewire: a gradient of \d is not finite at step 2: no connections moved"):
+        assert moving.step() == []
+    assert str(before) == str([each.state_dict() for each in (model, optimizer)])
+    trained(model, optimizer, moving, range(1))
+    model(torch.randn(3, 30, dtype=torch.float64)).sum().backward()
+    with torch.no_grad():
+        model[2].weight[3] = bad
+    with pytest.warns(RuntimeWarning, match="rewire: a weight of 2 is not finite at step 4"):
+        assert moving.step() == []
+    assert np.array_equal(model[0].pattern.indices, before[0]["0.indices"])
+
+
+def test_a_module_that_took_no_part_stays_and_a_step_without_any_is_refused() -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    before = model[0].pattern
+    model[1:](torch.randn(3, 24, dtype=torch.float64)).sum().backward()
+    assert [each.name for each in moving.step()] == ["2"] and model[0].pattern is before
+    moving.step()
+    with pytest.raises(RuntimeError, match="no gradient has come through the sparse modules before step 4"):
+        moving.step()
+    assert moving.steps == 4 and moving.step() == []
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_float32_and_autocast(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 24), nn.ReLU(), SparseLinear(24, 40, sparsity=0.8), nn.Tanh(), nn.Linear(40, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(1, 100, 0.3))
+    before, losses, moved = model[2].pattern, [], 0
+    x, y = torch.randn(64, 30), torch.randint(0, 4, (64,))
+    for _ in range(60):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", getattr(torch, kind), enabled=kind != "float32"):
+            loss = nn.functional.cross_entropy(model(x), y)
+        (1024 * loss).backward()  # as a GradScaler does, whose scale changes no order
+        for parameter in model.parameters():
+            parameter.grad /= 1024
+        optimizer.step()
+        moved += sum(each.came for each in moving.step())
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0] and moved > 500 and model[2].pattern != before
+    assert model[2].pattern.nnz == before.nnz == len(model[2].weight)
+
+
+@pytest.mark.parametrize("method", [SET, RIGL, REGROW], ids=["set", "rigl", "regrow"])
+def test_losses_fall_and_moving_finds_what_matters(method: Method) -> None:
+    """Three inputs of 200 decide, and hardly any of the first connections read them."""
+    options = {"targets": 0.98} if method is REGROW else {}
+    torch.manual_seed(1)
+    x = torch.randn(400, 200)
+    y = (x[:, 0] * 2 + x[:, 1] - x[:, 2]).sign()[:, None]
+    losses = {}
+    for moves in (False, True):
+        torch.manual_seed(2)
+        model = nn.Sequential(SparseLinear(200, 20, sparsity=0.97), nn.Tanh(), nn.Linear(20, 1))
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        moving = rewire(model, optimizer, schedule=RewiringSchedule(5, 250, 0.5), method=method, **options)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = nn.functional.soft_margin_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            if moves:
+                moving.step()
+        losses[moves] = float(loss.detach())
+    assert losses[True] < 0.75 * losses[False]
+
+
+def test_empty_batches_and_other_leading_dimensions_count_too() -> None:
+    module = SparseLinear(30, 24, sparsity=0.8, dtype=torch.float64)
+    moving = rewire(module, torch.optim.SGD(module.parameters(), 0.1), schedule=RewiringSchedule(1, 9, 0.3))
+    for shape in ((0, 30), (30,), (2, 3, 30)):
+        module(torch.randn(shape, dtype=torch.float64)).sum().backward()
+        (moved,) = moving.step()
+        assert moved.name == "" and moved.came == moved.went > 0
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("wrapped", [False, True], ids=["run before", "disabled"])
+def test_a_compiled_model_moves_as_any_other(wrapped: bool) -> None:
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = mlp()
+        for k in (0, 2):
+            model[k] = torch.compiler.disable(model[k]) if wrapped else model[k]
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        moving = rewire(model, optimizer, schedule=SCHEDULE)
+        model(next(batches((30,)))[0]).sum().backward()
+        used = torch.compile(model, backend="eager") if compiled else model
+        found.append(trained(used, optimizer, moving, range(22)))
+    assert found[0] == found[1] and len({tuple(each) for each in found[0]}) > 5
+
+
+# -- several ranks ---------------------------------------------------------------------------------------------------
+
+
+def on_a_rank(rank: int, folder: str, wrapped: bool) -> None:
+    """One of two processes: half of each batch, and what it has come to at the end is written down."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        model = mlp()
+        used = nn.parallel.DistributedDataParallel(model) if wrapped else model
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+        moving = rewire(used, optimizer, schedule=SCHEDULE, seed=3)
+        for k, (x, y) in enumerate(batches((30,))):
+            if k == 23:
+                break
+            optimizer.zero_grad()
+            mine = slice(9 * rank, 9 * rank + 9)
+            nn.functional.cross_entropy(used(x[mine]), y[mine]).backward()
+            optimizer.step()
+            moving.step()
+        torch.save([model.state_dict(), model[0].pattern.indices], f"{folder}/{rank}.pt")
+        for refused, message in (
+            (lambda: rewire(model, optimizer, schedule=SCHEDULE, seed=rank), "seed must be the same on all ranks"),
+            (lambda: rewire(model, optimizer, schedule=SCHEDULE, method=REGROW, targets=0.9), "at equal numbers only"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                refused()
+        torch.manual_seed(rank)
+        other = SparseLinear(30, 24, sparsity=0.8)
+        with pytest.raises(ValueError, match="has other connections on other ranks"):
+            rewire(other, torch.optim.SGD(other.parameters(), 0.1), schedule=SCHEDULE)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="needs gloo"
+)
+def test_all_ranks_move_the_connections_that_one_process_with_the_whole_batch_moves(tmp_path: Any) -> None:
+    torch.multiprocessing.spawn(on_a_rank, (str(tmp_path), True), nprocs=2)
+    torch.manual_seed(0)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    trained(model, optimizer, rewire(model, optimizer, schedule=SCHEDULE, seed=3), range(23))
+    (one, indices), (other, others) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert np.array_equal(indices, others) and np.array_equal(indices, model[0].pattern.indices)
+    for name, wanted in model.state_dict().items():
+        assert torch.equal(one[name], other[name])
+        torch.testing.assert_close(one[name], wanted)
+
+
+# -- what cannot be --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_is_refused_by_one_line_and_nothing_changes() -> None:
+    model = mlp()
+    optimizer, held = torch.optim.SGD(model.parameters(), 0.1), copy.deepcopy(model.state_dict())
+    weights = SparseLinear(30, 24, pattern=dense(24, 30)), SparseLinear(30, 24, sparsity=0.1)
+    empty = SparseLinear(3, 3, pattern=SparsityPattern((3, 3), [0, 0, 0, 0], []))
+    tied = nn.Sequential(SparseLinear(9, 9), SparseLinear(9, 9))
+    tied[1].weight = tied[0].weight
+    frozen = SparseLinear(9, 9)
+    frozen.weight.requires_grad_(False)
+    parts = images("weight")
+
+    def of(module: Any) -> tuple[Any, Any]:
+        return module, torch.optim.SGD(module.parameters(), 0.1)
+
+    cases: list[tuple[Any, Any, dict[str, Any], str]] = [
+        (*of(nn.Linear(3, 3)), {}, "has no sparse modules"),
+        (model, optimizer, {"skip": ["0", "2"]}, "has no sparse modules"),
+        (model, optimizer, {"skip": ["head"]}, "skip must name modules of the model, got head"),
+        (model, optimizer, {"seed": -1}, "seed must be a whole number, .*, got -1"),
+        (model, optimizer, {"seed": 0.5}, "seed must be a whole number, .*, got 0.5"),
+        (model, optimizer, {"method": "rigl"}, "expected a Method and a RewiringSchedule, got str"),
+        (model, optimizer, {"schedule": 100}, "expected a Method and a RewiringSchedule, got Method and int"),
+        (model, optimizer, {"method": REGROW}, "targets: go with a method that changes the sparsity"),
+        (model, optimizer, {"targets": 0.9}, "targets: go with a method that changes the sparsity"),
+        (model, optimizer, {"method": REGROW, "targets": 1.0}, "below 1, got 1.0 for module 0"),
+        (model, optimizer, {"method": REGROW, "targets": float("nan")}, "below 1, got nan for module 0"),
+        (model, optimizer, {"method": REGROW, "targets": "most"}, "below 1, got 'most' for module 0"),
+        (model, optimizer, {"method": REGROW, "targets": {"0": 0.9}}, "targets must name 0, 2, got 0"),
+        (model, torch.optim.SGD(model[0].parameters(), 0.1), {}, "module 2, .*not among the optimizer's parameters"),
+        (model, torch.optim.LBFGS(model.parameters()), {}, "LBFGS keeps one state"),
+        (model, "SGD", {}, "optimizer must be a torch.optim.Optimizer, got str"),
+        (list(model), optimizer, {}, "model must be an nn.Module, got list"),
+        (*of(weights[0]), {}, "module itself, .*has all connections already"),
+        (*of(weights[1]), {}, "and only 72 places are free"),
+        (*of(empty), {}, "has no connections that could move"), (*of(tied), {}, "shares its weight with module 0"),
+        (*of(frozen), {}, "its weight is frozen"),
+        (*of(parts), {"filters": True}, "module 3, .*stores parts of filters"),
+    ]  # fmt: skip
+    for each, with_, options, message in cases:
+        with pytest.raises((TypeError, ValueError), match=message) as raised:
+            rewire(each, with_, **({"schedule": SCHEDULE} | options))
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+        modules = each.modules() if isinstance(each, nn.Module) else []
+        assert all(m.caught is None for m in modules if isinstance(m, SparseLinear | SparseConv2d))
+    assert all(torch.equal(held[name], now) for name, now in model.state_dict().items())
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    _, _, moving = start()
+    good = moving.state_dict()
+    for bad in ({}, good | {"steps": -1}, good | {"steps": 1.5}, good | {"seed": None}, good | {"initial": [0.5]},
+                good | {"initial": None}):  # fmt: skip
+        with pytest.raises(ValueError, match="rewire: expected the state of one that moves 2 modules"):
+            moving.load_state_dict(bad)
+        assert moving.state_dict() == good
