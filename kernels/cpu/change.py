@@ -141,6 +141,14 @@ def change_rows(
 
 
 @njit
+def take_or_zero(numbers: Array, sources: Array, taken: Array) -> None:
+    """taken[q] = numbers[sources[q]], or 0 where the source is −1."""
+    for q in range(len(sources)):
+        source = sources[q]
+        taken[q] = numbers[source] if source >= 0 else 0
+
+
+@njit
 def note_change(tried: Array, indptr: Array, indices: Array, sources: Array, columns: int, found: Array) -> None:
     """Set the bits of new connections, those whose source is −1, in a matrix of bits, and sum up the pattern.
 
