@@ -76,7 +76,7 @@ MODELS = {
                 epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
             ),
             (None, "moving"): Recipe(
-                epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
+                epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=0.5
             ),
         },
     ),
