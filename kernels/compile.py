@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +13,7 @@ import llvmlite.binding as llvm
 import numba
 from numba.core import config, sigutils
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 
 from .cache import cache_of
 
@@ -65,3 +67,11 @@ def register_bytes() -> int:
     if features.get("avx512f"):
         return 64
     return 32 if features.get("avx2") and features.get("fma") else 16
+
+
+# A fork waits for whoever compiles: the child would inherit Numba's lock, held by a thread that it does not have.
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(
+        before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )  # fmt: skip

@@ -301,6 +301,26 @@ for _ in range(10):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_while_another_thread_compiles():
+    code = """
+import numba
+def compiling():
+    while True:
+        numba.njit(lambda x: x + 1)(1)
+threading.Thread(target=compiling, daemon=True).start()
+for _ in range(10):
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        numba.njit(lambda x: x - 1)(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    run = python(code)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize(
     "last",
     [

@@ -263,7 +263,7 @@ def test_labels_are_integers_of_any_kind(kind: str) -> None:
         (np.array([0.0, 1.0]), "integers, got float64"), (np.array([0.5, 1]), "integers, got float64"),
         (np.array([0, 1]) + 0j, "integers, got complex128"), (np.array([False, True]), "integers, got bool"),
         (np.array([0, 1], object), "integers, got object"), (["0", "1"], "integers, got <U1"),
-        (np.array([0, 1], "m8[s]"), r"integers, got timedelta64\[s\]"), ([[0], [1, 2]], "got ragged rows"),
+        (np.array([0, 1], "m8[s]"), r"integers, got timedelta64\[s\]"), ([[0], [1, 2]], "got ragged ones"),
         (np.ma.masked_array([0, 1], [False, True]), "labels has hidden entries"),
     ],
 )  # fmt: skip
