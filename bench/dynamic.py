@@ -211,9 +211,7 @@ def masked(model: str, sparsity: float, data: Dataset, threads: int) -> Callable
     def epoch() -> None:
         nonlocal steps
         torch.set_num_threads(threads)
-        ordered = order()
-        for start in range(0, len(ordered), BATCH):
-            at = ordered[start : start + BATCH]
+        for at in order().split(BATCH):
             optimizer.zero_grad(set_to_none=False)
             loss(net(x[at]), y[at]).backward()
             steps += 1
@@ -271,9 +269,7 @@ def sparselab(sparsity: float, data: Dataset, threads: int) -> Callable[[], None
 
     def epoch() -> None:
         torch.set_num_threads(threads)
-        ordered = order()
-        for start in range(0, len(ordered), BATCH):
-            at = ordered[start : start + BATCH]
+        for at in order().split(BATCH):
             optimizer.zero_grad(set_to_none=False)
             loss(net(x[at]), y[at]).backward()
             optimizer.step()

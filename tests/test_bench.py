@@ -262,6 +262,15 @@ def test_what_optimizers_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> 
     assert "| 90%" in table and "AdamW over it" in table
 
 
+def test_what_moving_connections_costs_is_timed() -> None:
+    from bench import dynamic
+
+    for method in dynamic.METHODS.values():
+        step, update, steps = dynamic.update("lenet300", 0.9, method, 2)
+        assert min(step, update, steps) > 0
+    assert "300 rows, 200 empty" in dynamic.rows(quick=True)
+
+
 def test_what_pruning_costs_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     from bench import pruning
 
