@@ -243,7 +243,8 @@ def _segments(x: Array, batch: int, segments: int) -> Iterator[tuple[int, int, A
 
 def _count(segment: int, segments: int, pixels: int, batch: int) -> int:
     """How many values of a channel a segment holds."""
-    per = -(-(-(-batch // LANES)) // segments) * LANES
+    tiles = -(-batch // LANES)
+    per = -(-tiles // segments) * LANES
     return (min((segment + 1) * per, batch) - segment * per) * pixels
 
 

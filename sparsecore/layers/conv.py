@@ -172,7 +172,8 @@ class SparseConv2d(SparseLayer):
     def config(self) -> dict[str, Any]:
         """What makes this layer again, beside its pattern and parameters."""
         names = ("in_shape", "kernel_size", "stride", "padding", "dilation")
-        return {name: list(getattr(self, name)) for name in names} | {"relu": self.relu, "format": self.format} | self._without_bias
+        geometry = {name: list(getattr(self, name)) for name in names}
+        return geometry | {"relu": self.relu, "format": self.format} | self._without_bias
 
     @classmethod
     def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> SparseConv2d:
