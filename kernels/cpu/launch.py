@@ -288,7 +288,7 @@ class Launcher:
         self._launch(
             normalise_back_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
             shift=None, dy=dy, totals=totals if training else None, around=None, out=out, relu=0,
-            count=batch * x.shape[2] * x.shape[3], **_planes(x, out, None, batch),
+            count=batch * x.shape[2] * x.shape[3], **_planes(x, out, dy, batch),
         )  # fmt: skip
 
     def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
@@ -446,14 +446,15 @@ def _segments_of(x: Array, batch: int, partial: Array) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _planes(x: Array, out: Array, around: Array | None, batch: int) -> dict[str, int]:
-    """Where the rows of images lie that are read, written and, perhaps, added; a row's pixels lie side by side."""
+def _planes(x: Array, out: Array, beside: Array | None, batch: int) -> dict[str, int]:
+    """Where the rows of images lie that are read, written and, perhaps, read beside; a row's pixels lie side by
+    side."""
     tiles, channels, height, width, lanes = x.shape
     fields = {
         "tiles": tiles, "channels": channels, "rows": height, "length": width * lanes,
         "used": batch - lanes * (tiles - 1),
     }  # fmt: skip
-    for name, array in (("x", x), ("out", out), ("beside", around)):
+    for name, array in (("x", x), ("out", out), ("beside", beside)):
         steps = (0, 0, 0) if array is None else (stride // array.itemsize for stride in array.strides[:3])
         fields |= {f"{name}_{part}": step for part, step in zip(("tile", "plane", "row"), steps, strict=True)}
     return fields
