@@ -186,3 +186,19 @@ def test_a_graph_runs_what_was_captured_again(cupy):
         y.fill(0)
         graph.launch()
         assert y.get().tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("checking", [False, True])
+def test_shared_memory_of_a_template_is_refused(checking):
+    """g++ puts it beside the device's, where nothing is poisoned or checked."""
+    source = """
+template <int N> __device__ float first(float value) {
+  __shared__ float place[N];
+  place[threadIdx.x] = value;
+  __syncthreads();
+  return place[0];
+}
+extern "C" __global__ void hidden(float* y) { y[threadIdx.x] = first<32>(y[threadIdx.x]); }
+"""
+    with pytest.raises(build.CompileError, match="declare __shared__ in the kernel itself and pass it on, got first"):
+        build.kernels(source, (), checking)

@@ -11,15 +11,19 @@ import pytest
 
 from sparsecore.data import Split
 from sparsecore.data.batches import Batches
+from sparsecore.layers import Layer
 from sparsecore.network import Network
 from sparsecore.prune import curvature, to_sparsity
 from sparsecore.runs.checkpoint import read, save
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import CUDA, cpu
+from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.training.optimizers import SGD, Adam, AdamW, Optimizer
 from sparsecore.training.step import Step
 
+from .. import test_norm as norm
+from ..small import numbers
 from ..test_rewire import by_connection, some
 from ..test_tree import residual_network
 
@@ -30,10 +34,10 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 }
 
 
-def batches(device: Device, samples: int = 70) -> Batches:
+def batches(device: Device, samples: int = 70, shape: tuple[int, ...] = (1, 8, 8)) -> Batches:
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (samples, 64), dtype=np.uint8)
-    return Batches(Split(x, rng.integers(0, 5, samples, dtype=np.int32)), (1, 8, 8), [0.4], [0.3], device)
+    x = rng.integers(0, 256, (samples, int(np.prod(shape))), dtype=np.uint8)
+    return Batches(Split(x, rng.integers(0, 5, samples, dtype=np.int32)), shape, [0.4], [0.3], device)
 
 
 def on_host(network: Network, optimizer: Optimizer) -> list[np.ndarray]:
@@ -52,6 +56,55 @@ def test_a_residual_network_trains_as_on_the_cpu(a_cuda: CUDA, kind: str) -> Non
         found.append([*on_host(network, optimizer), step.totals().mean_loss])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_network_with_batch_normalisation_trains_as_on_the_cpu(a_cuda: CUDA, kind: str) -> None:
+    """Its running rows too, and what they give outside training; with a last batch of one image."""
+    found = []
+    for device in (cpu(), a_cuda):
+        network, optimizer = norm.residual_network(np.float32).to(device), OPTIMIZERS[kind]()
+        step = Step(network, batches(device, shape=(1, 6, 5)), optimizer)
+        for start, batch in ((0, 33), (33, 33), (5, 33), (69, 1), (37, 33)):
+            step.run(start, batch)
+        x = numbers((19, 1, 6, 5), dtype=np.float32)
+        rows = np.array(device.get(network.table.values))
+        found.append([rows, *on_host(network, optimizer), step.totals().mean_loss, network.logits(x)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=5e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layer", norm.LAYERS, ids=repr)
+def test_layers_of_residual_networks_compute_as_on_the_cpu(a_cuda: CUDA, layer: Layer, training: bool) -> None:
+    x, dy = numbers((21, *layer.in_shape), dtype=layer.dtype), numbers((21, *layer.out_shape), 1, layer.dtype)
+    found = []
+    for device in (cpu(), a_cuda):
+        twin = copy.deepcopy(layer).to(device)
+        workspace = Workspace(device, training=training)
+        y, cache = twin.forward(x, workspace)
+        dx, grads = twin.backward(dy, cache, workspace)
+        arrays = [*grads.values(), *twin.kept.values()]
+        found.append([y, dx, *(np.array(device.get(array)) for array in arrays)])
+    for ours, theirs in zip(*found, strict=True):
+        near = 1e-10 if ours.dtype == np.float64 else 1e-5
+        np.testing.assert_allclose(ours, theirs, rtol=near, atol=near)
+
+
+def test_curvature_and_files_of_batch_normalisation(a_cuda: CUDA, tmp_path: Any) -> None:
+    found = []
+    for device in (cpu(), a_cuda):
+        network = norm.residual_network(np.float32).to(device)
+        found.append(curvature(network, batches(device, shape=(1, 6, 5)), 40))
+    for path, ours in found[0].items():
+        np.testing.assert_allclose(ours, found[1][path], rtol=1e-3, atol=1e-8)
+    step = Step(network, batches(a_cuda, shape=(1, 6, 5)), SGD(0.02))
+    step.run(0, 33)
+    save(network, tmp_path / "a.safetensors")
+    again = read(tmp_path / "a.safetensors").network.to(a_cuda)
+    for twin in (network, again):
+        Step(twin, batches(a_cuda, shape=(1, 6, 5)), SGD(0.02)).run(33, 33)
+    assert np.array_equal(a_cuda.get(network.table.values), a_cuda.get(again.table.values))
 
 
 @pytest.mark.parametrize("equal", [False, True])

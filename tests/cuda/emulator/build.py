@@ -86,10 +86,19 @@ def kernels(source: str, options: tuple[str, ...], checking: bool) -> tuple[ctyp
     def build(out: str) -> None:
         # In two steps: asked to link, g++ would bring in ThreadSanitizer's own library.
         _gxx(*flags, "-x", "c++-cpp-output", "-c", "-o", out + ".o", "-", stdin=text)
+        _refuse_hidden_memory(out + ".o")
         _gxx("-shared", "-o", out, out + ".o")
         os.unlink(out + ".o")
 
     return ctypes.CDLL(str(_cached(text, flags, build))), names
+
+
+def _refuse_hidden_memory(file: str) -> None:
+    """Refuse __shared__ in a template: g++ puts that where the device neither poisons nor checks it."""
+    listing = subprocess.run(["nm", "-C", file], capture_output=True, text=True, check=True).stdout
+    hidden = re.findall(r"^\w+ [bBuV] (?!.*emulated::)(.*::\w+)$", listing, re.M)
+    if hidden:
+        raise CompileError(f"declare __shared__ in the kernel itself and pass it on, got {hidden[0]}")
 
 
 def _cached(text: str, flags: tuple[str, ...], build: Callable[[str], object]) -> Path:
