@@ -141,13 +141,14 @@ def optimizer_of(config: RunConfig) -> Optimizer:
 def wiring_of(config: RunConfig) -> Wiring:
     """How a configuration wires the sparse layers, at first."""
     sparsity = first_sparsity(config)
+    how: Any = {"granularity": config.granularity, "distribution": config.distribution or "uniform"}
     if config.radix is not None:
-        return Wiring("radix", config.radix, widths=config.widths, granularity=config.granularity)
+        return Wiring("radix", config.radix, widths=config.widths, **how)
     if config.expander is not None:
-        return Wiring("expander", expander=config.expander, sparsity=sparsity, granularity=config.granularity)
+        return Wiring("expander", expander=config.expander, sparsity=sparsity, **how)
     if config.random or config.rewire is not None:
-        return Wiring("random", sparsity=sparsity, granularity=config.granularity)
-    return Wiring()
+        return Wiring("random", sparsity=sparsity, **how)
+    return Wiring(granularity=config.granularity)
 
 
 def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:

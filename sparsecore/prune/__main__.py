@@ -53,7 +53,7 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 def _parser() -> Parser:
     from ..console.arguments import Parser
-    from ..runs.kinds import GOALS, POSITIVE, typed
+    from ..runs.kinds import GOALS, GRANULARITY, POSITIVE, typed
     from .pruner import SALIENCIES
 
     parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
@@ -69,6 +69,10 @@ def _parser() -> Parser:
         "--quality", type=typed(POSITIVE), metavar="Q", help="instead: |w| below Q of its layer's std goes"
     )
     parser.add_argument("--by", choices=tuple(SALIENCIES), help="what ranks connections; all but magnitude need data")
+    parser.add_argument(
+        "--granularity", type=typed(GRANULARITY), metavar="UNIT",
+        help="what goes as a whole: weight (default), channel, rows:G or block:G,H",
+    )  # fmt: skip
     parser.add_argument("--global", action="store_true", help="rank the connections of all layers together")
     parser.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
     parser.add_argument("--dataset", help="for --by; the run's own if not given")
@@ -109,17 +113,17 @@ def _is_ours(path: Path) -> bool:
 def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> list[PrunedLayer]:
     from .shrink import by_quality, by_threshold, layer_targets, to_sparsity
 
-    allow_empty = options.get("allow_empty", False)
+    how: Any = {"allow_empty": options.get("allow_empty", False), "granularity": options.get("granularity", "weight")}
     layers = network.sparse or tuple(network.patterns)
     if "threshold" in options:
-        return by_threshold(network, options["threshold"], layers=layers, allow_empty=allow_empty)
+        return by_threshold(network, options["threshold"], layers=layers, **how)
     if "quality" in options:
-        return by_quality(network, options["quality"], layers=layers, allow_empty=allow_empty)
+        return by_quality(network, options["quality"], layers=layers, **how)
     targets = layer_targets(network, options["sparsity"])
     single = isinstance(targets, float)
     return to_sparsity(
         network, targets, layers=layers if single else None, globally=options.get("global", False),
-        saliencies=_saliencies(network, options, config, parser), allow_empty=allow_empty,
+        saliencies=_saliencies(network, options, config, parser), **how,
     )  # fmt: skip
 
 

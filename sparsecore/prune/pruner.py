@@ -84,7 +84,7 @@ class Pruner(Callback):
 
 def sparsity_rule(
     schedule: PruningSchedule, final: Targets, *, initial: float = 0.0, by: str = "magnitude", globally: bool = False,
-    allow_empty: bool = False,
+    allow_empty: bool = False, granularity: str = "weight",
 ) -> Rule:  # fmt: skip
     """Prune to the schedule's sparsities, each layer from `initial` to its own `final`.
 
@@ -97,7 +97,7 @@ def sparsity_rule(
         The sparsity that the network starts with.
     by : {"magnitude", "gradient", "curvature"}
         The saliency.
-    globally, allow_empty : bool
+    globally, allow_empty, granularity
         As for `to_sparsity`.
     """
     saliencies = SALIENCIES[by]
@@ -110,23 +110,23 @@ def sparsity_rule(
             targets = schedule.sparsity(step, final, min(initial, final))
         return to_sparsity(
             trainer.network, targets, saliencies=saliencies(trainer), globally=globally, optimizer=trainer.optimizer,
-            allow_empty=allow_empty,
+            allow_empty=allow_empty, granularity=granularity,
         )  # fmt: skip
 
     return rule
 
 
-def threshold_rule(threshold: Targets, *, allow_empty: bool = False) -> Rule:
+def threshold_rule(threshold: Targets, *, allow_empty: bool = False, granularity: str = "weight") -> Rule:
     """At every pruning, remove the connections with |w| below `threshold`."""
     return lambda trainer, step: by_threshold(
-        trainer.network, threshold, optimizer=trainer.optimizer, allow_empty=allow_empty
+        trainer.network, threshold, optimizer=trainer.optimizer, allow_empty=allow_empty, granularity=granularity
     )
 
 
-def quality_rule(quality: Targets, *, allow_empty: bool = False) -> Rule:
+def quality_rule(quality: Targets, *, allow_empty: bool = False, granularity: str = "weight") -> Rule:
     """At every pruning, remove the connections with |w| below `quality` standard deviations of their layer's."""
     return lambda trainer, step: by_quality(
-        trainer.network, quality, optimizer=trainer.optimizer, allow_empty=allow_empty
+        trainer.network, quality, optimizer=trainer.optimizer, allow_empty=allow_empty, granularity=granularity
     )
 
 

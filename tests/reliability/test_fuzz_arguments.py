@@ -59,10 +59,10 @@ TRAIN: Options = {
     "--dataset": ["mine.npz", "broken.npz", "nowhere.npz", "mnist", "cifar10", "letters", "run"], "--data-dir": FILES,
     "--epochs": NUMBERS, "--batch-size": [*NUMBERS, "149", "151"], "--lr": NUMBERS, "--momentum": NUMBERS,
     "--optimizer": ["sgd", "adam", "adamw", "lion"], "--betas": ["0.9,0.999", "0.9", "0,0", "1,1"], "--eps": NUMBERS,
-    "--hidden": ["30,20", "8", "0,1", "x"], "--granularity": ["weight", "channel", "x"], "--evaluate-every": NUMBERS,
-    "--look-epochs": NUMBERS, "--pattern": ["weight"], "--save-epochs": NUMBERS,
-    "--nesterov": None, "--weight-decay": NUMBERS, "--clip-norm": NUMBERS,
-    "--schedule": ["constant", "cosine", "step:1:0.5", "step:0", "step", "cos"], "--warm-up": NUMBERS,
+    "--hidden": ["30,20", "8", "0,1", "x"], "--granularity": ["weight", "channel", "rows:3", "block:2,5", "x"],
+    "--distribution": ["uniform", "erk", "er"], "--evaluate-every": NUMBERS, "--look-epochs": NUMBERS,
+    "--pattern": ["weight"], "--save-epochs": NUMBERS, "--nesterov": None, "--weight-decay": NUMBERS,
+    "--clip-norm": NUMBERS, "--schedule": ["constant", "cosine", "step:1:0.5", "step:0", "step", "cos"], "--warm-up": NUMBERS,
     "--seed": NUMBERS, "--validation": NUMBERS, "--threads": ["1", "2", "0", "257", "x"],
     "--device": ["cpu", "cuda", "tpu"], "--out": OUTS, "--resume": None, "--save-every": NUMBERS,
     "--check-every-step": None, "--quiet": None, "--help": None,
@@ -70,6 +70,7 @@ TRAIN: Options = {
 PRUNE: Options = {
     "--sparsity": LISTS, "--threshold": NUMBERS, "--quality": NUMBERS,
     "--by": ["magnitude", "gradient", "curvature", "x"], "--global": None, "--allow-empty": None,
+    "--granularity": ["weight", "channel", "rows:3", "x"],
     "--dataset": ["mine.npz", "broken.npz", "letters"], "--data-dir": FILES, "--out": OUTS, "--help": None,
 }  # fmt: skip
 INSPECT: Options = {
