@@ -143,8 +143,109 @@ def add(a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | Non
 
 
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
-    """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, left as it is."""
+    """out = x, or zero where `mask` is not positive; all three may be views, and nothing around them is touched."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
+
+
+# ---------------------------------------------------------------------------------------------- batch normalisation
+#
+# Images are (tiles, channels, height, width, LANES); `out` and `around` may be views of images inside a border. What
+# belongs to a channel is computed from the samples of the batch alone, not from the lanes past it.
+
+
+def moments(x: Array, batch: int, partial: Array) -> None:
+    """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
+    for channel, segment, values in _segments(x, batch, partial.shape[1]):
+        partial[channel, segment] = values.mean(), np.sum((values - values.mean()) ** 2)
+
+
+def settle(
+    partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array, found: Array
+) -> None:
+    """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to it.
+
+    The variance divides by the number n of values, and by n − 1 in the running row. Segments are joined by the rule of
+    T. Chan, G. Golub, R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    """
+    channels, segments = partial.shape[:2]
+    counts = [_count(k, segments, pixels, batch) for k in range(segments)]
+    total = sum(counts)
+    for channel in range(channels):
+        means, squares = partial[channel, :, 0], partial[channel, :, 1]
+        middle = np.sum(means * counts) / total
+        variance = (np.sum(squares) + np.sum(counts * (means - middle) ** 2)) / total
+        found[channel] = middle, 1 / np.sqrt(variance + eps)
+        mean[channel] += momentum * (middle - float(mean[channel]))
+        var[channel] += momentum * (variance * total / (total - 1) - float(var[channel]))
+
+
+def recall(mean: Array, var: Array, eps: float, found: Array) -> None:
+    """found[channel] = (mean, 1/√(var + eps)) of the running rows, for use outside training."""
+    found[:, 0], found[:, 1] = mean, 1 / np.sqrt(var.astype(np.float64) + eps)
+
+
+def normalise(
+    x: Array, found: Array, scale: Array, shift: Array, out: Array, batch: int, *, around: Array | None = None,
+    relu: bool = False,
+) -> None:  # fmt: skip
+    """out = (x − mean) / √(variance + eps) · scale + shift + around, then ReLU; zero in the lanes past the batch."""
+    mean, rate, scale, shift = (
+        array.astype(np.float64)[:, None, None, None] for array in (found[:, 0], found[:, 1], scale, shift)
+    )
+    y = (x.astype(np.float64) - mean) * (rate * scale) + shift + (0 if around is None else around)
+    y[(y < 0) & relu] = 0
+    y[-1, ..., batch - LANES * (len(y) - 1) :] = 0
+    out[...] = y
+
+
+def slopes(dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
+    """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
+    both = zip(_segments(dy, batch, partial.shape[1]), _segments(x, batch, partial.shape[1]), strict=True)
+    for (channel, segment, dys), (_, _, xs) in both:
+        partial[channel, segment] = dys.sum(), np.sum(dys * (xs - found[channel, 0]))
+
+
+def settle_slopes(partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
+    """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
+    totals[:] = partial.sum(1)
+    dshift[:], dscale[:] = totals[:, 0], totals[:, 1] * found[:, 1]
+
+
+def normalise_back(
+    dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *, training: bool
+) -> None:
+    """The gradient of x; outside training mean and variance are constants, which give none back.
+
+    S. Ioffe, C. Szegedy, Batch Normalization, ICML 2015, the equations of section 3, with what they share taken out.
+    Zero in the lanes past the batch.
+    """
+    count = batch * x.shape[2] * x.shape[3]
+    mean, rate, first, second, scale = (
+        array.astype(np.float64)[:, None, None, None]
+        for array in (found[:, 0], found[:, 1], totals[:, 0], totals[:, 1], scale)
+    )
+    dx = dy.astype(np.float64)
+    if training:
+        dx = dx - first / count - (x - mean) * (rate**2 * second / count)
+    dx = dx * (scale * rate)
+    dx[-1, ..., batch - LANES * (len(dx) - 1) :] = 0
+    out[...] = dx
+
+
+def _segments(x: Array, batch: int, segments: int) -> Iterator[tuple[int, int, Array]]:
+    """The values of each channel in each segment: as many tiles as fit, from the first on, fewer in the last."""
+    per = -(-len(x) // segments)
+    for channel, segment in np.ndindex(x.shape[1], segments):
+        tiles = x[segment * per : (segment + 1) * per, channel].astype(np.float64)
+        samples = np.moveaxis(tiles, -1, 1).reshape(len(tiles) * LANES, -1)
+        yield channel, segment, samples[: batch - segment * per * LANES]
+
+
+def _count(segment: int, segments: int, pixels: int, batch: int) -> int:
+    """How many values of a channel a segment holds."""
+    tiles = -(-batch // LANES)
+    per = -(-tiles // segments) * LANES
+    return (min((segment + 1) * per, batch) - segment * per) * pixels
 
 
 def dropout(x: Array, position: Array, stream: int, rate: float, out: Array) -> None:

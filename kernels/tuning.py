@@ -96,11 +96,15 @@ PREFETCH_AHEAD = 32
 
 # ---------------------------------------------------------------------------------------------- CPU: the others
 
+NORM_PIXELS = 64
+"""Lines of a channel that batch normalisation sums up before it goes on to another: a few tiles of small images or of
+features, so that joining segments costs little beside summing them. Sets the order of sums."""
+
 REORDER_ROWS, REORDER_COLUMNS = 16, 8
 """Block of a matrix of positions that reorder walks at once: sixteen rows of a transposed matrix read the same cache
 lines. At 4096×4096 it takes a fifth of the time, since otherwise every read is another page."""
 
-COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX = 8, 4, 4, 8, 10
+COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM = 8, 4, 4, 8, 10, 2
 """What these kernels do for one number, counted in multiply-adds, for WORTH_CUTTING to be compared with."""
 
 # ---------------------------------------------------------------------------------------------- CPU: threads

@@ -572,8 +572,9 @@ def test_every_kernel_gives_the_same_bits_on_any_number_of_threads(dtype, batch,
         launcher.mask(dw, w, masked)
         launcher.reorder(w, perm, reordered)
         placed = np.zeros((tiles, features, 3, 3, LANES), dtype)
-        launcher.place(np.repeat(packed[:, :, None, None], 4, axis=3).reshape(tiles, features, 2, 2, LANES),
-                       placed[:, :, 1:, :2], np.repeat(dz, 4, axis=1))  # fmt: skip
+        images, mask = (np.repeat(a[:, :, None, None], 4, axis=3).reshape(tiles, features, 2, 2, LANES)
+                        for a in (packed, dz))  # fmt: skip
+        launcher.place(images, placed[:, :, 1:, :2], mask)
         return [
             packed, unpacked, normalised, some_labels, dz, losses, correct, totals, rates, w, velocity, rectified,
             masked, reordered, placed,

@@ -35,8 +35,8 @@ PUBLIC = {
     "sparsecore.interop.torch": ("Moved", "Moving", "SparseConv2d", "SparseLinear", "rewire", "sparsify"),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
-        "KINDS", "AvgPool2d", "Dropout", "Flatten", "Layer", "MaxPool2d", "ReLU", "Residual", "Sequential",
-        "SparseConv2d", "SparseLinear",
+        "KINDS", "AvgPool2d", "BatchNorm", "Dropout", "Flatten", "GlobalAvgPool", "Layer", "MaxPool2d",
+        "PadChannels", "ReLU", "Residual", "Sequential", "SparseConv2d", "SparseLinear",
     ),
     "sparsecore.models.lenet300": ("lenet300",),
     "sparsecore.models.lenet5": ("lenet5",),

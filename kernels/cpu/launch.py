@@ -18,6 +18,7 @@ from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     COST_ADAM,
     COST_DROPOUT,
+    COST_NORM,
     COST_REORDER,
     COST_SGD,
     COST_SOFTMAX,
@@ -32,6 +33,17 @@ from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_k
 from .dropout import DROPOUT, dropout_kernel
 from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
 from .loss import CROSS_ENTROPY, SQUARED_ERROR, TALLY, cross_entropy_kernel, squared_error_kernel, tally_kernel
+from .norm import (
+    MOMENTS,
+    NORMALISE,
+    SETTLE,
+    SETTLE_SLOPES,
+    moments_kernel,
+    normalise_back_kernel,
+    normalise_kernel,
+    settle_kernel,
+    settle_slopes_kernel,
+)
 from .pack import (
     CLEAR_LANES,
     PACK,
@@ -214,12 +226,69 @@ class Launcher:
         self._launch(kernel, a.size, ADD, a=a, b=b, out=out, count=a.size, relu=int(relu), mask=mask)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
-        tiles, channels, height, width, lanes = out.shape
-        plane, row = (stride // out.itemsize for stride in out.strides[1:3])
+        """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
+        touched."""
+        fields = dict(zip(("tiles", "channels", "rows", "columns"), out.shape, strict=False))
+        for name, array in (("x", x), ("mask", mask), ("out", out)):
+            steps = (0,) * 4 if array is None else [stride // array.itemsize for stride in array.strides[:4]]
+            fields |= {f"{name}_{k}": step for k, step in zip(("tile", "plane", "row", "column"), steps, strict=True)}
+        self._launch(place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out, **fields)
+
+    def moments(self, x: Array, batch: int, partial: Array) -> None:
+        """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
+        self._launch(moments_kernel(x.itemsize, False), COST_NORM * x.size, MOMENTS, dy=None, found=None,
+                     **_segments_of(x, batch, partial))  # fmt: skip
+
+    def settle(
+        self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
+        found: Array,
+    ) -> None:  # fmt: skip
+        """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to
+        it."""
         self._launch(
-            place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out,
-            planes=tiles * channels, rows=height, length=width * lanes, out_plane=plane, out_row=row,
+            settle_kernel(mean.itemsize), 0, SETTLE, partial=partial, channels=len(found), segments=partial.shape[1],
+            pixels=pixels, batch=batch, rates=np.array([eps, momentum]), mean=mean, var=var, found=found,
+        )  # fmt: skip
+
+    def recall(self, mean: Array, var: Array, eps: float, found: Array) -> None:
+        """found[channel] = (mean, 1/√(var + eps)) of the running rows, for use outside training."""
+        self._launch(
+            settle_kernel(mean.itemsize), 0, SETTLE, partial=None, channels=len(found), segments=0,
+            pixels=0, batch=0, rates=np.array([eps, 0.0]), mean=mean, var=var, found=found,
+        )  # fmt: skip
+
+    def normalise(
+        self, x: Array, found: Array, scale: Array, shift: Array, out: Array, batch: int, *,
+        around: Array | None = None, relu: bool = False,
+    ) -> None:  # fmt: skip
+        """out = (x − mean) / √(variance + eps) · scale + shift + around, then ReLU; zero in the lanes past the
+        batch."""
+        self._launch(
+            normalise_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale, shift=shift,
+            dy=None, totals=None, around=around, out=out, relu=int(relu), count=0, **_planes(x, out, around, batch),
+        )  # fmt: skip
+
+    def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
+        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
+        self._launch(moments_kernel(x.itemsize, True), COST_NORM * x.size, MOMENTS, dy=dy, found=found,
+                     **_segments_of(x, batch, partial))  # fmt: skip
+
+    def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
+        """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
+        self._launch(
+            settle_slopes_kernel(dscale.itemsize), 0, SETTLE_SLOPES, partial=partial, channels=len(found),
+            segments=partial.shape[1], found=found, totals=totals, dscale=dscale, dshift=dshift,
+        )  # fmt: skip
+
+    def normalise_back(
+        self, dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *,
+        training: bool,
+    ) -> None:  # fmt: skip
+        """The gradient of x; outside training mean and variance are constants, which give none back."""
+        self._launch(
+            normalise_back_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
+            shift=None, dy=dy, totals=totals if training else None, around=None, out=out, relu=0,
+            count=batch * x.shape[2] * x.shape[3], **_planes(x, out, None, batch),
         )  # fmt: skip
 
     def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
@@ -366,6 +435,28 @@ def _view(array: Array, *, writeable: bool) -> Array:
     view = array.view(np.ndarray)
     view.flags.writeable = writeable
     return view
+
+
+def _segments_of(x: Array, batch: int, partial: Array) -> dict[str, Any]:
+    """The fields of a sum over segments."""
+    tiles, channels, height, width, _ = x.shape
+    return {
+        "x": x, "partial": partial, "tiles": tiles, "channels": channels, "pixels": height * width, "batch": batch,
+        "segments": partial.shape[1],
+    }  # fmt: skip
+
+
+def _planes(x: Array, out: Array, around: Array | None, batch: int) -> dict[str, int]:
+    """Where the rows of images lie that are read, written and, perhaps, added; a row's pixels lie side by side."""
+    tiles, channels, height, width, lanes = x.shape
+    fields = {
+        "tiles": tiles, "channels": channels, "rows": height, "length": width * lanes,
+        "used": batch - lanes * (tiles - 1),
+    }  # fmt: skip
+    for name, array in (("x", x), ("out", out), ("beside", around)):
+        steps = (0, 0, 0) if array is None else (stride // array.itemsize for stride in array.strides[:3])
+        fields |= {f"{name}_{part}": step for part, step in zip(("tile", "plane", "row"), steps, strict=True)}
+    return fields
 
 
 def _ahead(grid: Grid, x: Array) -> int:

@@ -175,7 +175,7 @@ def _constant(stage: Stage, before: NDArray[np.float64]) -> NDArray[np.float64]:
     varies = _any(rows, ~given, stage.pattern.shape[0])
     weight = stage.layer.params["weight"].astype(np.float64)
     sums = np.bincount(rows, np.where(given, weight * np.where(given, read, 0), 0), stage.pattern.shape[0])
-    value = stage.layer.params["bias"] + sums
+    value = sums if stage.layer.bias is None else stage.layer.bias + sums
     if stage.layer.relu:
         value = np.maximum(value, 0)
     return np.where(varies, np.nan, value)

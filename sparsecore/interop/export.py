@@ -81,7 +81,7 @@ def to_npz(network: Network, path: str | Path) -> None:
     arrays: dict[str, Any] = {}
     for k, (matrix, bias) in to_scipy(network).items():
         arrays |= {f"{k}.{name}": getattr(matrix, name) for name in ("data", "indices", "indptr")}
-        arrays |= {f"{k}.shape": np.array(matrix.shape), f"{k}.bias": bias}
+        arrays |= {f"{k}.shape": np.array(matrix.shape)} | ({} if bias is None else {f"{k}.bias": bias})
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     replace(Path(path), file.getvalue())
@@ -135,6 +135,12 @@ class _Graph:
             self.node(f"{path}.reshaped", "Reshape", [f"{path}.shape"])
             self.shape = tuple(shape)
 
+    def array(self, path: str, values: Any) -> str:
+        from onnx import numpy_helper
+
+        self.dense.append(numpy_helper.from_array(np.ascontiguousarray(values), path))
+        return path
+
     def parameters(self, path: str, layer: SparseLayer, shape: tuple[int, ...]) -> list[str]:
         from onnx import helper, numpy_helper
 
@@ -145,5 +151,7 @@ class _Graph:
         else:
             dense = np.asarray(layer.to_scipy().toarray()).reshape(shape)
             self.dense.append(numpy_helper.from_array(dense, f"{path}.weight"))
+        if layer.bias is None:
+            return [f"{path}.weight"]
         self.dense.append(numpy_helper.from_array(np.asarray(layer.bias), f"{path}.bias"))
         return [f"{path}.weight", f"{path}.bias"]

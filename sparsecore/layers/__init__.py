@@ -5,16 +5,21 @@ from .dropout import Dropout
 from .flatten import Flatten
 from .layer import Layer
 from .linear import SparseLinear
-from .pooling import AvgPool2d, MaxPool2d
+from .norm import BatchNorm
+from .pooling import AvgPool2d, GlobalAvgPool, MaxPool2d
 from .relu import ReLU
 from .residual import Residual
 from .sequential import Sequential
+from .shortcut import PadChannels
 
 _ALL: tuple[type[Layer], ...] = (
     SparseLinear,
     SparseConv2d,
     MaxPool2d,
     AvgPool2d,
+    GlobalAvgPool,
+    BatchNorm,
+    PadChannels,
     Flatten,
     Dropout,
     ReLU,
@@ -27,10 +32,13 @@ KINDS = {kind.__name__: kind for kind in _ALL}
 __all__ = [
     "KINDS",
     "AvgPool2d",
+    "BatchNorm",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool",
     "Layer",
     "MaxPool2d",
+    "PadChannels",
     "ReLU",
     "Residual",
     "Sequential",

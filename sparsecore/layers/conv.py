@@ -34,8 +34,8 @@ class SparseConv2d(SparseLayer):
         Vertical and horizontal.
     weight : array of shape (nnz,), optional
         Values in CSR order, copied; drawn by `initial_values` if not given.
-    bias : array of shape (out_channels,), optional
-        Copied; zeros if not given.
+    bias : array of shape (out_channels,), or False, optional
+        Copied; zeros if not given. False makes a layer without biases.
     relu : bool
         Apply max(y, 0) on the way out.
     format : {"csr", "coo"}
@@ -117,11 +117,12 @@ class SparseConv2d(SparseLayer):
         padded_dy = self._padded("dy", dy.data, self.out_shape, border, mask, workspace)
         inside = border.interior(padded_dy)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
-        db = workspace.array("bias", self.bias.shape, self.dtype)
+        grads = {"weight": dw}
+        if self.bias is not None:
+            grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
         grid = self.plan.grid(tiles, inside)
         workspace.sample(grid, inside, padded)
-        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, db)
-        grads = {"weight": dw, "bias": db}
+        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, grads.get("bias"))
         if not need_dx:
             return None, grads
         dx = workspace.array("dx", (tiles, *self.in_shape, LANES), self.dtype)
@@ -171,14 +172,16 @@ class SparseConv2d(SparseLayer):
     def config(self) -> dict[str, Any]:
         """What makes this layer again, beside its pattern and parameters."""
         names = ("in_shape", "kernel_size", "stride", "padding", "dilation")
-        return {name: list(getattr(self, name)) for name in names} | {"relu": self.relu, "format": self.format}
+        geometry = {name: list(getattr(self, name)) for name in names}
+        return geometry | {"relu": self.relu, "format": self.format} | self._without_bias
 
     @classmethod
     def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> SparseConv2d:
         if pattern is None or not isinstance(config["relu"], bool):
             raise ValueError("SparseConv2d: needs a pattern, and relu true or false")
-        weight, bias = params["weight"], params["bias"]
-        return cls(pattern, **config, weight=weight, bias=bias, dtype=weight.dtype)
+        weight, bias = params["weight"], cls._bias_of(config, params)
+        rest = {name: value for name, value in config.items() if name != "bias"}
+        return cls(pattern, **rest, weight=weight, bias=bias, dtype=weight.dtype)
 
     def __repr__(self) -> str:
         return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"

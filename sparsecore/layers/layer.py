@@ -45,6 +45,9 @@ class Graph(Protocol):
     def reshape(self, path: str, shape: tuple[int, ...]) -> None:
         """Bring `value` into another shape, if it has not that already."""
 
+    def array(self, path: str, values: Any) -> str:
+        """Add an array under a name; gives the name."""
+
     def parameters(self, path: str, layer: Any, shape: tuple[int, ...]) -> list[str]:
         """Add a sparse layer's weights, in this shape, and biases; gives their names."""
 

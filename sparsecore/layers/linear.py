@@ -27,8 +27,8 @@ class SparseLinear(SparseLayer):
         Shape (out_features, in_features).
     weight : array of shape (nnz,), optional
         Values in CSR order, copied; drawn by `initial_values` if not given.
-    bias : array of shape (out_features,), optional
-        Copied; zeros if not given.
+    bias : array of shape (out_features,), or False, optional
+        Copied; zeros if not given. False makes a layer without biases.
     relu : bool
         Apply max(y, 0) on the way out.
     format : {"csr", "coo"}
@@ -119,11 +119,12 @@ class SparseLinear(SparseLayer):
             kernels.mask(dy.data, y, masked)
             dy = Tiles(masked, dy.batch, masked=True)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
-        db = workspace.array("bias", self.bias.shape, self.dtype)
+        grads = {"weight": dw}
+        if self.bias is not None:
+            grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
         grid = self.plan.grid(tiles)
         workspace.sample(grid, dy.data, x.data)
-        kernels.sddmm(self.plan.forward, grid, dy.data, x.data, dw, db)
-        grads = {"weight": dw, "bias": db}
+        kernels.sddmm(self.plan.forward, grid, dy.data, x.data, dw, grads.get("bias"))
         if not need_dx:
             return None, grads
         # The transpose has the same values in another order: reorder them once, not once a tile.
@@ -148,14 +149,14 @@ class SparseLinear(SparseLayer):
 
     def config(self) -> dict[str, Any]:
         """What makes this layer again, beside its pattern and parameters."""
-        return {"relu": self.relu, "format": self.format}
+        return {"relu": self.relu, "format": self.format} | self._without_bias
 
     @classmethod
     def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> SparseLinear:
         if pattern is None or not isinstance(config["relu"], bool):
             raise ValueError("SparseLinear: needs a pattern, and relu true or false")
-        weight = params["weight"]
-        return cls(pattern, weight, params["bias"], relu=config["relu"], format=config["format"], dtype=weight.dtype)
+        weight, bias = params["weight"], cls._bias_of(config, params)
+        return cls(pattern, weight, bias, relu=config["relu"], format=config["format"], dtype=weight.dtype)
 
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"

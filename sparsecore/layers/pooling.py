@@ -1,4 +1,4 @@
-"""Pooling layers: the largest or the mean of each window of an image."""
+"""Pooling layers: the largest or the mean of each window of an image, and the mean of all of it."""
 
 from __future__ import annotations
 
@@ -145,13 +145,103 @@ class AvgPool2d(Pool2d):
         return False
 
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
-        """A mean has weights 1/n, and squared weights 1/n²: h is divided once more than a gradient."""
-        y, plain = super().curvature(x, workspace)
+        """With the squared weights of a mean."""
+        return averaged(super().curvature(x, workspace), prod(self.kernel_size), workspace)
 
-        def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
-            below, grads = plain(h, need_dx)
-            if below is not None:
-                workspace.device.fill(below.data, workspace.device.get(below.data) / prod(self.kernel_size))
-            return below, grads
 
-        return y, back
+class GlobalAvgPool(Layer):
+    """y = the mean of each channel over all pixels.
+
+    Parameters
+    ----------
+    in_shape : (channels, height, width)
+
+    Attributes
+    ----------
+    out_shape : (channels,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is not a positive integer.
+
+    References
+    ----------
+    M. Lin, Q. Chen, S. Yan, Network In Network, ICLR 2014, section 3.2.
+    """
+
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int]
+
+    def __init__(self, in_shape: tuple[int, int, int]) -> None:
+        self.params = {}
+        channels, height, width = sizes("in_shape", in_shape, 3)
+        self.in_shape, self.out_shape = (channels, height, width), (channels,)
+
+    @recorded
+    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+        self._check_any(x)
+        y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
+        images = x.data.reshape(len(x.data), *self.in_shape, LANES)
+        workspace.kernels.mean_pool(images, self._window, self._means(y))
+        return Tiles(y, x.batch), (x, y)
+
+    @recorded
+    def backward_tiles(
+        self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    ) -> tuple[Tiles | None, Params]:
+        x, y = cache
+        self._check_dy(dy, y, x.batch)
+        if not need_dx:
+            return None, {}
+        dx = workspace.array("dx", (len(y), *self.in_shape, LANES), y.dtype)
+        workspace.kernels.mean_unpool(self._means(dy.data), self._window, dx)
+        return Tiles(dx.reshape(x.data.shape), dy.batch), {}
+
+    @property
+    def _window(self) -> Window:
+        return Window(*self.in_shape[1:], 1, 1)
+
+    def _means(self, y: Any) -> Any:
+        """One number a channel as images of one pixel."""
+        return y.reshape(len(y), self.in_shape[0], 1, 1, LANES)
+
+    def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
+        """As of AvgPool2d."""
+        return averaged(super().curvature(x, workspace), prod(self.in_shape[1:]), workspace)
+
+    def export(self, graph: Graph, path: str) -> None:
+        """A GlobalAveragePool."""
+        graph.reshape(f"{path}.in", self.in_shape)
+        graph.node(path, "GlobalAveragePool")
+        graph.shape = self.in_shape[0], 1, 1
+        graph.reshape(f"{path}.out", self.out_shape)
+
+    def count_paths(self, after: Any) -> Any:
+        """Every pixel of a channel leads to its mean."""
+        return np.repeat(after, prod(self.in_shape[1:]), axis=1)
+
+    def config(self) -> dict[str, Any]:
+        """What makes this layer again."""
+        return {"in_shape": list(self.in_shape)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> GlobalAvgPool:
+        return cls(tuple(config["in_shape"]))
+
+    def __repr__(self) -> str:
+        return f"GlobalAvgPool({spell(self.in_shape)})"
+
+
+def averaged(curvature: tuple[Tiles, Back], count: int, workspace: Workspace) -> tuple[Tiles, Back]:
+    """The curvature of a mean of `count`: it has weights 1/count, and squared ones 1/count², so h is divided once more
+    than a gradient."""
+    y, plain = curvature
+
+    def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
+        below, grads = plain(h, need_dx)
+        if below is not None:
+            workspace.device.fill(below.data, workspace.device.get(below.data) / count)
+        return below, grads
+
+    return y, back

@@ -12,7 +12,7 @@ from ..runtime.recording import shallow
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from .initial import initial_values
-from .layer import Layer
+from .layer import Layer, Params
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -41,17 +41,20 @@ class SparseLayer(Layer):
             weight = initial_values(pattern, rng if rng is not None else np.random.default_rng(), dtype)
         if bias is None:
             bias = np.zeros(pattern.shape[0], dtype)
+        biased = bias is not False
         self.relu, self.format = relu, format
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise ValueError(f"{self!r}: dtype must be float32 or float64, got {kind}")
         weight = real_numbers(weight, self, "weight", truths=False)
-        bias = real_numbers(bias, self, "bias", truths=False)
-        for name, array, count in (("weight", weight, pattern.nnz), ("bias", bias, pattern.shape[0])):
+        given = {"weight": (weight, pattern.nnz)} | ({"bias": (bias, pattern.shape[0])} if biased else {})
+        params = {}
+        for name, (array, count) in given.items():
+            array = real_numbers(array, self, name, truths=False)
             if np.shape(array) != (count,):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
-        weight, bias = narrowed(weight, kind, self, "weight"), narrowed(bias, kind, self, "bias")
-        self._set(pattern, np.array(weight, kind), np.array(bias, kind))
+            params[name] = np.array(narrowed(array, kind, self, name), kind)
+        self._set(pattern, params["weight"], params.get("bias"))
 
     @abstractmethod
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Any:
@@ -102,7 +105,7 @@ class SparseLayer(Layer):
     def with_params(self, weight: Any, bias: Any) -> Self:
         """The same layer, its plan included, with these arrays as its parameters: shared, not copied."""
         twin = shallow(self)
-        twin.params = {"weight": weight, "bias": bias}
+        twin.params = _named(weight, bias)
         return twin
 
     def to_scipy(self) -> scipy.sparse.csr_array:
@@ -116,13 +119,28 @@ class SparseLayer(Layer):
 
     @property
     def bias(self) -> Any:
-        return self.params["bias"]
+        """One number a row, or None in a layer without biases."""
+        return self.params.get("bias")
+
+    @property
+    def _without_bias(self) -> dict[str, bool]:
+        """What a config says of biases: nothing where there are some, as files have always said."""
+        return {} if "bias" in self.params else {"bias": False}
+
+    @staticmethod
+    def _bias_of(config: dict[str, Any], params: Params) -> Any:
+        """The bias that a config and its parameters speak of, as the constructors take it."""
+        if config.get("bias", True) is False and "bias" not in params:
+            return False
+        if "bias" in config:
+            raise ValueError("bias must be false, with no biases given, or not be said")
+        return params["bias"]
 
     def _check_values(self) -> None:
         """Refuse values that do not fit the pattern: anyone may write to `params`, and kernels trust it."""
         kind = self.dtype
-        for name, count in (("weight", self.pattern.nnz), ("bias", self.pattern.shape[0])):
-            array = self.params[name]
+        for name, array in self.params.items():
+            count = self.pattern.nnz if name == "weight" else self.pattern.shape[0]
             self._check_device(array, name)
             if array.shape != (count,) or array.dtype != kind or unfit(array, written=False):
                 raise ValueError(
@@ -138,11 +156,15 @@ class SparseLayer(Layer):
     def _set(self, pattern: SparsityPattern, weight: Any, bias: Any) -> None:
         """Take a pattern and the parameters that go with it."""
         self.take_pattern(pattern, self.plan_of(pattern))
-        self.params = {"weight": weight, "bias": bias}
+        self.params = _named(weight, bias)
 
     def take_pattern(self, pattern: SparsityPattern, plan: Any) -> None:
         """Use another pattern and its plan from now on; the caller replaces the parameters."""
         self.pattern, self.plan = pattern, plan
+
+
+def _named(weight: Any, bias: Any) -> dict[str, Any]:
+    return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
 
 def checked_pattern(pattern: Any, layer: str) -> SparsityPattern:

@@ -1,0 +1,215 @@
+"""Batch normalisation: each channel's mean and variance over a batch, what is made of them, and the way back.
+
+Sums are taken in float64, segment by segment: a segment is one channel of some tiles, cut by shape alone, and segments
+are joined in order. So the sums are the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from ..compile import njit
+from ..layout import LANES
+from .call import arguments, kernel, share
+from .ir.moments import slope, spread
+from .ir.vector import advance, element, floats
+
+MOMENTS = arguments("dy", "x", "found", "partial", "tiles", "channels", "pixels", "batch", "segments")
+SETTLE = arguments("partial", "channels", "segments", "pixels", "batch", "rates", "mean", "var", "found")
+SETTLE_SLOPES = arguments("partial", "channels", "segments", "found", "totals", "dscale", "dshift")
+NORMALISE = arguments(
+    "x", "found", "scale", "shift", "dy", "totals", "around", "out", "relu", "count",
+    "tiles", "channels", "rows", "length", "used",
+    "x_tile", "x_plane", "x_row", "out_tile", "out_plane", "out_row", "beside_tile", "beside_plane", "beside_row",
+)  # fmt: skip
+
+
+@njit
+def tiles_of_segment(tiles: int, segments: int) -> int:
+    """Tiles that a segment holds; the last may hold fewer."""
+    return (tiles + segments - 1) // segments
+
+
+@njit
+def count_of_segment(segment: int, tiles: int, segments: int, pixels: int, batch: int) -> int:
+    """How many values of a channel a segment holds."""
+    per = tiles_of_segment(tiles, segments) * LANES
+    return max(min((segment + 1) * per, batch) - segment * per, 0) * pixels
+
+
+@cache
+def moments_kernel(size: int, slopes: bool) -> Any:
+    """partial[channel, segment] = (mean, squares around it) of x, or with `slopes` (Σ dy, Σ dy · (x − mean)).
+
+    The mean of a segment is found from what x is above the segment's first value, so that little is lost where the
+    mean is far from zero, and nothing where all values are the same.
+    """
+
+    def moments(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, MOMENTS)[0]
+        x, dy, partial, found = floats(c.x, size), floats(c.dy, size), floats(c.partial, 8), floats(c.found, 8)
+        first, last = share(c.segments * c.channels, part, parts)
+        per = tiles_of_segment(c.tiles, c.segments)
+        for which in range(first, last):
+            segment, channel = which // c.channels, which % c.channels
+            here = advance(partial, 2 * (channel * c.segments + segment))
+            here[0] = here[1] = 0.0
+            start = segment * per
+            middle = np.float64(x[(start * c.channels + channel) * c.pixels * LANES])
+            if slopes:
+                middle = found[2 * channel]
+            for tile in range(start, min(start + per, c.tiles)):
+                at = (tile * c.channels + channel) * c.pixels * LANES
+                used = min(c.batch - tile * LANES, LANES)
+                if slopes:
+                    slope(advance(dy, at), advance(x, at), c.pixels, used, middle, here)
+                else:
+                    spread(advance(x, at), c.pixels, used, middle, here)
+            if not slopes:
+                apart = here[0] / count_of_segment(segment, c.tiles, c.segments, c.pixels, c.batch)
+                here[1] -= here[0] * apart
+                here[0] = middle + apart
+
+    return kernel(moments)
+
+
+@cache
+def settle_kernel(size: int) -> Any:
+    """found[channel] = (mean, 1/√(variance + eps)) of all segments, or, without any, of the running rows.
+
+    `rates` holds eps and momentum. Segments are joined as in Chan, Golub, LeVeque 1979.
+    """
+
+    def settle(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SETTLE)[0]
+        partial, found, rates = floats(c.partial, 8), floats(c.found, 8), floats(c.rates, 8)
+        running_mean, running_var = floats(c.mean, size), floats(c.var, size)
+        tiles = (c.batch + LANES - 1) // LANES
+        for channel in range(c.channels):
+            mean, variance = np.float64(running_mean[channel]), np.float64(running_var[channel])
+            if c.segments > 0:
+                total, mean, squares = 0.0, 0.0, 0.0
+                for segment in range(c.segments):
+                    here = advance(partial, 2 * (channel * c.segments + segment))
+                    count = np.float64(count_of_segment(segment, tiles, c.segments, c.pixels, c.batch))
+                    apart = here[0] - mean
+                    squares += here[1] + apart * apart * (total * count / (total + count))
+                    mean += apart * (count / (total + count))
+                    total += count
+                variance = squares / total
+                before, keep = rates[1], 1.0 - rates[1]
+                running_mean[channel] = element(
+                    running_mean, keep * np.float64(running_mean[channel]) + before * mean
+                )
+                running_var[channel] = element(
+                    running_var, keep * np.float64(running_var[channel]) + before * squares / (total - 1.0)
+                )
+            found[2 * channel], found[2 * channel + 1] = mean, 1.0 / sqrt(variance + rates[0])
+
+    return kernel(settle)
+
+
+@cache
+def settle_slopes_kernel(size: int) -> Any:
+    """totals[channel] = the sum of its segments; dscale and dshift are made of these."""
+
+    def settle_slopes(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SETTLE_SLOPES)[0]
+        partial, found, totals = floats(c.partial, 8), floats(c.found, 8), floats(c.totals, 8)
+        dscale, dshift = floats(c.dscale, size), floats(c.dshift, size)
+        for channel in range(c.channels):
+            first, second = 0.0, 0.0
+            for segment in range(c.segments):
+                here = advance(partial, 2 * (channel * c.segments + segment))
+                first += here[0]
+                second += here[1]
+            totals[2 * channel], totals[2 * channel + 1] = first, second
+            dshift[channel] = element(dshift, first)
+            dscale[channel] = element(dscale, second * found[2 * channel + 1])
+
+    return kernel(settle_slopes)
+
+
+@njit
+def _clear(out: Any, length: int, used: int) -> None:
+    """Zeros in the lanes past the batch of a row of the last tile."""
+    for pixel in range(0, length, LANES):
+        for lane in range(used, LANES):
+            out[pixel + lane] = 0
+
+
+@cache
+def normalise_kernel(size: int) -> Any:
+    """out = (x − mean) · rate · scale + shift + around, then ReLU."""
+
+    def normalise(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, NORMALISE)[0]
+        from_x, beside, to = floats(c.x, size), floats(c.around, size), floats(c.out, size)
+        found, scales, shifts = floats(c.found, 8), floats(c.scale, size), floats(c.shift, size)
+        # Read once: for all that LLVM knows, what is written to `out` could change them.
+        channels, rows, length, relu, summed = c.channels, c.rows, c.length, c.relu != 0, c.around != 0
+        x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
+        out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
+        beside_tile, beside_plane, beside_row = c.beside_tile, c.beside_plane, c.beside_row
+        used, final = c.used, c.tiles - 1
+        first, last = share(c.tiles * channels, part, parts)
+        for which in range(first, last):
+            tile, channel = which // channels, which % channels
+            mean, shift = element(from_x, found[2 * channel]), shifts[channel]
+            rate = element(from_x, found[2 * channel + 1] * np.float64(scales[channel]))
+            for row in range(rows):
+                x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
+                out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
+                if summed:
+                    other = advance(beside, tile * beside_tile + channel * beside_plane + row * beside_row)
+                    for k in range(length):
+                        y = (x[k] - mean) * rate + shift + other[k]
+                        out[k] = 0 if (relu and y < 0) else y
+                else:
+                    for k in range(length):
+                        y = (x[k] - mean) * rate + shift
+                        out[k] = 0 if (relu and y < 0) else y
+                if tile == final and used < LANES:
+                    _clear(out, length, used)
+
+    return kernel(normalise)
+
+
+@cache
+def normalise_back_kernel(size: int) -> Any:
+    """out = rate · scale · (dy − Σ dy / count − (x − mean) · rate² · Σ dy (x − mean) / count); without totals, of dy
+    alone."""
+
+    def normalise_back(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, NORMALISE)[0]
+        from_x, from_dy, to = floats(c.x, size), floats(c.dy, size), floats(c.out, size)
+        found, scales, totals = floats(c.found, 8), floats(c.scale, size), floats(c.totals, 8)
+        channels, rows, length, through = c.channels, c.rows, c.length, c.totals != 0
+        x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
+        out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
+        used, final, count = c.used, c.tiles - 1, np.float64(c.count)
+        first, last = share(c.tiles * channels, part, parts)
+        for which in range(first, last):
+            tile, channel = which // channels, which % channels
+            rate = found[2 * channel + 1]
+            factor = rate * np.float64(scales[channel])
+            weight, mean = element(from_x, factor), element(from_x, found[2 * channel])
+            inclined, level = element(from_x, 0.0), element(from_x, 0.0)
+            if through:
+                inclined = element(from_x, factor * rate * rate * totals[2 * channel + 1] / count)
+                level = element(from_x, factor * totals[2 * channel] / count)
+            for row in range(rows):
+                at = tile * x_tile + channel * x_plane + row * x_row
+                x, dy = advance(from_x, at), advance(from_dy, at)
+                out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
+                for k in range(length):
+                    out[k] = dy[k] * weight - (x[k] - mean) * inclined - level
+                if tile == final and used < LANES:
+                    _clear(out, length, used)
+
+    return kernel(normalise_back)
