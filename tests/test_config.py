@@ -28,7 +28,8 @@ WORDS = ["lenet300", "--dataset", "mnist-subset", "--hidden", "30,20", "--epochs
 GOOD: dict[str, Any] = {
     "model": "lenet5", "dataset": "mine.npz", "radix": ((2, 5), (10,)), "expander": "explicit", "random": True,
     "dense": True, "widths": (8, 3, 1), "hidden": (30, 20), "sparsity": (0.5, 0.0), "granularity": "channel",
-    "distribution": "uniform", "sparse_all": True, "padding": 2, "relu_logits": True, "format": "coo",
+    "distribution": "uniform", "sparse_all": True, "padding": 2, "width": 0.5, "batch_norm": True,
+    "relu_logits": True, "format": "coo",
     "prune": "gradual", "prune_to": 0.95, "prune_threshold": 0.05, "prune_quality": 1.5, "prune_by": "curvature",
     "prune_global": True, "prune_start": 10,
     "prune_end": 200, "prune_every": 20, "prune_exponent": 2.0, "prune_empty": True, "start_from": "/runs/a",
@@ -42,7 +43,7 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 """A value for each field."""
 TOGETHER: list[tuple[str, ...]] = [
-    ("radix", "widths", "sparse_all", "format", "granularity"), ("radix", "hidden"),
+    ("radix", "widths", "sparse_all", "format", "granularity"), ("radix", "hidden"), ("width", "batch_norm"),
     ("expander", "sparsity", "granularity", "hidden", "padding"), ("random", "sparsity", "distribution"),
     ("dense", "relu_logits"),
     ("prune", "prune_to", "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
@@ -147,6 +148,7 @@ BAD: dict[str, list[Any]] = {
     "hidden": [(300, -1), "300"], "sparsity": ["0.9", 1, -0.1, float("nan"), (0.9, 1.0), ()],
     "expander": [True, "ring"], "granularity": ["filter", "rows:0", "rows:", "block:4", 4, "rows:2 ", "rows:٣"],
     "distribution": ["er", True], "format": ["csc", 1], "padding": [-1, 101, 2.0],
+    "width": [0, -1, "2", float("inf")], "batch_norm": [1, "yes"],
     "random": [1, "yes", None], "dense": [0], "relu_logits": ["true"],
     "prune": [True, "never"], "prune_to": [0, 1.2, (0, 0), "0.9"], "prune_threshold": [0, -1, "x"],
     "prune_quality": [float("inf")], "prune_by": ["size"], "prune_start": [-1, 1.0, 10**40], "prune_every": [0],
@@ -225,8 +227,8 @@ def test_unknown_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({}, "expected a model, one of lenet300, lenet5, got none"),
-        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, got 'vgg'"),
+        ({}, "expected a model, one of lenet300, lenet5, mlp, vgg11, resnet20, resnet32, resnet56, got none"),
+        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, mlp, vgg11, resnet20, resnet32, resnet56, got 'vgg'"),
         ({"model": "lenet300", "padding": 2}, "padding: lenet300 has no convolutions"),
         (SMALL | {"warm_up": 1}, "warm_up: must be shorter than the 1 epochs, got 1"),
         (SMALL | {"augment": "28"}, "augment: augmentation moves images"),
@@ -253,7 +255,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(given: dict[str
         ({"optimizer": "adam"}, "momentum: goes with optimizer sgd, got adam"),
         ({"radix": [[10, 10]], "random": False}, "sparsity: not with radix"),
         ({"radix": "10,x"}, "radix: expected radices above 1"),
-        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, got 'vgg'"),
+        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, mlp, vgg11, resnet20, resnet32, resnet56, got 'vgg'"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_was_tampered_with(

@@ -210,8 +210,8 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     about = known[name] if users is None else users
     own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
     hidden = config.hidden if config.hidden is not None else model.hidden
-    links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
     try:
+        links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
         _check_memory(wiring.connections(links))
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from .kinds import ConfigError
 
 KINDS_OF_WIRING = ("radix", "expander", "random", "dense")
+SIZES = ("padding", "width", "batch_norm")
 REWIRINGS = ("every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity")
 GOALS = ("prune_to", "prune_threshold", "prune_quality")
 PRUNINGS = (*GOALS, "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
@@ -104,7 +105,7 @@ def _check_start(config: Any) -> None:
     """A network from a file is wired already."""
     if config.start_from is not None:
         changing = said(config, ("prune", "rewire"))  # by a granularity
-        names = *KINDS_OF_WIRING, *(() if changing else ("granularity",)), "sparse_all", "hidden", "padding", "format"
+        names = *KINDS_OF_WIRING, *(() if changing else ("granularity",)), "sparse_all", "hidden", *SIZES, "format"
         wired = said(config, names)
         if wired:
             raise ConfigError(f"{{{wired[0]}}}: not with {{start_from}}, whose network is wired already; leave one out")

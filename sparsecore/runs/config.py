@@ -75,8 +75,10 @@ class RunConfig:
     """
 
     model: str | None = _in(
-        RUN, kinds.NAME, "lenet300 or lenet5; if not given, that of the run whose network it starts from"
-    )
+        RUN, kinds.NAME,
+        "lenet300, lenet5, mlp, vgg11, resnet20, resnet32 or resnet56; if not given, that of the run whose network it "
+        "starts from",
+    )  # fmt: skip
     dataset: str | None = _in(
         RUN, kinds.NAME, "mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y"
     )
@@ -118,6 +120,10 @@ class RunConfig:
     padding: int | None = _in(
         WIRING, kinds.PADDING, "of lenet5's convolutions (2 for cifar10, none otherwise)", metavar="PIXELS"
     )
+    width: float | None = _in(
+        WIRING, kinds.POSITIVE, "multiplies all channels of vgg11 and the resnets (1)", metavar="K"
+    )
+    batch_norm: bool = _in(WIRING, kinds.TRUTH, "batch normalisation after mlp's hidden layers", False)
     relu_logits: bool = _in(
         WIRING, kinds.TRUTH, "a ReLU on the logits, which can kill a class: for study only", False
     )
