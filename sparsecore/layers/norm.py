@@ -10,11 +10,13 @@ import numpy as np
 
 from ..kernels.tuning import NORM_PIXELS
 from ..runtime.arrays import narrowed, real_numbers
+from ..runtime.border import NO_BORDER
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
+from .call import mask_tiles
 from .curvature import Back
 from .layer import Graph, Layer, Params
 
@@ -110,10 +112,18 @@ class BatchNorm(Layer):
             kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
-        y = workspace.array("y", x.data.shape, self.dtype)
-        parameters = self.params["scale"], self.params["shift"]
-        kernels.normalise(images, found, *parameters, self._images(y), x.batch, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y, found, workspace.training)
+        ahead, within = workspace.ahead, None
+        y = workspace.array("y", x.data.shape, self.dtype) if ahead.border == NO_BORDER else None
+        if y is None:
+            y, within = workspace.images("y", len(x.data), self.in_shape, ahead.border, self.dtype)
+        around = ahead.around if self.joins else None
+        relu = self.relu if around is None else ahead.relu
+        kernels.normalise(
+            images, found, self.params["scale"], self.params["shift"], self._images(y), x.batch,
+            around=None if around is None else self._images(around.data), relu=relu,
+        )  # fmt: skip
+        tiles = Tiles(y, x.batch, rectified=relu, border=ahead.border, within=within, joined=around is not None)
+        return tiles, (x, y, found, workspace.training)
 
     @recorded
     def backward_tiles(
@@ -125,7 +135,7 @@ class BatchNorm(Layer):
         kernels, scale, images = workspace.kernels, self.params["scale"], self._images(x.data)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, self.dtype)
-            kernels.mask(dy.data, y, masked)
+            mask_tiles(workspace, dy.data, y, masked)
             dy = Tiles(masked, dy.batch, masked=True)
         given = self._images(dy.data)
         grads = {name: workspace.array(name, scale.shape, self.dtype) for name in ("scale", "shift")}
@@ -134,13 +144,23 @@ class BatchNorm(Layer):
         kernels.settle_slopes(partial, found, totals, grads["scale"], grads["shift"])
         if not need_dx:
             return None, grads
-        dx = workspace.array("dx", x.data.shape, self.dtype)
+        border, within = workspace.back_border, None
+        dx = workspace.array("dx", x.data.shape, self.dtype) if border == NO_BORDER else None
+        if dx is None:
+            dx, within = workspace.images("dx", len(x.data), self.in_shape, border, self.dtype)
         out = self._images(dx)
         kernels.normalise_back(given, images, found, scale, totals, out, x.batch, training=training)
-        return Tiles(dx, dy.batch), grads
+        return Tiles(dx, dy.batch, border=border, within=within), grads
+
+    @property
+    def joins(self) -> bool:
+        """Unless a ReLU comes between."""
+        return not self.relu
 
     def _images(self, data: Any) -> Any:
         """The same memory as images; features are images of one pixel."""
+        if data.ndim == 5:
+            return data  # perhaps within a border
         return data.reshape(len(data), self.in_shape[0], *(self.in_shape[1:] or (1, 1)), LANES)
 
     def _partial(self, x: Tiles, workspace: Workspace) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
+from ..runtime.border import Border, bordered
 from .cached import cached
 from .patching import Patchable
 from .pattern import SparsityPattern
@@ -18,29 +19,6 @@ _SIDE = 1 << 15  # pixels along an image: larger ones would not fit in any memor
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
-
-
-class Border(NamedTuple):
-    """Zeros around an image, in pixels."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def interior(self, padded: Any) -> Any:
-        """The images within their border: a view of shape (tiles, channels, height, width, LANES)."""
-        height, width = padded.shape[2:4]
-        return padded[:, :, self.top : height - self.bottom, self.left : width - self.right]
-
-
-NO_BORDER = Border(0, 0, 0, 0)
-
-
-def bordered(shape: Shape, border: Border) -> Shape:
-    """The shape (channels, height, width) of images with their border."""
-    channels, height, width = shape
-    return channels, height + border.top + border.bottom, width + border.left + border.right
 
 
 class Phase(NamedTuple):
