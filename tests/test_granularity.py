@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore import train
+from sparsecore import RunConfig, run, train
 from sparsecore.layers import Flatten, SparseConv2d, SparseLinear
 from sparsecore.network import Network
 from sparsecore.prune import (
@@ -31,7 +31,9 @@ from sparsecore.storage.granularity import Granularity, Units
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
 from sparsecore.topology.wiring import Link, Wiring
+from sparsecore.training.callbacks import Callback
 from sparsecore.training.optimizers import SGD
+from tests.command.given import bits
 from tests.test_moving import data
 
 WORDS = ["weight", "channel", "rows:4", "rows:3", "block:2,3", "block:4,4"]
@@ -153,17 +155,18 @@ def test_a_radix_net_knows_no_groups() -> None:
 # -- pruning ----------------------------------------------------------------------------------------------------------
 
 
-def images(word: str = "weight", sparsity: float = 0.0) -> Network:
+def images(word: str = "weight", sparsity: float = 0.0, rows: tuple[int, int] = (7, 9)) -> Network:
     rng = np.random.default_rng(4)
+    channels, neurons = rows
     (first, second), _ = Wiring("random", sparsity=sparsity, granularity=word).patterns(
-        (Link(2, 7, (3, 3)), Link(7 * 36, 9)), 1
+        (Link(2, channels, (3, 3)), Link(channels * 36, neurons)), 1
     )
     return Network(
         [
             SparseConv2d(first, (2, 6, 6), 3, padding=1, relu=True, rng=rng),
-            Flatten((7, 6, 6)),
+            Flatten((channels, 6, 6)),
             SparseLinear(second, relu=True, rng=rng),
-            SparseLinear(dense(4, 9), rng=rng),
+            SparseLinear(dense(4, neurons), rng=rng),
         ],
         sparse=(0, 2),
     )
@@ -301,6 +304,68 @@ def test_what_comes_has_the_largest_sum_of_squares_of_its_gradients() -> None:
 
     Trainer(network, data((2, 6, 6)), SGD(0.05, 0.9), epochs=4, batch_size=16, callbacks=[Brute()]).run()
     assert len(compared) == 6 and all(compared)
+
+
+@pytest.mark.parametrize(
+    ("word", "rows", "groups"),
+    [("rows:4", (8, 12), (2, 3)), ("rows:6", (6, 12), (2, 4)), ("block:4,2", (8, 12), (2, 3))],
+)
+def test_rows_that_move_together_go_on_in_groups(word: str, rows: tuple[int, int], groups: tuple[int, int]) -> None:
+    """At most 4 at once; updates move no address, and nothing is recorded again."""
+    network, versions = images(word, 0.5, rows), []
+
+    class Watch(Rewirer):
+        def update(self, trainer: Any) -> Any:
+            before = trainer.network.version
+            done = super().update(trainer)
+            versions.append(trainer.network.version - before)
+            return done
+
+    moves = Watch(RIGL, RewiringSchedule(3, 24, 0.3), granularity=word)
+    trainer = Trainer(network, data((2, 6, 6)), SGD(0.05, 0.9), epochs=4, batch_size=16, callbacks=[moves])
+    trainer.run()
+    assert versions == [0] * 8
+    for path, count in zip(PIXELS, groups, strict=True):
+        layer: Any = network[path]
+        assert len(layer.plan.forward.starts) - 1 == count, path
+        fresh = layer.plan_of(layer.pattern)
+        for one, other in ((layer.plan.forward, fresh.forward),):
+            assert np.array_equal(one.indptr, other.indptr) and np.array_equal(one.offsets, other.offsets)
+        x = np.random.default_rng(1).standard_normal((5, *layer.in_shape)).astype(np.float32)
+        dy = np.random.default_rng(2).standard_normal((5, *layer.out_shape)).astype(np.float32)
+        y, cache = layer.forward(x)
+        dx, grads = layer.backward(dy, cache)
+        layer.take_pattern(layer.pattern, fresh)
+        again, cache = layer.forward(x)
+        other_dx, other_grads = layer.backward(dy, cache)
+        assert np.allclose(y, again, atol=1e-5) and np.allclose(dx, other_dx, atol=1e-5)
+        assert np.allclose(grads["weight"], other_grads["weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize("word", ["rows:4", "block:4,2", "channel"])
+@pytest.mark.parametrize("way", ["rigl", "regrow"])
+def test_a_run_that_moves_units_goes_on_to_the_same_bits(
+    word: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(
+        model="lenet5", dataset="mnist-subset", hidden=(8, 12, 20), epochs=1, batch_size=400, every=3, rewire=way,
+        sparsity=0.8, granularity=word, **({"start_sparsity": 0.4} if way == "regrow" else {}),
+    )  # type: ignore[arg-type]  # fmt: skip
+
+    class Stop(Callback):
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def stepped(self, trainer: Any) -> None:
+            if trainer.steps_done == self.step:
+                trainer.stop()
+
+    run(config, out="whole")
+    for step in (5, 11):
+        run(config, out="parts", resume=step > 5, callbacks=[Stop(step)])
+    run(config, out="parts", resume=True)
+    assert bits(tmp_path / "whole") == bits(tmp_path / "parts")
 
 
 def test_parts_of_groups_cannot_move() -> None:

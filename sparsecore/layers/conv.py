@@ -205,6 +205,6 @@ class SparseConv2d(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"
 
-    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> ConvPlan:
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> ConvPlan:
         geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        return ConvPlan(pattern, *geometry, self.format, moving=moving)
+        return ConvPlan(pattern, *geometry, self.format, moving=moving, together=together)

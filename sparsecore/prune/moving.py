@@ -98,6 +98,11 @@ class Movement:
         """What moves together in a layer or module that has a pattern and, as a convolution, filters of a size."""
         return self._cut.units(layer.pattern.shape, getattr(layer, "kernel_size", None))
 
+    @property
+    def together(self) -> tuple[int, int]:
+        """How many neighbouring outputs, and inputs, move together."""
+        return self._cut.rows, self._cut.channels
+
     def moved(
         self, pattern: SparsityPattern, units: Units, weight: Scores, gradient: Callable[[SparsityPattern], Scores], *,
         step: int, path: str, number: int,

@@ -95,7 +95,7 @@ class Rewirer(Movement, Callback):
     def started(self, trainer: Training) -> None:
         """Look whether all layers can be rewired; compile what an update runs."""
         self.check(trainer.network)
-        trainer.network.let_move(self._paths(trainer.network))
+        trainer.network.let_move(self._paths(trainer.network), self.together)
         for path in self._paths(trainer.network):
             self._note_start(trainer, path)
         _compile(trainer.network.dtype)
