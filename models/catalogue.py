@@ -29,7 +29,7 @@ class Recipe:
     warm_up: float
     augment: str = "none"
     padding: int | None = None
-    width: float = 1.0
+    width: float | None = None
 
 
 Recipes = Mapping[tuple[str | None, Kind | None], Recipe]
@@ -83,7 +83,7 @@ FULLY_CONNECTED: tuple[Recipe, Recipes] = (
 )
 RESIDUAL = Recipe(
     epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
-    augment="4,flip",
+    augment="4,flip", width=1.0,
 )  # fmt: skip
 
 
