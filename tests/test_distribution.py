@@ -83,7 +83,7 @@ def test_what_does_not_go_together_is_refused(given: dict[str, object], message:
 
 def test_runs_are_born_pruned_and_moved_by_erk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    common = "lenet5 --dataset mnist-subset --hidden 8,12,20 --epochs 1 --batch-size 300 --quiet --distribution erk"
+    common = "lenet5 --dataset mnist-subset --hidden 8,12,20 --epochs 1 --batch-size 500 --no-curves --distribution erk"
     wanted = densities([(12, 8, 5, 5), (20, 192)], Fraction("0.9"))
     counts = {"2": round(wanted[0] * 2400), "5": round(wanted[1] * 3840)}
     for number, options in enumerate([
