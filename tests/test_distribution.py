@@ -96,6 +96,22 @@ def test_runs_are_born_pruned_and_moved_by_erk(tmp_path: Path, monkeypatch: pyte
     assert shared_out(network, 0.9) == dict(zip(("2", "5"), erk([(12, 8, 5, 5), (20, 192)], 0.9), strict=True))
 
 
+def test_layers_that_are_born_by_erk_are_pruned_from_where_each_begins() -> None:
+    """A small layer that begins full is not at once as sparse as the network is on the whole."""
+    done = run(RunConfig(
+        model="lenet5", dataset="mnist-subset", hidden=(8, 12, 2000), epochs=1, batch_size=800, random=True,
+        sparsity=0.5, prune="gradual", prune_to=0.97, prune_start=1, prune_end=9, prune_every=1, distribution="erk",
+    ))  # fmt: skip
+    lines = [line["layers"] for line in done.metrics if line["event"] == "prune"]
+    first, last = (dict(zip(("2", "5"), erk([(12, 8, 5, 5), (2000, 192)], s), strict=True)) for s in (0.5, 0.97))
+    assert first["2"] == 0
+    for step, layers in enumerate(lines):
+        for layer in layers:
+            begin, end = first[layer["layer"]], last[layer["layer"]]
+            wanted = end if step == 8 else end + (begin - end) * (1 - step / 8) ** 3
+            assert layer["sparsity"] == pytest.approx(wanted, abs=1e-3)
+
+
 def test_a_layer_that_would_stay_full_is_refused() -> None:
     with pytest.raises(ConfigError, match="start_sparsity: leaves layer 2 full, which then stays so; ask for more"):
         run(RunConfig(

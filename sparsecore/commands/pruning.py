@@ -105,8 +105,11 @@ class Pruning:
         config = self.config
         options: Any = {"allow_empty": config.prune_empty, "granularity": self.granularity}
         if config.prune_to is not None:
+            initial: Targets = network.sparsity
+            if config.distribution == "erk":
+                initial = {path: network.patterns[path].sparsity for path in network.sparse}
             return sparsity_rule(
-                self.schedule, self._targets(network), initial=network.sparsity,
+                self.schedule, self._targets(network), initial=initial,
                 by=config.prune_by or "magnitude", globally=config.prune_global, **options,
             )  # fmt: skip
         if config.prune_threshold is not None:
