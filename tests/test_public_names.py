@@ -42,8 +42,8 @@ PUBLIC = {
     "sparsecore.models.lenet5": ("lenet5",),
     "sparsecore.prune": (
         "REGROW", "RIGL", "SET", "Method", "PruneError", "PrunedLayer", "PruningSchedule", "Rewired", "Rewirer",
-        "RewiringSchedule", "at_random", "by_quality", "by_threshold", "curvature", "gradient", "gradual", "iterative",
-        "magnitude", "of_all", "of_candidates", "one_time", "refresh", "rewind", "shrink", "to_sparsity",
+        "RewiringSchedule", "at_random", "by_quality", "by_threshold", "curvature", "folded", "gradient", "gradual",
+        "iterative", "magnitude", "of_all", "of_candidates", "one_time", "refresh", "rewind", "shrink", "to_sparsity",
     ),
     "sparsecore.runtime.devices": (
         "CPU", "CUDA", "Device", "DeviceError", "cpu", "cuda", "default_threads", "device", "get_threads", "gpu",
