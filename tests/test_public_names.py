@@ -27,7 +27,7 @@ PUBLIC = {
     ),
     "sparsecore.data": ("NAMES", "DataError", "Dataset", "Split", "load"),
     "sparsecore.gradcheck": ("gradcheck",),
-    "sparsecore.inspect": ("count_paths", "describe", "groups_of_equal_rows", "remove_dead"),
+    "sparsecore.inspect": ("count_paths", "dead_units", "describe", "groups_of_equal_rows", "remove_dead"),
     "sparsecore.interop.export": ("to_npz", "to_onnx", "to_scipy"),
     "sparsecore.interop.jax": ("as_function",),
     "sparsecore.interop.operator": ("SparseOperator",),
