@@ -32,7 +32,9 @@ PUBLIC = {
     "sparsecore.interop.jax": ("as_function",),
     "sparsecore.interop.operator": ("SparseOperator",),
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
-    "sparsecore.interop.torch": ("Moved", "Moving", "SparseConv2d", "SparseLinear", "rewire", "sparsify"),
+    "sparsecore.interop.torch": (
+        "Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch",
+    ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
         "KINDS", "AvgPool2d", "BatchNorm", "Dropout", "Flatten", "GlobalAvgPool", "Layer", "MaxPool2d",
