@@ -170,12 +170,12 @@ class _Graph:
 
         if self._sparse:
             positions = layer.pattern.rows.astype(np.int64) * layer.pattern.shape[1] + layer.pattern.indices
-            values = numpy_helper.from_array(np.asarray(layer.weight), f"{path}.weight")
+            values = numpy_helper.from_array(layer.device.get(layer.weight), f"{path}.weight")
             self.sparse.append(helper.make_sparse_tensor(values, numpy_helper.from_array(positions), shape))
         else:
             dense = np.asarray(layer.to_scipy().toarray()).reshape(shape)
             self.dense.append(numpy_helper.from_array(dense, f"{path}.weight"))
         if layer.bias is None:
             return [f"{path}.weight"]
-        self.dense.append(numpy_helper.from_array(np.asarray(layer.bias), f"{path}.bias"))
+        self.dense.append(numpy_helper.from_array(layer.device.get(layer.bias), f"{path}.bias"))
         return [f"{path}.weight", f"{path}.bias"]
