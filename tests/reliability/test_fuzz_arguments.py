@@ -71,7 +71,7 @@ TRAIN: Options = {
 }  # fmt: skip
 PRUNE: Options = {
     "--sparsity": LISTS, "--threshold": NUMBERS, "--quality": NUMBERS,
-    "--by": ["magnitude", "gradient", "curvature", "x"], "--global": None, "--allow-empty": None,
+    "--by": ["magnitude", "gradient", "curvature", "x"], "--global": None, "--allow-empty": None, "--compact": None,
     "--granularity": ["weight", "channel", "rows:3", "x"],
     "--dataset": ["mine.npz", "broken.npz", "letters"], "--data-dir": FILES, "--out": OUTS, "--help": None,
 }  # fmt: skip
@@ -125,7 +125,7 @@ MINE = "lenet300 --dataset mine.npz"
 COMMANDS = [
     Command(train.main, TRAIN, MINE, f"{MINE} --out new", f"{MINE} --prune gradual --prune-to 0.9 --out new",
             f"{MINE} --random --sparsity 0.9", "--resume --out cut", "--resume --out run", "--from run --out new"),
-    Command(prune.main, PRUNE, "run", "run --sparsity 0.9 --out new.safetensors",
+    Command(prune.main, PRUNE, "run", "run --sparsity 0.9 --out new.safetensors", "net.safetensors --compact --out new",
             "weights.npz --threshold 0.1 --out new.safetensors", "net.safetensors --quality 0.5 --out new.safetensors"),
     Command(inspect.main, INSPECT, "run", "net.safetensors", "run --remove-dead --out new.safetensors"),
     Command(evaluate.main, EVALUATE, "run", "net.safetensors --dataset mine.npz"),
