@@ -71,7 +71,7 @@ class _Function(NamedTuple):
 
 def gradcheck(
     subject: Layer | Network, x: Any, *, labels: Any = None, eps: float = 1e-5, rtol: float = 1e-5,
-    samples: int | None = 1000, seed: int = 0,
+    samples: int | None = 1000, seed: int = 0, training: bool = False,
 ) -> GradCheck:  # fmt: skip
     """Compare gradients with central differences, (f(v + ε) − f(v − ε)) / 2ε.
 
@@ -100,6 +100,9 @@ def gradcheck(
         passes.
     seed : int
         Of the linear function and of the drawn coordinates.
+    training : bool
+        Check what is computed in a step of training: batch normalisation then depends on the batch. What is dropped in
+        training is not: there a layer such as Dropout is refused.
 
     Returns
     -------
@@ -122,11 +125,11 @@ def gradcheck(
     if isinstance(subject, Network):
         if labels is None:
             raise ValueError("gradcheck: a network is checked through its loss, which needs labels")
-        function = _of_network(subject, x, labels, seed)
+        function = _of_network(subject, x, labels, seed, training)
     elif isinstance(subject, Layer):
         if labels is not None:
             raise ValueError("gradcheck: labels are for networks, and this is a layer")
-        function = _of_layer(subject, x, rng, seed)
+        function = _of_layer(subject, x, rng, seed, training)
     else:
         raise TypeError(f"gradcheck: a Layer or a Network is needed, got {type(subject).__name__}")
     worst, checked = GradCheck(-1.0, "", 0.0, 0.0, 0), 0
@@ -178,8 +181,8 @@ def _difference(function: _Function, array: Array, at: int, eps: float) -> tuple
     return float(np.sum(function.weights * change)) / (2 * step), moved
 
 
-def _of_layer(layer: Layer, x: Array, rng: np.random.Generator, seed: int) -> _Function:
-    layer, workspace = _in_float64(layer, seed), Workspace()
+def _of_layer(layer: Layer, x: Array, rng: np.random.Generator, seed: int, training: bool) -> _Function:
+    layer, workspace = _in_float64(layer, seed), Workspace(training=training)
     y, cache = layer.forward(x, workspace)
     weights = rng.standard_normal(y.shape)
     dx, grads = layer.backward(weights, cache, workspace)
@@ -194,10 +197,11 @@ def _of_layer(layer: Layer, x: Array, rng: np.random.Generator, seed: int) -> _F
     return _Function(lambda: layer.forward(x, workspace)[0], weights, arrays, contract)
 
 
-def _of_network(network: Network, x: Array, labels: Any, seed: int) -> _Function:
+def _of_network(network: Network, x: Array, labels: Any, seed: int, training: bool) -> _Function:
     network = Network(_in_float64(network.root, seed).children)
     first, last = network.layers[0], network.layers[-1]
-    targets, loss, workspace = Labels.pack(labels, int(np.prod(last.out_shape))), CrossEntropy(), Workspace()
+    targets, loss = Labels.pack(labels, int(np.prod(last.out_shape))), CrossEntropy()
+    workspace = Workspace(training=training)
     tiles = first._pack(x, first.in_shape, "x", workspace.child("x"))
     flat = np.full(network.params.shape, np.nan)  # NaN stays where a layer does not write
     grads = network.views(flat)

@@ -15,6 +15,7 @@ from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
+from .runtime.recording import is_recorded
 from .runtime.tiles import LANES, Tiles, tiles_of
 from .runtime.workspace import Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
@@ -210,7 +211,7 @@ class Network:
                     arrays[name] = piece  # type: ignore[index]
         self.table = table
         self._params = table.values[: table.trained]
-        self._adopted = [(path, layer, dict(layer.params)) for path, layer in self.walk()]
+        self._adopted = [(path, layer, _own(layer)) for path, layer in self.walk()]
         self.version += 1
 
     def rewire(
@@ -491,9 +492,9 @@ class Network:
     def _check_own(self) -> None:
         """Refuse to go on where a layer has other arrays than the table's: one of the two would be ignored."""
         for path, layer, given in self._adopted:
-            params = layer.params
+            params, kept = layer.params, layer.kept
             for name, array in given.items():
-                if params.get(name) is not array:
+                if params.get(name) is not array and kept.get(name) is not array:
                     raise ValueError(
                         f"layer {path}, {layer!r}, has parameters that are not {self!r}'s: call flatten() to gather "
                         f"them"
@@ -504,3 +505,9 @@ class Network:
         layers = tuple(layers)
         possible = sum(patterns[k].shape[0] * patterns[k].shape[1] for k in layers)
         return (possible - sum(patterns[k].nnz for k in layers)) / possible if possible else 0.0
+
+
+def _own(layer: Layer) -> dict[str, Any]:
+    """Arrays that must stay the table's: all but what a layer in plain Python keeps, which may replace it."""
+    kept = layer.kept if is_recorded(layer.forward_tiles, layer.backward_tiles) else {}
+    return {**layer.params, **kept}

@@ -99,8 +99,10 @@ def settle_kernel(size: int) -> Any:
         for channel in range(c.channels):
             mean, variance = np.float64(running_mean[channel]), np.float64(running_var[channel])
             if c.segments > 0:
-                total, mean, squares = 0.0, 0.0, 0.0
-                for segment in range(c.segments):
+                here = advance(partial, 2 * channel * c.segments)
+                mean, squares = here[0], here[1]
+                total = np.float64(count_of_segment(0, tiles, c.segments, c.pixels, c.batch))
+                for segment in range(1, c.segments):
                     here = advance(partial, 2 * (channel * c.segments + segment))
                     count = np.float64(count_of_segment(segment, tiles, c.segments, c.pixels, c.batch))
                     apart = here[0] - mean
@@ -166,8 +168,11 @@ def normalise_kernel(size: int) -> Any:
         first, last = share(c.tiles * channels, part, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
-            mean, shift = element(from_x, found[2 * channel]), shifts[channel]
+            mean = element(from_x, found[2 * channel])
             rate = element(from_x, found[2 * channel + 1] * np.float64(scales[channel]))
+            # What a float32 of the mean leaves out, which is much of a small deviation where the mean is far from zero.
+            rest = found[2 * channel] - np.float64(mean)
+            shift = element(from_x, np.float64(shifts[channel]) - rest * np.float64(rate))
             for row in range(rows):
                 x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
@@ -208,14 +213,20 @@ def normalise_back_kernel(size: int) -> Any:
             weight, mean = element(from_x, factor), element(from_x, found[2 * channel])
             inclined, level = element(from_x, 0.0), element(from_x, 0.0)
             if through:
-                inclined = element(from_x, factor * rate * rate * totals[2 * channel + 1] / count)
-                level = element(from_x, factor * totals[2 * channel] / count)
+                incline = factor * rate * rate * totals[2 * channel + 1] / count
+                rest = found[2 * channel] - np.float64(mean)
+                inclined = element(from_x, incline)
+                level = element(from_x, factor * totals[2 * channel] / count - rest * incline)
             for row in range(rows):
                 x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
                 dy = advance(from_dy, tile * dy_tile + channel * dy_plane + row * dy_row)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
-                for k in range(length):
-                    out[k] = dy[k] * weight - (x[k] - mean) * inclined - level
+                if through:
+                    for k in range(length):
+                        out[k] = dy[k] * weight - (x[k] - mean) * inclined - level
+                else:
+                    for k in range(length):
+                        out[k] = dy[k] * weight
                 if tile == final and used < LANES:
                     _clear(out, length, used)
 

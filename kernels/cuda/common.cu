@@ -136,7 +136,8 @@ __device__ __forceinline__ real team_sum(real (&sum)[TEAM], int thread) {
 }
 
 // One sum over a team, for all its threads.
-__device__ __forceinline__ real team_total(real total) {
+template <class Number>
+__device__ __forceinline__ Number team_total(Number total) {
 #pragma unroll
   for (int half = TEAM / 2; half; half /= 2) total += __shfl_xor_sync(ALL, total, half);
   return total;
@@ -152,3 +153,37 @@ __device__ __forceinline__ double block_sum(double (&shared)[BLOCK], double valu
   }
   return thread == 0 ? shared[0] : 0;
 }
+
+// Steps of images of shape (tiles, channels, rows, columns, LANES), which may be a view, from one to the next.
+struct Steps {
+  int64 tile, channel, row, column;
+};
+
+#define STEPS_PARAMETERS(NAME) int64 NAME##_tile, int64 NAME##_channel, int64 NAME##_row, int64 NAME##_column
+#define STEPS(NAME) \
+  Steps { NAME##_tile, NAME##_channel, NAME##_row, NAME##_column }
+
+// A thread's 16 bytes of such images: LINE_THREADS threads take a pixel's line.
+struct Line {
+  bool live;
+  unsigned channel, row, column, tile;
+  int within, sample;
+
+  __device__ __forceinline__ Line(unsigned lines, unsigned channels, unsigned rows, unsigned columns) {
+    const unsigned number = blockIdx.x * (BLOCK / LINE_THREADS) + threadIdx.x / LINE_THREADS;
+    live = number < lines;
+    column = number % columns;
+    row = number / columns % rows;
+    channel = number / columns / rows % channels;
+    tile = number / columns / rows / channels;
+    within = threadIdx.x % LINE_THREADS * WIDTH;
+    sample = tile * LANES + within;
+  }
+
+  __device__ __forceinline__ int64 of(const Steps& steps) const {
+    return tile * steps.tile + channel * steps.channel + row * steps.row + column * steps.column + within;
+  }
+};
+
+#define SHAPE_PARAMETERS unsigned lines, unsigned channels, unsigned rows, unsigned columns
+#define SHAPE lines, channels, rows, columns

@@ -278,13 +278,76 @@ class Launcher:
         self._launch(launched, a.size, np.int64(a.size), np.int32(relu), a, b, mask, out)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
-        """out = x, or zero where `mask` is not positive; `out` may be a view of images inside a border, which stays."""
-        _, _, height, width, lanes = out.shape
-        plane, row = (stride // out.itemsize for stride in out.strides[1:3])
+        """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
+        touched."""
+        self._launch_lines("place", "place", out, *_viewed(x), *_viewed(mask), *_viewed(out))
+
+    def moments(self, x: Array, batch: int, partial: Array) -> None:
+        """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
+        self._launch_segments("moments", x, batch, partial, x)
+
+    def settle(
+        self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
+        found: Array,
+    ) -> None:  # fmt: skip
+        """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to
+        it."""
         self._launch(
-            kernel("pack", "place", x.itemsize), x.size,
-            np.int64(x.size), np.int32(height), np.int32(width * lanes), np.int64(plane), np.int64(row), x, mask, out,
+            kernel("norm", "settle", mean.itemsize), mean.size * CUDA_TEAM, np.int32(mean.size),
+            *map(np.int32, (partial.shape[1], pixels, batch)), np.float64(eps), np.float64(momentum), partial, mean,
+            var, found,
         )  # fmt: skip
+
+    def recall(self, mean: Array, var: Array, eps: float, found: Array) -> None:
+        """found[channel] = (mean, 1/√(var + eps)) of the running rows, for use outside training."""
+        launched = kernel("norm", "recall", mean.itemsize)
+        self._launch(launched, mean.size, np.int32(mean.size), np.float64(eps), mean, var, found)
+
+    def normalise(
+        self, x: Array, found: Array, scale: Array, shift: Array, out: Array, batch: int, *,
+        around: Array | None = None, relu: bool = False,
+    ) -> None:  # fmt: skip
+        """out = (x − mean) / √(variance + eps) · scale + shift + around, then ReLU; zero in the lanes past the
+        batch."""
+        self._launch_lines(
+            "norm", "normalise", out, np.int32(batch), np.int32(relu), found, scale, shift,
+            *_viewed(x), *_viewed(around), *_viewed(out),
+        )  # fmt: skip
+
+    def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
+        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
+        self._launch_segments("slopes", x, batch, partial, dy, x, found)
+
+    def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
+        """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
+        self._launch(
+            kernel("norm", "settle_slopes", dscale.itemsize), dscale.size * CUDA_TEAM, np.int32(dscale.size),
+            np.int32(partial.shape[1]), partial, found, totals, dscale, dshift,
+        )  # fmt: skip
+
+    def normalise_back(
+        self, dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *,
+        training: bool,
+    ) -> None:  # fmt: skip
+        """The gradient of x; outside training mean and variance are constants, which give none back."""
+        self._launch_lines(
+            "norm", "normalise_back", out, np.int32(batch), np.float64(1 / max(1, batch * x.shape[2] * x.shape[3])),
+            found, scale, totals if training else None, *_viewed(dy), *_viewed(x), *_viewed(out),
+        )  # fmt: skip
+
+    def _launch_lines(self, family: str, name: str, images: Array, *arguments: Any) -> None:
+        """Launch a thread for every 16 bytes of images; there are fewer than 2³² lines in any memory."""
+        lines = images.size // LANES
+        launched, sizes = kernel(family, name, images.itemsize), (lines, *images.shape[1:4])
+        self._launch(launched, lines * images.itemsize, *map(np.uint32, sizes), *arguments)
+
+    def _launch_segments(self, name: str, x: Array, batch: int, partial: Array, *arguments: Any) -> None:
+        """Launch a block for each segment of each channel."""
+        tiles, channels, height, width, _ = x.shape
+        segments = partial.shape[1]
+        sizes = channels, tiles, height * width, segments, batch
+        launched = kernel("norm", name, x.itemsize)
+        self._launch(launched, segments * channels, *map(np.int32, sizes), *arguments, partial, each=1)
 
     def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
         """out = x / (1 − rate), or 0 with probability `rate`; `position` has the first sample, the epoch, the seed."""
@@ -444,6 +507,13 @@ def _steps(grid: Grid) -> tuple[np.generic, ...]:
     fields = grid._asdict()
     del fields["bands"]
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
+
+
+def _viewed(images: Array | None) -> tuple[Any, ...]:
+    """Images that may be a view, and their steps in numbers: from tile to tile, channel, row and pixel."""
+    if images is None:
+        return None, *(np.int64(0),) * 4
+    return images, *(np.int64(stride // images.itemsize) for stride in images.strides[:4])
 
 
 def _images(result: Array, x: Array, window: Window, y: Array) -> tuple[np.generic, ...]:

@@ -75,15 +75,3 @@ __device__ __forceinline__ void pack_samples(
 
 PACK_SAMPLES(pack_samples_1, unsigned char)
 PACK_SAMPLES(pack_samples_4, float)
-
-// out = x, or zero where the mask is not positive: images whose rows of `length` numbers follow one another in x, and in out
-// are `out_row` apart, and planes `out_plane`.
-extern "C" __global__ void __launch_bounds__(BLOCK) place(
-    int64 count, int height, int length, int64 out_plane, int64 out_row, const real* __restrict__ x,
-    const real* __restrict__ mask, real* __restrict__ out) {
-  const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
-  if (k >= count) return;
-  const int64 row = k / length, plane = row / height;
-  const int64 target = plane * out_plane + (row - plane * height) * out_row + (k - row * length);
-  out[target] = mask && !(mask[k] > 0) ? real(0) : x[k];
-}

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..kernels.tuning import NORM_PIXELS
-from ..runtime.arrays import narrowed, real_numbers
-from ..runtime.border import NO_BORDER
+from ..runtime.arrays import narrowed, real_numbers, unfit
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
 from .call import mask_tiles
-from .curvature import Back
+from .curvature import Back, behind_relu
 from .layer import Graph, Layer, Params
 
 
@@ -62,10 +62,10 @@ class BatchNorm(Layer):
         self, shape: Sequence[int], *, eps: float = 1e-5, momentum: float = 0.1, relu: bool = False,
         scale: Any = None, shift: Any = None, mean: Any = None, var: Any = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
-        if len(tuple(shape)) not in (1, 3):
-            raise ValueError(f"BatchNorm: shape must be (features,) or (channels, height, width), got {tuple(shape)}")
-        self.in_shape = self.out_shape = sizes("shape", shape, len(tuple(shape)))
-        self.eps, self.momentum, self.relu = float(eps), float(momentum), bool(relu)
+        if not isinstance(shape, Sequence) or len(shape) not in (1, 3):
+            raise ValueError(f"BatchNorm: shape must be (features,) or (channels, height, width), got {shape!r}")
+        self.in_shape = self.out_shape = sizes("shape", shape, len(shape))
+        self.eps, self.momentum, self.relu = _number("eps", eps), _number("momentum", momentum), bool(relu)
         if not 0 < self.eps < np.inf or not 0 <= self.momentum <= 1:
             raise ValueError(
                 f"BatchNorm: eps must be positive and finite, and momentum from 0 to 1, got {eps} and {momentum}"
@@ -89,6 +89,17 @@ class BatchNorm(Layer):
             raise ValueError(f"{self!r}: {name} must have shape ({channels},), got {np.shape(values)}")
         return np.array(narrowed(values, dtype, self, name), dtype)
 
+    def _check_values(self) -> None:
+        """Refuse rows that kernels would misread: anyone may write to `params` and `kept`."""
+        kind, channels = self.dtype, self.in_shape[0]
+        for name, array in (*self.params.items(), *self.kept.items()):
+            self._check_device(array, name)
+            if array.shape != (channels,) or array.dtype != kind or unfit(array, written=False):
+                raise ValueError(
+                    f"{self!r}: {name} must be a contiguous array of {channels} {kind} numbers, got {array.dtype} "
+                    f"{array.shape}"
+                )
+
     @property
     def pixels(self) -> int:
         """Of a channel of one sample."""
@@ -97,25 +108,26 @@ class BatchNorm(Layer):
     @recorded
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """Mean and variance of the batch, or those that were kept; then one pass."""
+        self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         kernels, channels, images = workspace.kernels, self.in_shape[0], self._images(x.data)
+        if workspace.training and x.batch * self.pixels < 2:
+            raise ValueError(
+                f"{self!r}: in training needs more than one value a channel, got a batch of {x.batch}: choose a "
+                "batch size that leaves no batch of one sample"
+            )
+        y, within = self._out("y", x, workspace.ahead.border, workspace)
+        if y is x.data:
+            raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         found = workspace.array("found", (channels, 2), np.float64)
         if workspace.training:
-            if x.batch * self.pixels < 2:
-                raise ValueError(
-                    f"{self!r}: in training needs more than one value a channel, got a batch of {x.batch}: choose a "
-                    "batch size that leaves no batch of one sample"
-                )
             partial = self._partial(x, workspace)
             kernels.moments(images, x.batch, partial)
             rows = self.kept["mean"], self.kept["var"]
             kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
-        ahead, within = workspace.ahead, None
-        y = workspace.array("y", x.data.shape, self.dtype) if ahead.border == NO_BORDER else None
-        if y is None:
-            y, within = workspace.images("y", len(x.data), self.in_shape, ahead.border, self.dtype)
+        ahead = workspace.ahead
         around = ahead.around if self.joins else None
         relu = self.relu if around is None else ahead.relu
         kernels.normalise(
@@ -131,6 +143,7 @@ class BatchNorm(Layer):
     ) -> tuple[Tiles | None, Params]:
         """Two sums a channel, which are also the gradients of scale and shift; then one pass."""
         x, y, found, training = cache
+        self._check_values()
         self._check_dy(dy, y, x.batch)
         kernels, scale, images = workspace.kernels, self.params["scale"], self._images(x.data)
         if self.relu and not dy.masked:
@@ -144,10 +157,8 @@ class BatchNorm(Layer):
         kernels.settle_slopes(partial, found, totals, grads["scale"], grads["shift"])
         if not need_dx:
             return None, grads
-        border, within = workspace.back_border, None
-        dx = workspace.array("dx", x.data.shape, self.dtype) if border == NO_BORDER else None
-        if dx is None:
-            dx, within = workspace.images("dx", len(x.data), self.in_shape, border, self.dtype)
+        border = workspace.back_border
+        dx, within = self._out("dx", x, border, workspace)
         out = self._images(dx)
         kernels.normalise_back(given, images, found, scale, totals, out, x.batch, training=training)
         return Tiles(dx, dy.batch, border=border, within=within), grads
@@ -156,6 +167,12 @@ class BatchNorm(Layer):
     def joins(self) -> bool:
         """Unless a ReLU comes between."""
         return not self.relu
+
+    def _out(self, name: str, x: Tiles, border: Border, workspace: Workspace) -> tuple[Any, Any]:
+        """An array for images or features, of x's shape, and the array within whose border it lies, if any."""
+        if border == NO_BORDER:
+            return workspace.array(name, x.data.shape, self.dtype), None
+        return workspace.images(name, len(x.data), self.in_shape, border, self.dtype)
 
     def _images(self, data: Any) -> Any:
         """The same memory as images; features are images of one pixel."""
@@ -199,7 +216,7 @@ class BatchNorm(Layer):
                 return None, grads
             below = own.array("dx", x.data.shape, self.dtype)
             fill(below, (given * factor).astype(self.dtype).reshape(x.data.shape))
-            return Tiles(below, h.batch), grads
+            return behind_relu(Tiles(below, h.batch), x, own), grads
 
         return y, back
 
@@ -228,3 +245,10 @@ class BatchNorm(Layer):
 
     def __repr__(self) -> str:
         return f"BatchNorm({spell(self.in_shape)})"
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"BatchNorm: {name} must be a number, got {value!r}") from None

@@ -47,20 +47,23 @@ class OnDevice:
     def __init__(self, device: CUDA) -> None:
         self._device, self._launcher = device, device.launcher()
 
+    def put(self, array: Any) -> tuple[Any, Any, Any]:
+        """A host array, its copy, and what the launcher is given of that."""
+        copy = self._device.put(array)
+        return array, copy, copy
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         def call(*arguments: Any, **named: Any) -> None:
-            hosts: list[Any] = []
             copies: list[Any] = []
 
             def moved(value: Any) -> Any:
                 if not isinstance(value, np.ndarray):
                     return value
-                hosts.append(value)
-                copies.append(self._device.put(value))
-                return copies[-1]
+                copies.append(self.put(value))
+                return copies[-1][2]
 
             getattr(self._launcher, name)(*map(moved, arguments), **{key: moved(value) for key, value in named.items()})
-            for host, copy in zip(hosts, copies, strict=True):
+            for host, copy, _ in copies:
                 host[...] = self._device.get(copy)
 
         return call

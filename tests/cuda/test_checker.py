@@ -15,6 +15,7 @@ from sparsecore.runtime.devices import CUDA
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import layout_of
 
+from .. import test_norm_kernels as normalised
 from ..kernel_checks import Guarded
 from ..test_kernels import awkward_cases, check_sddmm, check_spmm
 from . import test_kernels as kernels
@@ -60,7 +61,6 @@ def loss(device: CUDA) -> None:
 def pack(device: CUDA) -> None:
     kernels.test_packing(device, np.float32, 17, 65)
     kernels.test_packing_samples(device, np.float32, np.uint8, 37, 70)
-    kernels.test_placing(device, np.float32, (1, 2, 3, 1))
 
 
 def coo(device: CUDA) -> None:
@@ -68,6 +68,19 @@ def coo(device: CUDA) -> None:
     OnDevice(device).spmm(plan.forward, plan.grid(tiles), data, x, None, np.empty_like(dy))
     OnDevice(device).sddmm(plan.forward, plan.grid(tiles), dy, x, np.empty_like(data), np.empty(30, np.float32))
     kernels.test_rows_that_span_many_segments_and_rows_of_nothing(device, np.float32)
+
+
+def place(device: CUDA) -> None:
+    views = [(1, 2, 1, 0, 1), (1, 1, 0, 0, 0), (2, 1, 0, 1, 0)]
+    placing = kernels.test_placing.hypothesis.inner_test  # type: ignore[attr-defined]
+    placing(device, np.float32, normalised.Placing((2, 3, 4, 5), views, 0))
+
+
+def norm(device: CUDA) -> None:
+    for case in normalised.MANY[1:3]:
+        kernels.check_normalisation(device, case, np.float32)
+    normalised.check_constant_channels(OnDevice(device), np.float32)
+    normalised.check_a_mean_far_from_zero(OnDevice(device))
 
 
 def pooling(device: CUDA) -> None:
@@ -92,7 +105,9 @@ class Bug(NamedTuple):
     found: str
 
 
-FAMILIES = ("common", "spmm", "sddmm", "coo", "update", "loss", "pack", "pooling", "augment", "dropout")
+FAMILIES = (
+    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "place", "norm", "pooling", "augment", "dropout"
+)  # fmt: skip
 WRONG = "wrong result"
 BUGS = [
     Bug("staged over what others still read", spmm,
@@ -154,6 +169,28 @@ BUGS = [
     Bug("spare teams store, too", coo,
         "number < segments * slices && first + thread < connections", "first + thread < connections", "race"),
     Bug("every thread of a team writes its row's db", coo, "slices && thread == 0) db", "slices) db", "race"),
+    Bug("no guard for the last lines", place, "if (!here.live) return;", "", "bounds"),
+    Bug("channels that are not there", place,
+        "number / columns / rows % channels", "number / columns / rows", "bounds"),
+    Bug("a pixel's step forgotten", place, "column * steps.column", "column * LANES", WRONG),
+    Bug("a mask that lets NaN through", place,
+        "gate.at[k] > 0 ? y.at[k] : real(0)", "gate.at[k] <= 0 ? real(0) : y.at[k]", WRONG),
+    Bug("a segment past the last tile", norm, "min(start + per, tiles) - start", "per", "bounds"),
+    Bug("lines past a segment's end", norm, "if (here >= segment.lines) continue;", "", "bounds"),
+    Bug("lanes past the batch are summed", norm, "if (lane < used[k]) term", "term", WRONG),
+    Bug("every thread writes the segment's sums", norm,
+        "if (threadIdx.x != 0) return;\n  const int number", "const int number", "race"),
+    Bug("two sums in one place", norm, "block_sum(shared[1]", "block_sum(shared[0]", "race"),
+    Bug("channels past the last", norm, "min(number, channels - 1)", "number", "bounds"),
+    Bug("spare teams write, too", norm,
+        "if (number >= channels || thread != 0) return;", "if (thread != 0) return;", "race"),
+    Bug("every thread of a team writes", norm,
+        "if (number >= channels || thread != 0) return;", "if (number >= channels) return;", "race"),
+    Bug("no guard for the last channels", norm, "if (channel >= channels) return;", "", "bounds"),
+    Bug("a deviation from zero, not from a value", norm, "apart = value - origin", "apart = value", WRONG),
+    Bug("shifts in the lanes past the batch", norm, "here.sample + k >= batch || (relu", "(relu", WRONG),
+    Bug("what a float of the mean leaves out", norm, "(middle - double(mean)) * double(rate)", "0", WRONG),
+    Bug("and on the way back", norm, "(middle - double(mean)) * incline", "0", WRONG),
     Bug("windows past the image's end", pooling, "min(pixel / step, most - 1)", "pixel / step", "bounds"),
     Bug("a window that ends before the pixel", pooling, "(pixel - size) / step + 1", "(pixel - size) / step", WRONG),
     Bug("no guard for the last pixels", pooling, "if (k >= count) return;", "", "bounds|race"),
@@ -178,7 +215,8 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, pooling, augment, dropout], ids=lambda calls: calls.__name__
+    "calls", [spmm, sddmm, coo, bands, update, loss, pack, place, norm, pooling, augment, dropout],
+    ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:
     with machine("random", checking=True) as device:

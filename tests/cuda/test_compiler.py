@@ -41,6 +41,11 @@ def test_lines_move_sixteen_bytes_at_a_time(itemsize, arch):
         assert count(gather, "LDG.E.128") >= 4  # of x, unrolled
         assert count(gather, "STG.E.128") >= rows
         assert count(sample, "LDG.E.128") == 8 + rows  # of eight connections, and of each row's dy
+    for name, arrays in {"normalise": 2, "normalise_back": 2, "place": 2}.items():
+        found = nvrtc.instructions("place" if name == "place" else "norm", itemsize, arch)[name]
+        assert count(found, "LDG.E.128") == arrays and count(found, "STG.E.128") == 1
+    for name in ("moments", "slopes"):
+        assert count(nvrtc.instructions("norm", itemsize, arch)[name], "LDG.E.128") >= 4  # under way together
     four = nvrtc.instructions("spmm", itemsize, arch)["spmm_4"]
     assert count(four, "LDS", ".128") >= 4 * itemsize // 4  # four rows' values
 

@@ -18,11 +18,13 @@ from sparsecore.kernels.layout import Grid, Window
 from sparsecore.kernels.rates import SCALE
 from sparsecore.kernels.tuning import LARGEST_GROUP
 
+from sparsecore.runtime.devices import CUDA
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import Plan, coo_layout_of, layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .. import test_coo as coo
+from .. import test_norm_kernels as norm
 from ..kernel_checks import LANES, Guarded, assert_close
 from ..small import numbers
 from ..test_conv import layers
@@ -331,18 +333,84 @@ def test_tally(cuda, batch):
 
 
 @dtypes
-@pytest.mark.parametrize("border", [(0, 0, 0, 0), (1, 2, 3, 1)])
-def test_placing(cuda, dtype, border):
-    rng = np.random.default_rng(0)
-    top, bottom, left, right = border
-    x, mask = rng.standard_normal((2, 2, 3, 4, 5, LANES)).astype(dtype)
-    padded = cuda.put(np.full((2, 3, 4 + top + bottom, 5 + left + right, LANES), -7, dtype))
-    inside = padded[:, :, top : 4 + top, left : 5 + left]
+@given(place=norm.placings())
+@FEW
+def test_placing(cuda, dtype, place):
+    """From any view into any other, and around it nothing is touched."""
+    (_, of_x), (_, of_mask), (whole, of_out) = (place.view(k) for k in range(3))
+    x, mask = norm.placed(place, dtype)
     for gate in (None, mask):
-        cuda.launcher().place(cuda.put(x), inside, None if gate is None else cuda.put(gate))
-        expected = np.full(padded.shape, -7, dtype)
-        reference.place(x, expected[:, :, top : 4 + top, left : 5 + left], gate)
-        assert np.array_equal(cuda.get(padded), expected)
+        out, wanted = cuda.put(np.full(whole, -7, dtype)), np.full(whole, -7, dtype)
+        put = None if gate is None else cuda.put(gate)[of_mask]
+        cuda.launcher().place(cuda.put(x)[of_x], out[of_out], put)
+        reference.place(x[of_x], wanted[of_out], None if gate is None else gate[of_mask])
+        assert cuda.get(out).tobytes() == wanted.tobytes()
+
+
+class Kept(Guarded):
+    """Guarded arrays that are known by any view of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Any] = []
+
+    def _between_margins(self, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+        memory, view = super()._between_margins(shape, dtype)
+        self.made.append(view)
+        return memory, view
+
+    def whole(self, view: Any) -> Any:
+        return next(each for each in self.made if np.shares_memory(each, view))
+
+
+class Views(OnDevice):
+    """Gives the device views where NumPy's arrays are views."""
+
+    def __init__(self, device: CUDA, memory: Kept) -> None:
+        super().__init__(device)
+        self._memory = memory
+
+    def put(self, array: Any) -> tuple[Any, Any, Any]:
+        if array.flags.c_contiguous:
+            return super().put(array)
+        whole = self._memory.whole(array)
+        at, index = array.ctypes.data - whole.ctypes.data, []
+        for size, step in zip(array.shape, whole.strides, strict=True):
+            index.append(slice(at // step, at // step + size))
+            at %= step
+        copy = self._device.put(whole)
+        return whole, copy, copy[tuple(index)]
+
+
+def check_normalisation(device: CUDA, case: norm.Case, dtype: Any) -> None:
+    for check in norm.CHECKS:
+        memory = Kept()
+        check(Views(device, memory), case, dtype, memory)
+
+
+@dtypes
+@given(case=norm.cases())
+@FEW
+def test_batch_normalisation(cuda, dtype, case):
+    check_normalisation(cuda, case, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("case", norm.MANY, ids=str)
+def test_batch_normalisation_in_many_segments(cuda, dtype, case):
+    check_normalisation(cuda, case, dtype)
+
+
+@dtypes
+def test_batch_normalisation_of_what_is_hard_to_sum(cuda, dtype):
+    norm.check_what_is_not_a_number(OnDevice(cuda), dtype)
+    norm.check_outside_training_x_gives_nothing_back(OnDevice(cuda), dtype)
+    norm.check_constant_channels(OnDevice(cuda), dtype)
+
+
+def test_batch_normalisation_of_means_far_from_zero(cuda):
+    norm.check_a_mean_far_from_zero(OnDevice(cuda))
+    norm.check_large_numbers(OnDevice(cuda))
 
 
 @dtypes
@@ -394,7 +462,10 @@ def test_the_same_bits_in_every_order_of_the_threads(dtype, format):
             launcher.sddmm(plan.forward, plan.grid(tiles), dy, x, grad, db)
             rates = np.array([0.1, 0, 1e-3, 1, 0])
             launcher.norm(grad, rates)
-            results.append([array.tobytes() for array in (out, grad, db, rates)])
+            case = norm.MANY[2]
+            images, rows = ([case.images(k, dtype) for k in (0, 6, 3)], [case.row(k, dtype) for k in (4, 5)])
+            normalised = norm.trained(launcher, case, *images, *rows)
+            results.append([array.tobytes() for array in (out, grad, db, rates, *normalised)])
     assert all(result == results[0] for result in results)
 
 
@@ -414,7 +485,8 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_cross_entropy(checked_cuda, dtype, 10, 40)
     test_squared_error(checked_cuda, dtype, 10, 17, 1000)
     test_tally(checked_cuda, 129)
-    test_placing(checked_cuda, dtype, (1, 2, 3, 1))
+    for case in norm.MANY[1:]:
+        check_normalisation(checked_cuda, case, dtype)
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
     test_augmenting(checked_cuda, np.uint8, (2, 7, 5), 3, True)
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))

@@ -18,6 +18,7 @@ from . import cost
 from .emulator import stand_in
 from .machines import machine
 
+README = Path(__file__).resolve().parents[2] / "kernels" / "cuda" / "README.md"
 BATCH = 128
 PATTERNS = {
     "random 90%": uniform_random(300, 784, 0.9, np.random.default_rng(0)),
@@ -47,9 +48,38 @@ def test_bytes_read_a_connection(pattern, dtype):
         assert 32 * counted[1] == out.nbytes  # each element is written once, in whole sectors
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_images_are_read_and_written_once(dtype):
+    """By batch normalisation and by place: the images that go in and out, as kernels/cuda/README.md says."""
+    shape, text = (4, 16, 6, 6, LANES), README.read_text(encoding="utf-8")
+    with machine("forward", checking=True) as device:
+        kernels, ones = device.launcher(), np.ones(shape, dtype)
+        x, dy, around, out = (device.put(ones) for _ in range(4))
+        row, found = device.put(np.ones(16, dtype)), device.put(np.ones((16, 2)))
+        partial = device.put(np.ones((16, 2, 2)))
+        calls = {
+            "moments": lambda: kernels.moments(x, 60, partial),
+            "normalise": lambda: kernels.normalise(x, found, row, row, out, 60, relu=True),
+            "normalise, with an image added": lambda: kernels.normalise(x, found, row, row, out, 60, around=around),
+            "slopes": lambda: kernels.slopes(dy, x, found, 60, partial),
+            "normalise_back": lambda: kernels.normalise_back(dy, x, found, row, found, out, 60, training=True),
+            "place": lambda: kernels.place(x, out),
+            "place, masked": lambda: kernels.place(x, out, dy),
+        }
+        for name, call in calls.items():
+            with stand_in.sectors() as counted:
+                call()
+            read, written = (32 * sectors / ones.nbytes for sectors in counted)
+            print(f"{name}: {read:.3f} images read, {written:.3f} written")
+            sums = name in ("moments", "slopes")
+            assert f"| {name} | {int(read)} | {'sums' if sums else int(written)} |" in text
+            # Beside images: two sums of a segment; or five words of each channel, once a warp, which reads 16 sectors.
+            assert read - int(read) <= 5 / 16 and (written < 0.02 if sums else written == 1)
+
+
 def test_the_readme_has_what_the_emulator_counts():
     """kernels/cuda/README.md: the launches of a step with their bytes, and where a gather is bound by its launch."""
-    text = (Path(__file__).resolve().parents[2] / "kernels" / "cuda" / "README.md").read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     launches = cost.step_launches(lenet300(cost.wirings()["RadiX-Net 90%"]), BATCH, SGD(0.1, 0.9))
     assert len(launches) == 14
     for launch in launches:

@@ -1,0 +1,205 @@
+// Batch normalisation: each channel's mean and variance over a batch, what is made of them, and the way back.
+//
+// A segment is one channel of some tiles, cut by shape alone (the number of segments comes with `partial`): a block sums one
+// up, in float64 and in a fixed order, and a team joins a channel's segments. The lanes past the batch are in no sum.
+
+constexpr int LINES = BLOCK / LINE_THREADS;  // that a block takes at once
+
+// One channel of images (tiles, channels, pixels, LANES), in the tiles of one segment.
+struct Segment {
+  int channel, start, lines;
+
+  __device__ __forceinline__ Segment(int number, int channels, int tiles, int pixels, int segments) {
+    const int per = (tiles + segments - 1) / segments;
+    channel = number % channels;
+    start = number / channels * per;
+    lines = (min(start + per, tiles) - start) * pixels;
+  }
+};
+
+// How many values of a channel a segment holds.
+__device__ __forceinline__ double values_of(int segment, int segments, int pixels, int batch) {
+  const int tiles = (batch + LANES - 1) / LANES, per = (tiles + segments - 1) / segments * LANES;
+  return double(min((segment + 1) * per, batch) - segment * per) * pixels;
+}
+
+typedef double Shared[2][BLOCK];
+
+struct Two {
+  double first, second;
+};
+
+// Two sums over a segment's values, of what `term(x, dy, sums)` adds to them; they are thread 0's. Each thread has several
+// lines under way, since a segment of large images has but one block.
+template <int AT_ONCE, class Term>
+__device__ __forceinline__ Two sum_up(
+    Shared& shared, const Segment& segment, int channels, int pixels, int batch, const real* x, const real* dy, Term term) {
+  const int within = threadIdx.x % LINE_THREADS * WIDTH;
+  Two sums = {0, 0};
+  for (int line = threadIdx.x / LINE_THREADS; line < segment.lines; line += LINES * AT_ONCE) {
+    Vector values[AT_ONCE] = {}, slopes[AT_ONCE] = {};
+    int used[AT_ONCE] = {};
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int here = line + k * LINES;
+      if (here >= segment.lines) continue;
+      const int tile = segment.start + here / pixels;
+      const int64 at = ((int64(tile) * channels + segment.channel) * pixels + here % pixels) * LANES + within;
+      values[k] = load(x + at);
+      if (dy) slopes[k] = load(dy + at);
+      used[k] = batch - tile * LANES - within;
+    }
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++)
+#pragma unroll
+      for (int lane = 0; lane < WIDTH; lane++)
+        if (lane < used[k]) term(double(values[k].at[lane]), double(slopes[k].at[lane]), sums);
+  }
+  return {block_sum(shared[0], sums.first), block_sum(shared[1], sums.second)};
+}
+
+// partial[channel, segment] = (mean, squares around it) of x. What is summed is what x is above the segment's first value, so
+// that little is lost where the mean is far from zero, and nothing where all values are the same.
+extern "C" __global__ void __launch_bounds__(BLOCK) moments(
+    int channels, int tiles, int pixels, int segments, int batch, const real* __restrict__ x, double* __restrict__ partial) {
+  __shared__ Shared shared;
+  const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
+  const double origin = x[(int64(segment.start) * channels + segment.channel) * pixels * LANES];
+  const auto term = [origin](double value, double, Two& both) {
+    const double apart = value - origin;
+    both.first += apart;
+    both.second += apart * apart;
+  };
+  const Two sums = sum_up<UNROLL>(shared, segment, channels, pixels, batch, x, nullptr, term);
+  if (threadIdx.x != 0) return;
+  const int number = blockIdx.x / channels;
+  const double apart = sums.first / values_of(number, segments, pixels, batch);
+  double* const here = partial + (int64(segment.channel) * segments + number) * 2;
+  here[0] = origin + apart;
+  here[1] = sums.second - sums.first * apart;
+}
+
+// partial[channel, segment] = (Σ dy, Σ dy · (x − mean)).
+extern "C" __global__ void __launch_bounds__(BLOCK) slopes(
+    int channels, int tiles, int pixels, int segments, int batch, const real* __restrict__ dy, const real* __restrict__ x,
+    const double* __restrict__ found, double* __restrict__ partial) {
+  __shared__ Shared shared;
+  const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
+  const double mean = found[2 * segment.channel];
+  const auto term = [mean](double value, double slope, Two& both) {
+    both.first += slope;
+    both.second += slope * (value - mean);
+  };
+  const Two sums = sum_up<UNROLL / 2>(shared, segment, channels, pixels, batch, x, dy, term);
+  if (threadIdx.x != 0) return;
+  double* const here = partial + (int64(segment.channel) * segments + blockIdx.x / channels) * 2;
+  here[0] = sums.first;
+  here[1] = sums.second;
+}
+
+// found[channel] = (mean, 1/√(variance + eps)) of all segments; the running rows move to mean and variance by `momentum`. A
+// team takes a channel. Means are joined as what they are above the first, so that equal ones stay as they are.
+extern "C" __global__ void __launch_bounds__(BLOCK) settle(
+    int channels, int segments, int pixels, int batch, double eps, double momentum, const double* __restrict__ partial,
+    real* __restrict__ mean, real* __restrict__ var, double* __restrict__ found) {
+  // The last warp's spare teams do the last channel again and store nothing: shuffles want whole warps.
+  const int number = (blockIdx.x * BLOCK + threadIdx.x) / TEAM, thread = threadIdx.x % TEAM;
+  const int channel = min(number, channels - 1);
+  partial += int64(channel) * segments * 2;
+  const double total = double(batch) * pixels, origin = partial[0];
+  double above = 0, squares = 0;
+  for (int k = thread; k < segments; k += TEAM)
+    above += (partial[2 * k] - origin) * values_of(k, segments, pixels, batch);
+  above = team_total(above) / total;
+  for (int k = thread; k < segments; k += TEAM) {
+    const double apart = partial[2 * k] - origin - above;
+    squares += partial[2 * k + 1] + apart * apart * values_of(k, segments, pixels, batch);
+  }
+  squares = team_total(squares);
+  if (number >= channels || thread != 0) return;
+  const double middle = origin + above;
+  mean[channel] = real((1 - momentum) * double(mean[channel]) + momentum * middle);
+  var[channel] = real((1 - momentum) * double(var[channel]) + momentum * (squares / (total - 1)));
+  found[2 * channel] = middle;
+  found[2 * channel + 1] = 1 / sqrt(squares / total + eps);
+}
+
+// found[channel] = (mean, 1/√(var + eps)) of the running rows.
+extern "C" __global__ void __launch_bounds__(BLOCK) recall(
+    int channels, double eps, const real* __restrict__ mean, const real* __restrict__ var, double* __restrict__ found) {
+  const int channel = blockIdx.x * BLOCK + threadIdx.x;
+  if (channel >= channels) return;
+  found[2 * channel] = mean[channel];
+  found[2 * channel + 1] = 1 / sqrt(double(var[channel]) + eps);
+}
+
+// totals[channel] = the sum of its segments; dscale and dshift are made of these. A team takes a channel.
+extern "C" __global__ void __launch_bounds__(BLOCK) settle_slopes(
+    int channels, int segments, const double* __restrict__ partial, const double* __restrict__ found,
+    double* __restrict__ totals, real* __restrict__ dscale, real* __restrict__ dshift) {
+  const int number = (blockIdx.x * BLOCK + threadIdx.x) / TEAM, thread = threadIdx.x % TEAM;
+  const int channel = min(number, channels - 1);
+  partial += int64(channel) * segments * 2;
+  double first = 0, second = 0;
+  for (int k = thread; k < segments; k += TEAM) {
+    first += partial[2 * k];
+    second += partial[2 * k + 1];
+  }
+  first = team_total(first), second = team_total(second);
+  if (number >= channels || thread != 0) return;
+  totals[2 * channel] = first;
+  totals[2 * channel + 1] = second;
+  dshift[channel] = real(first);
+  dscale[channel] = real(second * found[2 * channel + 1]);
+}
+
+// out = (x − mean) · rate · scale + shift + around, then ReLU; zero in the lanes past the batch. `around` may be null. What a
+// float of the mean leaves out goes into the shift, so that a mean far from zero costs no digits.
+extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
+    SHAPE_PARAMETERS, int batch, int relu, const double* __restrict__ found, const real* __restrict__ scale,
+    const real* __restrict__ shift, const real* __restrict__ x, STEPS_PARAMETERS(x), const real* __restrict__ around,
+    STEPS_PARAMETERS(around), real* __restrict__ out, STEPS_PARAMETERS(out)) {
+  const Line here(SHAPE);
+  if (!here.live) return;
+  const double middle = found[2 * here.channel];
+  const real mean = real(middle), rate = real(found[2 * here.channel + 1] * double(scale[here.channel]));
+  const real level = real(double(shift[here.channel]) - (middle - double(mean)) * double(rate));
+  Vector y = load(x + here.of(STEPS(x)));
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) y.at[k] = (y.at[k] - mean) * rate + level;
+  if (around) {
+    const Vector other = load(around + here.of(STEPS(around)));
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) y.at[k] += other.at[k];
+  }
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) y.at[k] = here.sample + k >= batch || (relu && y.at[k] < 0) ? real(0) : y.at[k];
+  store(out + here.of(STEPS(out)), y.at);
+}
+
+// out = rate · scale · (dy − share · Σ dy − share · (x − mean) · rate² · Σ dy (x − mean)), where a value's share is one by how
+// many there are in a channel; without totals, of dy alone.
+extern "C" __global__ void __launch_bounds__(BLOCK) normalise_back(
+    SHAPE_PARAMETERS, int batch, double share, const double* __restrict__ found, const real* __restrict__ scale,
+    const double* __restrict__ totals, const real* __restrict__ dy, STEPS_PARAMETERS(dy), const real* __restrict__ x,
+    STEPS_PARAMETERS(x), real* __restrict__ out, STEPS_PARAMETERS(out)) {
+  const Line here(SHAPE);
+  if (!here.live) return;
+  const double middle = found[2 * here.channel], rate = found[2 * here.channel + 1];
+  const double factor = rate * double(scale[here.channel]);
+  const real weight = real(factor), mean = real(middle);
+  Vector dx = load(dy + here.of(STEPS(dy)));
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) dx.at[k] *= weight;
+  if (totals) {
+    const double incline = factor * share * (rate * rate * totals[2 * here.channel + 1]);
+    const real inclined = real(incline);
+    const real level = real(factor * share * totals[2 * here.channel] - (middle - double(mean)) * incline);
+    const Vector value = load(x + here.of(STEPS(x)));
+#pragma unroll
+    for (int k = 0; k < WIDTH; k++) dx.at[k] -= (value.at[k] - mean) * inclined + level;
+  }
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) dx.at[k] = here.sample + k >= batch ? real(0) : dx.at[k];
+  store(out + here.of(STEPS(out)), dx.at);
+}
