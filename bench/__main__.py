@@ -12,7 +12,7 @@ from typing import Any
 from .environment import settle
 
 BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "roofline")
-OF = {"lenet300": BENCHES, "lenet5": ("step", "conv")}
+OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
 """Benchmarks of each model."""
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .conv import beside_torch
-from .conv_problem import RADICES, ConvProblem, lenet5_problem
-from .engines import Contender, contenders, conv_contenders
+from .conv_problem import RADICES, lenet5_problem
+from .deep_problem import NETWORKS, AnyProblem, deep_problem
+from .engines import Contender, contenders, conv_contenders, deep_contenders
 from .options import Options
-from .problem import MODELS, RADIX, SPARSITIES, Problem, training_problem
+from .problem import MODELS, RADIX, SPARSITIES, training_problem
 from .tables import fastest, markdown, number, pick, ratio, wires
 from .timing import Entry, Row, fastest_rows
 
-BATCHES = {"lenet300": (32, 128, 1024), "lenet5": (128,)}
+BATCHES = {"lenet300": (32, 128, 1024), "lenet5": (128,), "resnet20": (128,), "vgg11": (128,)}
 ENGINES = ("sparsecore", "numpy-hand", "torch-hand", "torch-eager", "torch-csr", "scipy")
 
 
@@ -23,8 +24,11 @@ def measure(options: Options) -> list[Row]:
     for batch in options.batches or ((32,) if options.quick else BATCHES[model]):
         entries = []
         for topology, sparsity in networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES), model):
-            problem: Problem | ConvProblem
-            if model == "lenet5":
+            problem: AnyProblem
+            if model in NETWORKS:
+                problem = deep_problem(model, topology, sparsity, batch)
+                among = deep_contenders(options.threads)
+            elif model == "lenet5":
                 problem = lenet5_problem(topology, sparsity, batch)
                 among = conv_contenders("step", options.threads)
             else:
@@ -37,6 +41,8 @@ def measure(options: Options) -> list[Row]:
 
 def networks(sparsities: tuple[float, ...], model: str = "lenet300") -> list[tuple[str, float]]:
     """Topology and sparsity of the networks to time, the dense one first."""
+    if model in NETWORKS:
+        return [each for each in NETWORKS[model] if each[0] == "dense" or each[1] in sparsities]
     if model == "lenet5":
         grains = [("channel", sparsity) for sparsity in sparsities]
         randoms = [("random", sparsity) for sparsity in sparsities]
@@ -46,7 +52,7 @@ def networks(sparsities: tuple[float, ...], model: str = "lenet300") -> list[tup
 
 
 def entries_of(
-    problem: Problem | ConvProblem, model: str, topology: str, sparsity: float, among: Sequence[Contender], threads: int
+    problem: AnyProblem, model: str, topology: str, sparsity: float, among: Sequence[Contender], threads: int
 ) -> list[Entry]:
     """One entry for each contender that suits the network."""
     fields = {
@@ -65,8 +71,8 @@ def table(rows: list[Row]) -> str:
     tables = []
     for model, batch, threads in dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows):
         some = pick(rows, model=model, batch=batch, threads=threads)
-        if model == "lenet5":
-            tables.append(beside_torch(some, "Step of lenet5"))
+        if model != "lenet300":
+            tables.append(beside_torch(some, f"Step of {model}"))
             continue
         by_hand = fastest(pick(some, "numpy-hand", "torch-hand", topology="dense"))
         eager = fastest(pick(some, "torch-eager"))

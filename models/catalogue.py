@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
-from sparsecore.models import lenet5, lenet300
+from sparsecore.models import lenet5, lenet300, mlp, resnet, vgg
 
 from sparsecore.network import Network
 from sparsecore.topology.wiring import Link
@@ -28,6 +29,10 @@ class Recipe:
     warm_up: float
     augment: str = "none"
     padding: int | None = None
+    width: float | None = None
+
+
+Recipes = Mapping[tuple[str | None, Kind | None], Recipe]
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Model:
     links: Callable[..., tuple[Link, ...]]
     hidden: tuple[int, ...]
     recipe: Recipe
-    recipes: Mapping[tuple[str | None, Kind | None], Recipe] = field(default_factory=dict)
+    recipes: Recipes = field(default_factory=dict)
     own: tuple[str, ...] = ()
 
     def recipe_for(self, dataset: str, kind: Kind) -> Recipe:
@@ -65,20 +70,36 @@ class Model:
         return self.recipe
 
 
+FULLY_CONNECTED: tuple[Recipe, Recipes] = (
+    Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
+    {
+        (None, "pruned"): Recipe(
+            epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
+        ),
+        (None, "moving"): Recipe(
+            epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=0.5
+        ),
+    },
+)
+RESIDUAL = Recipe(
+    epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine", warm_up=0.5,
+    augment="4,flip", width=1.0,
+)  # fmt: skip
+
+
+def _resnet(depth: int) -> Model:
+    return Model(
+        lambda wiring, shape, **options: resnet.resnet(depth, wiring, in_shape=shape, **options),
+        partial(resnet.links, depth), (), RESIDUAL, own=("width",),
+    )  # fmt: skip
+
+
 MODELS = {
     "lenet300": Model(
         lambda wiring, shape, **options: lenet300.lenet300(wiring, **options),
         lenet300.links,
         lenet300.HIDDEN,
-        Recipe(epochs=40, batch_size=128, lr=0.1, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5),
-        {
-            (None, "pruned"): Recipe(
-                epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=1.0
-            ),
-            (None, "moving"): Recipe(
-                epochs=80, batch_size=128, lr=0.15, momentum=0.9, weight_decay=6e-4, schedule="cosine", warm_up=0.5
-            ),
-        },
+        *FULLY_CONNECTED,
     ),
     "lenet5": Model(
         lambda wiring, shape, **options: lenet5.lenet5(wiring, in_shape=shape, **options),
@@ -109,4 +130,16 @@ MODELS = {
         },
         own=("padding",),
     ),
-}
+    "mlp": Model(
+        lambda wiring, shape, **options: mlp.mlp(wiring, in_shape=shape, **options),
+        mlp.links,
+        mlp.HIDDEN,
+        *FULLY_CONNECTED,
+        own=("batch_norm",),
+    ),
+    "vgg11": Model(
+        lambda wiring, shape, **options: vgg.vgg11(wiring, in_shape=shape, **options),
+        vgg.links, (), replace(RESIDUAL, lr=0.05), own=("width",),
+    ),
+    **{f"resnet{depth}": _resnet(depth) for depth in resnet.DEPTHS},
+}  # fmt: skip

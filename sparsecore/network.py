@@ -239,14 +239,15 @@ class Network:
         """
         self.carry_out(self._moves(patterns, fill))
 
-    def let_move(self, paths: Iterable[str]) -> None:
+    def let_move(self, paths: Iterable[str], together: tuple[int, int] = (1, 1)) -> None:
         """Give layers plans that can be patched when their connections move, as the first `rewire` would otherwise do.
 
         A run that moves connections does so at its start, so that one that is resumed computes with the same plans.
+        `together` is how many neighbouring outputs, and inputs, move together: they go on in groups.
         """
         for path in paths:
             layer = self._sparse_layer(path)
-            layer.take_pattern(layer.pattern, layer.plan_of(layer.pattern, moving=True))
+            layer.take_pattern(layer.pattern, layer.plan_of(layer.pattern, moving=True, together=together))
         self.version += 1
 
     def carry_out(self, moves: Sequence[Move]) -> None:
@@ -257,7 +258,10 @@ class Network:
         self.table.drop_misfits()
         stays = all(move.pattern.nnz == move.row.size for move in moves)
         layers = [self._sparse_layer(move.path) for move in moves]
-        plans = [layer.plan_of(move.pattern, moving=stays) for layer, move in zip(layers, moves, strict=True)]
+        plans = [
+            layer.plan_of(move.pattern, moving=stays or layer.plan.moving, together=layer.plan.together)
+            for layer, move in zip(layers, moves, strict=True)
+        ]
         # A GPU works on a copy of the plan, which patching does not reach.
         on_cpu = self.device.name == "cpu"
         patch = stays and on_cpu and all(layer.plan.fits(plan) for layer, plan in zip(layers, plans, strict=True))

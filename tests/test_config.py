@@ -28,8 +28,10 @@ WORDS = ["lenet300", "--dataset", "mnist-subset", "--hidden", "30,20", "--epochs
 GOOD: dict[str, Any] = {
     "model": "lenet5", "dataset": "mine.npz", "radix": ((2, 5), (10,)), "expander": "explicit", "random": True,
     "dense": True, "widths": (8, 3, 1), "hidden": (30, 20), "sparsity": (0.5, 0.0), "granularity": "channel",
-    "sparse_all": True, "padding": 2, "relu_logits": True, "format": "coo", "prune": "gradual", "prune_to": 0.95,
-    "prune_threshold": 0.05, "prune_quality": 1.5, "prune_by": "curvature", "prune_global": True, "prune_start": 10,
+    "distribution": "uniform", "sparse_all": True, "padding": 2, "width": 0.5, "batch_norm": True,
+    "relu_logits": True, "format": "coo",
+    "prune": "gradual", "prune_to": 0.95, "prune_threshold": 0.05, "prune_quality": 1.5, "prune_by": "curvature",
+    "prune_global": True, "prune_start": 10,
     "prune_end": 200, "prune_every": 20, "prune_exponent": 2.0, "prune_empty": True, "start_from": "/runs/a",
     "rewind": 469, "rewire": "regrow", "every": 50, "fraction": 0.25, "until": 0.5, "grow": "exact",
     "fixed_fan_in": True, "start_sparsity": 0.0,
@@ -41,8 +43,9 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 """A value for each field."""
 TOGETHER: list[tuple[str, ...]] = [
-    ("radix", "widths", "sparse_all", "format", "granularity"), ("radix", "hidden"),
-    ("expander", "sparsity", "granularity", "hidden", "padding"), ("random", "sparsity"), ("dense", "relu_logits"),
+    ("radix", "widths", "sparse_all", "format", "granularity"), ("radix", "hidden"), ("width", "batch_norm"),
+    ("expander", "sparsity", "granularity", "hidden", "padding"), ("random", "sparsity", "distribution"),
+    ("dense", "relu_logits"),
     ("prune", "prune_to", "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
      "prune_empty", "rewind"),
     ("rewire", "sparsity", "every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity"),
@@ -139,11 +142,14 @@ def test_optimizers_are_those_that_are_asked_for() -> None:
 
 # -- refused ---------------------------------------------------------------------------------------------------------
 
+MODELS = "lenet300, lenet5, mlp, vgg11, resnet20, resnet32, resnet56"
 BAD: dict[str, list[Any]] = {
     "model": [3, "", "a\0b", ["lenet300"]], "dataset": [True, 1.5], "start_from": [0, ""], "data_dir": [[]],
     "radix": [10, (10, 10), ((1, 10),), ((2.5,),), (), "10,x", "10,10"], "widths": [3, (0,), (True,), ()],
     "hidden": [(300, -1), "300"], "sparsity": ["0.9", 1, -0.1, float("nan"), (0.9, 1.0), ()],
-    "expander": [True, "ring"], "granularity": ["filter"], "format": ["csc", 1], "padding": [-1, 101, 2.0],
+    "expander": [True, "ring"], "granularity": ["filter", "rows:0", "rows:", "block:4", 4, "rows:2 ", "rows:٣"],
+    "distribution": ["er", True], "format": ["csc", 1], "padding": [-1, 101, 2.0],
+    "width": [0, -1, "2", float("inf")], "batch_norm": [1, "yes"],
     "random": [1, "yes", None], "dense": [0], "relu_logits": ["true"],
     "prune": [True, "never"], "prune_to": [0, 1.2, (0, 0), "0.9"], "prune_threshold": [0, -1, "x"],
     "prune_quality": [float("inf")], "prune_by": ["size"], "prune_start": [-1, 1.0, 10**40], "prune_every": [0],
@@ -222,8 +228,8 @@ def test_unknown_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({}, "expected a model, one of lenet300, lenet5, got none"),
-        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, got 'vgg'"),
+        ({}, f"expected a model, one of {MODELS}, got none"),
+        ({"model": "vgg"}, f"expected a model, one of {MODELS}, got 'vgg'"),
         ({"model": "lenet300", "padding": 2}, "padding: lenet300 has no convolutions"),
         (SMALL | {"warm_up": 1}, "warm_up: must be shorter than the 1 epochs, got 1"),
         (SMALL | {"augment": "28"}, "augment: augmentation moves images"),
@@ -250,7 +256,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(given: dict[str
         ({"optimizer": "adam"}, "momentum: goes with optimizer sgd, got adam"),
         ({"radix": [[10, 10]], "random": False}, "sparsity: not with radix"),
         ({"radix": "10,x"}, "radix: expected radices above 1"),
-        ({"model": "vgg"}, "expected a model, one of lenet300, lenet5, got 'vgg'"),
+        ({"model": "vgg"}, f"expected a model, one of {MODELS}, got 'vgg'"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_was_tampered_with(

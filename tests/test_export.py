@@ -8,11 +8,26 @@ import scipy.sparse
 
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.interop.export import to_npz, to_onnx, to_scipy
-from sparsecore.layers import AvgPool2d, Dropout, Flatten, Layer, MaxPool2d, ReLU, SparseConv2d, SparseLinear
+from sparsecore.layers import (
+    AvgPool2d,
+    BatchNorm,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool2d,
+    PadChannels,
+    ReLU,
+    Residual,
+    Sequential,
+    SparseConv2d,
+    SparseLinear,
+)
 from sparsecore.network import Network
 from sparsecore.topology import dense, uniform_random
 
-from .small import network, numbers
+from .small import network, numbers, pattern_of
+from .test_fold import conv, normed, resnet
 from .test_tree import residual_network
 
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -e '.[dev]'")
@@ -43,6 +58,84 @@ def test_onnxruntime_computes_the_same(tmp_path, made, sparse):
         x = numbers((batch, *net.layers[0].in_shape), batch, np.float32)
         (y,) = session.run(None, {"x": x})
         np.testing.assert_allclose(y, net.logits(x), rtol=1e-4, atol=1e-5)
+
+
+def features(dtype=np.float32):
+    """Batch norms of features, layers without biases, and one without connections."""
+    rng, shape = np.random.default_rng(0), (8,)
+    first, empty = (
+        SparseLinear(pattern, rng=rng, bias=False, dtype=dtype)
+        for pattern in (uniform_random(8, 12, 0.5, rng), pattern_of(np.zeros((8, 8))))
+    )
+    way = Sequential({"norm": normed(shape, seed=2, relu=True, dtype=dtype), "drop": Dropout(shape, 0.5)})
+    tail = SparseLinear(dense(4, 8), rng=rng, bias=False, dtype=dtype)
+    return Network([normed((12,), seed=1, dtype=dtype), first, Residual(way, empty), tail])
+
+
+def images(dtype=np.float32):
+    """Poolings and ways around that keep the pixels, or leave out some of each side its own."""
+    first = conv((3, 9, 8), 4, seed=0, dtype=dtype)
+    shape = first.out_shape
+    narrow = Residual(conv(shape, 5, seed=1, dtype=dtype, bias=None), PadChannels(shape, 5, 1), relu=True)
+    low = PadChannels(narrow.out_shape, 5, (2, 1))
+    mean = AvgPool2d(low.out_shape, 2)
+    norm = normed(mean.out_shape, seed=4, relu=True, dtype=dtype)
+    return Network([first, normed(shape, seed=3, dtype=dtype), narrow, low, mean, norm, GlobalAvgPool(norm.out_shape)])
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("made", [resnet, lambda dtype: resnet(dtype, padded=False), features, images])
+def test_onnxruntime_computes_the_same_with_batch_norms(tmp_path, made, dtype, sparse, fold):
+    net, path = made(dtype), tmp_path / "net.onnx"
+    to_onnx(net, path, sparse=sparse, fold=fold)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 17):
+        x = numbers((batch, *net.layers[0].in_shape), batch, dtype)
+        (y,) = session.run(None, {"x": x})
+        wanted = net.logits(x)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("made", [resnet, features])
+def test_folded_models_have_no_batch_norm_that_follows_weights(tmp_path, made):
+    onnx = pytest.importorskip("onnx")
+    counts = []
+    for fold in (False, True):
+        to_onnx(made(np.float32), tmp_path / "net.onnx", fold=fold)
+        nodes = onnx.load(tmp_path / "net.onnx").graph.node
+        counts.append(sum(node.op_type == "BatchNormalization" for node in nodes))
+    assert counts == ([9, 0] if made is resnet else [2, 2])
+
+
+def test_batch_norms_and_layers_without_biases_as_arrays(tmp_path):
+    """The network again, from the names that are documented: every number of it is in the file."""
+    net, x = features(np.float64), numbers((5, 12))
+    to_npz(net, tmp_path / "net.npz")
+    with np.load(tmp_path / "net.npz") as file:
+        arrays = dict(file)
+
+    def matrix(k, h):
+        parts = tuple(arrays[f"{k}.{name}"] for name in ("data", "indices", "indptr"))
+        return scipy.sparse.csr_array(parts, shape=arrays[f"{k}.shape"]) @ h
+
+    def norm(k, h):
+        scale, shift, mean, var = (arrays[f"{k}.{name}"][:, None] for name in ("scale", "shift", "mean", "var"))
+        return (h - mean) / np.sqrt(var + arrays[f"{k}.eps"]) * scale + shift
+
+    h = matrix("1", norm("0", x.T))
+    h = np.maximum(norm("2.main.norm", h), 0) + matrix("2.shortcut", h)
+    np.testing.assert_allclose(matrix("3", h).T, net.logits(x), rtol=1e-12)
+    assert not [name for name in arrays if name.endswith(".bias")]
+
+    found = to_scipy(net)
+    assert list(found) == ["0", "1", "2.main.norm", "2.shortcut", "3"]
+    assert [bias is None for _, bias in found.values()] == [False, True, False, True, True]
+    h = found["0"][0] @ x.T + found["0"][1][:, None]
+    np.testing.assert_allclose(h, norm("0", x.T), rtol=1e-12)
+    assert isinstance(net["0"], BatchNorm) and found["0"][0].nnz == 12
 
 
 def test_sparse_files_are_small_and_metadata_say_how_to_normalise(tmp_path):

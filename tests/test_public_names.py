@@ -27,12 +27,14 @@ PUBLIC = {
     ),
     "sparsecore.data": ("NAMES", "DataError", "Dataset", "Split", "load"),
     "sparsecore.gradcheck": ("gradcheck",),
-    "sparsecore.inspect": ("count_paths", "describe", "groups_of_equal_rows", "remove_dead"),
+    "sparsecore.inspect": ("count_paths", "dead_units", "describe", "groups_of_equal_rows", "remove_dead"),
     "sparsecore.interop.export": ("to_npz", "to_onnx", "to_scipy"),
     "sparsecore.interop.jax": ("as_function",),
     "sparsecore.interop.operator": ("SparseOperator",),
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
-    "sparsecore.interop.torch": ("Moved", "Moving", "SparseConv2d", "SparseLinear", "rewire", "sparsify"),
+    "sparsecore.interop.torch": (
+        "Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch",
+    ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
         "KINDS", "AvgPool2d", "BatchNorm", "Dropout", "Flatten", "GlobalAvgPool", "Layer", "MaxPool2d",
@@ -42,8 +44,8 @@ PUBLIC = {
     "sparsecore.models.lenet5": ("lenet5",),
     "sparsecore.prune": (
         "REGROW", "RIGL", "SET", "Method", "PruneError", "PrunedLayer", "PruningSchedule", "Rewired", "Rewirer",
-        "RewiringSchedule", "at_random", "by_quality", "by_threshold", "curvature", "gradient", "gradual", "iterative",
-        "magnitude", "of_all", "of_candidates", "one_time", "refresh", "rewind", "shrink", "to_sparsity",
+        "RewiringSchedule", "at_random", "by_quality", "by_threshold", "curvature", "folded", "gradient", "gradual",
+        "iterative", "magnitude", "of_all", "of_candidates", "one_time", "refresh", "rewind", "shrink", "to_sparsity",
     ),
     "sparsecore.runtime.devices": (
         "CPU", "CUDA", "Device", "DeviceError", "cpu", "cuda", "default_threads", "device", "get_threads", "gpu",

@@ -91,6 +91,19 @@ def conv_contenders(what: str, threads: int) -> list[Contender]:
     return found
 
 
+def deep_contenders(threads: int) -> list[Contender]:
+    """All that can do a step of a deep network; as `contenders`."""
+    from . import sparsecore
+
+    found = [Contender("sparsecore", "", BOTH, partial(sparsecore.Step, threads=threads))]
+    if has_torch():
+        from . import torch_deep
+
+        theirs: Any = torch_deep.STEPS
+        found += [Contender(engine, name, DENSE, make) for engine in theirs for name, make in theirs[engine].items()]
+    return found
+
+
 def has_torch() -> bool:
     """Whether PyTorch can be imported."""
     try:

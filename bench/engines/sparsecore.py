@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.conv_problem import ConvProblem
-from bench.problem import Floats, Problem
+from bench.deep_problem import AnyProblem
+from bench.problem import Floats
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
@@ -50,13 +50,13 @@ class _Recorded:
 class Step(_Recorded):
     """A training step."""
 
-    def __init__(self, problem: Problem | ConvProblem, threads: int, device: Device | None = None) -> None:
+    def __init__(self, problem: AnyProblem, threads: int, device: Device | None = None) -> None:
         super().__init__(threads, device)
         network = problem.network().to(self.device)
         x = self.tiles(problem.x)
         labels = self.device.zeros((len(x.data) * LANES,), np.int32)
         self.device.fill(labels[: len(problem.labels)], problem.labels)
-        workspace = Workspace(self.device, self.kernels)
+        workspace = Workspace(self.device, self.kernels, training=True)
         grads = self.device.zeros(network.params.shape, network.dtype)
         for path, pieces in network.views(grads).items():
             for name, piece in pieces.items():

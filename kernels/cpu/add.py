@@ -8,29 +8,46 @@ from typing import Any
 from numba import carray
 
 from .call import arguments, kernel, share
-from .ir.vector import floats
+from .ir.vector import advance, floats
 
-ADD = arguments("a", "b", "out", "count", "relu", "mask")
+ADD = arguments(
+    "a", "b", "out", "mask", "relu", "tiles", "channels", "rows", "length", "a_tile", "a_plane", "a_row",
+    "b_tile", "b_plane", "b_row", "out_tile", "out_plane", "out_row", "mask_tile", "mask_plane", "mask_row",
+)  # fmt: skip
 
 
 @cache
 def add_kernel(size: int) -> Any:
-    """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU."""
+    """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU.
+
+    All may be images within a border: the pixels of a row lie side by side, rows may lie apart.
+    """
 
     def add(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, ADD)[0]
-        a, b, out = floats(c.a, size), floats(c.b, size), floats(c.out, size)
-        first, last = share(c.count, part, parts)
-        if c.mask != 0:
-            mask = floats(c.mask, size)
-            for k in range(first, last):
-                out[k] = a[k] + b[k] if mask[k] > 0 else 0
-        elif c.relu != 0:
-            for k in range(first, last):
-                total = a[k] + b[k]
-                out[k] = 0 if total < 0 else total
-        else:
-            for k in range(first, last):
-                out[k] = a[k] + b[k]
+        from_a, from_b, from_mask, to = floats(c.a, size), floats(c.b, size), floats(c.mask, size), floats(c.out, size)
+        # Read once: for all that LLVM knows, what is written to `out` could change them.
+        channels, rows, length, masked, relu = c.channels, c.rows, c.length, c.mask != 0, c.relu != 0
+        a_tile, a_plane, a_row, b_tile, b_plane, b_row = c.a_tile, c.a_plane, c.a_row, c.b_tile, c.b_plane, c.b_row
+        out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
+        mask_tile, mask_plane, mask_row = c.mask_tile, c.mask_plane, c.mask_row
+        first, last = share(c.tiles * channels * rows, part, parts)
+        for which in range(first, last):
+            plane, row = which // rows, which % rows
+            tile, channel = plane // channels, plane % channels
+            a = advance(from_a, tile * a_tile + channel * a_plane + row * a_row)
+            b = advance(from_b, tile * b_tile + channel * b_plane + row * b_row)
+            out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
+            if masked:
+                mask = advance(from_mask, tile * mask_tile + channel * mask_plane + row * mask_row)
+                for k in range(length):
+                    out[k] = a[k] + b[k] if mask[k] > 0 else 0
+            elif relu:
+                for k in range(length):
+                    total = a[k] + b[k]
+                    out[k] = 0 if total < 0 else total
+            else:
+                for k in range(length):
+                    out[k] = a[k] + b[k]
 
     return kernel(add)

@@ -222,8 +222,8 @@ class Launcher:
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
-        kernel = add_kernel(a.itemsize)
-        self._launch(kernel, a.size, ADD, a=a, b=b, out=out, count=a.size, relu=int(relu), mask=mask)
+        named = {"a": a, "b": b, "out": out, "mask": mask}
+        self._launch(add_kernel(a.itemsize), a.size, ADD, **named, relu=int(relu), **_rows_of(out, named))
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
@@ -236,8 +236,7 @@ class Launcher:
 
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
-        self._launch(moments_kernel(x.itemsize, False), COST_NORM * x.size, MOMENTS, dy=None, found=None,
-                     **_segments_of(x, batch, partial))  # fmt: skip
+        self._sum_segments(None, x, None, batch, partial)
 
     def settle(
         self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
@@ -265,13 +264,19 @@ class Launcher:
         batch."""
         self._launch(
             normalise_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale, shift=shift,
-            dy=None, totals=None, around=around, out=out, relu=int(relu), count=0, **_planes(x, out, around, batch),
+            dy=None, totals=None, around=around, out=out, relu=int(relu), count=0,
+            **_planes(batch, x, dy=None, out=out, around=around),
         )  # fmt: skip
 
     def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
-        self._launch(moments_kernel(x.itemsize, True), COST_NORM * x.size, MOMENTS, dy=dy, found=found,
-                     **_segments_of(x, batch, partial))  # fmt: skip
+        self._sum_segments(dy, x, found, batch, partial)
+
+    def _sum_segments(self, dy: Array | None, x: Array, found: Array | None, batch: int, partial: Array) -> None:
+        self._launch(
+            moments_kernel(x.itemsize, dy is not None), COST_NORM * x.size, MOMENTS, x=x, dy=dy, found=found,
+            partial=partial, batch=batch, segments=partial.shape[1], **_rows_of(x, {"x": x, "dy": dy}),
+        )  # fmt: skip
 
     def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
         """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
@@ -288,7 +293,7 @@ class Launcher:
         self._launch(
             normalise_back_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
             shift=None, dy=dy, totals=totals if training else None, around=None, out=out, relu=0,
-            count=batch * x.shape[2] * x.shape[3], **_planes(x, out, dy, batch),
+            count=batch * x.shape[2] * x.shape[3], **_planes(batch, x, dy=dy, out=out, around=None),
         )  # fmt: skip
 
     def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
@@ -437,25 +442,23 @@ def _view(array: Array, *, writeable: bool) -> Array:
     return view
 
 
-def _segments_of(x: Array, batch: int, partial: Array) -> dict[str, Any]:
-    """The fields of a sum over segments."""
-    tiles, channels, height, width, _ = x.shape
-    return {
-        "x": x, "partial": partial, "tiles": tiles, "channels": channels, "pixels": height * width, "batch": batch,
-        "segments": partial.shape[1],
-    }  # fmt: skip
+def _planes(batch: int, x: Array, **others: Array | None) -> dict[str, int]:
+    """Where the rows of images lie that batch normalisation reads and writes, and the lanes that the last tile uses."""
+    return _rows_of(x, {"x": x, **others}) | {"used": batch - LANES * (len(x) - 1)}
 
 
-def _planes(x: Array, out: Array, beside: Array | None, batch: int) -> dict[str, int]:
-    """Where the rows of images lie that are read, written and, perhaps, read beside; a row's pixels lie side by
-    side."""
-    tiles, channels, height, width, lanes = x.shape
-    fields = {
-        "tiles": tiles, "channels": channels, "rows": height, "length": width * lanes,
-        "used": batch - lanes * (tiles - 1),
-    }  # fmt: skip
-    for name, array in (("x", x), ("out", out), ("beside", beside)):
-        steps = (0, 0, 0) if array is None else (stride // array.itemsize for stride in array.strides[:3])
+def _rows_of(x: Array, named: Mapping[str, Array | None]) -> dict[str, int]:
+    """How many rows of pixels arrays have that are of x's shape, and where each array's lie.
+
+    Arrays that are not images, all of them contiguous, are one row in each tile.
+    """
+    numbers = x.size // max(len(x), 1)
+    tiles, channels, height, width, lanes = x.shape if x.ndim == 5 else (len(x), 1, 1, numbers, 1)
+    fields = {"tiles": tiles, "channels": channels, "rows": height, "length": width * lanes}
+    for name, array in named.items():
+        steps: tuple[int, ...] = (numbers, 0, 0)
+        if array is None or array.ndim == 5:
+            steps = (0, 0, 0) if array is None else tuple(stride // array.itemsize for stride in array.strides[:3])
         fields |= {f"{name}_{part}": step for part, step in zip(("tile", "plane", "row"), steps, strict=True)}
     return fields
 

@@ -19,13 +19,17 @@ from .call import arguments, kernel, share
 from .ir.moments import slope, spread
 from .ir.vector import advance, element, floats
 
-MOMENTS = arguments("dy", "x", "found", "partial", "tiles", "channels", "pixels", "batch", "segments")
+MOMENTS = arguments(
+    "dy", "x", "found", "partial", "batch", "segments", "tiles", "channels", "rows", "length",
+    "x_tile", "x_plane", "x_row", "dy_tile", "dy_plane", "dy_row",
+)  # fmt: skip
 SETTLE = arguments("partial", "channels", "segments", "pixels", "batch", "rates", "mean", "var", "found")
 SETTLE_SLOPES = arguments("partial", "channels", "segments", "found", "totals", "dscale", "dshift")
 NORMALISE = arguments(
     "x", "found", "scale", "shift", "dy", "totals", "around", "out", "relu", "count",
-    "tiles", "channels", "rows", "length", "used", "x_tile", "x_plane", "x_row",
-    "out_tile", "out_plane", "out_row", "beside_tile", "beside_plane", "beside_row",  # beside x: `around`, or dy
+    "tiles", "channels", "rows", "length", "used",
+    "x_tile", "x_plane", "x_row", "dy_tile", "dy_plane", "dy_row", "out_tile", "out_plane", "out_row",
+    "around_tile", "around_plane", "around_row",
 )  # fmt: skip
 
 
@@ -60,18 +64,20 @@ def moments_kernel(size: int, slopes: bool) -> Any:
             here = advance(partial, 2 * (channel * c.segments + segment))
             here[0] = here[1] = 0.0
             start = segment * per
-            middle = np.float64(x[(start * c.channels + channel) * c.pixels * LANES])
+            middle = np.float64(x[start * c.x_tile + channel * c.x_plane])
             if slopes:
                 middle = found[2 * channel]
             for tile in range(start, min(start + per, c.tiles)):
-                at = (tile * c.channels + channel) * c.pixels * LANES
                 used = min(c.batch - tile * LANES, LANES)
+                image = advance(x, tile * c.x_tile + channel * c.x_plane)
                 if slopes:
-                    slope(advance(dy, at), advance(x, at), c.pixels, used, middle, here)
+                    given = advance(dy, tile * c.dy_tile + channel * c.dy_plane)
+                    slope(given, image, c.rows, c.length, c.dy_row, c.x_row, used, middle, here)
                 else:
-                    spread(advance(x, at), c.pixels, used, middle, here)
+                    spread(image, c.rows, c.length, c.x_row, used, middle, here)
             if not slopes:
-                apart = here[0] / count_of_segment(segment, c.tiles, c.segments, c.pixels, c.batch)
+                pixels = c.rows * c.length // LANES
+                apart = here[0] / count_of_segment(segment, c.tiles, c.segments, pixels, c.batch)
                 here[1] -= here[0] * apart
                 here[0] = middle + apart
 
@@ -157,7 +163,7 @@ def normalise_kernel(size: int) -> Any:
         channels, rows, length, relu, summed = c.channels, c.rows, c.length, c.relu != 0, c.around != 0
         x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
-        beside_tile, beside_plane, beside_row = c.beside_tile, c.beside_plane, c.beside_row
+        beside_tile, beside_plane, beside_row = c.around_tile, c.around_plane, c.around_row
         used, final = c.used, c.tiles - 1
         first, last = share(c.tiles * channels, part, parts)
         for which in range(first, last):
@@ -196,7 +202,7 @@ def normalise_back_kernel(size: int) -> Any:
         found, scales, totals = floats(c.found, 8), floats(c.scale, size), floats(c.totals, 8)
         channels, rows, length, through = c.channels, c.rows, c.length, c.totals != 0
         x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
-        dy_tile, dy_plane, dy_row = c.beside_tile, c.beside_plane, c.beside_row
+        dy_tile, dy_plane, dy_row = c.dy_tile, c.dy_plane, c.dy_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
         used, final, count = c.used, c.tiles - 1, np.float64(c.count)
         first, last = share(c.tiles * channels, part, parts)

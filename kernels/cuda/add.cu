@@ -1,11 +1,21 @@
 // The sum of two, which is where a way around a layer meets what came through it.
 
-// out = a + b, then ReLU, or zero where `mask` (which may be null) is not positive; NaN stays NaN behind a ReLU.
+// out = a + b, then ReLU, or zero where `mask` (which may be null) is not positive; NaN stays NaN behind a ReLU. All may be
+// views, and around them nothing is touched.
 extern "C" __global__ void __launch_bounds__(BLOCK) add(
-    int64 count, int relu, const real* __restrict__ a, const real* __restrict__ b, const real* __restrict__ mask,
-    real* __restrict__ out) {
-  const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
-  if (k >= count) return;
-  const real sum = a[k] + b[k];
-  out[k] = (mask ? !(mask[k] > 0) : relu && sum < 0) ? real(0) : sum;
+    SHAPE_PARAMETERS, int relu, const real* __restrict__ a, STEPS_PARAMETERS(a), const real* __restrict__ b,
+    STEPS_PARAMETERS(b), const real* __restrict__ mask, STEPS_PARAMETERS(mask), real* __restrict__ out,
+    STEPS_PARAMETERS(out)) {
+  const Line here(SHAPE);
+  if (!here.live) return;
+  Vector sum = load(a + here.of(STEPS(a)));
+  const Vector other = load(b + here.of(STEPS(b)));
+  Vector gate = {};
+  if (mask) gate = load(mask + here.of(STEPS(mask)));
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) {
+    sum.at[k] += other.at[k];
+    if (mask ? !(gate.at[k] > 0) : relu && sum.at[k] < 0) sum.at[k] = real(0);
+  }
+  store(out + here.of(STEPS(out)), sum.at);
 }

@@ -274,8 +274,9 @@ class Launcher:
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
-        launched = kernel("add", "add", a.itemsize)
-        self._launch(launched, a.size, np.int64(a.size), np.int32(relu), a, b, mask, out)
+        a, b, out, mask = (None if array is None else _images(array) for array in (a, b, out, mask))
+        viewed = [each for array in (a, b, mask, out) for each in _viewed(array)]
+        self._launch_lines("add", "add", out, np.int32(relu), *viewed)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
@@ -316,7 +317,7 @@ class Launcher:
 
     def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
-        self._launch_segments("slopes", x, batch, partial, dy, x, found)
+        self._launch_segments("slopes", x, batch, partial, np.int32(x.shape[3]), *_viewed(dy), x, found)
 
     def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
         """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
@@ -507,6 +508,11 @@ def _steps(grid: Grid) -> tuple[np.generic, ...]:
     fields = grid._asdict()
     del fields["bands"]
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
+
+
+def _images(array: Array) -> Array:
+    """Images as they are; features, (tiles, features, LANES), as images of one pixel."""
+    return array if array.ndim == 5 else array.reshape(*array.shape[:2], 1, 1, LANES)
 
 
 def _viewed(images: Array | None) -> tuple[Any, ...]:

@@ -29,11 +29,13 @@ struct Two {
   double first, second;
 };
 
-// Two sums over a segment's values, of what `term(x, dy, sums)` adds to them; they are thread 0's. Each thread has several
+// Two sums over a segment's values, of what `term(x, dy, sums)` adds to them; they are thread 0's. Of dy, which may lie
+// within a border, the steps are told. Each thread has several
 // lines under way, since a segment of large images has but one block.
 template <int AT_ONCE, class Term>
 __device__ __forceinline__ Two sum_up(
-    Shared& shared, const Segment& segment, int channels, int pixels, int batch, const real* x, const real* dy, Term term) {
+    Shared& shared, const Segment& segment, int channels, int pixels, int batch, const real* x, const real* dy,
+    int columns, const Steps& steps, Term term) {
   const int within = threadIdx.x % LINE_THREADS * WIDTH;
   Two sums = {0, 0};
   for (int line = threadIdx.x / LINE_THREADS; line < segment.lines; line += LINES * AT_ONCE) {
@@ -44,9 +46,11 @@ __device__ __forceinline__ Two sum_up(
       const int here = line + k * LINES;
       if (here >= segment.lines) continue;
       const int tile = segment.start + here / pixels;
-      const int64 at = ((int64(tile) * channels + segment.channel) * pixels + here % pixels) * LANES + within;
-      values[k] = load(x + at);
-      if (dy) slopes[k] = load(dy + at);
+      const int pixel = here % pixels, row = pixel / columns, column = pixel % columns;
+      values[k] = load(x + ((int64(tile) * channels + segment.channel) * pixels + pixel) * LANES + within);
+      if (dy)
+        slopes[k] = load(
+            dy + tile * steps.tile + segment.channel * steps.channel + row * steps.row + column * steps.column + within);
       used[k] = batch - tile * LANES - within;
     }
 #pragma unroll
@@ -70,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) moments(
     both.first += apart;
     both.second += apart * apart;
   };
-  const Two sums = sum_up<UNROLL>(shared, segment, channels, pixels, batch, x, nullptr, term);
+  const Two sums = sum_up<UNROLL>(shared, segment, channels, pixels, batch, x, nullptr, pixels, Steps{}, term);
   if (threadIdx.x != 0) return;
   const int number = blockIdx.x / channels;
   const double apart = sums.first / values_of(number, segments, pixels, batch);
@@ -81,8 +85,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) moments(
 
 // partial[channel, segment] = (Σ dy, Σ dy · (x − mean)).
 extern "C" __global__ void __launch_bounds__(BLOCK) slopes(
-    int channels, int tiles, int pixels, int segments, int batch, const real* __restrict__ dy, const real* __restrict__ x,
-    const double* __restrict__ found, double* __restrict__ partial) {
+    int channels, int tiles, int pixels, int segments, int batch, int columns, const real* __restrict__ dy,
+    STEPS_PARAMETERS(dy), const real* __restrict__ x, const double* __restrict__ found, double* __restrict__ partial) {
   __shared__ Shared shared;
   const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
   const double mean = found[2 * segment.channel];
@@ -90,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) slopes(
     both.first += slope;
     both.second += slope * (value - mean);
   };
-  const Two sums = sum_up<UNROLL / 2>(shared, segment, channels, pixels, batch, x, dy, term);
+  const Two sums = sum_up<UNROLL / 2>(shared, segment, channels, pixels, batch, x, dy, columns, STEPS(dy), term);
   if (threadIdx.x != 0) return;
   double* const here = partial + (int64(segment.channel) * segments + blockIdx.x / channels) * 2;
   here[0] = sums.first;

@@ -141,13 +141,14 @@ def optimizer_of(config: RunConfig) -> Optimizer:
 def wiring_of(config: RunConfig) -> Wiring:
     """How a configuration wires the sparse layers, at first."""
     sparsity = first_sparsity(config)
+    how: Any = {"granularity": config.granularity, "distribution": config.distribution or "uniform"}
     if config.radix is not None:
-        return Wiring("radix", config.radix, widths=config.widths, granularity=config.granularity)
+        return Wiring("radix", config.radix, widths=config.widths, **how)
     if config.expander is not None:
-        return Wiring("expander", expander=config.expander, sparsity=sparsity, granularity=config.granularity)
+        return Wiring("expander", expander=config.expander, sparsity=sparsity, **how)
     if config.random or config.rewire is not None:
-        return Wiring("random", sparsity=sparsity, granularity=config.granularity)
-    return Wiring()
+        return Wiring("random", sparsity=sparsity, **how)
+    return Wiring(granularity=config.granularity)
 
 
 def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:
@@ -209,8 +210,8 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     about = known[name] if users is None else users
     own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
     hidden = config.hidden if config.hidden is not None else model.hidden
-    links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
     try:
+        links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
         _check_memory(wiring.connections(links))
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:

@@ -9,7 +9,7 @@ from ..network import Network
 from ..prune.pruner import Pruner, Rule, quality_rule, sparsity_rule, threshold_rule
 from ..prune.rewind import refresh, rewind
 from ..prune.schedule import PruningSchedule, gradual, in_rounds, iterative, one_time
-from ..prune.shrink import layer_targets
+from ..prune.shrink import Targets, layer_targets, shared_out, stored_units
 from ..runs.config import RunConfig
 from ..runs.kinds import ConfigError
 from ..training.callbacks import Training
@@ -41,7 +41,7 @@ class Pruning:
     """
 
     def __init__(self, config: RunConfig, steps: int) -> None:
-        self.config, self.steps = config, steps
+        self.config, self.steps, self.granularity = config, steps, config.granularity or "weight"
         self.schedule = _schedule(config, steps)
 
     def pruner(self, network: Network, earlier: Earlier) -> Pruner:
@@ -73,35 +73,49 @@ class Pruning:
         return lambda step: before(step) if step < end else after(step - end + back)
 
     def _check_goal(self, network: Network) -> None:
-        """Refuse at once what would leave a layer without connections, not when the run gets there."""
+        """Refuse at once what cannot be pruned or would lose all connections, not when the run gets there."""
         config = self.config
+        for path in network.sparse:
+            stored_units(network, path, self.granularity)
         if config.prune_to is None or config.prune_empty:
             return
-        targets, patterns = layer_targets(network, config.prune_to), network.patterns
+        targets, patterns = self._targets(network), network.patterns
         if config.prune_global and not isinstance(targets, Mapping):
             groups = [(list(network.sparse), targets)]
         else:
             each = targets if isinstance(targets, Mapping) else dict.fromkeys(network.sparse, targets)
             groups = [([k], goal) for k, goal in each.items()]
         for paths, goal in groups:
-            held = [patterns[k] for k in paths if k in patterns]
-            possible = sum(p.shape[0] * p.shape[1] for p in held)
-            if sum(p.nnz for p in held) and round((1 - float(goal)) * possible) < sum(p.nnz > 0 for p in held):
+            held = [stored_units(network, k, self.granularity) for k in paths if k in patterns]
+            possible = sum(units.possible for units, _ in held)
+            if sum(p.nnz for _, p in held) and round((1 - float(goal)) * possible) < sum(p.nnz > 0 for _, p in held):
                 layers = ", ".join(f"layer {k}, {network[k]!r}" for k in paths)
                 raise ConfigError("{prune_to}: with {goal:g} all connections would go of {layers}; ask for less, or "
                                   "allow it with {prune_empty}", goal=goal, layers=layers)  # fmt: skip
 
+    def _targets(self, network: Network) -> Targets:
+        """The sparsity of each layer at the end."""
+        goal = self.config.prune_to
+        assert goal is not None
+        if self.config.distribution == "erk" and not isinstance(goal, tuple):
+            return shared_out(network, goal)
+        return layer_targets(network, goal)
+
     def _rule(self, network: Network) -> Rule:
-        config, allow_empty = self.config, self.config.prune_empty
+        config = self.config
+        options: Any = {"allow_empty": config.prune_empty, "granularity": self.granularity}
         if config.prune_to is not None:
+            initial: Targets = network.sparsity
+            if config.distribution == "erk":
+                initial = {path: network.patterns[path].sparsity for path in network.sparse}
             return sparsity_rule(
-                self.schedule, layer_targets(network, config.prune_to), initial=network.sparsity,
-                by=config.prune_by or "magnitude", globally=config.prune_global, allow_empty=allow_empty,
+                self.schedule, self._targets(network), initial=initial,
+                by=config.prune_by or "magnitude", globally=config.prune_global, **options,
             )  # fmt: skip
         if config.prune_threshold is not None:
-            return threshold_rule(config.prune_threshold, allow_empty=allow_empty)
+            return threshold_rule(config.prune_threshold, **options)
         assert config.prune_quality is not None
-        return quality_rule(config.prune_quality, allow_empty=allow_empty)
+        return quality_rule(config.prune_quality, **options)
 
 
 def go_back(network: Network, config: RunConfig, earlier: Earlier, optimizer: Any = None) -> None:

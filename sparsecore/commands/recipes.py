@@ -9,6 +9,7 @@ from typing import Any
 from sparsecore.models.catalogue import MODELS, Kind, Model
 
 from ..runs.checkpoint import read
+from ..runs.combinations import SIZES, said
 from ..runs.config import RunConfig, from_saved
 from ..runs.kinds import ConfigError
 
@@ -19,6 +20,13 @@ CANDIDATES, START_SPARSITY = 4.0, 0.8
 ADAM_LR, ADAM_BETAS, ADAM_EPS = 1e-3, (0.9, 0.999), 1e-8
 ADAM_DECAY = {"adam": 0.0, "adamw": 0.01}
 """Recipes are for SGD; other optimizers get these, their usual numbers."""
+
+OWN = {
+    "padding": "no convolutions, or their own padding",
+    "width": "no width: its sizes are its hidden layers'",
+    "batch_norm": "batch normalisation, or none, as its paper has it",
+}
+"""What some models alone take, and why others do not."""
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -34,8 +42,9 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.start_from is not None:
         config = _inherited(config)
     model = model_of(config)
-    if config.padding is not None and "padding" not in model.own:
-        raise ConfigError("{padding}: {model_name} has no convolutions; leave it out", model_name=config.model)
+    for name in said(config, tuple(OWN)):
+        if name not in model.own:
+            raise ConfigError(f"{{{name}}}: {{model_name}} has {OWN[name]}; leave it out", model_name=config.model)
     dataset = config.dataset or "mnist"
     recipe = vars(model.recipe_for(dataset, _kind(config)))
     if config.optimizer != "sgd":
@@ -45,7 +54,8 @@ def resolved(config: RunConfig) -> RunConfig:
         recipe = recipe | MOVING | ({"grow": CANDIDATES} if config.rewire != "set" else {})
         recipe = recipe | ({"start_sparsity": _first_sparsity(config)} if config.rewire == "regrow" else {})
     wired = config.start_from is not None  # then it has its padding, and each layer its format
-    recipe = recipe | ({"padding": None} if wired else {"format": "csr"})
+    recipe = recipe | (dict.fromkeys(SIZES) if wired else {"format": "csr"})
+    recipe = recipe | {name: None for name in OWN if name not in model.own}
     epochs = config.epochs or recipe["epochs"]
     recipe = recipe | {"dataset": dataset, "warm_up": min(recipe["warm_up"], epochs / 2)}  # a short run has a short one
     return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})

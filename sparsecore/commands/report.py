@@ -8,7 +8,7 @@ from math import isfinite
 
 from ..console.output import output
 from ..errors import figure
-from ..network import Network
+from ..network import LayerSummary, Network
 from ..training.callbacks import Callback, Progress, Training
 from ..training.state import Record
 
@@ -121,10 +121,15 @@ TITLES = ("layer", "shape", "connections", "sparsity")
 def rows_of(network: Network) -> list[tuple[str, str, str, str]]:
     """A row for each layer that has connections, and one for all of them."""
     rows = [
-        (line.name, f"{line.shape[0]}×{line.shape[1]}", f"{line.connections:,}", f"{line.sparsity:.1%}")
+        (_called(line), f"{line.shape[0]}×{line.shape[1]}", f"{line.connections:,}", f"{line.sparsity:.1%}")
         for line in network.summary()
     ]
     return [*rows, ("all", "", f"{network.connections:,}", f"{network.global_sparsity:.1%}")]
+
+
+def _called(line: LayerSummary) -> str:
+    """A layer's name, after its path where that is more than a number."""
+    return line.name if line.path.isdecimal() else f"{line.path} {line.name}"
 
 
 def epoch_line(record: Record) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..network import Network
 from ..prune.methods import REGROW, RIGL, SET, Method, of_all, of_candidates
 from ..prune.moving import RewiringSchedule
 from ..prune.rewirer import Rewirer
-from ..prune.shrink import Targets
+from ..prune.shrink import Targets, shared_out
 from ..runs.config import RunConfig
 from ..runs.kinds import ConfigError
 
@@ -31,10 +32,15 @@ def rewirer(config: RunConfig, network: Network, steps: int) -> Rewirer:
     if every > end:
         raise ConfigError("{every}: must be within the first {end:,} of the run's {steps:,} steps, those that {until} "
                           "leaves for moving, got {got:,}", end=end, steps=steps, got=every)  # fmt: skip
+    layers = _layers(network)
+    targets = _targets(config, network) if config.rewire == "regrow" else None
+    if isinstance(targets, Mapping) and (left := [path for path in targets if targets[path] and path not in layers]):
+        raise ConfigError("{start_sparsity}: leaves layer {path} full, which then stays so; ask for more",
+                          path=left[0])  # fmt: skip
     made = Rewirer(
-        method_of(config), RewiringSchedule(every, end, fraction), layers=_layers(network),
-        targets=_targets(config, network) if config.rewire == "regrow" else None, initial=_initial(network),
-        seed=config.seed, filters=_by_filter(config),
+        method_of(config), RewiringSchedule(every, end, fraction), layers=layers,
+        targets=targets, initial=_initial(network),
+        seed=config.seed, granularity=_granularity(config),
     )  # fmt: skip
     made.check(network)
     return made
@@ -66,6 +72,8 @@ def _layers(network: Network) -> list[str]:
 def _targets(config: RunConfig, network: Network) -> Targets:
     goals = config.sparsity
     assert goals is not None
+    if config.distribution == "erk" and not isinstance(goals, tuple):
+        return shared_out(network, goals)
     return dict(zip(network.sparse, goals, strict=True)) if isinstance(goals, tuple) else goals
 
 
@@ -73,6 +81,6 @@ def _initial(network: Network) -> Targets:
     return {path: network.patterns[path].sparsity for path in network.sparse}
 
 
-def _by_filter(config: RunConfig) -> bool:
-    """Whether a connection of a convolution is a whole filter: as `Wiring` has it, for a RadiX-Net if not said."""
-    return (config.granularity or ("channel" if config.radix is not None else "weight")) == "channel"
+def _granularity(config: RunConfig) -> str:
+    """What moves together: as `Wiring` has it, whole filters for a RadiX-Net if not said."""
+    return config.granularity or ("channel" if config.radix is not None else "weight")

@@ -11,16 +11,18 @@ import numpy as np
 import scipy.sparse
 
 from ..files import replace
+from ..layers.norm import BatchNorm
 from ..layers.sparse import SparseLayer
 from ..network import Network
+from ..prune.folding import folded
 from ..storage.parameters import ByPath, LayerPath
 
 _OPSET = 17
-_FLOAT32_ALONE = ("Conv", "AveragePool")
+_FLOAT32_ALONE = ("Conv", "AveragePool", "GlobalAveragePool")
 """What ONNX defines for float64 too, but its runtimes do not compute."""
 
 
-def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None:
+def to_onnx(network: Network, path: str | Path, *, sparse: bool = False, fold: bool = False) -> None:
     """Write a network as an ONNX model that takes `x` of shape (batch, *in_shape) and gives `y`.
 
     It computes what `network.logits` does of x that is normalised already. `network.normalisation`, if there is one, is
@@ -35,6 +37,8 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
     sparse : bool
         Store weights as sparse initializers: files as small as the network. onnxruntime reads them, and makes
         them dense when it does; other runtimes may not read them.
+    fold : bool
+        Take batch normalisation into the weights before it, where it directly follows some; see `prune.folded`.
 
     Raises
     ------
@@ -48,6 +52,7 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
     import onnx
     from onnx import helper
 
+    network = folded(network) if fold else network
     graph = _Graph(network, sparse)
     float_type = helper.np_dtype_to_tensor_dtype(network.dtype)
     ends = [
@@ -68,10 +73,12 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False) -> None
 
 
 def to_npz(network: Network, path: str | Path) -> None:
-    """Write the layers' weights and biases as arrays.
+    """Write the layers' weights and biases, and what batch norms keep, as arrays.
 
-    For the layer at path k these are `k.data`, `k.indices`, `k.indptr`, `k.shape` and `k.bias`.
-    `scipy.sparse.csr_array((data, indices, indptr), shape)` is the weight matrix; see `to_scipy`.
+    For the sparse layer at path k these are `k.data`, `k.indices`, `k.indptr`, `k.shape` and, if it has biases,
+    `k.bias`. `scipy.sparse.csr_array((data, indices, indptr), shape)` is the weight matrix; see `to_scipy`. For a batch
+    norm at path k they are `k.scale`, `k.shift`, `k.mean` and `k.var`, one number a channel, and `k.eps`:
+    y = (x − mean) / √(var + eps) · scale + shift.
 
     Raises
     ------
@@ -79,9 +86,18 @@ def to_npz(network: Network, path: str | Path) -> None:
         If the file cannot be written; what was there before is kept.
     """
     arrays: dict[str, Any] = {}
-    for k, (matrix, bias) in to_scipy(network).items():
-        arrays |= {f"{k}.{name}": getattr(matrix, name) for name in ("data", "indices", "indptr")}
-        arrays |= {f"{k}.shape": np.array(matrix.shape)} | ({} if bias is None else {f"{k}.bias": bias})
+    for k, layer in network.walk():
+        if isinstance(layer, SparseLayer):
+            matrix = layer.to_scipy()
+            arrays |= {f"{k}.{name}": getattr(matrix, name) for name in ("data", "indices", "indptr")}
+            arrays[f"{k}.shape"] = np.array(matrix.shape)
+            rows = {} if layer.bias is None else {"bias": layer.bias}
+        elif isinstance(layer, BatchNorm):
+            rows = {**layer.params, **layer.kept}
+            arrays[f"{k}.eps"] = np.array(layer.eps)
+        else:
+            continue
+        arrays |= {f"{k}.{name}": network.device.get(values) for name, values in rows.items()}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     replace(Path(path), file.getvalue())
@@ -90,10 +106,18 @@ def to_npz(network: Network, path: str | Path) -> None:
 def to_scipy(network: Network) -> ByPath[tuple[scipy.sparse.csr_array, Any]]:
     """Weights, as CSR arrays that share the network's values, and biases, by the layers' paths.
 
-    A convolution's matrix has a row for each output channel and a column for each weight of a filter.
+    A convolution's matrix has a row for each output channel and a column for each weight of a filter. A layer without
+    biases has None for them. A batch norm is what it computes outside training, channel by channel: a diagonal matrix
+    and biases, both copies.
     """
-    layers = ((path, layer) for path, layer in network.walk() if isinstance(layer, SparseLayer))
-    return ByPath({LayerPath(path): (layer.to_scipy(), layer.bias) for path, layer in layers})
+    found: ByPath[tuple[scipy.sparse.csr_array, Any]] = ByPath()
+    for path, layer in network.walk():
+        if isinstance(layer, SparseLayer):
+            found[LayerPath(path)] = layer.to_scipy(), layer.bias
+        elif isinstance(layer, BatchNorm):
+            factor, offset = (row.astype(layer.dtype) for row in layer.folded())
+            found[LayerPath(path)] = scipy.sparse.csr_array(scipy.sparse.diags_array(factor)), offset
+    return found
 
 
 class _Graph:
@@ -146,12 +170,12 @@ class _Graph:
 
         if self._sparse:
             positions = layer.pattern.rows.astype(np.int64) * layer.pattern.shape[1] + layer.pattern.indices
-            values = numpy_helper.from_array(np.asarray(layer.weight), f"{path}.weight")
+            values = numpy_helper.from_array(layer.device.get(layer.weight), f"{path}.weight")
             self.sparse.append(helper.make_sparse_tensor(values, numpy_helper.from_array(positions), shape))
         else:
             dense = np.asarray(layer.to_scipy().toarray()).reshape(shape)
             self.dense.append(numpy_helper.from_array(dense, f"{path}.weight"))
         if layer.bias is None:
             return [f"{path}.weight"]
-        self.dense.append(numpy_helper.from_array(np.asarray(layer.bias), f"{path}.bias"))
+        self.dense.append(numpy_helper.from_array(layer.device.get(layer.bias), f"{path}.bias"))
         return [f"{path}.weight", f"{path}.bias"]

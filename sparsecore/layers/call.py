@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
@@ -34,8 +35,14 @@ def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
         y, cache = _without_values(layer).forward_tiles(x, workspace)
     _check_result(layer, "forward_tiles", "y", y, x, workspace)
     if workspace.training and y.batch % LANES:
-        workspace.kernels.clear_lanes(y.data, y.batch)
+        workspace.kernels.clear_lanes(y.data if y.within is None else y.within, y.batch)
     return y, cache
+
+
+def borders(layer: Layer) -> tuple[Border, Border]:
+    """What a layer reads around x and around dy, if it is one that is recorded; plain Python gets whole arrays."""
+    known = is_recorded(layer.forward_tiles, layer.backward_tiles)
+    return (layer.x_border, layer.dy_border) if known else (NO_BORDER, NO_BORDER)
 
 
 def backward_through(
@@ -51,6 +58,14 @@ def backward_through(
     if dx is not None:
         _check_result(layer, "backward_tiles", "dx", dx, dy, workspace)
     return dx, grads
+
+
+def mask_tiles(workspace: Workspace, dy: Any, y: Any, out: Any) -> None:
+    """out = dy where y > 0, and 0 elsewhere; images may lie within a border."""
+    if dy.flags.c_contiguous and y.flags.c_contiguous:
+        workspace.kernels.mask(dy, y, out)
+    else:
+        workspace.kernels.place(dy.reshape(y.shape), out, y)
 
 
 def _without_values(layer: Layer) -> Layer:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.border import NO_BORDER, Border, bordered
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
-from ..storage.conv_plan import NO_BORDER, Border, ConvPlan, bordered
+from ..storage.conv_plan import ConvPlan
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, read_by, sizes, spell
 from .layer import Graph, Params
@@ -93,7 +94,7 @@ class SparseConv2d(SparseLayer):
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         tiles = len(x.data)
-        padded = self._padded("x", x.data, self.in_shape, self.plan.x_border, None, workspace)
+        padded = self._padded("x", x, self.in_shape, self.plan.x_border, None, workspace)
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
@@ -114,7 +115,7 @@ class SparseConv2d(SparseLayer):
         kernels, tiles = workspace.kernels, len(x.data)
         border = self.plan.dy_border if need_dx else NO_BORDER
         mask = y if self.relu and not dy.masked else None
-        padded_dy = self._padded("dy", dy.data, self.out_shape, border, mask, workspace)
+        padded_dy = self._padded("dy", dy, self.out_shape, border, mask, workspace)
         inside = border.interior(padded_dy)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
         grads = {"weight": dw}
@@ -125,7 +126,8 @@ class SparseConv2d(SparseLayer):
         kernels.sddmm(self.plan.forward, grid, inside, padded, dw, grads.get("bias"))
         if not need_dx:
             return None, grads
-        dx = workspace.array("dx", (tiles, *self.in_shape, LANES), self.dtype)
+        # The gradient of x lies as x does: the mask is read where the gradient is written.
+        dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
         seen = x.data.reshape(dx.shape) if x.rectified else None
         for k, phase in enumerate(self.plan.phases):
             weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
@@ -133,18 +135,35 @@ class SparseConv2d(SparseLayer):
             grid = self.plan.phase_grid(phase, tiles, dx)
             mask = None if seen is None else phase.of(seen)
             kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask)
-        return Tiles(dx.reshape(x.data.shape), dy.batch, masked=x.rectified), grads
+        dx = dx if within is not None else dx.reshape(x.data.shape)
+        return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within), grads
 
     def _padded(
-        self, name: str, data: Any, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
+        self, name: str, given: Tiles, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
     ) -> Any:
-        """Images in a border of zeros, themselves zero where `mask` is not positive; unchanged if there is neither."""
-        images = data.reshape(len(data), *shape, LANES)
-        if border == NO_BORDER and mask is None:
-            return images
-        padded = workspace.array(f"padded {name}", (len(data), *bordered(shape, border), LANES), self.dtype, zero=True)
+        """Images in a border of zeros, themselves zero where `mask` is not positive; unchanged if they are so already.
+
+        They are copied where they have another border.
+        """
+        images = given.data.reshape(len(given.data), *shape, LANES)
+        if given.border == border and mask is None:
+            return images if given.within is None else given.within
+        wider = len(images), *bordered(shape, border), LANES
+        padded = workspace.array(f"padded {name}", wider, self.dtype, zero=True)
         workspace.kernels.place(images, border.interior(padded), mask)
         return padded
+
+    @property
+    def x_border(self) -> Border:
+        """What the filters read beyond the edges."""
+        border: Border = self.plan.x_border
+        return border
+
+    @property
+    def dy_border(self) -> Border:
+        """What the transposed filters read beyond the edges of dy, if no ReLU has to mask that first."""
+        border: Border = NO_BORDER if self.relu else self.plan.dy_border
+        return border
 
     def export(self, graph: Graph, path: str) -> None:
         """A Conv, and a Relu if there is one."""
@@ -186,6 +205,6 @@ class SparseConv2d(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseConv2d({spell(self.in_shape)}→{spell(self.out_shape)}, {spell(self.kernel_size)})"
 
-    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> ConvPlan:
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> ConvPlan:
         geometry = (self.in_shape, self.out_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        return ConvPlan(pattern, *geometry, self.format, moving=moving)
+        return ConvPlan(pattern, *geometry, self.format, moving=moving, together=together)

@@ -95,7 +95,7 @@ def forward_by_host(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     y = workspace.array("host y", (len(x.data), *layer.out_shape, LANES), dtype)
 
     def forward(x: Array, y: Array, **others: Array) -> None:
-        given = Tiles(_cleared(x, batch), batch, rectified=use.x.rectified)
+        given = Tiles(np.ascontiguousarray(_cleared(x, batch)), batch, rectified=use.x.rectified)
         result, use.cache = use.run("forward_tiles", others, given)
         copy_tiles(layer, "forward_tiles", result, y, batch)
 
@@ -120,7 +120,8 @@ def backward_by_host(
     dx = workspace.array("host dx", use.x.data.shape, use.x.data.dtype) if need_dx else None
 
     def backward(dy: Array, dx: Array | None = None, **others: Array) -> None:
-        given = Tiles(_cleared(dy, batch).reshape(len(dy), *layer.out_shape, LANES), batch)
+        dy = np.ascontiguousarray(_cleared(dy, batch))  # it may lie within a border
+        given = Tiles(dy.reshape(len(dy), *layer.out_shape, LANES), batch)
         result, found = use.run("backward_tiles", others, given, use.cache, need_dx=need_dx)
         if dx is not None:
             copy_tiles(layer, "backward_tiles", result, dx, batch)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..runtime import devices
 from ..runtime.arrays import narrowed, on_host, real_numbers, rows_of
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.copies import Whole
 from ..runtime.device import Device, moved, place_of
 from ..runtime.tiles import LANES, Tiles, tiles_of
@@ -122,6 +123,21 @@ class Layer(Whole, ABC):
         yield path, self
         for name, child in self.children.items():
             yield from child._walk(f"{path}.{name}" if path else name, (*above, self))
+
+    @property
+    def x_border(self) -> Border:
+        """Zeros that the layer reads around images: whoever makes these may make them within such a border."""
+        return NO_BORDER
+
+    @property
+    def dy_border(self) -> Border:
+        """The same of the gradient that is sent back to it."""
+        return NO_BORDER
+
+    @property
+    def joins(self) -> bool:
+        """Whether it adds what its workspace says comes `ahead` to its output."""
+        return False
 
     @property
     def leaves(self) -> int:
@@ -292,7 +308,7 @@ class Layer(Whole, ABC):
             )
         if not fits(x.data.shape[1:-1], shape):
             raise ValueError(f"{self!r}: {name} must be of {spell(shape)}, got {spell(x.data.shape[1:-1])}")
-        if not x.data.flags.c_contiguous:
+        if not x.data.flags.c_contiguous and x.within is None:
             raise ValueError(f"{self!r}: {name}'s tiles must be contiguous, got strides {x.data.strides}")
 
     def _check_any(self, x: Tiles) -> None:

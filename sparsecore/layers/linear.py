@@ -12,6 +12,7 @@ from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.plan import Plan
+from ..storage.sizes import Pair
 from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
 
@@ -161,5 +162,5 @@ class SparseLinear(SparseLayer):
     def __repr__(self) -> str:
         return f"SparseLinear({self.in_features}→{self.out_features})"
 
-    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Plan:
-        return Plan(pattern, self.format, moving=moving)
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> Plan:
+        return Plan(pattern, self.format, moving=moving, together=together)

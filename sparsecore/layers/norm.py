@@ -10,11 +10,13 @@ import numpy as np
 
 from ..kernels.tuning import NORM_PIXELS
 from ..runtime.arrays import narrowed, real_numbers, unfit
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
+from .call import mask_tiles
 from .curvature import Back, behind_relu
 from .layer import Graph, Layer, Params
 
@@ -114,7 +116,7 @@ class BatchNorm(Layer):
                 f"{self!r}: in training needs more than one value a channel, got a batch of {x.batch}: choose a "
                 "batch size that leaves no batch of one sample"
             )
-        y = workspace.array("y", x.data.shape, self.dtype)
+        y, within = self._out("y", x, workspace.ahead.border, workspace)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         found = workspace.array("found", (channels, 2), np.float64)
@@ -125,9 +127,15 @@ class BatchNorm(Layer):
             kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
-        parameters = self.params["scale"], self.params["shift"]
-        kernels.normalise(images, found, *parameters, self._images(y), x.batch, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y, found, workspace.training)
+        ahead = workspace.ahead
+        around = ahead.around if self.joins else None
+        relu = self.relu if around is None else ahead.relu
+        kernels.normalise(
+            images, found, self.params["scale"], self.params["shift"], self._images(y), x.batch,
+            around=None if around is None else self._images(around.data), relu=relu,
+        )  # fmt: skip
+        tiles = Tiles(y, x.batch, rectified=relu, border=ahead.border, within=within, joined=around is not None)
+        return tiles, (x, y, found, workspace.training)
 
     @recorded
     def backward_tiles(
@@ -140,7 +148,7 @@ class BatchNorm(Layer):
         kernels, scale, images = workspace.kernels, self.params["scale"], self._images(x.data)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, self.dtype)
-            kernels.mask(dy.data, y, masked)
+            mask_tiles(workspace, dy.data, y, masked)
             dy = Tiles(masked, dy.batch, masked=True)
         given = self._images(dy.data)
         grads = {name: workspace.array(name, scale.shape, self.dtype) for name in ("scale", "shift")}
@@ -149,13 +157,27 @@ class BatchNorm(Layer):
         kernels.settle_slopes(partial, found, totals, grads["scale"], grads["shift"])
         if not need_dx:
             return None, grads
-        dx = workspace.array("dx", x.data.shape, self.dtype)
+        border = workspace.back_border
+        dx, within = self._out("dx", x, border, workspace)
         out = self._images(dx)
         kernels.normalise_back(given, images, found, scale, totals, out, x.batch, training=training)
-        return Tiles(dx, dy.batch), grads
+        return Tiles(dx, dy.batch, border=border, within=within), grads
+
+    @property
+    def joins(self) -> bool:
+        """Unless a ReLU comes between."""
+        return not self.relu
+
+    def _out(self, name: str, x: Tiles, border: Border, workspace: Workspace) -> tuple[Any, Any]:
+        """An array for images or features, of x's shape, and the array within whose border it lies, if any."""
+        if border == NO_BORDER:
+            return workspace.array(name, x.data.shape, self.dtype), None
+        return workspace.images(name, len(x.data), self.in_shape, border, self.dtype)
 
     def _images(self, data: Any) -> Any:
         """The same memory as images; features are images of one pixel."""
+        if data.ndim == 5:
+            return data  # perhaps within a border
         return data.reshape(len(data), self.in_shape[0], *(self.in_shape[1:] or (1, 1)), LANES)
 
     def _partial(self, x: Tiles, workspace: Workspace) -> Any:

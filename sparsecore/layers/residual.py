@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
-from ..runtime.workspace import Workspace
+from ..runtime.workspace import Ahead, Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .call import backward_through, forward_through
+from .call import backward_through, borders, forward_through, mask_tiles
 from .curvature import Back, behind_relu
 from .layer import Graph, Layer, Params
 
@@ -58,14 +60,20 @@ class Residual(Layer):
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """The sum, in one pass over both summands."""
         self._check(x, self.in_shape, x.data.dtype, "x")
-        through, main_cache = forward_through(self.main, x, workspace.child("main", workspace.stream))
         around, shortcut_cache = x, None
         if self.shortcut is not None:
-            behind = workspace.stream + self.main.leaves
-            around, shortcut_cache = forward_through(self.shortcut, x, workspace.child("shortcut", behind))
-        y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
-        workspace.kernels.add(through.data, around.data, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y, main_cache, shortcut_cache)
+            beside = workspace.child("shortcut", workspace.stream + self.main.leaves)
+            beside.ahead = Ahead()
+            around, shortcut_cache = forward_through(self.shortcut, x, beside)
+        inside = workspace.child("main", workspace.stream)
+        inside.ahead = Ahead(workspace.ahead.border, around, self.relu) if self.main.joins else Ahead()
+        y, main_cache = forward_through(self.main, x, inside)
+        if not y.joined:
+            out = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
+            workspace.kernels.add(y.data.reshape(out.shape), around.data.reshape(out.shape), out, relu=self.relu)
+            y = Tiles(out, x.batch)
+        y = replace(y, rectified=self.relu, joined=False)
+        return y, (x, y.data, main_cache, shortcut_cache)
 
     @recorded
     def backward_tiles(
@@ -76,21 +84,31 @@ class Residual(Layer):
         self._check_dy(dy, y, x.batch)
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, y.dtype)
-            workspace.kernels.mask(dy.data, y, masked)
+            mask_tiles(workspace, dy.data, y, masked)
             dy = Tiles(masked, dy.batch)
-        dy = Tiles(dy.data, dy.batch)  # not masked yet by a ReLU at the end of main or shortcut
-        dx, own = backward_through(self.main, dy, main_cache, workspace.child("main"), need_dx=need_dx)
+        # Not masked yet by a ReLU at the end of main or shortcut.
+        dy = replace(dy, masked=False)
+        inside = workspace.child("main")
+        inside.back_border = NO_BORDER
+        dx, own = backward_through(self.main, dy, main_cache, inside, need_dx=need_dx)
         grads = {f"main.{name}": array for name, array in own.items()}
         back: Tiles | None = dy
         if self.shortcut is not None:
             beside = workspace.child("shortcut")
+            beside.back_border = NO_BORDER
             back, own = backward_through(self.shortcut, dy, shortcut_cache, beside, need_dx=need_dx)
             grads |= {f"shortcut.{name}": array for name, array in own.items()}
         if not need_dx or dx is None or back is None:
             return None, grads
-        out = workspace.array("dx", (len(x.data), *self.in_shape, LANES), y.dtype)
-        workspace.kernels.add(dx.data, back.data, out, mask=x.data if x.rectified else None)
-        return Tiles(out.reshape(x.data.shape), dy.batch, masked=x.rectified), grads
+        out = workspace.array("dx", x.data.shape, y.dtype)
+        summands = dx.data.reshape(out.shape), back.data.reshape(out.shape)
+        workspace.kernels.add(*summands, out, mask=x.data if x.rectified else None)
+        return Tiles(out, dy.batch, masked=x.rectified), grads
+
+    @property
+    def x_border(self) -> Border:
+        """What main reads, if what goes around may lie within a border too."""
+        return borders(self.main)[0] if self.main.joins else NO_BORDER
 
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """The curvature of the sum goes both ways; what comes back is summed, without the mixed terms."""

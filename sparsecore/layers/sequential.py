@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
-from ..runtime.workspace import Workspace
+from ..runtime.workspace import Ahead, Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
-from .call import backward_through, forward_through
+from .call import backward_through, borders, forward_through
 from .curvature import Back
 from .layer import Graph, Layer, Params
 
@@ -56,8 +57,10 @@ class Sequential(Layer):
     def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
         """y, and the cache of each layer."""
         caches, stream = [], workspace.stream
-        for name, layer in self.children.items():
-            x, cache = forward_through(layer, x, workspace.child(name, stream))
+        for name, layer, following in zip(self.names, self.layers, [*self.layers[1:], None], strict=True):
+            own = workspace.child(name, stream)
+            own.ahead = workspace.ahead if following is None else Ahead(borders(following)[0])
+            x, cache = forward_through(layer, x, own)
             caches.append(cache)
             stream += layer.leaves
         return x, caches
@@ -71,10 +74,31 @@ class Sequential(Layer):
         dx: Tiles | None = dy
         for k in range(len(self.layers) - 1, -1, -1):
             layer, name = self.layers[k], self.names[k]
-            dx, own = backward_through(layer, dy, cache[k], workspace.child(name), need_dx=need_dx or k > 0)
+            here = workspace.child(name)
+            # The first layer of all sends nothing back, and so reads nothing around its dy.
+            reads = k > 1 or (k == 1 and need_dx)
+            here.back_border = borders(self.layers[k - 1])[1] if reads else NO_BORDER
+            if k == 0:
+                here.back_border = workspace.back_border
+            dx, own = backward_through(layer, dy, cache[k], here, need_dx=need_dx or k > 0)
             grads |= {f"{name}.{key}": array for key, array in own.items()}
             dy = dx if dx is not None else dy
         return dx if need_dx else None, grads
+
+    @property
+    def x_border(self) -> Border:
+        """The first layer's."""
+        return borders(self.layers[0])[0]
+
+    @property
+    def dy_border(self) -> Border:
+        """The last layer's."""
+        return borders(self.layers[-1])[1]
+
+    @property
+    def joins(self) -> bool:
+        """If the last layer does."""
+        return self.layers[-1].joins
 
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """From layer to layer."""

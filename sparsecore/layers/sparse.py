@@ -11,6 +11,7 @@ from ..runtime.arrays import narrowed, plain_array, real_numbers, unfit
 from ..runtime.recording import shallow
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
+from ..storage.sizes import Pair
 from .initial import initial_values
 from .layer import Layer, Params
 
@@ -57,8 +58,11 @@ class SparseLayer(Layer):
         self._set(pattern, params["weight"], params.get("bias"))
 
     @abstractmethod
-    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False) -> Any:
-        """The plan by which this layer walks a pattern; `moving` if it may be patched later."""
+    def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> Any:
+        """The plan by which this layer walks a pattern; `moving` if it may be patched later.
+
+        `together` says how many neighbouring outputs, and inputs, move together.
+        """
 
     def gradient_at(self, pattern: SparsityPattern, workspace: Workspace) -> Any:
         """The gradient that connections have, stored or not, from the last backward pass in a workspace.
@@ -89,7 +93,7 @@ class SparseLayer(Layer):
         if known is None or known.pattern is not pattern:
             # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
             once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
-            known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once)
+            known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once, together=self.plan.together)
         workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
         return found
 

@@ -1,5 +1,6 @@
 """Changing a network's structure in place: connections that go, at once or gradually, and connections that move."""
 
+from .folding import folded
 from .methods import REGROW, RIGL, SET, Method, at_random, of_all, of_candidates
 from .moving import RewiringSchedule
 from .rewind import refresh, rewind
@@ -23,6 +24,7 @@ __all__ = [
     "by_quality",
     "by_threshold",
     "curvature",
+    "folded",
     "gradient",
     "gradual",
     "iterative",

@@ -1,4 +1,4 @@
-"""`python -m sparsecore.prune`: prune a network that was trained earlier.
+"""`python -m sparsecore.prune`: prune a network that was trained earlier, or remove what pruning has left without use.
 
 Exit status: 0, or 2 for a command that cannot be followed or a file that cannot be used.
 """
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.prune"
 EXAMPLE = f"{PROGRAM} runs/dense --sparsity 0.95 --out pruned.safetensors"
+MOST = 20
+"""How many outputs that were removed from a layer are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,26 +36,48 @@ def _pruned(arguments: list[str]) -> list[str]:
 
     parser = _parser()
     options: dict[str, Any] = vars(parser.parse_args(arguments))
-    if len([name for name in ("sparsity", "threshold", "quality") if name in options]) != 1:
-        parser.error("expected one of --sparsity, --threshold and --quality")
+    goals = [name for name in ("sparsity", "threshold", "quality") if name in options]
+    if len(goals) > 1 or not (goals or "compact" in options):
+        parser.error("expected one of --sparsity, --threshold and --quality, or --compact alone or with one of them")
     if "sparsity" not in options and (other := {"by", "global"} & options.keys()):
         parser.error(f"--{other.pop()}: goes with --sparsity only")
+    if not goals and "allow_empty" in options:
+        parser.error("--allow-empty: goes with pruning, and --compact removes nothing that is in use")
     out = Path(options["out"])
     if out.suffix == ".npz":  # which would be read as one
         parser.error(f"--out: expected a name such as a.safetensors, which is what is written, got {out}")
     if out.exists():
         parser.error(f"--out: {out} is there already; choose another name")
     network, config = _read(Path(options["path"]))
-    lines = _prune(network, options, config, parser)
-    network.sparse = network.sparse or tuple(line.layer for line in lines)
+    lines = []
+    if goals:
+        pruned = _prune(network, options, config, parser)
+        network.sparse = network.sparse or tuple(line.layer for line in pruned)
+        lines = [_line(line) for line in pruned]
+    if "compact" in options:
+        network, more = _compacted(network)
+        lines += more
     save(network, out, state={"config": config} if config else None)
     total = f"{out}: {network.connections:,} connections, {network.global_sparsity:.1%} of all possible ones removed"
-    return [*(_line(line) for line in lines), total]
+    return [*lines, total]
+
+
+def _compacted(network: Network) -> tuple[Network, list[str]]:
+    """The network without its dead channels and neurons, and lines that name them."""
+    from ..inspect.dead import dead_units, remove_dead
+
+    lines = []
+    for path, gone in dead_units(network).items():
+        named = ", ".join(map(str, gone[:MOST])) + (", …" if len(gone) > MOST else "")
+        lines.append(f"{path}: {len(gone)} of {network[path].out_shape[0]} outputs removed: {named}")
+    smaller = remove_dead(network)
+    before, after = network.table.values.size, smaller.table.values.size
+    return smaller, [*(lines or ["nothing is dead"]), f"{before:,} parameters before, {after:,} after"]
 
 
 def _parser() -> Parser:
     from ..console.arguments import Parser
-    from ..runs.kinds import GOALS, POSITIVE, typed
+    from ..runs.kinds import GOALS, GRANULARITY, POSITIVE, typed
     from .pruner import SALIENCIES
 
     parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
@@ -69,7 +93,15 @@ def _parser() -> Parser:
         "--quality", type=typed(POSITIVE), metavar="Q", help="instead: |w| below Q of its layer's std goes"
     )
     parser.add_argument("--by", choices=tuple(SALIENCIES), help="what ranks connections; all but magnitude need data")
+    parser.add_argument(
+        "--granularity", type=typed(GRANULARITY), metavar="UNIT",
+        help="what goes as a whole: weight (default), channel, rows:G or block:G,H",
+    )  # fmt: skip
     parser.add_argument("--global", action="store_true", help="rank the connections of all layers together")
+    parser.add_argument(
+        "--compact", action="store_true",
+        help="remove channels and neurons that no input reaches or no output uses, alone or after pruning",
+    )  # fmt: skip
     parser.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
     parser.add_argument("--dataset", help="for --by; the run's own if not given")
     parser.add_argument("--data-dir", help="folder of fetched data sets")
@@ -109,17 +141,17 @@ def _is_ours(path: Path) -> bool:
 def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> list[PrunedLayer]:
     from .shrink import by_quality, by_threshold, layer_targets, to_sparsity
 
-    allow_empty = options.get("allow_empty", False)
+    how: Any = {"allow_empty": options.get("allow_empty", False), "granularity": options.get("granularity", "weight")}
     layers = network.sparse or tuple(network.patterns)
     if "threshold" in options:
-        return by_threshold(network, options["threshold"], layers=layers, allow_empty=allow_empty)
+        return by_threshold(network, options["threshold"], layers=layers, **how)
     if "quality" in options:
-        return by_quality(network, options["quality"], layers=layers, allow_empty=allow_empty)
+        return by_quality(network, options["quality"], layers=layers, **how)
     targets = layer_targets(network, options["sparsity"])
     single = isinstance(targets, float)
     return to_sparsity(
         network, targets, layers=layers if single else None, globally=options.get("global", False),
-        saliencies=_saliencies(network, options, config, parser), allow_empty=allow_empty,
+        saliencies=_saliencies(network, options, config, parser), **how,
     )  # fmt: skip
 
 

@@ -57,3 +57,8 @@ def keep_from(saliency: Saliency, threshold: float) -> Kept:
 def above(saliency: Saliency) -> float:
     """The next number above all saliencies."""
     return float(np.nextafter(saliency.max(initial=0), saliency.dtype.type(np.inf)))
+
+
+def sizes_of(values: Saliency, size: int) -> Saliency:
+    """What units of `size` neighbouring values are ranked by: the magnitude, or the sum of squares of several."""
+    return values if size == 1 else np.square(values).reshape(-1, size).sum(axis=1)

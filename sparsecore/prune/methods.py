@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.tuning import EXACT_BLOCK
-from ..storage.growth import Places, free_places, rows_between, whole_units
+from ..storage.granularity import Units
+from ..storage.growth import Places, free_places, rows_between
 from ..storage.pattern import SparsityPattern
+from .masks import sizes_of
 from .schedule import Curve, polynomial
 
 Scores = NDArray[np.floating[Any]]
@@ -25,7 +27,7 @@ Counts = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Site:
-    """A layer at an update, in units: connections, or whole filters.
+    """A layer at an update, in units: connections, or what comes and goes together (see `storage.granularity`).
 
     Attributes
     ----------
@@ -35,8 +37,8 @@ class Site:
         Which of them stay.
     edges : int64 array, shape (stretches + 1,)
         Stretches of rows within which units go and come: all rows, or each row for itself.
-    size : int
-        Connections of a unit.
+    units : Units
+        What a unit is.
     gradient : callable
         The last step's gradient at the connections of a pattern, stored or not, as a host array.
     key : int
@@ -46,9 +48,14 @@ class Site:
     pattern: SparsityPattern
     keep: NDArray[np.bool_]
     edges: Counts
-    size: int
+    units: Units
     gradient: Callable[[SparsityPattern], Scores]
     key: int
+
+    @property
+    def size(self) -> int:
+        """Connections of a unit."""
+        return self.units.size
 
     @property
     def free(self) -> Any:
@@ -57,17 +64,13 @@ class Site:
         return places[1:] - places[:-1]
 
     def scores(self, units: SparsityPattern) -> Scores:
-        """What the gradient of units is ranked by: g itself of connections, the sum of squares of filters."""
-        return sizes_of(self.gradient(whole_units(units, self.size)), self.size)
+        """What the gradient of units is ranked by: g itself of connections, the sum of squares of several."""
+        pattern = self.units.connections(units)
+        return sizes_of(self.units.gathered(self.gradient(pattern), pattern, units), self.size)
 
 
 Growth = Callable[[Site, Counts], Places]
 """What comes: so many units in each stretch, of those that are free or were to go."""
-
-
-def sizes_of(values: Scores, size: int) -> Scores:
-    """What units of `size` neighbouring values are ranked by: the magnitude, or the sum of squares of several."""
-    return values if size == 1 else np.square(values).reshape(-1, size).sum(axis=1)
 
 
 def at_random(site: Site, counts: Counts) -> Places:
@@ -142,7 +145,8 @@ class Method:
     comes : Growth
         What comes.
     goes : callable
-        How much stored units matter, given the connections' values and how many make a unit; the least go.
+        How much stored units matter, given the connections' values, unit by unit, and how many make a unit, with
+        zeros where one at the end has fewer; the least go.
     towards : Curve, optional
         How the sparsity rises from its first to its last value; it stays if there is none.
     by_row : bool

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage.growth import changed, units_of, whole_units
+from ..storage.granularity import Granularity, Units
+from ..storage.growth import changed
 from ..storage.pattern import SparsityPattern
+from ..storage.rewiring import sources_of
 from .methods import Counts, Method, Scores, Site
 from .shrink import PruneError, Targets
 
@@ -73,24 +76,35 @@ class Movement:
     seed : int
         Of what is drawn at random.
     filters : bool
-        Let whole filters of convolutions move, not single weights.
+        Let whole filters of convolutions move, not single weights: the granularity "channel".
+    granularity : str, optional
+        What moves together: "weight", "channel", "rows:G" or "block:G,H"; see `storage.granularity`.
     """
 
     def __init__(
         self, method: Method, schedule: RewiringSchedule, *, targets: Targets | None = None,
-        initial: Targets | None = None, seed: int = 0, filters: bool = False,
+        initial: Targets | None = None, seed: int = 0, filters: bool = False, granularity: str | None = None,
     ) -> None:  # fmt: skip
         if (method.towards is not None) != (targets is not None):
             raise ValueError("targets: go with a method that changes the sparsity, and only with that")
-        self.method, self.schedule, self.seed, self.filters = method, schedule, seed, filters
+        if filters and granularity is not None:
+            raise ValueError(f"filters: not with granularity, got {granularity!r}: leave one out")
+        self.granularity = granularity or ("channel" if filters else "weight")
+        self._cut = Granularity.read(self.granularity)
+        self.method, self.schedule, self.seed, self.filters = method, schedule, seed, self._cut.whole
         self.targets, self.initial = targets, initial
 
-    def size_of_unit(self, kernel_size: tuple[int, int] | None) -> int:
-        """How many neighbouring connections move together, given the size of a convolution's filters."""
-        return math.prod(kernel_size) if self.filters and kernel_size is not None else 1
+    def units_in(self, layer: Any) -> Units:
+        """What moves together in a layer or module that has a pattern and, as a convolution, filters of a size."""
+        return self._cut.units(layer.pattern.shape, getattr(layer, "kernel_size", None))
+
+    @property
+    def together(self) -> tuple[int, int]:
+        """How many neighbouring outputs, and inputs, move together."""
+        return self._cut.rows, self._cut.channels
 
     def moved(
-        self, pattern: SparsityPattern, size: int, weight: Scores, gradient: Callable[[SparsityPattern], Scores], *,
+        self, pattern: SparsityPattern, units: Units, weight: Scores, gradient: Callable[[SparsityPattern], Scores], *,
         step: int, path: str, number: int,
     ) -> tuple[SparsityPattern, NDArray[np.int64], int]:  # fmt: skip
         """The pattern of a layer after an update.
@@ -98,8 +112,8 @@ class Movement:
         Parameters
         ----------
         pattern : SparsityPattern
-        size : int
-            Connections that move together.
+        units : Units
+            What moves together.
         weight : array of shape (nnz,)
         gradient : callable
             The last step's gradient at the connections of a pattern, stored or not, as a host array.
@@ -121,16 +135,20 @@ class Movement:
         from ..kernels.cpu.change import moving_key
         from ..kernels.cpu.choose import largest
 
-        units = units_of(pattern, size)
-        assert units is not None
-        rows = units.shape[0]
+        held = units.of(pattern)
+        assert held is not None
+        rows = held.shape[0]
         edges = np.arange(rows + 1) if self.method.by_row else np.array([0, rows])
-        stay, come = self._counts(units, edges, step, path)
-        starts = units.indptr[edges].astype(np.int64)
-        keep, _ = largest(self.method.goes(weight, size), starts, stay)
-        site = Site(units, keep, edges, size, gradient, int(moving_key(self.seed, step, number)))
-        after, sources, stayed = changed(units, keep, self.method.comes(site, come))
-        return whole_units(after, size), _of_connections(sources, size), stayed * size
+        stay, come = self._counts(held, edges, step, path)
+        starts = held.indptr[edges].astype(np.int64)
+        keep, _ = largest(self.method.goes(units.gathered(weight, pattern, held), units.size), starts, stay)
+        site = Site(held, keep, edges, units, gradient, int(moving_key(self.seed, step, number)))
+        after, sources, stayed = changed(held, keep, self.method.comes(site, come))
+        if units.size == 1:
+            return after, sources, stayed
+        back = sources[sources >= 0]
+        wired = units.connections(after)
+        return wired, sources_of(pattern, wired), int(units.held(held)[back[~keep[back]]].sum())
 
     def _counts(self, units: SparsityPattern, edges: Counts, step: int, path: str) -> tuple[Counts, Counts]:
         """How many units stay in each stretch, and how many come."""
@@ -151,37 +169,33 @@ class Movement:
         )  # fmt: skip
         return min(first, last), last
 
-    def check_layer(self, name: str, path: str, pattern: SparsityPattern | None, size: int) -> None:
+    def check_layer(self, name: str, path: str, layer: Any) -> None:
         """Refuse a layer whose connections cannot move.
 
         Parameters
         ----------
         name : str
             How the message begins.
-        path, pattern, size
-            As of `moved`.
+        path : str
+            By which mappings of sparsities name it.
+        layer : object
+            As of `units_in`.
 
         Raises
         ------
         PruneError
         """
+        pattern = getattr(layer, "pattern", None)
         if pattern is None or not pattern.nnz:
             raise PruneError(f"{name}: has no connections that could move")
         if pattern.is_full:
             raise PruneError(f"{name}: has all connections already, and no place is free: start with fewer")
-        units = units_of(pattern, size)
+        units = self.units_in(layer).of(pattern)
         if units is None:
-            raise PruneError(f"{name}: stores parts of filters, so whole ones cannot move; move single weights")
+            parts = "filters" if self._cut.whole else f"groups of {self.granularity}"
+            raise PruneError(f"{name}: stores parts of {parts}, so whole ones cannot move; move single weights")
         held, possible = units.nnz, units.shape[0] * units.shape[1]
         goal = held if self.targets is None else round((1 - self._sparsities(path)[1]) * possible)
         if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
             raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
                              "are free: move a smaller fraction, or start with fewer")  # fmt: skip
-
-
-def _of_connections(sources: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Where connections stood, given where their units did."""
-    if size == 1:
-        return sources
-    first = np.where(sources < 0, -1, sources * size)[:, np.newaxis]
-    return np.where(first < 0, -1, first + np.arange(size)).ravel()

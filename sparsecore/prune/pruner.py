@@ -83,50 +83,55 @@ class Pruner(Callback):
 
 
 def sparsity_rule(
-    schedule: PruningSchedule, final: Targets, *, initial: float = 0.0, by: str = "magnitude", globally: bool = False,
-    allow_empty: bool = False,
+    schedule: PruningSchedule, final: Targets, *, initial: Targets = 0.0, by: str = "magnitude", globally: bool = False,
+    allow_empty: bool = False, granularity: str = "weight",
 ) -> Rule:  # fmt: skip
-    """Prune to the schedule's sparsities, each layer from `initial` to its own `final`.
+    """Prune to the schedule's sparsities, each layer from its `initial` to its own `final`.
 
     Parameters
     ----------
     schedule : PruningSchedule
     final : float, or mapping of layer to float
         As for `to_sparsity`.
-    initial : float
-        The sparsity that the network starts with.
+    initial : float, or mapping of layer to float
+        The sparsity that the network, or each layer that `final` names, starts with.
     by : {"magnitude", "gradient", "curvature"}
         The saliency.
-    globally, allow_empty : bool
+    globally, allow_empty, granularity
         As for `to_sparsity`.
     """
     saliencies = SALIENCIES[by]
 
+    if isinstance(initial, Mapping) and not isinstance(final, Mapping):
+        raise ValueError("initial: a sparsity for each layer goes with a final one for each")
+
     def rule(trainer: Training, step: int) -> list[PrunedLayer]:
         targets: Targets
         if isinstance(final, Mapping):
-            targets = {k: schedule.sparsity(step, end, min(initial, end)) for k, end in final.items()}
+            first = initial if isinstance(initial, Mapping) else dict.fromkeys(final, initial)
+            targets = {k: schedule.sparsity(step, end, min(first[k], end)) for k, end in final.items()}
         else:
+            assert not isinstance(initial, Mapping)
             targets = schedule.sparsity(step, final, min(initial, final))
         return to_sparsity(
             trainer.network, targets, saliencies=saliencies(trainer), globally=globally, optimizer=trainer.optimizer,
-            allow_empty=allow_empty,
+            allow_empty=allow_empty, granularity=granularity,
         )  # fmt: skip
 
     return rule
 
 
-def threshold_rule(threshold: Targets, *, allow_empty: bool = False) -> Rule:
+def threshold_rule(threshold: Targets, *, allow_empty: bool = False, granularity: str = "weight") -> Rule:
     """At every pruning, remove the connections with |w| below `threshold`."""
     return lambda trainer, step: by_threshold(
-        trainer.network, threshold, optimizer=trainer.optimizer, allow_empty=allow_empty
+        trainer.network, threshold, optimizer=trainer.optimizer, allow_empty=allow_empty, granularity=granularity
     )
 
 
-def quality_rule(quality: Targets, *, allow_empty: bool = False) -> Rule:
+def quality_rule(quality: Targets, *, allow_empty: bool = False, granularity: str = "weight") -> Rule:
     """At every pruning, remove the connections with |w| below `quality` standard deviations of their layer's."""
     return lambda trainer, step: by_quality(
-        trainer.network, quality, optimizer=trainer.optimizer, allow_empty=allow_empty
+        trainer.network, quality, optimizer=trainer.optimizer, allow_empty=allow_empty, granularity=granularity
     )
 
 

@@ -76,21 +76,26 @@ class Rewirer(Movement, Callback):
     seed : int
         Of what is drawn at random.
     filters : bool
-        Let whole filters of convolutions move, not single weights.
+        Let whole filters of convolutions move, not single weights: the granularity "channel".
+    granularity : str, optional
+        What moves together: "weight", "channel", "rows:G" or "block:G,H"; see `storage.granularity`.
     """
 
     def __init__(
         self, method: Method, schedule: RewiringSchedule, *, layers: Iterable[str | int] | None = None,
         targets: Targets | None = None, initial: Targets | None = None, seed: int = 0, filters: bool = False,
+        granularity: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(method, schedule, targets=targets, initial=initial, seed=seed, filters=filters)
+        super().__init__(
+            method, schedule, targets=targets, initial=initial, seed=seed, filters=filters, granularity=granularity
+        )
         self.layers = None if layers is None else [LayerPath(k) for k in layers]
         self._tried: dict[str, int] = {}
 
     def started(self, trainer: Training) -> None:
         """Look whether all layers can be rewired; compile what an update runs."""
         self.check(trainer.network)
-        trainer.network.let_move(self._paths(trainer.network))
+        trainer.network.let_move(self._paths(trainer.network), self.together)
         for path in self._paths(trainer.network):
             self._note_start(trainer, path)
         _compile(trainer.network.dtype)
@@ -129,7 +134,7 @@ class Rewirer(Movement, Callback):
         network, layer = trainer.network, trainer.network[path]
         assert isinstance(layer, SparseLayer)
         after, sources, stayed = self.moved(
-            layer.pattern, self._size(layer), network.device.get(layer.weight), self._gradient_of(trainer, path),
+            layer.pattern, self.units_in(layer), network.device.get(layer.weight), self._gradient_of(trainer, path),
             step=trainer.steps_done, path=path, number=number,
         )  # fmt: skip
         move = Move(network.table.by_path[f"{path}.weight"], after, sources)
@@ -175,15 +180,10 @@ class Rewirer(Movement, Callback):
 
     def _check(self, network: Network, path: str) -> None:
         """Refuse a layer whose connections cannot move."""
-        layer, pattern = network[path], network.patterns.get(path)
-        size = self._size(layer) if isinstance(layer, SparseLayer) else 1
-        self.check_layer(f"rewiring: layer {path}, {layer!r}", path, pattern, size)
+        self.check_layer(f"rewiring: layer {path}, {network[path]!r}", path, network[path])
 
     def _paths(self, network: Network) -> list[LayerPath]:
         return [LayerPath(k) for k in network.sparse] if self.layers is None else self.layers
-
-    def _size(self, layer: SparseLayer) -> int:
-        return self.size_of_unit(getattr(layer, "kernel_size", None))
 
 
 def _compile(dtype: Any) -> None:

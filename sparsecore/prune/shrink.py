@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from ..errors import OneLineError
 from ..network import Network
 from ..runs.kinds import spelled
+from ..storage.granularity import Granularity, Units
 from ..storage.parameters import LayerPath
+from ..storage.pattern import SparsityPattern
 from ..storage.rewiring import moves_to_parts
+from ..topology.distribution import erk
 from ..training.optimizers import Optimizer
-from .masks import Kept, Mask, keep_from, keep_largest
+from .masks import Kept, Mask, keep_from, keep_largest, sizes_of
 from .saliency import Saliencies, magnitude
 
 Targets = float | Mapping[Any, float]
@@ -50,10 +54,13 @@ class PrunedLayer(NamedTuple):
 def to_sparsity(
     network: Network, sparsity: Targets, *, saliencies: Saliencies | None = None, globally: bool = False,
     layers: Iterable[str | int] | None = None, optimizer: Optimizer | None = None, allow_empty: bool = False,
+    granularity: str = "weight",
 ) -> list[PrunedLayer]:  # fmt: skip
     """Keep the most salient connections, exactly round((1 − sparsity)·in·out) of them.
 
-    A layer that has fewer already stays as it is; of equally salient connections the first in order stay.
+    A layer that has fewer already stays as it is; of equally salient connections the first in order stay. With another
+    granularity than "weight" all this holds of units, which go or stay as a whole: their saliency is the sum of their
+    connections' squares.
 
     Parameters
     ----------
@@ -71,6 +78,8 @@ def to_sparsity(
         Its columns move with the connections. The optimizer of a `Step` on this network need not be given.
     allow_empty : bool
         Let a layer lose all its connections.
+    granularity : str
+        What goes as a whole: "weight", "channel", "rows:G" or "block:G,H"; see `storage.granularity`.
 
     Returns
     -------
@@ -80,37 +89,44 @@ def to_sparsity(
     ------
     PruneError
         If a target is out of range, a layer is not one with connections or has none left, or a saliency is not a finite
-        number of at least 0. Nothing has changed then.
+        number of at least 0; or a layer stores parts of units, or units of several sizes would be ranked together.
+        Nothing has changed then.
     """
     targets = _targets(network, sparsity, layers, "sparsity", 1.0)
     saliency = _checked(network, magnitude(network, targets) if saliencies is None else saliencies, targets)
+    ranks = {k: _Ranks(network, k, granularity, saliency[k]) for k in targets}
     if globally:
         if isinstance(sparsity, Mapping):
             raise PruneError("to_sparsity: globally takes one sparsity for all layers, got one a layer")
-        kept = _ranked_together(network, saliency, sparsity)
+        kept = _ranked_together(ranks, sparsity)
     else:
-        kept = {k: keep_largest(saliency[k], _count(network, [k], target)) for k, target in targets.items()}
-    return _shrunk(network, kept, optimizer, allow_empty)
+        kept = {k: keep_largest(ranks[k].sums, _count([ranks[k]], target)) for k, target in targets.items()}
+    return _shrunk(network, _of_connections(kept, ranks), optimizer, allow_empty)
 
 
 def by_threshold(
     network: Network, threshold: Targets, *, saliencies: Saliencies | None = None,
     layers: Iterable[str | int] | None = None, optimizer: Optimizer | None = None, allow_empty: bool = False,
+    granularity: str = "weight",
 ) -> list[PrunedLayer]:  # fmt: skip
-    """Remove the connections whose saliency, |w| if not given, is less than `threshold`. Otherwise as `to_sparsity`."""
+    """Remove the connections whose saliency, |w| if not given, is less than `threshold`.
+
+    Units of several connections are compared by the root of their mean square. Otherwise as `to_sparsity`.
+    """
     targets = _targets(network, threshold, layers, "threshold", np.inf)
     saliency = _checked(network, magnitude(network, targets) if saliencies is None else saliencies, targets)
-    kept = {k: keep_from(saliency[k], target) for k, target in targets.items()}
-    return _shrunk(network, kept, optimizer, allow_empty)
+    ranks = {k: _Ranks(network, k, granularity, saliency[k]) for k in targets}
+    kept = {k: keep_from(ranks[k].means, target) for k, target in targets.items()}
+    return _shrunk(network, _of_connections(kept, ranks), optimizer, allow_empty)
 
 
 def by_quality(
     network: Network, quality: Targets, *, layers: Iterable[str | int] | None = None,
-    optimizer: Optimizer | None = None, allow_empty: bool = False,
+    optimizer: Optimizer | None = None, allow_empty: bool = False, granularity: str = "weight",
 ) -> list[PrunedLayer]:  # fmt: skip
     """Remove the connections with |w| less than `quality` times the standard deviation of the layer's stored weights.
 
-    Otherwise as `to_sparsity`.
+    Otherwise as `by_threshold`.
 
     References
     ----------
@@ -120,8 +136,9 @@ def by_quality(
     targets = _targets(network, quality, layers, "quality", np.inf)
     saliency = _checked(network, magnitude(network, targets), targets)
     spread = {k: _spread(network.device.get(network[k].params["weight"])) for k in targets}
-    kept = {k: keep_from(saliency[k], factor * spread[k]) for k, factor in targets.items()}
-    return _shrunk(network, kept, optimizer, allow_empty)
+    ranks = {k: _Ranks(network, k, granularity, saliency[k]) for k in targets}
+    kept = {k: keep_from(ranks[k].means, factor * spread[k]) for k, factor in targets.items()}
+    return _shrunk(network, _of_connections(kept, ranks), optimizer, allow_empty)
 
 
 def layer_targets(network: Network, goals: float | tuple[float, ...]) -> Targets:
@@ -132,6 +149,24 @@ def layer_targets(network: Network, goals: float | tuple[float, ...]) -> Targets
         names = ", ".join(repr(network[k]) for k in network.patterns)
         raise PruneError(f"expected one sparsity, or one for each of {names}, got {spelled(goals)}")
     return {k: goal for k, goal in zip(network.patterns, goals, strict=True) if goal > 0}
+
+
+def stored_units(network: Network, path: str, granularity: str) -> tuple[Units, SparsityPattern]:
+    """What goes as a whole in a layer, and which of that it stores. Raises PruneError if it stores parts of it."""
+    pattern = network.patterns[path]
+    units = Granularity.read(granularity).units(pattern.shape, getattr(network[path], "kernel_size", None))
+    if (held := units.of(pattern)) is None:
+        raise PruneError(f"{_name(network, path)}: stores parts of what granularity {granularity} takes as a whole")
+    return units, held
+
+
+def shared_out(network: Network, sparsity: float) -> Targets:
+    """A sparsity for each sparse layer, by `erk`, so that all together have the given one."""
+    sizes = []
+    for path in network.sparse:
+        (outputs, columns), kernel = network.patterns[path].shape, getattr(network[path], "kernel_size", ())
+        sizes.append((outputs, columns // prod(kernel), *kernel))
+    return dict(zip(network.sparse, erk(sizes, sparsity), strict=True))
 
 
 def shrink(network: Network, keep: Mapping[Any, Mask], optimizer: Optimizer | None = None) -> None:
@@ -185,17 +220,47 @@ def _checked(network: Network, saliencies: Saliencies, layers: Iterable[str]) ->
     return {k: saliencies[k] for k in layers}
 
 
-def _count(network: Network, layers: Iterable[str], sparsity: float) -> int:
-    patterns = network.patterns
-    shapes = [patterns[k].shape for k in layers]
-    return round((1 - float(sparsity)) * sum(out_features * in_features for out_features, in_features in shapes))
+class _Ranks:
+    """What the units of a layer are ranked by.
+
+    Attributes
+    ----------
+    units : Units
+    sums : array, a number for each stored unit
+        The saliency of a connection, or the sum of squares of several.
+    """
+
+    def __init__(self, network: Network, path: str, granularity: str, saliency: Any) -> None:
+        self._pattern = network.patterns[path]
+        self.units, self._held = stored_units(network, path, granularity)
+        self.sums = sizes_of(self.units.gathered(saliency, self._pattern, self._held), self.units.size)
+
+    @property
+    def means(self) -> Any:
+        """What a threshold is compared with: the root of the mean square of a unit's connections."""
+        return self.sums if self.units.size == 1 else np.sqrt(self.sums / self.units.held(self._held))
+
+    def of_connections(self, mask: Mask) -> Mask:
+        """Which connections stay, given which units do."""
+        return mask if self.units.size == 1 else mask[self.units.owners(self._pattern, self._held)]
 
 
-def _ranked_together(network: Network, saliency: Saliencies, sparsity: float) -> dict[Any, Kept]:
-    layers = list(saliency)
-    mask, threshold = keep_largest(np.concatenate([saliency[k] for k in layers]), _count(network, layers, sparsity))
-    ends = np.cumsum([len(saliency[k]) for k in layers])[:-1]
-    return {k: Kept(part, threshold) for k, part in zip(layers, np.split(mask, ends), strict=True)}
+def _count(ranks: Sequence[_Ranks], sparsity: float) -> int:
+    return round((1 - float(sparsity)) * sum(each.units.possible for each in ranks))
+
+
+def _ranked_together(ranks: Mapping[str, _Ranks], sparsity: float) -> dict[str, Kept]:
+    if len({each.units.size for each in ranks.values()}) > 1:
+        raise PruneError("to_sparsity: globally takes units of one size, got filters of several")
+    mask, threshold = keep_largest(
+        np.concatenate([each.sums for each in ranks.values()]), _count(list(ranks.values()), sparsity)
+    )
+    ends = np.cumsum([len(each.sums) for each in ranks.values()])[:-1]
+    return {k: Kept(part, threshold) for k, part in zip(ranks, np.split(mask, ends), strict=True)}
+
+
+def _of_connections(kept: Mapping[str, Kept], ranks: Mapping[str, _Ranks]) -> dict[str, Kept]:
+    return {k: each._replace(mask=ranks[k].of_connections(each.mask)) for k, each in kept.items()}
 
 
 def _shrunk(

@@ -7,6 +7,7 @@ from typing import Any
 from .kinds import ConfigError
 
 KINDS_OF_WIRING = ("radix", "expander", "random", "dense")
+SIZES = ("padding", "width", "batch_norm")
 REWIRINGS = ("every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity")
 GOALS = ("prune_to", "prune_threshold", "prune_quality")
 PRUNINGS = (*GOALS, "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
@@ -41,8 +42,14 @@ def _check_wiring(config: Any) -> None:
     if config.radix is None and config.widths is not None:
         raise ConfigError("{widths}: goes with {radix} only")
     moving = config.rewire is not None and config.sparsity is not None
-    if config.granularity is not None and config.radix is None and not drawn and not moving:
-        raise ConfigError("{granularity}: goes with {radix}, {expander} or {random}, got none of them")
+    changing = said(config, ("prune", "rewire"))
+    if config.granularity is not None and config.radix is None and not drawn and not changing:
+        raise ConfigError("{granularity}: goes with {radix}, {expander} or {random}, or with {prune} or {rewire}, got "
+                          "none of them")  # fmt: skip
+    if config.granularity not in (None, "weight", "channel") and config.radix is not None:
+        raise ConfigError("{granularity} {got}: not with {radix}, which joins single weights or channels",
+                          got=config.granularity)  # fmt: skip
+    _check_distribution(config)
     if config.hidden is not None and config.widths is not None:
         raise ConfigError("{hidden}: not with {widths}, which say the sizes of a RadiX-Net; leave one out")
     if config.sparsity is not None and config.radix is not None:
@@ -56,6 +63,19 @@ def _check_wiring(config: Any) -> None:
     if drawn and config.sparsity is None:
         example = {"random": True} if config.random else {"expander": config.expander}
         raise ConfigError(f"{{{drawn[0]}}}: needs {{sparsity}}, the fraction removed", {**example, "sparsity": 0.9})
+
+
+def _check_distribution(config: Any) -> None:
+    if config.distribution is None:
+        return
+    goals = [name for name in ("sparsity", "prune_to") if getattr(config, name) is not None]
+    if not goals:
+        raise ConfigError("{distribution}: goes with {sparsity} or {prune_to}, got neither")
+    if config.distribution == "erk":
+        if lists := [name for name in goals if isinstance(getattr(config, name), tuple)]:
+            raise ConfigError(f"{{distribution}} erk: takes one {{{lists[0]}}} for all layers, got a list")
+        if config.prune_global:
+            raise ConfigError("{distribution} erk: not with {prune_global}, which ranks all layers together")
 
 
 def _check_rewiring(config: Any) -> None:
@@ -84,7 +104,9 @@ def _check_rewiring(config: Any) -> None:
 def _check_start(config: Any) -> None:
     """A network from a file is wired already."""
     if config.start_from is not None:
-        wired = said(config, (*KINDS_OF_WIRING, "granularity", "sparse_all", "hidden", "padding", "format"))
+        changing = said(config, ("prune", "rewire"))  # by a granularity
+        names = *KINDS_OF_WIRING, *(() if changing else ("granularity",)), "sparse_all", "hidden", *SIZES, "format"
+        wired = said(config, names)
         if wired:
             raise ConfigError(f"{{{wired[0]}}}: not with {{start_from}}, whose network is wired already; leave one out")
 

@@ -75,15 +75,18 @@ class RunConfig:
     """
 
     model: str | None = _in(
-        RUN, kinds.NAME, "lenet300 or lenet5; if not given, that of the run whose network it starts from"
-    )
+        RUN, kinds.NAME,
+        "lenet300, lenet5, mlp, vgg11, resnet20, resnet32 or resnet56; if not given, that of the run whose network it "
+        "starts from",
+    )  # fmt: skip
     dataset: str | None = _in(
         RUN, kinds.NAME, "mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y"
     )
 
     radix: tuple[tuple[int, ...], ...] | None = _in(
-        WIRING, kinds.RADICES, "a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10", metavar="LISTS"
-    )
+        WIRING, kinds.RADICES, "a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10; 4,4*9 is nine such lists",
+        metavar="LISTS",
+    )  # fmt: skip
     expander: Literal["fixed", "bernoulli", "explicit"] | None = _in(
         WIRING, kinds.choice("an expander", ("fixed", "bernoulli", "explicit")),
         "fixed (fan-in, the flag's default), bernoulli or explicit; needs a sparsity", metavar="KIND",
@@ -102,14 +105,25 @@ class RunConfig:
         "the fraction of connections removed, of each sparse layer or of one after another: 0.9, or 0.5,0.9",
         metavar="S",
     )  # fmt: skip
-    granularity: Literal["channel", "weight"] | None = _in(
-        WIRING, kinds.choice("a granularity", ("channel", "weight")),
-        "what a connection of a convolution is: a whole filter (a RadiX-Net's, if not given) or a single weight",
+    distribution: Literal["uniform", "erk"] | None = _in(
+        WIRING, kinds.choice("a distribution", ("uniform", "erk")),
+        "the sparsity is that of each sparse layer (uniform, the default), or of all together, small layers denser "
+        "(erk); of --prune-to likewise",
+    )  # fmt: skip
+    granularity: str | None = _in(
+        WIRING, kinds.GRANULARITY,
+        "what is there, goes and comes as a whole: a weight, a convolution's filter (channel; a RadiX-Net's, if not "
+        "given), a weight of each of G neighbouring rows (rows:G), or those of H neighbouring inputs too (block:G,H)",
+        metavar="UNIT",
     )  # fmt: skip
     sparse_all: bool = _in(WIRING, kinds.TRUTH, "wire the first and the last layer too, dense if not", False)
     padding: int | None = _in(
         WIRING, kinds.PADDING, "of lenet5's convolutions (2 for cifar10, none otherwise)", metavar="PIXELS"
     )
+    width: float | None = _in(
+        WIRING, kinds.POSITIVE, "multiplies all channels of vgg11 and the resnets (1)", metavar="K"
+    )
+    batch_norm: bool = _in(WIRING, kinds.TRUTH, "batch normalisation after mlp's hidden layers", False)
     relu_logits: bool = _in(
         WIRING, kinds.TRUTH, "a ReLU on the logits, which can kill a class: for study only", False
     )

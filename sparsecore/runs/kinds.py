@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from ..errors import OneLineError
+from ..storage.granularity import WORDS, Granularity
 
 
 class ConfigError(OneLineError):
@@ -206,6 +207,10 @@ POSITIVE = real("a number above 0", "0.1", lambda value: value > 0)
 NOT_NEGATIVE = real("a number of at least 0", "0.0005", lambda value: value >= 0)
 FRACTION = real("a fraction of at least 0 and below 1", "0.1", lambda value: 0 <= value < 1)
 PART = real("a fraction above 0 and below 1", "0.3", lambda value: 0 < value < 1)
+GRANULARITY = Kind(
+    f"a granularity, {WORDS}", lambda value: _good(_text(value), bool(Granularity.read(value))), str,
+    ("rows:4", "block:4,4"),
+)  # fmt: skip
 DEVICE = Kind("a device, one of cpu, cuda, cuda:1 and auto", _device, str)
 AUGMENTATION = Kind("none, or pixels such as 4 or 4,flip", _augmentation, str)
 SCHEDULE = Kind("constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5", _schedule, str)
@@ -236,12 +241,17 @@ def _one_or_more(value: Any, good: Callable[[float], bool]) -> float | tuple[flo
 def _numbers(text: str, kind: Callable[[str], Any] = float) -> list[Any]:
     return [kind(each) for each in text.split(",")]
 
+def _repeated(text: str) -> list[list[int]]:
+    """A list of radices, or as many of it as 2,5*9 says."""
+    numbers, star, times = text.partition("*")
+    return [_numbers(numbers, int)] * (_times(int(times)) if star else 1)
 
-_radix, _width = whole("", "", 2, 2**31 - 1).take, whole("", "", 1, 2**31 - 1).take
+
+_radix, _width, _times = (whole("", "", *ends).take for ends in ((2, 2**31 - 1), (1, 2**31 - 1), (1, 1000)))
 
 RADICES = Kind(
     "radices above 1", lambda value: _list(value, lambda each: _list(each, _radix)),
-    lambda text: [_numbers(each, int) for each in text.split("/")], ("10,10", "2,5/10"), older=True,
+    lambda text: [each for part in text.split("/") for each in _repeated(part)], ("10,10", "2,5/10"), older=True,
 )  # fmt: skip
 WIDTHS = Kind(
     "positive whole numbers", lambda value: _list(value, _width), lambda text: _numbers(text, int), ("8,30,1",),

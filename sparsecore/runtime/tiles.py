@@ -9,6 +9,7 @@ import numpy as np
 
 from ..kernels.layout import LANES as LANES
 from .arrays import is_real, narrowed, plain_array, real_numbers
+from .border import NO_BORDER, Border
 from .recording import Buffer
 
 
@@ -27,6 +28,13 @@ class Tiles:
         Activations only: the values come out of a ReLU. Whoever sends a gradient back masks it where they are zero.
     masked : bool
         Gradients only: that mask has been applied.
+    border : Border
+        Zeros around the images, where `data` is the interior of an array that has them, `within`. Only a layer that
+        has asked for it (`Layer.x_border`) is given such tiles.
+    within : array, shape (tiles, channels, height, width, LANES), optional
+        That array.
+    joined : bool
+        Activations only: what the workspace said comes `ahead` has been added.
 
     Raises
     ------
@@ -40,6 +48,9 @@ class Tiles:
     batch: int
     rectified: bool = False
     masked: bool = False
+    border: Border = NO_BORDER
+    within: Any = None
+    joined: bool = False
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "flags") or isinstance(self.data, np.ma.MaskedArray) or not is_real(self.data.dtype):

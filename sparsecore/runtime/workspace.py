@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..kernels.layout import LANES
 from .arrays import unfit
+from .border import NO_BORDER, Border, bordered
 from .device import Device, place_of
 from .devices import cpu
 from .recording import Buffer, buffer
@@ -21,6 +23,24 @@ class Sampled(NamedTuple):
     grid: Any
     dy: Any
     x: Any
+
+
+class Ahead(NamedTuple):
+    """What comes right behind a layer, which may do it at once and then says so by its Tiles.
+
+    Attributes
+    ----------
+    border : Border
+        Zeros around images that the next layer reads.
+    around : Tiles, optional
+        What is added to the layer's output.
+    relu : bool
+        Whether a ReLU follows that sum.
+    """
+
+    border: Border = NO_BORDER
+    around: Any = None
+    relu: bool = False
 
 
 class Workspace:
@@ -42,6 +62,10 @@ class Workspace:
 
     Attributes
     ----------
+    ahead : Ahead
+        What comes behind the layer in its forward pass; a layer that holds layers says it before each call.
+    back_border : Border
+        Zeros that the layer before reads around the gradient that this one gives back.
     recording : bool
         Whether kernels are only written down. Arrays are then handed out without values: see `runtime.recording`.
     """
@@ -60,6 +84,7 @@ class Workspace:
         self.kernels = kernels if kernels is not None else self.device.launcher()
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
+        self.ahead, self.back_border = Ahead(), NO_BORDER
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
@@ -77,6 +102,16 @@ class Workspace:
             make = self.device.zeros if zero else self.device.empty
             found = self._arrays[name] = make(shape, dtype)
         return self._handed_out(name, found)
+
+    def images(self, name: str, tiles: int, shape: tuple[int, ...], border: Border, dtype: Any) -> tuple[Any, Any]:
+        """Images of a shape (channels, height, width), and the array within whose border of zeros they lie.
+
+        Without a border that array is None.
+        """
+        if border == NO_BORDER:
+            return self.array(name, (tiles, *shape, LANES), dtype), None
+        within = self.array(f"padded {name}", (tiles, *bordered(shape, border), LANES), dtype, zero=True)
+        return border.interior(within), within
 
     def find(self, name: str) -> Any:
         """The array of this name, or None."""

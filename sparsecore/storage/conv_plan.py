@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
+from ..runtime.border import Border, bordered
 from .cached import cached
 from .patching import Patchable
 from .pattern import SparsityPattern
@@ -18,29 +19,6 @@ _SIDE = 1 << 15  # pixels along an image: larger ones would not fit in any memor
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
-
-
-class Border(NamedTuple):
-    """Zeros around an image, in pixels."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def interior(self, padded: Any) -> Any:
-        """The images within their border: a view of shape (tiles, channels, height, width, LANES)."""
-        height, width = padded.shape[2:4]
-        return padded[:, :, self.top : height - self.bottom, self.left : width - self.right]
-
-
-NO_BORDER = Border(0, 0, 0, 0)
-
-
-def bordered(shape: Shape, border: Border) -> Shape:
-    """The shape (channels, height, width) of images with their border."""
-    channels, height, width = shape
-    return channels, height + border.top + border.bottom, width + border.left + border.right
 
 
 class Phase(NamedTuple):
@@ -91,6 +69,8 @@ class ConvPlan(Patchable):
         Row by row, or in segments of equally many connections.
     moving : bool
         Share no array with the pattern, so that the plan can be patched when connections move.
+    together : (int, int)
+        Neighbouring output and input channels whose connections move together: they are walked in groups even so.
 
     Raises
     ------
@@ -104,12 +84,13 @@ class ConvPlan(Patchable):
     def __init__(
         self, pattern: SparsityPattern, in_shape: Shape, out_shape: Shape, kernel_size: Pair, stride: Pair,
         padding: Pair, dilation: Pair, format: str = "csr", *, moving: bool = False,
+        together: Pair = (1, 1),
     ) -> None:  # fmt: skip
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.moving = moving
+        self.moving, self.together = moving, together
         sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
         if max(sides) > _SIDE:  # before anything is counted along one
             got = max(sides)
@@ -137,7 +118,7 @@ class ConvPlan(Patchable):
         _, height, width = bordered(self.in_shape, self.x_border)
         c, ky, kx = self._coordinates
         offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
-        return laid_out(self.pattern, offsets, self.format, moving=self.moving)
+        return laid_out(self.pattern, offsets, self.format, moving=self.moving, together=self.together[0])
 
     def grid(self, tiles: int, y: Any) -> Grid:
         """Positions of y (or dy), and where they read x within its border.
@@ -206,7 +187,9 @@ class ConvPlan(Patchable):
         _, height, width = bordered(self.out_shape, self.dy_border)
         offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
         bands = _bands(ky, y_shift, rows, high) if self.format == "csr" else None
-        layout = laid_out(pattern.select(keep), offsets, self.format, channels * wide, moving=self.moving)
+        layout = laid_out(
+            pattern.select(keep), offsets, self.format, channels * wide, moving=self.moving, together=self.together[1]
+        )
         return Phase(origin, self.stride, (rows, columns), layout, perm[keep], bands)
 
     def _reach(self, phase: int, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

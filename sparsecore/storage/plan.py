@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
 from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP
 from .cached import cached
+from .granularity import Granularity
 from .patching import Patchable
 from .pattern import SparsityPattern
+from .sizes import Pair
 
 
 class Plan(Patchable):
@@ -23,6 +25,8 @@ class Plan(Patchable):
         Row by row, or in segments of equally many connections.
     moving : bool
         Share no array with the pattern, so that the plan can be patched when connections move.
+    together : (int, int)
+        Neighbouring rows, and inputs, whose connections move together: they are walked in groups even so.
 
     Raises
     ------
@@ -32,13 +36,15 @@ class Plan(Patchable):
 
     DERIVED, DROPPED = ("forward", "transposed", "perm"), ("_transpose",)
 
-    def __init__(self, pattern: SparsityPattern, format: str = "csr", *, moving: bool = False) -> None:
+    def __init__(
+        self, pattern: SparsityPattern, format: str = "csr", *, moving: bool = False, together: Pair = (1, 1)
+    ) -> None:
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
         if max(pattern.shape) > np.iinfo(np.int32).max:
             raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
         self.pattern = pattern
-        self.format, self.moving = format, moving
+        self.format, self.moving, self.together = format, moving, together
 
     def grid(self, tiles: int) -> Grid:
         """Where y = W x finds x's lines and puts y's."""
@@ -51,13 +57,15 @@ class Plan(Patchable):
     @cached
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W x and of dW."""
-        return laid_out(self.pattern, own(self.pattern.indices, self.moving), self.format, moving=self.moving)
+        offsets = own(self.pattern.indices, self.moving)
+        return laid_out(self.pattern, offsets, self.format, moving=self.moving, together=self.together[0])
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         """The layout of dx = Wᵀ dy; values must be brought into its order by `perm`."""
         pattern, _ = self._transpose
-        return laid_out(pattern, own(pattern.indices, self.moving), self.format, moving=self.moving)
+        offsets = own(pattern.indices, self.moving)
+        return laid_out(pattern, offsets, self.format, moving=self.moving, together=self.together[1])
 
     @cached
     def perm(self) -> NDArray[np.integer]:
@@ -82,12 +90,12 @@ def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
 
 def laid_out(
     pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None, *,
-    moving: bool = False,
+    moving: bool = False, together: int = 1,
 ) -> Layout | CooLayout:  # fmt: skip
     """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
     if format == "coo":
         return coo_layout_of(pattern, offsets)
-    return layout_of(pattern, offsets, columns_per_block, moving=moving)
+    return layout_of(pattern, offsets, columns_per_block, moving=moving, together=together)
 
 
 def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
@@ -104,7 +112,7 @@ def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
 
 def layout_of(
     pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None, *,
-    moving: bool = False,
+    moving: bool = False, together: int = 1,
 ) -> Layout:  # fmt: skip
     """Gather a pattern's rows into groups that share their columns.
 
@@ -118,13 +126,16 @@ def layout_of(
     moving : bool
         Connections will move, and the layout is to keep its form: rows that happen to share their columns, such as
         those without any, make no groups then.
+    together : int
+        So many neighbouring rows move together, and make groups as long as they share their columns.
     """
     indptr = pattern.indptr.astype(np.int64)
-    if columns_per_block is None and moving and not pattern.is_full:
+    grouped = together > 1 and Granularity(together).units(pattern.shape).of(pattern) is not None
+    if columns_per_block is None and moving and not pattern.is_full and not grouped:
         columns_per_block = _block_columns(pattern, 1)
-    if columns_per_block == 0 and moving and not pattern.is_full:
+    if columns_per_block == 0 and moving and not pattern.is_full and not grouped:
         return _rows_alone(indptr, offsets)
-    rows, starts, leaders = _groups(pattern, moving)
+    rows, starts, leaders = _neighbours(pattern, together) if moving and grouped else _groups(pattern, moving)
     first = rows[starts[:-1]]
     length = pattern.fan_in[first]
     sizes = starts[1:] - starts[:-1]
@@ -179,6 +190,18 @@ def coo_layout_of(pattern: SparsityPattern, offsets: NDArray[np.integer], segmen
         np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(offsets, np.int32), edges,
         np.flatnonzero(indptr[1:] == indptr[:-1]).astype(np.int32), pattern.shape[0], int(np.sum(whole > begin)),
     )  # fmt: skip
+
+
+def _neighbours(
+    pattern: SparsityPattern, together: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.integer]]:
+    """What `_groups` gives, for so many neighbouring rows that share their columns, whatever other rows have."""
+    count = pattern.shape[0]
+    pieces = -(-together // LARGEST_GROUP)  # of nearly equal size
+    within = np.arange(pieces) * together // pieces
+    starts = (np.arange(0, count, together)[:, np.newaxis] + within).ravel()
+    starts = np.append(starts[starts < count], count).astype(np.int32)
+    return np.arange(count, dtype=np.int32), starts, starts[:-1]
 
 
 def _groups(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from ..storage.pattern import SparsityPattern
@@ -53,14 +54,20 @@ def fit_radix_layers(radices: Radices, sizes: Sizes) -> tuple[list[SparsityPatte
         for (radix, place_value), (inputs, outputs) in zip(digits, sizes, strict=True)
     ]
     pairs = zip(digits, sizes, strict=True)
-    kept = ", ".join(f"{radix}/{nodes} of {inputs}→{outputs}" for (radix, _), (inputs, outputs) in pairs)
-    return patterns, f"N' = {nodes} nodes keep {kept}"
+    kept = Counter(f"{radix}/{nodes} of {inputs}→{outputs}" for (radix, _), (inputs, outputs) in pairs)
+    said = ", ".join(each if times == 1 else f"{each} ({times} times)" for each, times in kept.items())
+    return patterns, f"N' = {nodes} nodes keep {said}"
 
 
 def _suggestion(sizes: Sizes) -> str:
-    """The end of an error: radices in one list with the largest product that divides all sizes."""
-    common = math.gcd(*(size for pair in sizes for size in pair))
+    """The end of an error: radices whose product divides all sizes, in one list or, for deep networks, in several."""
+    common, layers = math.gcd(*(size for pair in sizes for size in pair)), len(sizes)
     for nodes in sorted((n for n in range(2, common + 1) if common % n == 0), reverse=True):
-        if found := alike_factors(nodes, len(sizes)):
+        if found := alike_factors(nodes, layers):
             return f": try {spelled([found])}"
-    return f": no radices fit these sizes, whose greatest common divisor is {common}"
+    shorter = [found for length in range(2, common.bit_length()) if (found := alike_factors(common, length))]
+    if not shorter:
+        return f": no radices fit these sizes, whose greatest common divisor is {common}"
+    longest = shorter[-1]
+    times, rest = divmod(layers, len(longest))
+    return f": try {spelled([longest])}*{times}" + (f"/{spelled([longest[:rest]])}" if rest else "")

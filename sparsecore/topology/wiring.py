@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..storage.granularity import Granularity, Units
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
+from .distribution import Distribution, erk
 from .radix import Radices, fit_radix_net
 from .radix_fit import fit_radix_layers
-from .rules import ExpanderKind, dense, expander, filters, uniform_random
-
-Granularity = Literal["channel", "weight"]
+from .rules import ExpanderKind, dense, expander, uniform_random
 
 
 class Link(NamedTuple):
@@ -25,6 +25,11 @@ class Link(NamedTuple):
     inputs: int
     outputs: int
     kernel_size: Pair = (1, 1)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Outputs, inputs and, where there are filters, their height and width."""
+        return self.outputs, self.inputs, *(self.kernel_size if self.kernel_size != (1, 1) else ())
 
     def __str__(self) -> str:
         size = "×".join(map(str, self.kernel_size))
@@ -52,9 +57,12 @@ class Wiring:
     sparsity : float or tuple of float
         For "expander" and "random": the fraction of connections that is removed, one for all sparse layers or one for
         each.
-    granularity : {"channel", "weight"}, optional
-        What a connection of a convolution is: a whole filter from one channel to another, or a single weight. If not
-        given, whole filters for "radix" and single weights otherwise.
+    granularity : str, optional
+        What is there or not as a whole: "weight", "channel" (a convolution's filter from one channel to another),
+        "rows:G" or "block:G,H"; see `storage.granularity`. If not given, whole filters for "radix" and single weights
+        otherwise.
+    distribution : {"uniform", "erk"}
+        Whether all sparse layers have the sparsity, or all together, shared out by `erk`.
     """
 
     kind: Literal["dense", "radix", "expander", "random"] = "dense"
@@ -62,7 +70,8 @@ class Wiring:
     widths: tuple[int, ...] | None = None
     expander: ExpanderKind = "fixed"
     sparsity: float | tuple[float, ...] = 0.0
-    granularity: Granularity | None = None
+    granularity: str | None = None
+    distribution: Distribution = "uniform"
 
     def patterns(self, links: Sequence[Link], seed: int) -> tuple[list[SparsityPattern], str]:
         """A pattern for each layer, and a sentence that says how they were made.
@@ -81,29 +90,32 @@ class Wiring:
             If the wiring does not fit the sizes, or leaves a layer without connections.
         """
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
-        if self.granularity is not None and not convolutions:
+        if self.granularity is not None and not convolutions and not self._granularity.grouped:
             raise ValueError(f"granularity {self.granularity}: is for convolutions, and this model has none wired")
+        if self.kind == "radix" and self._granularity.grouped:
+            raise ValueError(f"granularity {self.granularity}: not with radix, whose rows share their columns already")
         if self.kind == "radix" and _is_chain(links):
             fitted = fit_radix_net(self.radices, (links[0].inputs, *(link.outputs for link in links)), self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"
         if self.kind == "radix":
             if self.widths is not None:
                 raise ValueError("widths: not for this model, whose sparse layers do not follow one another directly")
-            layers, note = fit_radix_layers(self.radices, [self._sizes(link) for link in links])
-            return [self._spread(*each) for each in zip(layers, links, strict=True)], f"RadiX layers: {note}"
+            made, note = fit_radix_layers(self.radices, [self._units(link).shape[::-1] for link in links])
+            return [self._units(link).connections(each) for each, link in zip(made, links, strict=True)], (
+                f"RadiX layers: {note}"
+            )
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
-        sparsities = self._sparsities(links)
-        made = [self._spread(self._layer(link, each, rng), link) for link, each in zip(links, sparsities, strict=True)]
+        sparsities = self.sparsities(links)
+        made = [self._layer(link, each, rng) for link, each in zip(links, sparsities, strict=True)]
         for pattern, link, each in zip(made, links, sparsities, strict=True):
             if not pattern.nnz:
                 raise ValueError(f"sparsity {each} leaves the layer {link} no connections: ask for less")
         names = {"expander": f"{self.expander} expander", "random": "uniform random", "dense": "dense"}
-        between = f" between {'channels' if self._whole_filters else 'weights'}" if self.kind != "dense" else ""
-        return made, names[self.kind] + (between if convolutions else "")
+        return made, names[self.kind] + (self._detail(bool(convolutions)) if self.kind != "dense" else "")
 
     def connections(self, links: Sequence[Link]) -> int:
         """About how many connections the patterns will have, before any is made."""
-        kept = [1 - each for each in self._sparsities(links)]
+        kept = [1 - each for each in self.sparsities(links)]
         sizes = [(link.inputs * prod(link.kernel_size), link.outputs) for link in links]
         if self.kind == "radix":
             nodes = prod(self.radices[0])
@@ -112,19 +124,7 @@ class Wiring:
                 sizes = list(pairwise((links[0].inputs, *(nodes * width for width in self.widths[1:]))))
         return round(sum(a * b * share for (a, b), share in zip(sizes, kept, strict=False)))
 
-    @property
-    def _whole_filters(self) -> bool:
-        return self.granularity == "channel" or (self.granularity is None and self.kind == "radix")
-
-    def _sizes(self, link: Link) -> tuple[int, int]:
-        """How many inputs and outputs connections lead between: channels or single weights."""
-        return link.inputs * (1 if self._whole_filters else prod(link.kernel_size)), link.outputs
-
-    def _spread(self, pattern: SparsityPattern, link: Link) -> SparsityPattern:
-        """The pattern of single weights, from one whose connections may be whole filters."""
-        return filters(pattern, link.kernel_size) if self._whole_filters else pattern
-
-    def _sparsities(self, links: Sequence[Link]) -> Sequence[float]:
+    def sparsities(self, links: Sequence[Link]) -> Sequence[float]:
         """The sparsity of each layer. Raises ValueError if there are more or fewer than layers."""
         if isinstance(self.sparsity, tuple) and len(self.sparsity) != len(links):
             layers = ", ".join(map(str, links))
@@ -132,15 +132,37 @@ class Wiring:
                 f"sparsity: give one for all sparse layers or one for each of {len(links)} ({layers}), "
                 f"got {len(self.sparsity)}"
             )
-        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,) * len(links)
+        if isinstance(self.sparsity, tuple):
+            return self.sparsity
+        if self.distribution == "erk":
+            return erk([link.sizes for link in links], self.sparsity)
+        return (self.sparsity,) * len(links)
+
+    @property
+    def _granularity(self) -> Granularity:
+        return Granularity.read(self.granularity or ("channel" if self.kind == "radix" else "weight"))
+
+    def _units(self, link: Link) -> Units:
+        """What is there or not as a whole."""
+        return self._granularity.units((link.outputs, link.inputs * prod(link.kernel_size)), link.kernel_size)
 
     def _layer(self, link: Link, sparsity: float, rng: np.random.Generator) -> SparsityPattern:
-        in_features, out_features = self._sizes(link)
+        units = self._units(link)
+        return units.connections(self._drawn(units.shape, sparsity, rng))
+
+    def _drawn(self, shape: Pair, sparsity: float, rng: np.random.Generator) -> SparsityPattern:
         if self.kind == "expander":
-            return expander(out_features, in_features, sparsity, self.expander, rng)
+            return expander(*shape, sparsity, self.expander, rng)
         if self.kind == "random":
-            return uniform_random(out_features, in_features, sparsity, rng)
-        return dense(out_features, in_features)
+            return uniform_random(*shape, sparsity, rng)
+        return dense(*shape)
+
+    def _detail(self, convolutions: bool) -> str:
+        """The end of the sentence that says how patterns were made."""
+        found = self._granularity
+        between = f" between {'channels' if found.whole else 'weights'}" if convolutions else ""
+        grouped = f" in groups of {self.granularity}" if found.grouped else ""
+        return between + grouped + (", shared out by ERK" if self.distribution == "erk" else "")
 
 
 def _is_chain(links: Sequence[Link]) -> bool:

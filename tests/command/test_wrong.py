@@ -47,7 +47,7 @@ WRONG: list[tuple[str, str]] = [
     ("lenet300 --random --sparsity 0.9 --pattern channel", "--granularity channel: is for convolutions, and"),
     ("lenet300 --granularity weight", "--granularity: goes with --radix, --expander or --random"),
     ("lenet300 --pattern weight", "--granularity: goes with --radix, --expander or --random"),
-    ("lenet5 --random --sparsity 0.9 --pattern filter", "one of channel, weight, got 'filter'"),
+    ("lenet5 --random --sparsity 0.9 --pattern filter", "one of channel, weight, rows:G and block:G,H, such as"),
     ("lenet5 --radix 10,10", "divide both sizes of the layer 20→50: try 2,5"),
     ("lenet300 --radix 10,10 --widths 8,30,1 --hidden 300,100", "--hidden: not with --widths"),
     ("lenet300 --hidden 300,0", "positive whole numbers"),

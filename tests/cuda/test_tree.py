@@ -11,9 +11,11 @@ import pytest
 
 from sparsecore.data import Split
 from sparsecore.data.batches import Batches
+from sparsecore.inspect import remove_dead
+from sparsecore.interop.export import to_npz, to_onnx
 from sparsecore.layers import Layer
 from sparsecore.network import Network
-from sparsecore.prune import curvature, to_sparsity
+from sparsecore.prune import curvature, folded, to_sparsity
 from sparsecore.runs.checkpoint import read, save
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import CUDA, cpu
@@ -24,6 +26,8 @@ from sparsecore.training.step import Step
 
 from .. import test_norm as norm
 from ..small import numbers
+from ..test_compact import cut
+from ..test_fold import resnet
 from ..test_rewire import by_connection, some
 from ..test_tree import residual_network
 
@@ -173,3 +177,24 @@ def test_files_and_copies_of_a_tree(a_cuda: CUDA, tmp_path: Any) -> None:
     for net, its in ((found.network, again), (network, optimizer)):
         Step(net, batches(a_cuda), its).run(0, 33)
     assert np.array_equal(on_host(network, optimizer)[0], on_host(found.network, again)[0])
+
+
+def test_a_network_is_rewritten_and_exported_from_where_it_is(a_cuda: CUDA, tmp_path: Any) -> None:
+    host = resnet(np.float32)
+    cut(host, "stage1.0.main.conv2", channels=[1])
+    net = copy.deepcopy(host).to(a_cuda)
+    for rewritten in (folded, remove_dead):
+        found, wanted = rewritten(net), rewritten(host)
+        assert found.device is a_cuda and net.device is a_cuda
+        assert np.array_equal(a_cuda.get(found.table.values), wanted.table.values) and found.patterns == wanted.patterns
+    for name, write in (("npz", to_npz), ("onnx", to_onnx)):
+        if name == "onnx":
+            pytest.importorskip("onnx")
+        for k, each in enumerate((net, host)):
+            write(each, tmp_path / f"{k}.{name}")
+        assert (tmp_path / f"0.{name}").read_bytes() == (tmp_path / f"1.{name}").read_bytes()
+    torch = pytest.importorskip("torch")
+    from sparsecore.interop.torch import to_torch
+
+    states = [to_torch(each).state_dict() for each in (net, host)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])

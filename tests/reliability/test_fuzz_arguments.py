@@ -59,17 +59,20 @@ TRAIN: Options = {
     "--dataset": ["mine.npz", "broken.npz", "nowhere.npz", "mnist", "cifar10", "letters", "run"], "--data-dir": FILES,
     "--epochs": NUMBERS, "--batch-size": [*NUMBERS, "149", "151"], "--lr": NUMBERS, "--momentum": NUMBERS,
     "--optimizer": ["sgd", "adam", "adamw", "lion"], "--betas": ["0.9,0.999", "0.9", "0,0", "1,1"], "--eps": NUMBERS,
-    "--hidden": ["30,20", "8", "0,1", "x"], "--granularity": ["weight", "channel", "x"], "--evaluate-every": NUMBERS,
-    "--look-epochs": NUMBERS, "--pattern": ["weight"], "--save-epochs": NUMBERS,
-    "--nesterov": None, "--weight-decay": NUMBERS, "--clip-norm": NUMBERS,
-    "--schedule": ["constant", "cosine", "step:1:0.5", "step:0", "step", "cos"], "--warm-up": NUMBERS,
+    "--hidden": ["30,20", "8", "0,1", "x"], "--granularity": ["weight", "channel", "rows:3", "block:2,5", "x"],
+    "--width": NUMBERS, "--batch-norm": None, "--evaluate-every": NUMBERS,
+    "--distribution": ["uniform", "erk", "er"], "--look-epochs": NUMBERS,
+    "--pattern": ["weight"], "--save-epochs": NUMBERS, "--nesterov": None, "--weight-decay": NUMBERS,
+    "--clip-norm": NUMBERS, "--warm-up": NUMBERS,
+    "--schedule": ["constant", "cosine", "step:1:0.5", "step:0", "step", "cos"],
     "--seed": NUMBERS, "--validation": NUMBERS, "--threads": ["1", "2", "0", "257", "x"],
     "--device": ["cpu", "cuda", "tpu"], "--out": OUTS, "--resume": None, "--save-every": NUMBERS,
     "--check-every-step": None, "--quiet": None, "--help": None,
 }  # fmt: skip
 PRUNE: Options = {
     "--sparsity": LISTS, "--threshold": NUMBERS, "--quality": NUMBERS,
-    "--by": ["magnitude", "gradient", "curvature", "x"], "--global": None, "--allow-empty": None,
+    "--by": ["magnitude", "gradient", "curvature", "x"], "--global": None, "--allow-empty": None, "--compact": None,
+    "--granularity": ["weight", "channel", "rows:3", "x"],
     "--dataset": ["mine.npz", "broken.npz", "letters"], "--data-dir": FILES, "--out": OUTS, "--help": None,
 }  # fmt: skip
 INSPECT: Options = {
@@ -122,7 +125,7 @@ MINE = "lenet300 --dataset mine.npz"
 COMMANDS = [
     Command(train.main, TRAIN, MINE, f"{MINE} --out new", f"{MINE} --prune gradual --prune-to 0.9 --out new",
             f"{MINE} --random --sparsity 0.9", "--resume --out cut", "--resume --out run", "--from run --out new"),
-    Command(prune.main, PRUNE, "run", "run --sparsity 0.9 --out new.safetensors",
+    Command(prune.main, PRUNE, "run", "run --sparsity 0.9 --out new.safetensors", "net.safetensors --compact --out new",
             "weights.npz --threshold 0.1 --out new.safetensors", "net.safetensors --quality 0.5 --out new.safetensors"),
     Command(inspect.main, INSPECT, "run", "net.safetensors", "run --remove-dead --out new.safetensors"),
     Command(evaluate.main, EVALUATE, "run", "net.safetensors --dataset mine.npz"),

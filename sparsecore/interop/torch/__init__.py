@@ -1,5 +1,6 @@
 """PyTorch: sparse layers as modules with autograd, `sparsify`, which puts them where a model has dense ones, and
-`rewire`, which moves their connections while they train.
+`rewire`, which moves their connections while they train; `to_torch` and `from_torch`, which make a dense model of a
+network and a network of a model.
 
 Needs PyTorch: pip install 'sparsecore[torch]'.
 """
@@ -8,5 +9,7 @@ from .modules import SparseConv2d, SparseLinear
 from .moving import Moved, Moving
 from .rewire import rewire
 from .sparsify import sparsify
+from .to_modules import to_torch
+from .traced import from_torch
 
-__all__ = ["Moved", "Moving", "SparseConv2d", "SparseLinear", "rewire", "sparsify"]
+__all__ = ["Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch"]

@@ -302,7 +302,7 @@ class SparseConv2d(SparseModule):
         """
         weight, bias = conv.weight.detach(), pruned(conv, "bias")
         pattern, data = kept(conv, sparsity)
-        steps = [conv.kernel_size, conv.stride, _padding(conv), conv.dilation]
+        steps = [conv.kernel_size, conv.stride, padding_of(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
         parameters: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
         return cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
@@ -343,7 +343,7 @@ class SparseConv2d(SparseModule):
         )
 
 
-def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
     if conv.padding_mode != "zeros":
         raise ValueError(f"SparseConv2d: pads with zeros only, got padding_mode {conv.padding_mode!r}")
     if not isinstance(conv.padding, str):

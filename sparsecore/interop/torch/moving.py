@@ -140,7 +140,7 @@ class Moving:
         """What becomes of a module, and what writes it."""
         before = module.pattern
         pattern, sources, stayed = self._movement.moved(
-            before, size_of_unit(self._movement, module), _finite(module.weight.detach(), f"a weight of {name}"),
+            before, self._movement.units_in(module), _finite(module.weight.detach(), f"a weight of {name}"),
             self._gradient_of(name), step=self.steps, path=name, number=number,
         )  # fmt: skip
         came = int(np.count_nonzero(sources < 0))
@@ -202,8 +202,3 @@ def _finite(numbers: torch.Tensor, what: str) -> Scores:
         raise FloatingPointError(f"{what} is not finite")
     found: Scores = numbers.cpu().numpy()
     return found
-
-
-def size_of_unit(movement: Movement, module: SparseModule) -> int:
-    """How many of a module's connections move together."""
-    return movement.size_of_unit(getattr(module, "kernel_size", None))

@@ -12,7 +12,7 @@ from torch import nn
 from ...prune.methods import RIGL, Method
 from ...prune.moving import Movement, RewiringSchedule
 from .modules import SparseModule
-from .moving import Moving, size_of_unit
+from .moving import Moving
 from .ranks import agree, ranks
 
 
@@ -72,7 +72,7 @@ def rewire(
                              "gradients are exchanged in buffers of fixed sizes")  # fmt: skip
     movement = Movement(method, schedule, targets=targets, initial=initial, seed=seed, filters=filters)
     for name, module in modules.items():
-        movement.check_layer(f"rewire: {_called(name, module)}", name, module.pattern, size_of_unit(movement, module))
+        movement.check_layer(f"rewire: {_called(name, module)}", name, module)
     _check_ranks(modules, seed)
     return Moving(modules, optimizer, movement)
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from .run import Run
-from .scale import LENET5, LENET5_CIFAR, LENET300, Net
+from .scale import LENET5, LENET5_CIFAR, LENET300, RESNET20, LeNet, Net
 from .worker import LOOK_EPOCHS
 
 AROUND = 0.5
@@ -26,10 +26,14 @@ def seconds_of(run: Run) -> float:
     if run.kind == "prune":
         return AROUND
     options = run.options
-    net = next(each for each in (LENET300, LENET5, LENET5_CIFAR) if _alike(each, options))
+    net = next(each for each in (LENET300, LENET5, LENET5_CIFAR, RESNET20) if _alike(each, options))
     samples = {"mnist-subset": 8_000}.get(options["dataset"], net.samples)
     floor, layers = net.seconds
-    epoch = (floor * _width(net, options) + layers * _work(net, run)) * samples / net.samples
+    if isinstance(net, LeNet):
+        epoch = floor * _width(net, options) + layers * _work(net, run)
+    else:
+        epoch = (floor + layers * _deep_work(net, options)) * options.get("width", 1.0)
+    epoch *= samples / net.samples
     evaluations = options["epochs"] / LOOK_EPOCHS + 2 * _prunings(options)
     evaluated = evaluations * TEST.get(options["dataset"], 10_000) / samples
     return AROUND + epoch * (options["epochs"] + EVALUATION * evaluated) + UPDATE * _updates(options, samples)
@@ -40,7 +44,20 @@ def _alike(net: Net, options: dict[str, Any]) -> bool:
     return net.model == options["model"] and (net.model != "lenet5" or (net.dataset == "cifar10") == cifar)
 
 
-def _work(net: Net, run: Run) -> float:
+def _deep_work(net: Net, options: dict[str, Any]) -> float:
+    """The sparse layers' time, averaged over the run, as a fraction of their time when dense, for each channel."""
+    kept = 1 - float(options.get("sparsity", 0))
+    if options.get("prune") == "gradual":
+        kept = 1 - 0.84 * float(options["prune_to"])  # as below
+    if "radix" in options:
+        kept = 0.125
+    if options.get("distribution") == "erk":  # the small layers, which are denser, are used at more places
+        kept *= 2
+    together = "radix" in options or "granularity" in options  # rows share their columns
+    return min(kept * (1.2 if together else net.unstructured), 1.0) * float(options.get("width", 1.0))
+
+
+def _work(net: LeNet, run: Run) -> float:
     """The sparse layers' time, averaged over the run, as a fraction of their time when dense."""
     options = run.options
     if options.get("random") and "hidden" in options:  # as many as LeNet-300-100 at 90%, however large the network
@@ -54,7 +71,7 @@ def _work(net: Net, run: Run) -> float:
     return sum(share * min(net.unstructured * kept, 1.0) for share, kept in layers) / sum(shares)
 
 
-def _kept(net: Net, run: Run) -> tuple[float, float]:
+def _kept(net: LeNet, run: Run) -> tuple[float, float]:
     """The fraction of connections that each of the two sparse layers has, averaged over the run."""
     options = run.options
     if options.get("prune") == "gradual":
@@ -88,7 +105,7 @@ def _updates(options: dict[str, Any], samples: int) -> float:
     return float(options["until"] * options["epochs"] * samples / options["batch_size"] / options["every"])
 
 
-def _width(net: Net, options: dict[str, Any]) -> float:
+def _width(net: LeNet, options: dict[str, Any]) -> float:
     """The size of the activations, as a multiple of those of the network with its own sizes."""
     if "widths" in options:
         radices, widths = ([int(each) for each in options[name].split(",")] for name in ("radix", "widths"))

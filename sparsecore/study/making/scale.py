@@ -9,7 +9,7 @@ from typing import Any
 
 from .run import Run, prune, train
 
-QUICK_EPOCHS = {"L300": 5, "L5": 2}
+QUICK_EPOCHS = {"L300": 5, "L5": 2, "R20": 1}
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,6 @@ class Net:
         For training.
     recipe : mapping
         Options of every run.
-    hidden : tuple of int
-        Sizes of its hidden layers: neurons or channels. Random wirings that are wider widen `hidden[wide]`, which lies
-        between the two sparse layers.
-    wide : int
-    first : int
-        The first of the two sparse layers, of all that have connections.
-    sparse, positions : (int, int)
-        Connections of the two sparse layers where they are dense, and at how many places each is used.
     seconds : (float, float)
         Estimate of an epoch's training on one core beside another busy one: without connections in the sparse layers,
         and what they add when dense.
@@ -51,11 +43,6 @@ class Net:
     dataset: str
     samples: int
     recipe: Mapping[str, Any]
-    hidden: tuple[int, ...]
-    wide: int
-    first: int
-    sparse: tuple[int, int]
-    positions: tuple[int, int]
     seconds: tuple[float, float]
     unstructured: float
     every: int = 200
@@ -90,6 +77,29 @@ class Net:
         """Trained anew on the structure that pruning left, from the values of its beginning or from fresh ones."""
         return self.train(structure, rewind=values, padding=None, **options)
 
+
+@dataclass(frozen=True, kw_only=True)
+class LeNet(Net):
+    """A network with two sparse layers that follow one another.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+        Sizes of its hidden layers: neurons or channels. Random wirings that are wider widen `hidden[wide]`, which lies
+        between the two sparse layers.
+    wide : int
+    first : int
+        The first of the two sparse layers, of all that have connections.
+    sparse, positions : (int, int)
+        Connections of the two sparse layers where they are dense, and at how many places each is used.
+    """
+
+    hidden: tuple[int, ...]
+    wide: int
+    first: int
+    sparse: tuple[int, int]
+    positions: tuple[int, int]
+
     def random(self, factor: float, kind: str = "bernoulli") -> Run:
         """Wired at random: with a fraction of the connections, or with as many in a layer that is wider by a factor."""
         if factor == 1:
@@ -104,7 +114,6 @@ class Net:
         sizes = list(self.hidden)
         sizes[self.wide] = round(sizes[self.wide] * factor)
         return ",".join(map(str, sizes))
-
 
     def radix(self, radices: tuple[int, int], widths: str | None = None) -> Run:
         """Wired as a RadiX-Net of one list of radices."""
@@ -127,26 +136,32 @@ SLIDES_RECIPE: dict[str, Any] = {"batch_size": 100, "lr": 0.2, "momentum": 0.0, 
 
 # Fewer epochs than the slides' 25 and 60, for time's sake. On CIFAR-10 a border of one pixel gives LeNet-5's fully
 # connected layer 1,800 inputs, as padded crops of 24×24 would, for two thirds of the time that two pixels take.
-LENET300 = Net(
+LENET300 = LeNet(
     "L300", "LeNet-300-100, MNIST", "lenet300", "mnist", 60_000,
     {"epochs": 20, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 3e-4, "schedule": "cosine",
      "warm_up": 0.5, "augment": "none"},
     hidden=(300, 100), wide=0, first=0, sparse=(235_200, 30_000), positions=(1, 1), seconds=(0.06, 0.76),
     unstructured=1.35,
 )  # fmt: skip
-LENET5 = Net(
+LENET5 = LeNet(
     "L5", "LeNet-5, MNIST", "lenet5", "mnist", 60_000,
     {"epochs": 6, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
      "warm_up": 0.5, "augment": "1", "padding": 0},
     hidden=(20, 50, 500), wide=1, first=1, sparse=(25_000, 400_000), positions=(64, 1), seconds=(1.7, 8.0),
     unstructured=1.8,
 )  # fmt: skip
-LENET5_CIFAR = Net(
+LENET5_CIFAR = LeNet(
     "L5 CIFAR-10", "LeNet-5, CIFAR-10", "lenet5", "cifar10", 50_000,
     {"epochs": 20, "batch_size": 128, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
      "warm_up": 0.5, "augment": "2,flip", "padding": 1},
     hidden=(20, 50, 500), wide=1, first=1, sparse=(25_000, 900_000), positions=(169, 1), seconds=(5.1, 14.7),
     unstructured=1.8,
+)  # fmt: skip
+RESNET20 = Net(
+    "R20", "ResNet-20, CIFAR-10", "resnet20", "cifar10", 50_000,
+    {"epochs": 30, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine",
+     "warm_up": 0.5, "augment": "4,flip", "width": 1.0},
+    seconds=(16.0, 150.0), unstructured=1.8,
 )  # fmt: skip
 
 
@@ -164,9 +179,19 @@ class Scale:
     nets: tuple[Net, ...]
     quick: bool = False
 
-    def choose(self, *names: str) -> list[Net]:
-        """Those of these networks that are studied."""
-        return [net for net in self.nets if net.name in names]
+    def choose(self, *names: str) -> list[LeNet]:
+        """Those of these LeNets that are studied."""
+        return [net for net in self.lenets if net.name in names]
+
+    @property
+    def lenets(self) -> list[LeNet]:
+        """All LeNets that are studied."""
+        return [net for net in self.nets if isinstance(net, LeNet)]
+
+    @property
+    def deep(self) -> list[Net]:
+        """The deep networks that are studied."""
+        return [net for net in self.nets if not isinstance(net, LeNet)]
 
     def some(self, values: tuple[float, ...], quick: tuple[float, ...]) -> tuple[float, ...]:
         """The columns of a table: all, or those for a look."""
@@ -175,13 +200,19 @@ class Scale:
 
 def full(datasets: tuple[str, ...] = ("mnist", "cifar10")) -> Scale:
     """What the report is made of."""
-    return Scale(tuple(net for net in (LENET300, LENET5, LENET5_CIFAR) if net.dataset in datasets))
+    return Scale(tuple(net for net in (LENET300, LENET5, LENET5_CIFAR, RESNET20) if net.dataset in datasets))
+
+
+_QUARTER = replace(
+    RESNET20, title="ResNet-20 of a quarter of the width, CIFAR-10", recipe={**RESNET20.recipe, "width": 0.25},
+    seconds=(4.0, 10.0),
+)  # fmt: skip
 
 
 def quick(dataset: str = "mnist-subset", samples: int = 8_000) -> Scale:
     """Every study on a few thousand digits and for a few epochs, to see that all is in order."""
-    nets = []
-    for net in LENET300, LENET5:
+    nets: list[Net] = []
+    for net in LENET300, LENET5, _QUARTER:
         title = f"{net.title.split(',')[0]}, {samples:,} digits"
         nets.append(replace(_shortened(net, samples), dataset=dataset, title=title))
     return Scale(tuple(nets), quick=True)

@@ -16,7 +16,7 @@ CIFAR = (50.0, 75.0, 90.0)
 
 def points(scale: Scale) -> list[Point]:
     found = []
-    for net in scale.nets:
+    for net in scale.lenets:
         slides = SPARSITY[f"{net.name} iterative"]
         found.append(Point(net.title, "iterative", 0.0, net.dense(), slides.get(0)))
         for removed in CIFAR if net.name == "L5 CIFAR-10" else scale.some(REMOVED, QUICK):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..making.scale import Net, Scale
+from ..making.scale import LeNet, Scale
 from ..reporting.figures import Drawing, by_factor
 from ..reporting.readings import beside_slides, dead_runs, versus
 from ..reporting.results import Point, Results
@@ -21,7 +21,7 @@ RADIX_LENET5 = (5, 2)
 
 def points(scale: Scale) -> list[Point]:
     found = []
-    for net in scale.nets:
+    for net in scale.lenets:
         factors = scale.some(FACTORS, QUICK) if net.name == "L300" else scale.some(OF_LENET5, QUICK_LENET5)
         slides = WIDTH[f"{net.name} random"]
         for factor in factors:
@@ -30,7 +30,7 @@ def points(scale: Scale) -> list[Point]:
     return found
 
 
-def _of_lenet300(net: Net, factors: tuple[float, ...]) -> list[Point]:
+def _of_lenet300(net: LeNet, factors: tuple[float, ...]) -> list[Point]:
     slides = WIDTH["L300 RadiX-Net"]
     return [
         *(Point(net.title, "random, fixed fan-in", each, net.random(each, "fixed")) for each in factors
@@ -40,7 +40,7 @@ def _of_lenet300(net: Net, factors: tuple[float, ...]) -> list[Point]:
     ]  # fmt: skip
 
 
-def _of_lenet5(net: Net) -> list[Point]:
+def _of_lenet5(net: LeNet) -> list[Point]:
     """RadiX layers between channels, and random ones with as many connections in all."""
     kept = net.kept(RADIX_LENET5)
     return [Point(net.title, "RadiX-Net", kept, net.radix(RADIX_LENET5)),

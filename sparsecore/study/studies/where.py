@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..making.run import Run
-from ..making.scale import Net, Scale, fraction
+from ..making.scale import LeNet, Scale, fraction
 from ..reporting.figures import COLOURS, Drawing, accuracy_axis, legend, panels
 from ..reporting.readings import dead_runs
 from ..reporting.results import Cell, Point, Results, differ
@@ -32,7 +32,7 @@ def points(scale: Scale) -> list[Point]:
     return found
 
 
-def _run(net: Net, removed: float, chosen: tuple[int, ...]) -> Run:
+def _run(net: LeNet, removed: float, chosen: tuple[int, ...]) -> Run:
     """Pruned in these layers; in those that are sparse elsewhere, it is the run of the study iterative."""
     if [k for k, each in enumerate(chosen) if each] == [net.first, net.first + 1]:
         return net.iterative(removed)

@@ -1,0 +1,91 @@
+"""A network of a model of PyTorch: `torch.fx` follows its forward, and what is found is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from ...errors import one_line
+from ...network import Network
+from ...storage.sizes import sizes
+from .modules import SparseModule
+from .reading import Reader
+
+
+def from_torch(model: nn.Module, in_shape: Sequence[int]) -> Network:
+    """The network that computes what a model of PyTorch does, its weights and running statistics included.
+
+    What `forward` does is found by `torch.fx`. It may use Conv2d, Linear, BatchNorm1d and 2d, ReLU, MaxPool2d,
+    AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Unflatten, Dropout and Identity, our own sparse modules, the functions and
+    methods for these, `x.view(batch, -1)`, sums of two ways from one place, and shortcuts that take every k-th pixel,
+    `x[:, :, ::k, ::k]`, and pad channels with zeros. A weight that is zero is no connection, unless a mask of
+    `torch.nn.utils.prune` keeps it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Is not changed. Its names become our paths.
+    in_shape : (channels, height, width) or (features,)
+        Of one sample.
+
+    Returns
+    -------
+    Network
+        On the CPU; float64 if the model is, otherwise float32.
+
+    Raises
+    ------
+    TypeError
+        If the model is no module, or a size no integer.
+    ValueError
+        If the model does anything else, in one line that names the module or the operation.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"from_torch: model must be an nn.Module, got {type(model).__name__}")
+    shape = sizes("in_shape", in_shape, len(tuple(in_shape)))
+    tracer = _Tracer()
+    held = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model
+    try:
+        graph = tracer.trace(held)
+    except Exception as error:  # whatever a forward raises when it meets a stand-in for its input
+        raise ValueError(f"from_torch: cannot follow {type(model).__name__}.forward: {_said(error)}") from None
+    network = Reader(held, graph, shape).network()
+    _check_traced(held, graph, shape)
+    return network
+
+
+class _Tracer(fx.Tracer):
+    """Stops at PyTorch's own modules, and at ours."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SparseModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _check_traced(model: nn.Module, graph: fx.Graph, shape: tuple[int, ...]) -> None:
+    """Refuse a model that does not do, outside training, what was found in its forward: torch.fx sees no hooks, and not
+    that `x += y` changes x for those that read it later.
+    """
+    training = {module: module.training for module in model.modules()}
+    like = next((each for each in model.parameters() if each.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+    try:
+        model.eval()
+        with torch.no_grad():
+            found, wanted = fx.GraphModule(model, graph)(x), model(x)
+    except Exception as error:  # a model may raise anything
+        raise ValueError(f"from_torch: cannot run {type(model).__name__}.forward: {_said(error)}") from None
+    finally:
+        for module, was in training.items():
+            module.training = was
+    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"from_torch: {type(model).__name__}.forward does more than torch.fx can see, such as hooks, or x += y "
+            "where x is read again"
+        )
+
+
+def _said(error: Exception) -> str:
+    return one_line((str(error) or type(error).__name__).splitlines()[0], 300)

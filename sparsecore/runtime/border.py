@@ -1,0 +1,30 @@
+"""Zeros around images, which a convolution reads where its filters stand out over an edge."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Shape = tuple[int, ...]
+
+
+class Border(NamedTuple):
+    """Zeros around an image, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def interior(self, padded: Any) -> Any:
+        """The images within their border: a view of shape (tiles, channels, height, width, LANES)."""
+        height, width = padded.shape[2:4]
+        return padded[:, :, self.top : height - self.bottom, self.left : width - self.right]
+
+
+NO_BORDER = Border(0, 0, 0, 0)
+
+
+def bordered(shape: Shape, border: Border) -> Shape:
+    """The shape (channels, height, width) of images with their border."""
+    channels, height, width = shape
+    return channels, height + border.top + border.bottom, width + border.left + border.right
