@@ -41,7 +41,8 @@ WORDS = ["weight", "channel", "rows:4", "rows:3", "block:2,3", "block:4,4"]
 
 def number_of_unit(word: str, shape: tuple[int, int], pixels: int) -> Any:
     """Which unit each place of a matrix is in, by the definition: rows in groups, inputs in groups at one position."""
-    rows, channels = {"rows:4": (4, 1), "rows:3": (3, 1), "block:2,3": (2, 3), "block:4,4": (4, 4)}.get(word, (1, 1))
+    groups = {"rows:4": (4, 1), "rows:3": (3, 1), "block:2,3": (2, 3), "block:4,4": (4, 4), "block:4,2": (4, 2)}
+    rows, channels = groups.get(word, (1, 1))
     names: dict[tuple[int, ...], int] = {}
     found = np.empty(shape, int)
     for row in range(shape[0]):
