@@ -299,6 +299,19 @@ def test_curvature_stops_where_the_relu_before_let_nothing_through():
     np.testing.assert_allclose(found["0"], wanted["0"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("shortcut", ["identity", "projected"])
+def test_curvature_of_a_block_does_not_depend_on_the_shape_of_its_tiles(shortcut):
+    """What comes before it may give its images flat."""
+    layer, x = block(3, 3 if shortcut == "identity" else 4, shortcut), np.maximum(numbers((17, 3, 6, 5)), 0)
+    found = []
+    for images in (x, x.reshape(17, 90)):
+        y, back = layer.curvature(tiled(images, rectified=True), Workspace())
+        h, grads = back(tiled(np.random.default_rng(0).random((17, *layer.out_shape))), True)
+        assert h is not None and h.data.shape == tiled(images).data.shape
+        found.append([y.data.copy(), untiled(h).reshape(17, 90), *map(np.copy, grads.values())])
+    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_paths_are_counted_through_them():
     """As many as there are pairs of an input and an output that depends on it, where one path leads from one to the
     other."""

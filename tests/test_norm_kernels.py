@@ -172,7 +172,7 @@ def check_gradients(kernels: Any, case: Case, dtype: Any, memory: Any) -> None:
     found, scale = found_of(case, x), case.row(4, dtype)
     given = memory.put(found)
     partial, exact_partial = memory.empty(case.partial, np.float64), np.empty(case.partial)
-    kernels.slopes(memory.put(dy), memory.put(x), given, case.batch, partial)
+    kernels.slopes(case.bordered(memory, dy, dtype)[1], memory.put(x), given, case.batch, partial)
     reference.slopes(dy, x, found, case.batch, exact_partial)
     size = np.empty(case.partial)
     spread = np.abs(x - found[:, 0, None, None, None])
@@ -380,19 +380,21 @@ class Placing(NamedTuple):
 
 
 @st.composite
-def placings(draw: Any) -> Placing:
+def placings(draw: Any, arrays: int = 3, apart: int = 3) -> Placing:
+    """Of so many arrays, whose pixels lie up to `apart` apart."""
     size = draw(st.tuples(*(st.integers(1, most) for most in (3, 3, 4, 4))))
-    steps = st.tuples(st.integers(1, 3), st.integers(1, 3), *[st.integers(0, 2)] * 3)
-    return Placing(size, [draw(st.just((1, 1, 0, 0, 0)) | steps) for _ in range(3)], draw(st.integers(0, 2**32)))
+    steps = st.tuples(st.integers(1, apart), st.integers(1, apart), *[st.integers(0, 2)] * 3)
+    views = [draw(st.just((1, 1, 0, 0, 0)) | steps) for _ in range(arrays)]
+    return Placing(size, views, draw(st.integers(0, 2**32)))
 
 
-def placed(place: Placing, dtype: Any) -> list[Array]:
-    """x and a mask with NaN, zero and negative numbers in it."""
+def placed(place: Placing, dtype: Any, arrays: int = 2) -> list[Array]:
+    """The first arrays of some views, with NaN, zero and negative numbers in them."""
     rng = np.random.default_rng(place.seed)
-    x, mask = (rng.standard_normal(place.view(k)[0]).astype(dtype) for k in range(2))
-    mask[rng.random(mask.shape) < 0.1], mask[rng.random(mask.shape) < 0.1] = np.nan, 0
-    x[rng.random(x.shape) < 0.05] = np.nan
-    return [x, mask]
+    made = [rng.standard_normal(place.view(k)[0]).astype(dtype) for k in range(arrays)]
+    for array in made:
+        array[rng.random(array.shape) < 0.1], array[rng.random(array.shape) < 0.1] = np.nan, 0
+    return made
 
 
 @machines
@@ -408,6 +410,23 @@ def test_place_copies_between_views_and_touches_nothing_else(dtype, register_byt
         Launcher(ALONE, register_bytes=register_bytes).place(memory.put(x)[of_x], out[of_out], gate)
         memory.assert_intact()
         reference.place(x[of_x], wanted[of_out], mask[of_mask] if masked else None)
+        assert out.tobytes() == wanted.tobytes()
+
+
+@machines
+@settings(max_examples=20)
+@given(place=placings(4, apart=1), shift=st.sampled_from([0, 1, 5]))
+def test_add_sums_views_and_touches_nothing_else(dtype, register_bytes, place, shift):
+    """Within borders and among other channels; pixels of a row lie side by side."""
+    memory, arrays = Guarded(shift), placed(place, dtype, 3)
+    a, b, mask = (memory.put(array)[place.view(k)[1]] for k, array in enumerate(arrays))
+    whole, inside = place.view(3)
+    for gate, relu in ((None, False), (None, True), (mask, False)):
+        out, wanted = memory.empty(whole, dtype), np.full(whole, -7, dtype)
+        out[...] = -7
+        Launcher(ALONE, register_bytes=register_bytes).add(a, b, out[inside], relu=relu, mask=gate)
+        memory.assert_intact()
+        reference.add(a, b, wanted[inside], relu=relu, mask=gate)
         assert out.tobytes() == wanted.tobytes()
 
 

@@ -4,6 +4,7 @@
 // up, in float64 and in a fixed order, and a team joins a channel's segments. The lanes past the batch are in no sum.
 
 constexpr int LINES = BLOCK / LINE_THREADS;  // that a block takes at once
+constexpr int RESIDENT = 8;  // blocks that a multiprocessor holds while they sum: told so, the compiler spills nothing
 
 // One channel of images (tiles, channels, pixels, LANES), in the tiles of one segment.
 struct Segment {
@@ -29,14 +30,16 @@ struct Two {
   double first, second;
 };
 
-// Two sums over a segment's values, of what `term(x, dy, sums)` adds to them; they are thread 0's. Of dy, which may lie
-// within a border, the steps are told. Each thread has several
-// lines under way, since a segment of large images has but one block.
+// Two sums over a segment's values, of what `term(x, dy, sums)` adds to them; they are thread 0's. Of dy, which may lie within
+// a border, the steps are told. Each thread has several lines under way, since a segment of large images has but one block.
 template <int AT_ONCE, class Term>
 __device__ __forceinline__ Two sum_up(
     Shared& shared, const Segment& segment, int channels, int pixels, int batch, const real* x, const real* dy,
     int columns, const Steps& steps, Term term) {
   const int within = threadIdx.x % LINE_THREADS * WIDTH;
+  x += (int64(segment.start) * channels + segment.channel) * pixels * LANES + within;
+  if (dy) dy += segment.start * steps.tile + segment.channel * steps.channel + within;
+  batch -= segment.start * LANES + within;
   Two sums = {0, 0};
   for (int line = threadIdx.x / LINE_THREADS; line < segment.lines; line += LINES * AT_ONCE) {
     Vector values[AT_ONCE] = {}, slopes[AT_ONCE] = {};
@@ -45,13 +48,10 @@ __device__ __forceinline__ Two sum_up(
     for (int k = 0; k < AT_ONCE; k++) {
       const int here = line + k * LINES;
       if (here >= segment.lines) continue;
-      const int tile = segment.start + here / pixels;
-      const int pixel = here % pixels, row = pixel / columns, column = pixel % columns;
-      values[k] = load(x + ((int64(tile) * channels + segment.channel) * pixels + pixel) * LANES + within);
-      if (dy)
-        slopes[k] = load(
-            dy + tile * steps.tile + segment.channel * steps.channel + row * steps.row + column * steps.column + within);
-      used[k] = batch - tile * LANES - within;
+      const int tile = here / pixels, pixel = here % pixels;
+      values[k] = load(x + (int64(tile) * channels * pixels + pixel) * LANES);
+      if (dy) slopes[k] = load(dy + tile * steps.tile + pixel / columns * steps.row + pixel % columns * steps.column);
+      used[k] = batch - tile * LANES;
     }
 #pragma unroll
     for (int k = 0; k < AT_ONCE; k++)
@@ -64,7 +64,7 @@ __device__ __forceinline__ Two sum_up(
 
 // partial[channel, segment] = (mean, squares around it) of x. What is summed is what x is above the segment's first value, so
 // that little is lost where the mean is far from zero, and nothing where all values are the same.
-extern "C" __global__ void __launch_bounds__(BLOCK) moments(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) moments(
     int channels, int tiles, int pixels, int segments, int batch, const real* __restrict__ x, double* __restrict__ partial) {
   __shared__ Shared shared;
   const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) moments(
 }
 
 // partial[channel, segment] = (Σ dy, Σ dy · (x − mean)).
-extern "C" __global__ void __launch_bounds__(BLOCK) slopes(
+extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) slopes(
     int channels, int tiles, int pixels, int segments, int batch, int columns, const real* __restrict__ dy,
     STEPS_PARAMETERS(dy), const real* __restrict__ x, const double* __restrict__ found, double* __restrict__ partial) {
   __shared__ Shared shared;

@@ -117,7 +117,7 @@ class Residual(Layer):
         if self.shortcut is not None:
             around, other = self.shortcut.curvature(x, workspace.child("shortcut"))
         y = workspace.array("y", (len(x.data), *self.out_shape, LANES), x.data.dtype)
-        workspace.kernels.add(through.data, around.data, y, relu=self.relu)
+        workspace.kernels.add(through.data.reshape(y.shape), around.data.reshape(y.shape), y, relu=self.relu)
 
         def both(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
             own = workspace.child("curvature")
@@ -129,9 +129,10 @@ class Residual(Layer):
                 found |= {f"shortcut.{name}": array for name, array in more.items()}
             if below is None or beside is None:
                 return None, found
-            out = own.array("dx", (len(x.data), *self.in_shape, LANES), h.data.dtype)
-            workspace.kernels.add(below.data, beside.data, out, mask=x.data if x.rectified else None)
-            return Tiles(out.reshape(x.data.shape), h.batch, masked=x.rectified), found
+            out = own.array("dx", x.data.shape, h.data.dtype)
+            summands = below.data.reshape(out.shape), beside.data.reshape(out.shape)
+            workspace.kernels.add(*summands, out, mask=x.data if x.rectified else None)
+            return Tiles(out, h.batch, masked=x.rectified), found
 
         return Tiles(y, x.batch, rectified=self.relu), both
 

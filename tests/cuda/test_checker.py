@@ -76,6 +76,12 @@ def place(device: CUDA) -> None:
     placing(device, np.float32, normalised.Placing((2, 3, 4, 5), views, 0))
 
 
+def add(device: CUDA) -> None:
+    views = [(1, 2, 1, 0, 1), (1, 1, 0, 0, 0), (2, 1, 0, 1, 0), (1, 1, 1, 0, 2)]
+    adding = kernels.test_adding.hypothesis.inner_test  # type: ignore[attr-defined]
+    adding(device, np.float32, normalised.Placing((2, 3, 4, 5), views, 0))
+
+
 def norm(device: CUDA) -> None:
     for case in normalised.MANY[1:3]:
         kernels.check_normalisation(device, case, np.float32)
@@ -106,7 +112,7 @@ class Bug(NamedTuple):
 
 
 FAMILIES = (
-    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "place", "norm", "pooling", "augment", "dropout"
+    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "norm", "pooling", "augment", "dropout"
 )  # fmt: skip
 WRONG = "wrong result"
 BUGS = [
@@ -175,6 +181,11 @@ BUGS = [
     Bug("a pixel's step forgotten", place, "column * steps.column", "column * LANES", WRONG),
     Bug("a mask that lets NaN through", place,
         "gate.at[k] > 0 ? y.at[k] : real(0)", "gate.at[k] <= 0 ? real(0) : y.at[k]", WRONG),
+    Bug("a sum's mask by the steps of the sum", add, "gate = load(mask + here.of(STEPS(mask)))",
+        "gate = load(mask + here.of(STEPS(out)))", WRONG),
+    Bug("a ReLU where there is none", add, ": relu && sum.at[k] < 0", ": sum.at[k] < 0", WRONG),
+    Bug("a gradient by the steps of x", norm,
+        "pixel / columns * steps.row", "pixel / columns * columns * LANES", WRONG),
     Bug("a segment past the last tile", norm, "min(start + per, tiles) - start", "per", "bounds"),
     Bug("lines past a segment's end", norm, "if (here >= segment.lines) continue;", "", "bounds"),
     Bug("lanes past the batch are summed", norm, "if (lane < used[k]) term", "term", WRONG),
@@ -215,7 +226,7 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, place, norm, pooling, augment, dropout],
+    "calls", [spmm, sddmm, coo, bands, update, loss, pack, add, place, norm, pooling, augment, dropout],
     ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:

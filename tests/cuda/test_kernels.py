@@ -205,8 +205,9 @@ def test_elementwise(cuda, dtype, count):
     y[: count // 3], x[count // 2] = 0, np.nan
     against_the_oracle(cuda, "relu", x, nothing)
     against_the_oracle(cuda, "mask", dy, y, nothing)
-    for options in ({}, {"relu": True}, {"mask": y}):
-        against_the_oracle(cuda, "add", x, dy, nothing, **options)
+    lines = [np.repeat(array[:, None], LANES, 1) * np.linspace(-1, 2, LANES, dtype=dtype) for array in (x, dy, y)]
+    for options in ({}, {"relu": True}, {"mask": lines[2]}):
+        against_the_oracle(cuda, "add", *lines[:2], np.full_like(lines[0], np.nan), **options)
     for index in (np.int32, np.int64):
         against_the_oracle(cuda, "reorder", y, rng.permutation(count).astype(index), nothing)
     for nesterov, decays in itertools.product((False, True), (False, True)):
@@ -344,6 +345,22 @@ def test_placing(cuda, dtype, place):
         put = None if gate is None else cuda.put(gate)[of_mask]
         cuda.launcher().place(cuda.put(x)[of_x], out[of_out], put)
         reference.place(x[of_x], wanted[of_out], None if gate is None else gate[of_mask])
+        assert cuda.get(out).tobytes() == wanted.tobytes()
+
+
+@dtypes
+@given(place=norm.placings(4))
+@FEW
+def test_adding(cuda, dtype, place):
+    """From any views into any other, and around it nothing is touched."""
+    (a, b, mask), views = norm.placed(place, dtype, 3), [place.view(k)[1] for k in range(4)]
+    for gate, relu in ((None, False), (None, True), (mask, False)):
+        whole = place.view(3)[0]
+        out, wanted = cuda.put(np.full(whole, -7, dtype)), np.full(whole, -7, dtype)
+        given = [cuda.put(array)[view] for array, view in zip((a, b, mask), views, strict=False)]
+        cuda.launcher().add(*given[:2], out[views[3]], relu=relu, mask=None if gate is None else given[2])
+        gate = None if gate is None else gate[views[2]]
+        reference.add(a[views[0]], b[views[1]], wanted[views[3]], relu=relu, mask=gate)
         assert cuda.get(out).tobytes() == wanted.tobytes()
 
 
