@@ -274,7 +274,7 @@ class Launcher:
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
-        a, b, out, mask = (None if array is None else _images(array) for array in (a, b, out, mask))
+        a, b, out, mask = (None if array is None else _as_images(array) for array in (a, b, out, mask))
         viewed = [each for array in (a, b, mask, out) for each in _viewed(array)]
         self._launch_lines("add", "add", out, np.int32(relu), *viewed)
 
@@ -510,7 +510,7 @@ def _steps(grid: Grid) -> tuple[np.generic, ...]:
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
 
 
-def _images(array: Array) -> Array:
+def _as_images(array: Array) -> Array:
     """Images as they are; features, (tiles, features, LANES), as images of one pixel."""
     return array if array.ndim == 5 else array.reshape(*array.shape[:2], 1, 1, LANES)
 
