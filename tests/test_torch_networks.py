@@ -379,6 +379,19 @@ def functional(forward: Any, **modules: Any) -> Any:
     return model
 
 
+def in_place(model: Any, x: Any) -> Any:
+    """Gives what was added in place, by its first name."""
+    y = z = model.conv(x)
+    z += x
+    return F.relu(y)
+
+
+def tied() -> Any:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1))
+    model[1].weight = model[0].weight
+    return model
+
+
 CONV = {"conv": nn.Conv2d(2, 2, 3, padding=1)}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a module": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU()), "1: is a GELU, of which"),
@@ -402,6 +415,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: functional(lambda m, x: (lambda y: m.relu(y) + y)(m.conv(x)), relu=nn.ReLU(True), **CONV),
         "relu: works in place on conv, which is read again",
     ),
+    "in place by another name": (
+        lambda: functional(lambda m, x: (lambda y: F.relu_(y.flatten(1)) + y.view(-1, 200))(m.conv(x)), **CONV),
+        "relu_: works in place on conv, which is read again",
+    ),
+    "added in place, read again": (
+        lambda: functional(lambda m, x: (lambda y: y.add_(x) + y)(m.conv(x)), **CONV), "add_: works in place on conv",
+    ),
+    "added in place, unseen": (lambda: functional(in_place, **CONV), "Lambda.forward does more than torch.fx can see"),
+    "tied weights": (tied, "1: is used twice, first as _0"),
     "a branch of its own": (
         lambda: functional(lambda m, x: m.conv(x) if x.sum() > 0 else x, **CONV), "cannot follow Lambda.forward",
     ),
