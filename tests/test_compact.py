@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsecore.inspect import __main__ as inspect
 from sparsecore.inspect import dead_units, remove_dead
 from sparsecore.layers import (
     AvgPool2d,
@@ -227,6 +228,7 @@ def test_layers_of_other_kinds_are_left_alone() -> None:
             return type(x)(np.cos(x.data), x.batch), None
 
     net = Network([linear(pattern_of([[1, 1], [0, 0], [1, 0], [0, 1]])), Own(), linear(dense(2, 4), seed=1)])
+    cut(net, "2", channels=[3])  # not used behind it, and the layer itself cannot be made smaller
     assert not dead_units(net)
     assert_same(net)
 
@@ -260,8 +262,27 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     options = ["net.safetensors", "--sparsity", "0.97", "--allow-empty", "--out", "pruned.safetensors"]
     assert main([*options, "--compact"]) == 0
     out = capsys.readouterr().out
+    assert "stage1.0.main.conv1, SparseConv2d(4×8×8→4×8×8, 3×3): " in out
     assert "threshold" in out and "outputs removed" in out
     assert load("pruned.safetensors").table.values.size < found.table.values.size
+
+
+def test_inspecting_names_layers_by_path_and_what_it_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = resnet(np.float32)
+    cut(net, "stage1.1.main.conv2", channels=[0, 2])
+    save(net, "net.safetensors")
+    monkeypatch.setattr("sparsecore.inspect.pictures.can_draw", lambda: False)
+    assert inspect.main(["net.safetensors", "--remove-dead", "--out", "small.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    conv1, conv2 = (f"stage1.1.main.conv{k}, SparseConv2d(4×8×8→4×8×8, 3×3): " for k in (1, 2))
+    assert [line.split(":")[0] for line in lines if line.startswith("stage1.1.main.conv")] == [
+        conv1[:-2], conv2[:-2], "stage1.1.main.conv1",
+    ]  # fmt: skip
+    assert "stage1.1.main.conv1: 2 of 4 outputs removed: 0, 2" in lines
+    assert load("small.safetensors")["stage1.1.main.norm1"].in_shape == (2, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,11 @@ def test_two_norms_and_those_in_sequentials_of_their_own() -> None:
     assert kinds(found) == ["0.0 SparseLinear", "3 SparseLinear"]
 
 
+def test_a_norm_behind_one_with_a_relu_stays() -> None:
+    found = same(Network([plain(False), normed((7,), seed=1, relu=True), normed((7,), seed=2), plain(True)]), 1e-12)
+    assert kinds(found) == ["0 SparseLinear", "2 BatchNorm", "3 SparseLinear"]
+
+
 STAY = {
     "behind a ReLU of the layer": lambda: [plain(True, relu=True), normed((7,), seed=1)],
     "behind the ReLU of another norm": lambda: [

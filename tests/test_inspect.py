@@ -181,7 +181,8 @@ def test_facts_of_a_small_network():
     first = linear(pattern_of([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]]), relu=True)
     facts = describe(Network([first, linear(pattern_of([[1, 1, 1, 0]]))]))
     assert facts["layers"][0] == {
-        "name": "SparseLinear(3→4)", "shape": [4, 3], "connections": 5, "sparsity": 7 / 12, "fan_in": [0, 1.5, 2],
+        "layer": "0", "name": "SparseLinear(3→4)", "shape": [4, 3], "connections": 5,
+        "sparsity": 7 / 12, "fan_in": [0, 1.5, 2],
         "fan_out": [0, 2, 3], "outputs_without_inputs": 1, "inputs_without_outputs": 1, "equal_rows": {"2": 1},
     }  # fmt: skip
     assert facts["units"][0] == {"count": 3, "dead": 1, "not_reached": 0, "not_used": 1}
@@ -357,6 +358,8 @@ def test_dead_channels_of_a_tree():
 def test_nesting_changes_nothing_of_a_structure():
     flat, nested = flat_and_nested()
     one, other = describe(flat), describe(nested)
+    for facts, net in ((one, flat), (other, nested)):
+        assert [line.pop("layer") for line in facts["layers"]] == list(net.patterns)
     assert {**one, "network": ""} == {**other, "network": ""}
     x = numbers((5, 20))
     np.testing.assert_allclose(remove_dead(nested).logits(x), nested.logits(x), rtol=1e-12)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sparsecore.models.catalogue import MODELS
 
 from sparsecore.data.batches import Batches
 from sparsecore.data.dataset import Split
 from sparsecore.layers import BatchNorm
-from sparsecore.models.catalogue import MODELS
 from sparsecore.network import Network
 from sparsecore.runtime.devices import cpu
 from sparsecore.topology.wiring import Wiring
@@ -54,11 +54,11 @@ def theirs(network: Network, x: Any, labels: Any) -> tuple[list[float], Any]:
     return losses, model
 
 
-@pytest.mark.parametrize(
-    "wiring",
-    [Wiring(), Wiring("random", sparsity=0.9, distribution="erk"), Wiring("random", sparsity=0.9, granularity="rows:4")],
-    ids=["dense", "erk", "rows"],
-)
+ERK = Wiring("random", sparsity=0.9, distribution="erk")
+ROWS = Wiring("random", sparsity=0.9, granularity="rows:4")
+
+
+@pytest.mark.parametrize("wiring", [Wiring(), ERK, ROWS], ids=["dense", "erk", "rows"])
 def test_losses_and_running_rows_are_pytorchs(wiring: Wiring) -> None:
     rng = np.random.default_rng(0)
     # The last batch is smaller, and no batch fills its lanes.

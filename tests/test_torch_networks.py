@@ -172,6 +172,14 @@ def test_what_has_no_counterpart_is_named() -> None:
 # ---------------------------------------------------------------------------------------------- from PyTorch
 
 
+def functional(forward: Any, **modules: Any) -> Any:
+    """A model of one forward."""
+    model = Lambda(lambda x: forward(model, x))
+    for name, module in modules.items():
+        model.add_module(name, module)
+    return model
+
+
 class Lambda(nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -347,6 +355,7 @@ def sparse_modules() -> Any:
 MODELS: dict[str, Callable[[], Any]] = {
     "a chain": chain, "functions": Functional, "means": Means, "images of one pixel": cut_at_one,
     "ways that part late": Before, "sparse modules": sparse_modules, "one layer": lambda: nn.Conv2d(2, 3, 3),
+    "around a ReLU": lambda: functional(lambda m, x: (lambda y: F.relu(y) + y)(m.conv(x)), conv=nn.Conv2d(2, 3, 3)),
     "nested": lambda: nn.Sequential(Before(), nn.Sequential(nn.BatchNorm2d(5), nn.Sequential(nn.ReLU()))),
 }  # fmt: skip
 
@@ -368,14 +377,21 @@ def test_numbers_that_go_along() -> None:
     norm = net["10"]
     assert isinstance(norm, BatchNorm) and (norm.eps, norm.momentum, norm.relu) == (1e-3, 0.3, False)
     assert isinstance(net["8"], Dropout) and net["8"].rate == 0.4
+    back = to_torch(net).get_submodule("10")
+    assert (back.eps, back.momentum) == (1e-3, 0.3)
     assert net["13"].bias is None and net["1"].relu and net["4"].relu  # type: ignore[attr-defined]
 
 
-def functional(forward: Any, **modules: Any) -> Any:
-    """A model of one forward."""
-    model = Lambda(lambda x: forward(model, x))
-    for name, module in modules.items():
-        model.add_module(name, module)
+def in_place(model: Any, x: Any) -> Any:
+    """Gives what was added in place, by its first name."""
+    y = z = model.conv(x)
+    z += x
+    return F.relu(y)
+
+
+def tied() -> Any:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1))
+    model[1].weight = model[0].weight
     return model
 
 
@@ -402,6 +418,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: functional(lambda m, x: (lambda y: m.relu(y) + y)(m.conv(x)), relu=nn.ReLU(True), **CONV),
         "relu: works in place on conv, which is read again",
     ),
+    "in place by another name": (
+        lambda: functional(lambda m, x: (lambda y: F.relu_(y.flatten(1)) + y.view(-1, 200))(m.conv(x)), **CONV),
+        "relu_: works in place on conv, which is read again",
+    ),
+    "added in place, read again": (
+        lambda: functional(lambda m, x: (lambda y: y.add_(x) + y)(m.conv(x)), **CONV), "add_: works in place on conv",
+    ),
+    "added in place, unseen": (lambda: functional(in_place, **CONV), "Lambda.forward does more than torch.fx can see"),
+    "tied weights": (tied, "1: is used twice, first as _0"),
     "a branch of its own": (
         lambda: functional(lambda m, x: m.conv(x) if x.sum() > 0 else x, **CONV), "cannot follow Lambda.forward",
     ),

@@ -563,3 +563,11 @@ def test_hostile_states(change: dict[str, Any]) -> None:
     for other in (None, [], 3, "state"):
         with pytest.raises(CheckpointError):
             from_json(other)
+
+
+def test_a_last_batch_that_no_layer_could_be_trained_on_is_refused_before_a_folder_is_made(tmp_path):
+    """Batch normalisation of features needs two samples; it would find that out at the end of the first epoch."""
+    options = {"model": "mlp", "dataset": "mnist-subset", "batch_norm": True, "batch_size": 7_999}
+    with pytest.raises(ValueError, match=r"batch_size: layer .* at least 2 samples at once, and 7,999 .* leave 1 of"):
+        sparsecore.run(sparsecore.RunConfig(**options), out=tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -274,8 +274,8 @@ class Launcher:
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
-        a, b, mask, out = (None if array is None else _images(array) for array in (a, b, mask, out))
-        viewed = (each for array in (a, b, mask, out) for each in _viewed(array))
+        a, b, out, mask = (None if array is None else _as_images(array) for array in (a, b, out, mask))
+        viewed = [each for array in (a, b, mask, out) for each in _viewed(array)]
         self._launch_lines("add", "add", out, np.int32(relu), *viewed)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
@@ -360,21 +360,21 @@ class Launcher:
 
     def max_pool(self, x: Array, window: Window, y: Array, index: Array) -> None:
         """y = the largest x of each window, and which of the window's pixels that is. NaN counts as the largest."""
-        self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_pooled(y, x, window, y), x, y, index)
+        self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
         """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._launch(
-            kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_pooled(dx, dx, window, dy), dy, index, dx
+            kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, index, dx
         )
 
     def mean_pool(self, x: Array, window: Window, y: Array) -> None:
         """y = the mean of each window's x."""
-        self._launch(kernel("pooling", "mean_pool", x.itemsize), y.size, *_pooled(y, x, window, y), x, y)
+        self._launch(kernel("pooling", "mean_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y)
 
     def mean_unpool(self, dy: Array, window: Window, dx: Array) -> None:
         """dx = the sum of its windows' dy, each divided by the number of its pixels."""
-        self._launch(kernel("pooling", "mean_unpool", dx.itemsize), dx.size, *_pooled(dx, dx, window, dy), dy, dx)
+        self._launch(kernel("pooling", "mean_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, dx)
 
     def pack(self, x: Array, out: Array) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
@@ -510,7 +510,7 @@ def _steps(grid: Grid) -> tuple[np.generic, ...]:
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
 
 
-def _images(array: Array) -> Array:
+def _as_images(array: Array) -> Array:
     """Images as they are, which may be views; other tiles, which lie line after line, as one row of pixels."""
     return array if array.ndim == 5 else array.reshape(1, 1, 1, array.size // LANES, LANES)
 
@@ -522,7 +522,7 @@ def _viewed(images: Array | None) -> tuple[Any, ...]:
     return images, *(np.int64(stride // images.itemsize) for stride in images.strides[:4])
 
 
-def _pooled(result: Array, x: Array, window: Window, y: Array) -> tuple[np.generic, ...]:
+def _images(result: Array, x: Array, window: Window, y: Array) -> tuple[np.generic, ...]:
     """How many numbers pooling writes, and the images that it goes between."""
     _, _, height, width, _ = x.shape
     _, _, rows, columns, _ = y.shape

@@ -27,7 +27,7 @@ def _inspected(arguments: list[str]) -> list[str]:
     from ..console.arguments import Parser
     from ..runs.checkpoint import read, save
     from ..runs.strict import as_line
-    from .dead import remove_dead
+    from .dead import dead_lines, remove_dead
     from .moves import tried_of
     from .pictures import draw
     from .report import describe
@@ -68,7 +68,7 @@ def _inspected(arguments: list[str]) -> list[str]:
     if "json" not in options:
         lines += [f"picture: {picture}" for picture in pictures] or ["no pictures: matplotlib is not installed"]
     if out is not None and "json" not in options:
-        lines.append(f"{out}: {smaller!r}, {smaller.connections:,} connections")
+        lines += [*dead_lines(network), f"{out}: {smaller!r}, {smaller.connections:,} connections"]
     return lines
 
 
@@ -76,12 +76,13 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['network']}: {facts['connections']:,} connections, sparse layers {facts['sparsity']:.1%} sparse, "
              f"all layers {facts['global_sparsity']:.1%}"]  # fmt: skip
     for layer, units in zip(facts["layers"], facts["units"][1:], strict=True):
-        lines.append(f"{layer['name']}: {layer['connections']:,} connections, {layer['sparsity']:.1%} sparse")
-        for name, what, none in (
+        name = layer["name"] if layer["layer"].isdecimal() else f"{layer['layer']}, {layer['name']}"
+        lines.append(f"{name}: {layer['connections']:,} connections, {layer['sparsity']:.1%} sparse")
+        for which, what, none in (
             ("fan_in", "inputs of an output", "outputs_without_inputs"),
             ("fan_out", "outputs of an input", "inputs_without_outputs"),
         ):
-            least, median, most = layer[name]
+            least, median, most = layer[which]
             lines.append(f"  {what}: {least:g} to {most:g}, median {median:g}; {layer[none]} have none")
         if "tried" in layer:
             places = layer["shape"][0] * layer["shape"][1]

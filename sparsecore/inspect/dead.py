@@ -19,6 +19,8 @@ from .units import KEEPING, Flow, Mask, Stage, Survey, folds
 
 Keep = Callable[[NDArray[np.int64]], Mask]
 """Which units stay, given their numbers."""
+MOST = 20
+"""How many outputs that were removed from a layer are named."""
 
 
 def remove_dead(network: Network) -> Network:
@@ -55,6 +57,15 @@ def dead_units(network: Network) -> dict[str, NDArray[np.int64]]:
     keep = _staying(survey)
     found = {stage.path: np.flatnonzero(~keep(numbers)) for stage, numbers in _outputs(survey)}
     return {path: gone for path, gone in found.items() if len(gone)}
+
+
+def dead_lines(network: Network) -> list[str]:
+    """The same in words, a line for each layer that loses outputs."""
+    lines = []
+    for path, gone in dead_units(network).items():
+        named = ", ".join(map(str, gone[:MOST])) + (", …" if len(gone) > MOST else "")
+        lines.append(f"{path}: {len(gone)} of {network[path].out_shape[0]} outputs removed: {named}")
+    return lines or ["nothing is dead"]
 
 
 def _outputs(survey: Survey) -> list[tuple[Stage, NDArray[np.int64]]]:

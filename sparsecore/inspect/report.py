@@ -28,7 +28,7 @@ def describe(network: Network, tried: Mapping[str, SparsityPattern] | None = Non
     Returns
     -------
     dict
-        "layers": for each with connections, its name, shape, connections, sparsity, fan-ins and fan-outs (least,
+        "layers": for each with connections, its path, name, shape, connections, sparsity, fan-ins and fan-outs (least,
         median, most), inputs that it does not read, outputs that read nothing, how many groups of rows have the same
         columns, by their size, and, if connections moved, how many places were ever tried; "units": before the first
         layer and after each, how many are dead and why; "paths": in all, and between one input and one output.
@@ -40,7 +40,8 @@ def describe(network: Network, tried: Mapping[str, SparsityPattern] | None = Non
         "sparsity": network.sparsity,
         "global_sparsity": network.global_sparsity,
         "layers": [
-            _layer(repr(stage.layer), stage.pattern) | _moved((tried or {}).get(stage.path)) for stage in stages
+            {"layer": stage.path} | _layer(repr(stage.layer), stage.pattern) | _moved((tried or {}).get(stage.path))
+            for stage in stages
         ],
         "units": [_units(each) for each in units],
         "paths": _paths(count_paths(network)),

@@ -70,6 +70,8 @@ class Layer(Whole, ABC):
         layer that has any sets this to a dict of them.
     undecayed : frozenset of str
         Names of parameters that weight decay leaves alone.
+    least_batch : int
+        Fewest samples of a batch that it can be trained on.
     children : mapping of str to Layer
         The layers that this one holds, by the names that stand in their paths.
     """
@@ -77,6 +79,7 @@ class Layer(Whole, ABC):
     params: Params
     kept: Mapping[str, Any] = MappingProxyType({})
     undecayed: frozenset[str] = frozenset()
+    least_batch: int = 1
     children: Mapping[str, Layer] = MappingProxyType({})
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]

@@ -78,6 +78,7 @@ class BatchNorm(Layer):
         if (arrays["var"] < 0).any():
             raise ValueError(f"{self!r}: var must not be negative, got {arrays['var'].min()}")
         self.params = {name: arrays[name] for name in ("scale", "shift")}
+        self.least_batch = 1 if self.pixels > 1 else 2
         self.kept = {name: arrays[name] for name in ("mean", "var")}
 
     def _row(self, name: str, values: Any, otherwise: float, dtype: Any) -> np.ndarray[Any, Any]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.prune"
 EXAMPLE = f"{PROGRAM} runs/dense --sparsity 0.95 --out pruned.safetensors"
-MOST = 20
-"""How many outputs that were removed from a layer are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,15 +62,11 @@ def _pruned(arguments: list[str]) -> list[str]:
 
 def _compacted(network: Network) -> tuple[Network, list[str]]:
     """The network without its dead channels and neurons, and lines that name them."""
-    from ..inspect.dead import dead_units, remove_dead
+    from ..inspect.dead import dead_lines, remove_dead
 
-    lines = []
-    for path, gone in dead_units(network).items():
-        named = ", ".join(map(str, gone[:MOST])) + (", …" if len(gone) > MOST else "")
-        lines.append(f"{path}: {len(gone)} of {network[path].out_shape[0]} outputs removed: {named}")
     smaller = remove_dead(network)
     before, after = network.table.values.size, smaller.table.values.size
-    return smaller, [*(lines or ["nothing is dead"]), f"{before:,} parameters before, {after:,} after"]
+    return smaller, [*dead_lines(network), f"{before:,} parameters before, {after:,} after"]
 
 
 def _parser() -> Parser:
@@ -177,7 +171,8 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
 
 
 def _line(line: PrunedLayer) -> str:
-    return (f"{line.name}: {line.removed:,} connections removed, {line.connections:,} left, "
+    name = line.name if line.layer.isdecimal() else f"{line.layer}, {line.name}"
+    return (f"{name}: {line.removed:,} connections removed, {line.connections:,} left, "
             f"{line.sparsity:.1%} sparse, threshold {line.threshold:.4g}")  # fmt: skip
 
 

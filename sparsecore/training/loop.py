@@ -101,6 +101,13 @@ class Loop(Whole):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
         check_seed(seed)
+        left = samples % batch_size or batch_size
+        for path, layer in step.network.walk():
+            if left < layer.least_batch:
+                raise ValueError(
+                    f"batch_size: layer {path}, {layer!r}, trains on at least {layer.least_batch} samples at once, and "
+                    f"{batch_size:,} at a time leave {left} of the {samples:,}: choose another"
+                )
         self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed

@@ -128,8 +128,9 @@ class Reader:
         x = node.args[0]
         before = self._point(node, x)
         if kind in WEIGHTED:
-            if (other := self.used.setdefault(id(module), node.name)) != node.name:
-                raise ValueError(f"is used twice, first as {other}: layers share no parameters here")
+            for each in (module, *module.parameters(recurse=False)):
+                if (other := self.used.setdefault(id(each), node.name)) != node.name:
+                    raise ValueError(f"is used twice, first as {other}: layers share no parameters here")
             layer = WEIGHTED[kind](module, before.shape, before.order)
             is_norm = isinstance(layer, BatchNorm)
             self._then(node, x, layer, layer.out_shape, before.order if is_norm else None)
@@ -174,10 +175,15 @@ class Reader:
     def _relu_(self, node: fx.Node, x: Any) -> None:
         self._relu(node, x, True)
 
-    def _check_last(self, node: fx.Node, x: Any) -> None:
-        """Refuse to change a tensor that is read afterwards."""
-        if any(self.place[user] > self.place[node] for user in x.users):
-            raise ValueError(f"works in place on {x.name}, which is read again after it")
+    def _check_last(self, node: fx.Node, given: Any) -> None:
+        """Refuse to change a tensor that is read afterwards, also where it is a view of one, or its other name."""
+        x: fx.Node | None = given
+        while x is not None:
+            if any(self.place[user] > self.place[node] for user in x.users):
+                raise ValueError(f"works in place on {x.name}, which is read again after it")
+            point = self.points[x]
+            same = point.layer is None or isinstance(point.layer, Flatten | Dropout | PadChannels)
+            x = point.above if same else None
 
     def _max_pool(
         self, node: fx.Node, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,

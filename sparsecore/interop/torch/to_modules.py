@@ -20,7 +20,8 @@ Modules = dict[str, nn.Module]
 
 
 def to_torch(network: Network) -> nn.Module:
-    """The `nn.Module` that computes what a network does, with the same gradients.
+    """The `nn.Module` that computes what a network does, in training as well, with its gradients where there are
+    connections.
 
     It is a tree of the same paths: `state_dict` has `stage1.0.main.conv1.weight`, dense, with zeros where there is no
     connection; a batch norm's `weight`, `bias`, `running_mean` and `running_var` are our scale, shift, mean and var.
