@@ -86,6 +86,10 @@ class Grid(NamedTuple):
 
     `bands`, an int32 array of shape (ys, 2), is for spmm: at image row y only column blocks `bands[y, 0]` to
     `bands[y, 1]` are read, all of them together. Without it every row reads every block, one after another.
+
+    `planes`, `plane` and `ahead` are a hint for whoever fetches x into a cache before it is needed: x has so many
+    planes, `plane` elements apart, and what an image row reads beyond the row before it begins `ahead` elements after
+    the latter's origin in each.
     """
 
     outer: int
@@ -99,6 +103,9 @@ class Grid(NamedTuple):
     out_line: int
     out_row: int
     bands: NDArray[np.int32] | None = None
+    planes: int = 0
+    plane: int = 0
+    ahead: int = 0
 
 
 class Window(NamedTuple):

@@ -44,19 +44,24 @@ that a small layer is one call of a kernel. A layer with more stored connections
 
 # ---------------------------------------------------------------------------------------------- CPU: gather and sample
 
-MOST_LINES = 4
-"""Lines of x, and so sums, of each row that gather takes at once. A connection's offset is read once for all of
-them."""
-
-
 def gather_lines(most_group: int, size: int, width: int) -> int:
-    """Lines whose sums gather keeps in registers, for every row of a group: a power of two, at most MOST_LINES.
+    """Lines of images whose sums gather keeps in registers, for every row of a group: a power of two.
 
-    Sums fill half of the registers, and a row alone a quarter: it has fewer weights to multiply with, and waits for x.
+    A connection's offset is read once for all of them. Sums fill half of the registers. A row alone has eight: it waits
+    for x, and what it costs to begin and end a row of 14 connections is shared by all its lines. Eight lines of AVX-512
+    gain a tenth over four, four of AVX2 a quarter over two.
     """
     many = size * width != 32  # AVX-512 and NEON have 32 registers, AVX2 has 16
-    sums = (16 if many else 8) // most_group if most_group > 1 else (8 if many else 4)
-    return max(1, min(MOST_LINES, sums // (LANES // width)))
+    sums = (16 if many else 8) // most_group if most_group > 1 else 8
+    lines = max(1, sums // (LANES // width))
+    return 1 << (lines.bit_length() - 1)
+
+
+def linear_lines(most_group: int, size: int, width: int) -> int:
+    """The same for a fully connected layer, and for COO: at most four, which BLOCK_COLUMNS counts on. Of AVX2, a row
+    alone takes two: four are slower by a fifth."""
+    lines = min(4, gather_lines(most_group, size, width))
+    return max(1, lines // 2) if most_group == 1 and size * width == 32 else lines
 
 
 SAMPLE_BLOCK = 8
@@ -74,6 +79,8 @@ def sample_lines(register_bytes: int, registers_of_line: int) -> int:
 
 def sample_block(group: int, register_bytes: int) -> int:
     """Connections that sample takes at once for a group of rows: as many sums as the register file holds."""
+    if group == 1:
+        return SAMPLE_BLOCK
     if register_bytes == 64:  # AVX-512 has 32 registers
         return 4 if group == 4 else 8
     return {2: 4}.get(group, 2)
@@ -85,7 +92,17 @@ so much of x before it goes over the connections again. Sets the order of sums."
 
 FAR_CACHE = 512 * 1024
 """Bytes of a second-level cache to count on. Groups let sample take so much of x, which sets the order of
-sums; COO fetches early beyond it."""
+sums; where a band of images reads more, rows are walked in pieces; COO fetches early beyond it."""
+
+IMAGE_CACHE = 128 * 1024
+"""Bytes of x that sample walks for all rows of a convolution before it goes on: a second-level cache holds them beside
+dy, what filters read beyond their edge, and what is fetched of the next. Sums meanwhile stay in registers. At 64→128
+channels of 16×16 it gains a third over whole images, which come from the third level. Sets the order of sums."""
+
+BAND_POSITIONS, FEWEST_POSITIONS = 64, 16
+"""Positions of a band of an image, at least, where the image has so many; and those of several of the smallest images,
+at most, that sample takes together. At the end of these a reduction costs about thirty operations for eight
+connections; but every image lies on other pages of memory. Sets the order of sums."""
 
 LEAST_PANEL, LEAST_GROUP_PANEL = 4, 8
 """Lines that sample takes at least, of a row alone and of a group: fewer would not pay for walking the

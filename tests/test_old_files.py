@@ -3,6 +3,9 @@
 `fixtures/format1` was written by `fixtures/make_format1.py` at the commit that its `expected.json` names. Bits are
 compared on a processor like the one that wrote them. On another, sums are rounded in another order and training carries
 that on: what a run comes to is compared within TOLERANCE.
+
+dW of convolutions has been summed in another order since. `lenet5`, which has some, is compared within TOLERANCE with
+what it came to then, and to the bit with what it comes to now, `resumed` or begun `anew`.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_ended_as_expected(folder: Path, name: str, *, slack: float = 1) -> None:
+def assert_ended_as_expected(folder: Path, name: str, *, slack: float = 1, anew: bool = False) -> None:
     """The run is finished, told each epoch once, and came to what it came to then: to the bit, or within so many times
     TOLERANCE on another processor.
     """
@@ -85,9 +88,10 @@ def assert_ended_as_expected(folder: Path, name: str, *, slack: float = 1) -> No
     for key in ("test_accuracy", "test_loss"):
         assert lines[-1][key] == pytest.approx(wanted[key], abs=slack * TOLERANCE[key])
     if SAME_BITS:
-        assert hashlib.sha256(network.params.tobytes()).hexdigest() == wanted["sha256"]
+        exact = wanted | wanted.get("anew" if anew else "resumed", {})
+        assert hashlib.sha256(network.params.tobytes()).hexdigest() == exact["sha256"]
         assert [lines[-1][key] for key in ("test_accuracy", "test_loss")] == [
-            wanted[key] for key in ("test_accuracy", "test_loss")
+            exact[key] for key in ("test_accuracy", "test_loss")
         ]
 
 
@@ -178,7 +182,7 @@ def test_a_configuration_alone_begins_the_same_run_again(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     (copied / "metrics.jsonl").unlink()
     assert train.main(["--resume", "--out", str(copied), *QUIET]) == 0
-    assert_ended_as_expected(copied, copied.name, slack=100)
+    assert_ended_as_expected(copied, copied.name, slack=100, anew=True)
 
 
 @pytest.mark.parametrize("copied", ["previous-alone"], indirect=True)

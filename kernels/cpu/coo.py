@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray
 
 from ..layout import LANES
-from ..tuning import SAMPLE_BLOCK, gather_lines
+from ..tuning import SAMPLE_BLOCK, linear_lines
 from .call import arguments, kernel, share
 from .ir.runs import gather_runs, settle
 from .ir.sample import sample_across, total
@@ -35,7 +35,7 @@ SDDMM_COO = arguments(
 @cache
 def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
-    most_lines = gather_lines(1, size, width)
+    most_lines = linear_lines(1, size, width)
 
     def spmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]

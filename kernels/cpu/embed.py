@@ -25,7 +25,7 @@ from ..compile import njit, register_bytes, source
 from ..tuning import LARGEST_GROUP
 from .ir.atomics import jump
 from .ir.vector import I64, Builder, Value, pointer
-from .sddmm import SDDMM, panel, sddmm_kernel
+from .sddmm import SDDMM, sddmm_kernel, sweep
 from .spmm import SPMM, spmm_kernel
 
 _MAKERS = (spmm_kernel, sddmm_kernel)
@@ -107,6 +107,7 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
         c.ys, c.x_y, c.out_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.out_line, c.out_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.bands = _at(grid.bands)
+        c.planes, c.plane, c.ahead = grid.planes, grid.plane, grid.ahead
         _run(0, size, layout.most_group, calls)
 
     return implementation
@@ -126,7 +127,8 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.outer, c.x_outer, c.dy_outer = grid.outer, grid.x_outer, grid.out_outer
         c.ys, c.x_y, c.dy_y = grid.ys, grid.x_y, grid.out_y
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
-        c.panel = _panel(grid, layout.most_group)
+        c.planes, c.plane, c.ahead = grid.planes, grid.plane, grid.ahead
+        c.together, c.high, c.panel, c.pieces = _sweep(grid, layout.most_group)
         _run(1, size, layout.most_group, calls)
 
     return implementation
@@ -163,7 +165,7 @@ def _run(which, size, group, calls):  # type: ignore[no-untyped-def]
     _keep(calls)
 
 
-_panel = njit(panel)
+_sweep = njit(sweep)
 
 
 @njit

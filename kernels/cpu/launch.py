@@ -57,7 +57,7 @@ from .pack import (
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import SDDMM, panel, sddmm_kernel
+from .sddmm import SDDMM, sddmm_kernel, sweep
 from .spmm import SPMM, spmm_kernel
 from .threads import Pool
 from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
@@ -199,7 +199,7 @@ class Launcher:
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
             kernel = sddmm_kernel(grad.itemsize, layout.most_group, width)
-            fields["panel"] = panel(grid, layout.most_group)
+            fields |= sweep(grid, layout.most_group)._asdict()
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:
             kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))

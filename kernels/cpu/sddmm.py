@@ -3,37 +3,81 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray
 
-from ..layout import Grid
-from ..tuning import FAR_CACHE, LEAST_GROUP_PANEL, LEAST_PANEL, NEAR_CACHE
-from .call import arguments, kernel
-from .ir.sample import sample, total
+from ..compile import njit
+from ..layout import LANES, Grid
+from ..tuning import (
+    BAND_POSITIONS,
+    FAR_CACHE,
+    FEWEST_POSITIONS,
+    IMAGE_CACHE,
+    LEAST_GROUP_PANEL,
+    LEAST_PANEL,
+    NEAR_CACHE,
+    SAMPLE_BLOCK,
+)
+from .call import arguments, kernel, share
+from .ir.sample import sample, sample_alone, total
 from .ir.vector import advance, floats, ints
-from .spmm import equal_work
+from .spmm import equal_work, fetch_planes
 
 SDDMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "dy", "x", "grad", "db",
     "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
-    "panel",
+    "together", "high", "panel", "pieces", "planes", "plane", "ahead",
 )  # fmt: skip
 
 
-def panel(grid: Grid, most_group: int) -> int:
-    """Lines that sddmm takes before it goes over the connections again.
+class Sweep(NamedTuple):
+    """What sddmm takes of the positions, and of each row's connections, before it goes on to the next.
 
-    For groups of rows, as many lines of x as the second-level cache holds: their sums stay in registers over all of
-    them. A row alone waits for every line of x. Its panels are what the first level holds, four lines at least, so that
-    the next row still finds them near.
+    Attributes
+    ----------
+    together, high, panel : int
+        Tiles, image rows and lines whose products are summed in registers.
+    pieces : int
+        Pieces of a row's connections that are walked one after another: what one of them reads of x, with the same
+        piece of all other rows, stays in the cache.
     """
-    if grid.outer > 1 or grid.ys > 1:
-        return max(grid.lines, 1)  # an image is walked whole, tile by tile
-    cache, least = (FAR_CACHE, LEAST_GROUP_PANEL) if most_group > 1 else (NEAR_CACHE, LEAST_PANEL)
-    return max(least, cache // max(grid.x_line * 4, 1) // least * least)
+
+    together: int
+    high: int
+    panel: int
+    pieces: int
+
+
+def sweep(grid: Grid, most_group: int) -> Sweep:
+    """How sddmm walks a grid, on which the order of sums depends; `pieces` does not change it.
+
+    Images: as many image rows as the second-level cache holds of x, and some positions at least; of the smallest
+    images, several. It is the same for rows alone and for groups, so that a connection's gradient has the same bits
+    whatever other connections there are.
+
+    A fully connected layer, for groups of rows: as many lines of x as the second-level cache holds. A row alone waits
+    for every line of x. Its panels are what the first level holds, four lines at least, so that the next row still
+    finds them near.
+    """
+    if grid.outer <= 1 and grid.ys <= 1:
+        cache, least = (FAR_CACHE, LEAST_GROUP_PANEL) if most_group > 1 else (NEAR_CACHE, LEAST_PANEL)
+        return Sweep(1, 1, max(least, cache // max(grid.x_line * 4, 1) // least * least), 1)
+    lines, ys, tiles = max(grid.lines, 1), max(grid.ys, 1), max(grid.outer, 1)
+    row = max(grid.x_outer // ys * 4, 1)
+    high = min(ys, max(-(-BAND_POSITIONS // lines), IMAGE_CACHE // row))
+    high = -(-ys // -(-ys // high))  # all bands about equally high
+    together = max(1, min(tiles, FEWEST_POSITIONS // (ys * lines)))
+    return Sweep(together, high, lines, max(1, together * high * row // FAR_CACHE))
+
+
+@njit
+def piece_of(count: int, piece: int, pieces: int) -> tuple[int, int]:
+    """The range of a row's connections that is one of so many pieces, cut where blocks of them begin."""
+    first, last = share(count, piece, pieces)
+    return first // SAMPLE_BLOCK * SAMPLE_BLOCK, count if piece == pieces - 1 else last // SAMPLE_BLOCK * SAMPLE_BLOCK
 
 
 @cache
@@ -46,28 +90,53 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
+        image = c.outer > 1 or c.ys > 1
         later = np.int64(0)  # 0: the first positions write, all others add
-        for outer in range(c.outer):
-            for line in range(0, c.lines, c.panel):
-                lines = min(c.panel, c.lines - line)
-                x_here = advance(x, outer * c.x_outer + line * c.x_line)
-                dy_here = advance(dy, outer * c.dy_outer + line * c.dy_line)
-                for block in range(c.blocks):
-                    for g in range(first, last):
-                        a = np.int64(cuts[block * c.groups + g])
-                        e = np.int64(cuts[(block + 1) * c.groups + g])
-                        start = np.int64(starts[g])
-                        sample(
-                            width, most_group, np.int64(starts[g + 1]) - start, dy_here, c.dy_row, c.dy_y, c.dy_line,
-                            x_here, c.x_y, c.x_line, c.ys, lines, advance(rows, start),
-                            advance(offsets, runs[g] + a), e - a, indptr, advance(grad, a), later,
-                        )  # fmt: skip
-                if c.db != 0:
-                    for k in range(np.int64(starts[first]), np.int64(starts[last])):
-                        row = np.int64(rows[k])
-                        s = total(width, advance(dy_here, row * c.dy_row), c.dy_y, c.dy_line, c.ys, lines)
-                        db[row] = s if later == 0 else db[row] + s
-                later = np.int64(1)
+        for outer in range(0, c.outer, c.together):
+            tiles = min(c.together, c.outer - outer)
+            for y in range(0, c.ys, c.high):
+                high = min(c.high, c.ys - y)
+                for line in range(0, c.lines, c.panel):
+                    lines = min(c.panel, c.lines - line)
+                    x_here = advance(x, outer * c.x_outer + y * c.x_y + line * c.x_line)
+                    dy_here = advance(dy, outer * c.dy_outer + y * c.dy_y + line * c.dy_line)
+                    for k in range(c.blocks * c.pieces):
+                        block, piece = k // c.pieces, k % c.pieces
+                        for g in range(first, last):
+                            a = np.int64(cuts[block * c.groups + g])
+                            count = np.int64(cuts[(block + 1) * c.groups + g]) - a
+                            if c.pieces > 1:
+                                skip, end = piece_of(count, piece, c.pieces)
+                                a, count = a + skip, end - skip
+                            start = np.int64(starts[g])
+                            if c.planes != 0 and k == c.blocks * c.pieces - 1:  # the next band, a share for each group
+                                p, q = share(c.planes, g - first, last - first)
+                                soon = advance(x_here, c.ahead + (c.high - 1) * c.x_y + p * c.plane)
+                                fetch_planes(soon, q - p, c.plane, 0, c.high * c.x_y // LANES, LANES)
+                                for r in range(start, np.int64(starts[g + 1])):
+                                    soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
+                                    fetch_planes(soon, 1, 0, 0, c.high * lines, LANES)
+                            group = np.int64(starts[g + 1]) - start
+                            if group == 1 and not image:
+                                sample_alone(
+                                    width, dy_here, c.dy_row, c.dy_y, c.dy_line, x_here, c.x_y, c.x_line, high, lines,
+                                    advance(rows, start), advance(offsets, runs[g] + a), count, indptr,
+                                    advance(grad, a), later,
+                                )  # fmt: skip
+                            else:
+                                sample(
+                                    width, most_group, group, dy_here, c.dy_row, c.dy_outer, c.dy_y, c.dy_line,
+                                    x_here, c.x_outer, c.x_y, c.x_line, tiles, high, lines, advance(rows, start),
+                                    advance(offsets, runs[g] + a), count, indptr, advance(grad, a), later,
+                                )  # fmt: skip
+                    if c.db != 0:
+                        for k in range(np.int64(starts[first]), np.int64(starts[last])):
+                            row = np.int64(rows[k])
+                            for tile in range(tiles):
+                                here = advance(dy_here, tile * c.dy_outer + row * c.dy_row)
+                                s = total(width, here, c.dy_y, c.dy_line, high, lines)
+                                db[row] = s if later == 0 and tile == 0 else db[row] + s
+                    later = np.int64(1)
         if later == 0:  # no positions: the sums of nothing
             for k in range(np.int64(starts[first]), np.int64(starts[last])):
                 row = np.int64(rows[k])

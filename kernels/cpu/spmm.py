@@ -9,16 +9,17 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
-from ..tuning import gather_lines
+from ..layout import LANES
+from ..tuning import gather_lines, linear_lines
 from .call import arguments, kernel, share
 from .ir.gather import gather
-from .ir.vector import advance, floats, ints
+from .ir.vector import advance, fetch, floats, ints
 
 SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "data", "x", "bias", "out", "mask", "relu",
     "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
-    "bands",
+    "bands", "planes", "plane", "ahead",
 )  # fmt: skip
 
 
@@ -61,13 +62,25 @@ def share_positions(outer: int, lines: int, most_lines: int, part: int, parts: i
     return 0, outer, first * most_lines, min(last * most_lines, lines)
 
 
+@njit
+def fetch_planes(x: Any, planes: int, plane: int, begin: int, end: int, step: int) -> None:
+    """Begin to bring lines `begin` to `end` of each of so many planes into the cache; lines lie `step` apart.
+
+    A panel reads a few lines of each of many planes: too many stretches, and too short ones, for the processor to see
+    what comes next.
+    """
+    for k in range(planes):
+        for line in range(begin, end):
+            fetch(advance(x, k * plane + line * step))
+
+
 @cache
 def spmm_kernel(size: int, most_group: int, width: int) -> Any:
     """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
 
     `width` is how many elements a register holds.
     """
-    most_lines = gather_lines(most_group, size, width)
+    most_lines, few_lines = gather_lines(most_group, size, width), linear_lines(most_group, size, width)
 
     def spmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
@@ -76,8 +89,10 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
         first, last = 0, c.groups
-        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, most_lines, part, parts)
-        if too_few_positions(c.outer, c.lines, most_lines, parts):
+        count, fresh = np.int64(starts[c.groups]), c.x_y // LANES  # rows; lines that an image row adds to a plane
+        panel = most_lines if c.outer > 1 or c.ys > 1 else few_lines
+        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, panel, part, parts)
+        if too_few_positions(c.outer, c.lines, panel, parts):
             first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
         for outer in range(first_outer, last_outer):
             for y in range(c.ys):
@@ -88,11 +103,15 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                     step = last_block - first_block
                 line = first_line
                 while line < last_line:
-                    lines = most_lines
+                    lines = panel
                     while lines > last_line - line:
                         lines //= 2
                     x_here = advance(x, x_at + line * c.x_line)
                     here = out_at + line * c.out_line
+                    if c.planes != 0:  # of the next image row, as large a share
+                        begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
+                        fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, LANES)
+                        fetch_planes(advance(out, out_at + c.out_y), count, c.out_row, line, line + lines, c.out_line)
                     block = first_block
                     while True:
                         final = block + step >= last_block

@@ -505,8 +505,8 @@ def _slices(segments: int, positions: int) -> tuple[int, int]:
 def _steps(grid: Grid) -> tuple[np.generic, ...]:
     """A grid as the kernels take it: counts are int32, steps int64."""
     counts = ("outer", "ys", "lines")
-    fields = grid._asdict()
-    del fields["bands"]
+    others = ("bands", "planes", "plane", "ahead")
+    fields = {name: value for name, value in grid._asdict().items() if name not in others}
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
 
 

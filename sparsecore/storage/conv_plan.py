@@ -129,7 +129,8 @@ class ConvPlan(Patchable):
         y : array of shape (tiles, out_channels, height, width, LANES)
             Only its strides matter.
         """
-        return self._grid(tiles, bordered(self.in_shape, self.x_border), self.stride, y, None)
+        reach = (self.kernel_size[0] - 1) * self.dilation[0] + 1
+        return self._grid(tiles, bordered(self.in_shape, self.x_border), self.stride, y, None, reach)
 
     # ------------------------------------------------------------------------------------------ transposed
 
@@ -164,13 +165,21 @@ class ConvPlan(Patchable):
         dx : array of shape (tiles, in_channels, height, width, LANES)
             Only its strides matter.
         """
-        return self._grid(tiles, bordered(self.out_shape, self.dy_border), (1, 1), phase.of(dx), phase.bands)
+        _, shifts = self._reach(phase.origin[0], 0)
+        reach = self.dy_border.top + int(shifts.max(initial=0)) + 1
+        return self._grid(tiles, bordered(self.out_shape, self.dy_border), (1, 1), phase.of(dx), phase.bands, reach)
 
-    def _grid(self, tiles: int, x_shape: Shape, step: Pair, out: Any, bands: NDArray[np.int32] | None) -> Grid:
+    def _grid(
+        self, tiles: int, x_shape: Shape, step: Pair, out: Any, bands: NDArray[np.int32] | None, reach: int
+    ) -> Grid:
+        """The grid of an image `out` whose every row reads `reach` rows of x, and the next as many from `step` on."""
         _, _, rows, columns = out.shape[:4]
         tile, channel, row, column = (stride // out.itemsize for stride in out.strides[:4])
         x_tile, x_row, x_column = prod(x_shape) * LANES, step[0] * x_shape[2] * LANES, step[1] * LANES
-        return Grid(tiles, x_tile, tile, rows, x_row, row, columns, x_column, column, channel, bands)
+        planes, plane, ahead = x_shape[0], prod(x_shape[1:]) * LANES, reach * x_shape[2] * LANES
+        return Grid(
+            tiles, x_tile, tile, rows, x_row, row, columns, x_column, column, channel, bands, planes, plane, ahead
+        )
 
     def _phase(self, origin: Pair) -> Phase:
         channels, high, _ = self.out_shape

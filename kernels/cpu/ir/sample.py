@@ -16,18 +16,18 @@ from numba.extending import intrinsic
 
 from ...layout import LANES
 from ...tuning import SAMPLE_ACROSS_LINES, SAMPLE_BLOCK, sample_block, sample_lines
-from .vector import I32, I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, switch
+from .vector import I32, I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, opaque_number, switch
 
 
 @intrinsic(prefer_literal=True)
 def sample(  # type: ignore[no-untyped-def]
-    _, widths, groups, group, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad,
-    accumulate,
+    _, widths, groups, group, dy, dy_row, dy_tile, dy_y, dy_line, x, x_tile, x_y, x_line, tiles, ys, lines, rows,
+    offsets, count, indptr, grad, accumulate,
 ):  # fmt: skip
-    """grad[row, p] = Σ_{y, line} ⟨dy[row, y, line], x[offsets[p], y, line]⟩ for `count` connections of a group's rows.
+    """grad[row, p] = Σ_{tile, y, line} ⟨dy[row, tile, y, line], x[offsets[p], tile, y, line]⟩ for a group's rows.
 
-    The rows of a group (1 to `groups`) share their columns. Written at `grad[indptr[row]:]`, or with `accumulate`
-    added to what is there.
+    The rows of a group (1 to `groups`) share their `count` columns. Written at `grad[indptr[row]:]`, or with
+    `accumulate` added to what is there. Sums stay in registers over all positions.
     """
     literal = literals(widths, groups)
     if literal is None:
@@ -35,14 +35,33 @@ def sample(  # type: ignore[no-untyped-def]
     width, group_n = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        call = _Sample(Lines(b, SCALAR[signature.args[3].dtype], width), *args[3:])
-        cases: dict[int, Callable[[], None]] = {n: partial(call.rows_together, n) for n in range(group_n, 1, -1)}
-        switch(b, cases | {1: call.one_row}, args[2])
+        dy, dy_row, dy_tile, dy_y, dy_line, x, x_tile, x_y, x_line, tiles, *others = args[3:]
+        v = Lines(b, SCALAR[signature.args[3].dtype], width)
+        call = _Sample(v, dy, dy_row, dy_y, dy_line, x, x_y, x_line, *others)
+        together = partial(call.rows_together, tiles=tiles, dy_tile=dy_tile, x_tile=x_tile)
+        switch(b, {n: partial(together, n) for n in range(group_n, 0, -1)}, args[2])
         return context.get_dummy_value()
 
     i = types.int64
-    kinds = (i, dy, i, i, i, x, i, i, i, i, rows, offsets, i, indptr, grad, i)
+    kinds = (i, dy, i, i, i, i, x, i, i, i, i, i, i, rows, offsets, i, indptr, grad, i)
     return types.void(widths, groups, *kinds), emit
+
+
+@intrinsic(prefer_literal=True)
+def sample_alone(  # type: ignore[no-untyped-def]
+    _, widths, dy, dy_row, dy_y, dy_line, x, x_y, x_line, ys, lines, rows, offsets, count, indptr, grad, accumulate
+):  # fmt: skip
+    """`sample` for one row and one tile, whose sums are reduced after a few lines, which stay in registers."""
+    literal = literals(widths)
+    if literal is None:
+        return None
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        _Sample(Lines(b, SCALAR[signature.args[1].dtype], literal[0]), *args[1:]).one_row()
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(widths, dy, i, i, i, x, i, i, i, i, rows, offsets, i, indptr, grad, i), emit
 
 
 @intrinsic(prefer_literal=True)
@@ -142,19 +161,19 @@ class _Sample:
 
         self._panels(SAMPLE_ACROSS_LINES, panel)
 
-    def rows_together(self, group: int) -> None:
+    def rows_together(self, group: int, tiles: Value, dy_tile: Value, x_tile: Value) -> None:
         """For a block of connections, the sums of all rows stay in registers over all positions."""
         v, b = self.v, self.v.b
-        block = sample_block(group, v.width * v.size)
+        most = sample_block(group, v.width * v.size)
         numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
         dys = [b.gep(self.dy, [b.mul(number, self.dy_row)]) for number in numbers]
         targets = [b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
 
-        def connections(p: Value, whole: bool) -> list[Value]:
+        def connections(p: Value, whole: bool, block: int) -> list[Value]:
             xs = [b.gep(self.x, [self._offset(p, k, whole)]) for k in range(block)]
 
             def position(dy_at: Value, x_at: Value, sums: list[Value]) -> list[Value]:
-                sums = list(sums)
+                sums, dy_at, x_at = list(sums), opaque_number(b, dy_at), opaque_number(b, x_at)
                 for r in range(v.registers):
                     dy = [v.load(b.gep(base, [dy_at]), r) for base in dys]
                     for c, base in enumerate(xs):  # one x at a time: the sums need the other registers
@@ -163,14 +182,28 @@ class _Sample:
                             sums[row * block + c] = v.fma(dy[row], x, sums[row * block + c])
                 return sums
 
-            def image_row(y: Value, sums: list[Value]) -> list[Value]:
-                dy_at, x_at = b.mul(y, self.dy_y), b.mul(y, self.x_y)
-                return count_loop(
-                    b, I64(0), self.lines, 1, sums,
-                    lambda k, s: position(b.add(dy_at, b.mul(k, self.dy_line)), b.add(x_at, b.mul(k, self.x_line)), s),
-                )  # fmt: skip
+            # Tiles, image rows and lines, from the outermost loop to the innermost.
+            loops = [(tiles, dy_tile, x_tile), (self.ys, self.dy_y, self.x_y), (self.lines, self.dy_line, self.x_line)]
 
-            sums = count_loop(b, I64(0), self.ys, 1, [v.zero] * (group * block), image_row)
+            def walk(depth: int, dy_at: Value, x_at: Value, sums: list[Value]) -> list[Value]:
+                count, dy_step, x_step = loops[depth]
+
+                def each(k: Value, sums: list[Value]) -> list[Value]:
+                    return walk(depth + 1, b.add(dy_at, b.mul(k, dy_step)), b.add(x_at, b.mul(k, x_step)), sums)
+
+                def one(k: Value, sums: list[Value]) -> list[Value]:
+                    return position(b.add(dy_at, b.mul(k, dy_step)), b.add(x_at, b.mul(k, x_step)), sums)
+
+                if depth + 1 < len(loops):
+                    return count_loop(b, I64(0), count, 1, sums, each)
+                if group > 1:
+                    return count_loop(b, I64(0), count, 1, sums, one)
+                # Two lines in a turn of the innermost loop: narrow images make few turns of each.
+                even = b.and_(count, I64(-2))
+                sums = count_loop(b, I64(0), even, 2, sums, lambda k, s: one(b.add(k, I64(1)), one(k, s)))
+                return count_loop(b, even, count, 1, sums, one)
+
+            sums = walk(0, I64(0), I64(0), [v.zero] * (group * block))
             first = 0
             for packed in v.sums(sums):
                 count = packed.type.count
@@ -183,7 +216,15 @@ class _Sample:
                 first += count
             return []
 
-        self._blocks(block, connections)
+        whole = b.and_(self.count, I64(-most))
+        count_loop(b, I64(0), whole, most, [], lambda p, _: connections(p, True, most))
+        rest = whole
+        if group == 1:  # half a block where what is left fits into it: rows of a convolution have few connections
+            half = most // 2
+            fits = b.icmp_signed("<=", b.sub(self.count, whole), I64(half))
+            rest = b.select(fits, self.count, whole)
+            count_loop(b, whole, rest, half, [], lambda p, _: connections(p, False, half))
+        count_loop(b, rest, self.count, most, [], lambda p, _: connections(p, False, most))
 
     def _panels(self, most: int, panel: Callable[[Value, Value, int, Value], None]) -> None:
         """All positions, `most` lines of an image row at a time, then what is left: `panel(dy_at, x_at, lines,

@@ -100,6 +100,20 @@ def copy_line(_: Any, x: Any, out: Any) -> Any:
 
 
 @intrinsic
+def fetch(_: Any, x: Any) -> Any:
+    """Begin to bring the 64 bytes at x into the second-level cache; any address will do."""
+
+    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+        f = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        b.call(f, [b.bitcast(args[0], byte), I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(x), emit
+
+
+@intrinsic
 def square_root(_: Any, value: Any) -> Any:
     """√value by the processor's instruction. Numba's own calls the C library, and no loop with a call is vectorised."""
 
@@ -282,9 +296,12 @@ def opaque(b: Builder, address: Value) -> Value:
 
     Left alone, it computes the sum of every base and every offset ahead of an unrolled loop, and spills them all.
     """
-    number = b.ptrtoint(address, I64)
-    same = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [number], False)
-    return b.inttoptr(same, address.type)
+    return b.inttoptr(opaque_number(b, b.ptrtoint(address, I64)), address.type)
+
+
+def opaque_number(b: Builder, number: Value) -> Value:
+    """The same number, about which LLVM knows nothing: it cannot be added to other addresses ahead of time."""
+    return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [number], False)
 
 
 def not_null(b: Builder, address: Value) -> Value:
