@@ -35,19 +35,22 @@ Array = NDArray[Any]
 
 def spmm(
     layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-    *, relu: bool = False, mask: Array | None = None,
+    *, relu: bool = False, mask: Array | None = None, more: bool = False,
 ) -> None:  # fmt: skip
-    """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+    """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
+
+    With `more`, sums go on from what is in `out` instead of the bias.
+    """
     x, out = _memory(x), _memory(out)
     gate = None if mask is None else _memory(mask)
     for image_row, x_at, out_at in _positions(grid):
         for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
-            y = np.full(LANES, 0.0 if bias is None else bias[row])
+            target = out_at + row * grid.out_row
+            y = _line(out, target) if more else np.full(LANES, 0.0 if bias is None else bias[row])
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
             if relu:
                 y[y < 0] = 0
-            target = out_at + row * grid.out_row
             if gate is not None:
                 y[~(_line(gate, target) > 0)] = 0
             out[target : target + LANES] = y

@@ -110,6 +110,8 @@ class Tape:
 class Launcher:
     """Runs kernels on a pool of threads, or records them.
 
+    `goes_on` says that `spmm` can go on from sums that are there; a GPU's cannot.
+
     Parameters
     ----------
     pool : Pool
@@ -118,6 +120,8 @@ class Launcher:
     register_bytes : int
         Width of the vector registers to compile for: 16, 32 or 64. The processor's own if not given.
     """
+
+    goes_on = True
 
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
@@ -171,15 +175,18 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False,
     ) -> None:  # fmt: skip
-        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
+
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        """
         positions, width = grid.outer * grid.ys * grid.lines, self._bytes // out.itemsize
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
             kernel = spmm_kernel(out.itemsize, layout.most_group, width)
-            self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields)
+            self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1
         fields |= _segments(layout)

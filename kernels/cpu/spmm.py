@@ -17,7 +17,7 @@ from .ir.vector import advance, fetch, floats, ints
 
 SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
-    "data", "x", "bias", "out", "mask", "relu",
+    "data", "x", "bias", "out", "mask", "relu", "more",
     "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
     "bands", "planes", "plane", "ahead",
 )  # fmt: skip
@@ -112,6 +112,9 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                         begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
                         fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, LANES)
                         fetch_planes(advance(out, out_at + c.out_y), count, c.out_row, line, line + lines, c.out_line)
+                        if c.mask != 0:
+                            ahead = advance(mask, out_at + c.out_y)
+                            fetch_planes(ahead, count, c.out_row, line, line + lines, c.out_line)
                     block = first_block
                     while True:
                         final = block + step >= last_block
@@ -122,7 +125,8 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                             gather(
                                 width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
                                 advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
-                                x_here, c.x_line, bias, np.int64(block > first_block), c.relu * np.int64(final),
+                                x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
+                                c.relu * np.int64(final),
                                 advance(mask, here) if final and c.mask != 0 else floats(0, size),
                                 advance(out, here), c.out_row, c.out_line,
                             )  # fmt: skip

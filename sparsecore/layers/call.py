@@ -80,4 +80,5 @@ def _without_values(layer: Layer) -> Layer:
 def _check_result(layer: Layer, method: str, name: str, result: Any, given: Tiles, workspace: Workspace) -> None:
     if not isinstance(result, Tiles):
         raise TypeError(f"{layer!r}: {method} must give Tiles as {name}, got {type(result).__name__}")
-    check_known(layer, method, name, result.data, [given.data, *workspace.arrays()])
+    onto = [] if workspace.onto is None else [workspace.onto.data]
+    check_known(layer, method, name, result.data, [given.data, *onto, *workspace.arrays()])

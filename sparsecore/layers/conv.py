@@ -127,16 +127,28 @@ class SparseConv2d(SparseLayer):
         if not need_dx:
             return None, grads
         # The gradient of x lies as x does: the mask is read where the gradient is written.
-        dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
+        onto = self._onto(x, workspace)
+        if onto is None:
+            dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
+        else:
+            dx, within = onto.data, onto.within
         seen = x.data.reshape(dx.shape) if x.rectified else None
+        more = {} if onto is None else {"more": True}
         for k, phase in enumerate(self.plan.phases):
             weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
             kernels.reorder(self.weight, phase.perm, weight_t)
             grid = self.plan.phase_grid(phase, tiles, dx)
             mask = None if seen is None else phase.of(seen)
-            kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask)
+            kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask, **more)
         dx = dx if within is not None else dx.reshape(x.data.shape)
-        return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within), grads
+        added = {} if onto is None else {"joined": True, "free": True}
+        return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, **added), grads
+
+    def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
+        """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
+        onto: Tiles | None = workspace.onto
+        able = onto is not None and self.format == "csr" and getattr(workspace.kernels, "goes_on", False)
+        return onto if able and (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
     def _padded(
         self, name: str, given: Tiles, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace

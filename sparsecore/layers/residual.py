@@ -85,25 +85,31 @@ class Residual(Layer):
         if self.relu and not dy.masked:
             masked = workspace.array("masked dy", y.shape, y.dtype)
             mask_tiles(workspace, dy.data, y, masked)
-            dy = Tiles(masked, dy.batch)
+            dy = Tiles(masked, dy.batch, free=True)
         # Not masked yet by a ReLU at the end of main or shortcut.
         dy = replace(dy, masked=False)
         inside = workspace.child("main")
         inside.back_border = NO_BORDER
+        inside.onto = dy if self.shortcut is None and dy.free else None
         dx, own = backward_through(self.main, dy, main_cache, inside, need_dx=need_dx)
         grads = {f"main.{name}": array for name, array in own.items()}
         back: Tiles | None = dy
         if self.shortcut is not None:
             beside = workspace.child("shortcut")
-            beside.back_border = NO_BORDER
+            beside.back_border, beside.onto = NO_BORDER, None
             back, own = backward_through(self.shortcut, dy, shortcut_cache, beside, need_dx=need_dx)
             grads |= {f"shortcut.{name}": array for name, array in own.items()}
         if not need_dx or dx is None or back is None:
             return None, grads
-        out = workspace.array("dx", x.data.shape, y.dtype)
+        if dx.joined:
+            return dx, grads
+        out, within = workspace.array("dx", x.data.shape, y.dtype), None
+        if x.within is not None:  # where x lies, the gradient of another block may be added onto this one
+            out, within = workspace.images("dx", len(x.data), self.in_shape, x.border, y.dtype)
         summands = dx.data.reshape(out.shape), back.data.reshape(out.shape)
         workspace.kernels.add(*summands, out, mask=x.data if x.rectified else None)
-        return Tiles(out, dy.batch, masked=x.rectified), grads
+        tiles = Tiles(out, dy.batch, masked=x.rectified, border=x.border, within=within, free=True)
+        return tiles, grads
 
     @property
     def x_border(self) -> Border:

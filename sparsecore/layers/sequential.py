@@ -78,8 +78,9 @@ class Sequential(Layer):
             # The first layer of all sends nothing back, and so reads nothing around its dy.
             reads = k > 1 or (k == 1 and need_dx)
             here.back_border = borders(self.layers[k - 1])[1] if reads else NO_BORDER
+            here.onto = None
             if k == 0:
-                here.back_border = workspace.back_border
+                here.back_border, here.onto = workspace.back_border, workspace.onto
             dx, own = backward_through(layer, dy, cache[k], here, need_dx=need_dx or k > 0)
             grads |= {f"{name}.{key}": array for key, array in own.items()}
             dy = dx if dx is not None else dy

@@ -34,7 +34,9 @@ class Tiles:
     within : array, shape (tiles, channels, height, width, LANES), optional
         That array.
     joined : bool
-        Activations only: what the workspace said comes `ahead` has been added.
+        What the workspace said is to be added, `ahead` to activations and `onto` which to gradients, has been.
+    free : bool
+        Gradients only: the array may be written over, since whoever made it does not need it.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Tiles:
     border: Border = NO_BORDER
     within: Any = None
     joined: bool = False
+    free: bool = False
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "flags") or isinstance(self.data, np.ma.MaskedArray) or not is_real(self.data.dtype):

@@ -64,6 +64,9 @@ class Workspace:
     ----------
     ahead : Ahead
         What comes behind the layer in its forward pass; a layer that holds layers says it before each call.
+    onto : Tiles, optional
+        A gradient that is added to the one that this layer gives back; its array may be written over. A layer that has
+        added it there says so by its Tiles.
     back_border : Border
         Zeros that the layer before reads around the gradient that this one gives back.
     recording : bool
@@ -85,6 +88,7 @@ class Workspace:
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
         self.ahead, self.back_border = Ahead(), NO_BORDER
+        self.onto: Any = None
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records

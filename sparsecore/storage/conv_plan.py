@@ -109,7 +109,8 @@ class ConvPlan(Patchable):
         for axis, padding in enumerate(self.padding):
             size, out = self.in_shape[1 + axis], self.out_shape[1 + axis]
             last = (out - 1) * self.stride[axis] + (self.kernel_size[axis] - 1) * self.dilation[axis] - padding
-            sides += [padding, max(0, last - (size - 1))]
+            # As wide on both sides, so that images lie alike before filters of any stride.
+            sides += [padding, max(padding, last - (size - 1))]
         return Border(*sides)
 
     @cached
