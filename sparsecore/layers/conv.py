@@ -147,8 +147,9 @@ class SparseConv2d(SparseLayer):
     def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
         """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
         onto: Tiles | None = workspace.onto
-        able = onto is not None and self.format == "csr" and getattr(workspace.kernels, "goes_on", False)
-        return onto if able and (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
+        if onto is None or self.format != "csr" or not getattr(workspace.kernels, "goes_on", False):
+            return None
+        return onto if (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
     def _padded(
         self, name: str, given: Tiles, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
