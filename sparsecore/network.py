@@ -23,6 +23,9 @@ from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
 from .storage.sizes import fits, spell
 
+AT_ONCE = 1 << 28
+"""Bytes of activations that a network may take outside training, where the user does not say how many samples."""
+
 
 class LayerSummary(NamedTuple):
     """One line of a network's table."""
@@ -370,7 +373,15 @@ class Network:
         dy.clear_padding()
         self.root.backward_tiles(dy, caches, workspace, need_dx=False)
 
-    def logits(self, x: Any, batch_size: int = 1024, *, normalised: bool = False) -> Any:
+    def samples_at_once(self, most: int) -> int:
+        """How many samples to compute at once outside training: `most`, or fewer where activations would take too much.
+
+        Every layer keeps what it gives; all together should take no more than AT_ONCE bytes.
+        """
+        numbers = sum(int(np.prod(layer.out_shape)) for _, layer in self.walk() if not layer.children)
+        return max(LANES, min(most, AT_ONCE // (numbers * self.dtype.itemsize) // LANES * LANES))
+
+    def logits(self, x: Any, batch_size: int | None = None, *, normalised: bool = False) -> Any:
         """The network's output for ordinary arrays.
 
         Parameters
@@ -378,8 +389,8 @@ class Network:
         x : array of shape (batch, features) or (batch, *in_shape)
             What the network was trained on is normalised by `normalisation`, as in training: pixels, in integers of any
             kind, or numbers. Floats given to a network of pixels must be normalised already.
-        batch_size : int
-            Samples computed at once.
+        batch_size : int, optional
+            Samples computed at once; 1024, or fewer in a deep network, if not given.
         normalised : bool
             Take x as it is.
 
@@ -395,6 +406,7 @@ class Network:
         if hasattr(x, "__cuda_array_interface__"):
             raise TypeError(f"{self!r}: x must be a NumPy array, got an array on {place_of(x)}")
         x = real_numbers(x, self, "x")
+        batch_size = self.samples_at_once(1024) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
         first, last = self.layers[0], self.layers[-1]
@@ -433,7 +445,7 @@ class Network:
         return tuple(self.layers[0].in_shape), *trained_on
 
     def predict(
-        self, x: Any, batch_size: int = 1024, *, normalised: bool = False
+        self, x: Any, batch_size: int | None = None, *, normalised: bool = False
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The class of the largest logit for each sample of x, shape (batch,); arguments as for `logits`.
 

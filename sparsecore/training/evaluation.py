@@ -17,6 +17,7 @@ from .divergence import NotFiniteError, broken_layers
 from .step import Step, Totals
 
 BATCH = 1000
+"""Samples evaluated at once, or fewer in a deep network."""
 
 
 class Evaluation(Whole):
@@ -48,8 +49,9 @@ class Evaluation(Whole):
             raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
         samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
-        for start in range(0, samples, BATCH):
-            self._step.run(start, min(BATCH, samples - start))
+        batch = network.samples_at_once(BATCH)
+        for start in range(0, samples, batch):
+            self._step.run(start, min(batch, samples - start))
         return self._step.totals()
 
 
