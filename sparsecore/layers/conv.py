@@ -127,7 +127,7 @@ class SparseConv2d(SparseLayer):
         if not need_dx:
             return None, grads
         # The gradient of x lies as x does: the mask is read where the gradient is written.
-        onto = self._onto(x, workspace)
+        onto = self._onto(x, padded_dy, workspace)
         if onto is None:
             dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
         else:
@@ -144,10 +144,15 @@ class SparseConv2d(SparseLayer):
         added = {} if onto is None else {"joined": True, "free": True}
         return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, **added), grads
 
-    def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
-        """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
+    def _onto(self, x: Tiles, dy: Any, workspace: Workspace) -> Tiles | None:
+        """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is.
+
+        It cannot where that is the dy that the product reads.
+        """
         onto: Tiles | None = workspace.onto
         if onto is None or self.format != "csr" or not getattr(workspace.kernels, "goes_on", False):
+            return None
+        if np.may_share_memory(dy, onto.data):
             return None
         return onto if (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
