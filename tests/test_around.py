@@ -1,4 +1,4 @@
-"""What is spared around blocks changes no result: borders and sums that are written at once, gradients added in place."""
+"""What is spared around blocks changes no result: borders and sums written at once, gradients added in place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from sparsecore.kernels.cpu.launch import Launcher
+
 from sparsecore.layers import BatchNorm, Flatten, PadChannels, ReLU, Residual, Sequential, SparseConv2d, SparseLinear
 from sparsecore.layers.layer import Layer
 from sparsecore.network import Network
@@ -46,7 +46,9 @@ def block(kind: str, rng: Any, shape: Any) -> Layer:
     return Residual(Sequential(mains[kind]), relu=kind != "normalised first")
 
 
-KINDS = ["normalised", "rectified at its end", "of one pixel", "in segments", "normalised first", "without", "projected"]
+KINDS = [
+    "normalised", "rectified at its end", "of one pixel", "in segments", "normalised first", "without", "projected",
+]  # fmt: skip
 
 
 def gradients(layers: list[Layer], batch: int, spared: bool) -> dict[str, Any]:
