@@ -204,7 +204,7 @@ def full(datasets: tuple[str, ...] = ("mnist", "cifar10")) -> Scale:
 
 
 _QUARTER = replace(
-    RESNET20, title="ResNet-20 of a quarter of the width, CIFAR-10", recipe={**RESNET20.recipe, "width": 0.25},
+    RESNET20, title="ResNet-20 at ¼ width, CIFAR-10", recipe={**RESNET20.recipe, "width": 0.25},
     seconds=(4.0, 10.0),
 )  # fmt: skip
 

@@ -61,7 +61,7 @@ def _times(results: Results, table: str) -> list[str]:
     others = [cell for cell in results.cells if cell.point.table == table and cell.point.series != DENSE]
     said = ", ".join(f"{each.point.series} {each.point.column}% {dense[0].seconds / each.seconds:.1f}"
                      for each in sorted(others, key=_seconds))  # fmt: skip
-    return [f"{table}: of the dense network\'s training time there are in that of {said}."] if others else []
+    return [f"{table}: the dense network trained so many times as long as others: {said}."] if others else []
 
 
 def _seconds(cell: Cell) -> float:
