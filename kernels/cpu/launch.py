@@ -57,7 +57,7 @@ from .pack import (
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import SDDMM, sddmm_kernel, sweep
+from .sddmm import SDDMM, sddmm_images_kernel, sddmm_kernel, sweep
 from .spmm import SPMM, spmm_kernel
 from .threads import Pool
 from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
@@ -121,12 +121,10 @@ class Launcher:
         Width of the vector registers to compile for: 16, 32 or 64. The processor's own if not given.
     """
 
-    goes_on = True
-
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
-        self.recording = tape is not None
+        self.recording, self.goes_on = tape is not None, True
         self._memory: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 
@@ -205,7 +203,8 @@ class Launcher:
         for name in ("outer", "y", "line", "row"):
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
-            kernel = sddmm_kernel(grad.itemsize, layout.most_group, width)
+            made = sddmm_images_kernel if grid.outer > 1 or grid.ys > 1 else sddmm_kernel
+            kernel = made(grad.itemsize, layout.most_group, width)
             fields |= sweep(grid, layout.most_group)._asdict()
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:

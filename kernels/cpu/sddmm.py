@@ -82,7 +82,7 @@ def piece_of(count: int, piece: int, pieces: int) -> tuple[int, int]:
 
 @cache
 def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
-    """The kernel for elements of `size` bytes and groups of up to `most_group` rows."""
+    """The kernel of fully connected layers, for elements of `size` bytes and groups of up to `most_group` rows."""
 
     def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
@@ -90,7 +90,59 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
-        image = c.outer > 1 or c.ys > 1
+        for line in range(0, c.lines, c.panel):
+            lines = min(c.panel, c.lines - line)
+            x_here, dy_here = advance(x, line * c.x_line), advance(dy, line * c.dy_line)
+            later = np.int64(line > 0)  # the first positions write, all others add
+            for block in range(c.blocks):
+                for g in range(first, last):
+                    a = np.int64(cuts[block * c.groups + g])
+                    count = np.int64(cuts[(block + 1) * c.groups + g]) - a
+                    start = np.int64(starts[g])
+                    group = np.int64(starts[g + 1]) - start
+                    here, columns, out = advance(rows, start), advance(offsets, runs[g] + a), advance(grad, a)
+                    if group == 1:
+                        sample_alone(
+                            width, dy_here, c.dy_row, 0, c.dy_line, x_here, 0, c.x_line, 1, lines, here, columns,
+                            count, indptr, out, later,
+                        )  # fmt: skip
+                    else:
+                        sample(
+                            width, most_group, group, dy_here, c.dy_row, 0, 0, c.dy_line, x_here, 0, 0, c.x_line, 1, 1,
+                            lines, here, columns, count, indptr, out, later,
+                        )  # fmt: skip
+            if c.db != 0:
+                for k in range(np.int64(starts[first]), np.int64(starts[last])):
+                    row = np.int64(rows[k])
+                    s = total(width, advance(dy_here, row * c.dy_row), 0, c.dy_line, 1, lines)
+                    db[row] = s if later == 0 else db[row] + s
+        if c.lines == 0:
+            _nothing(starts, first, last, rows, indptr, grad, c.db != 0, db)
+
+    return kernel(sddmm)
+
+
+@njit
+def _nothing(starts: Any, first: int, last: int, rows: Any, indptr: Any, grad: Any, biased: bool, db: Any) -> None:
+    """The sums of no positions."""
+    for k in range(np.int64(starts[first]), np.int64(starts[last])):
+        row = np.int64(rows[k])
+        for p in range(indptr[row], indptr[row + 1]):
+            grad[p] = 0
+        if biased:
+            db[row] = 0
+
+
+@cache
+def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
+    """The kernel of convolutions: sums stay in registers over a band of image rows."""
+
+    def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SDDMM)[0]
+        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
+        indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
+        starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
+        first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
         later = np.int64(0)  # 0: the first positions write, all others add
         for outer in range(0, c.outer, c.together):
             tiles = min(c.together, c.outer - outer)
@@ -116,19 +168,12 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                                 for r in range(start, np.int64(starts[g + 1])):
                                     soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
                                     fetch_planes(soon, 1, 0, 0, c.high * lines, LANES)
-                            group = np.int64(starts[g + 1]) - start
-                            if group == 1 and not image:
-                                sample_alone(
-                                    width, dy_here, c.dy_row, c.dy_y, c.dy_line, x_here, c.x_y, c.x_line, high, lines,
-                                    advance(rows, start), advance(offsets, runs[g] + a), count, indptr,
-                                    advance(grad, a), later,
-                                )  # fmt: skip
-                            else:
-                                sample(
-                                    width, most_group, group, dy_here, c.dy_row, c.dy_outer, c.dy_y, c.dy_line,
-                                    x_here, c.x_outer, c.x_y, c.x_line, tiles, high, lines, advance(rows, start),
-                                    advance(offsets, runs[g] + a), count, indptr, advance(grad, a), later,
-                                )  # fmt: skip
+                            sample(
+                                width, most_group, np.int64(starts[g + 1]) - start, dy_here, c.dy_row, c.dy_outer,
+                                c.dy_y, c.dy_line, x_here, c.x_outer, c.x_y, c.x_line, tiles, high, lines,
+                                advance(rows, start), advance(offsets, runs[g] + a), count, indptr, advance(grad, a),
+                                later,
+                            )  # fmt: skip
                     if c.db != 0:
                         for k in range(np.int64(starts[first]), np.int64(starts[last])):
                             row = np.int64(rows[k])
@@ -137,12 +182,7 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                                 s = total(width, here, c.dy_y, c.dy_line, high, lines)
                                 db[row] = s if later == 0 and tile == 0 else db[row] + s
                     later = np.int64(1)
-        if later == 0:  # no positions: the sums of nothing
-            for k in range(np.int64(starts[first]), np.int64(starts[last])):
-                row = np.int64(rows[k])
-                for p in range(indptr[row], indptr[row + 1]):
-                    grad[p] = 0
-                if c.db != 0:
-                    db[row] = 0
+        if later == 0:
+            _nothing(starts, first, last, rows, indptr, grad, c.db != 0, db)
 
     return kernel(sddmm)

@@ -173,7 +173,9 @@ class _Sample:
             xs = [b.gep(self.x, [self._offset(p, k, whole)]) for k in range(block)]
 
             def position(dy_at: Value, x_at: Value, sums: list[Value]) -> list[Value]:
-                sums, dy_at, x_at = list(sums), opaque_number(b, dy_at), opaque_number(b, x_at)
+                sums = list(sums)
+                if group == 1:
+                    dy_at, x_at = opaque_number(b, dy_at), opaque_number(b, x_at)
                 for r in range(v.registers):
                     dy = [v.load(b.gep(base, [dy_at]), r) for base in dys]
                     for c, base in enumerate(xs):  # one x at a time: the sums need the other registers
