@@ -127,7 +127,22 @@ def check_spmm(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> Any:
     bias = None if case.bias is None else abs(case.bias)
     reference.spmm(*operator, abs(case.data), abs(case.x), bias, magnitude)
     assert_close(out, exact, magnitude, max(case.pattern.fan_in) + 1)
+    if isinstance(case.layout, Layout):
+        check_going_on(launcher, case, dtype, memory)
     return out
+
+
+def check_going_on(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> None:
+    """Sums that go on from what is in `out`."""
+    before = np.random.default_rng(0).standard_normal(case.dy.shape).astype(dtype)
+    out, options = memory.empty(case.dy.shape, dtype), {"relu": case.relu, "mask": case.mask, "more": True}
+    out[...] = before
+    launcher.spmm(case.layout, case.grid, case.data, case.x, None, out, **options)
+    memory.assert_intact()
+    exact, magnitude = before.astype(np.float64), abs(before).astype(np.float64)
+    reference.spmm(case.layout, case.grid, case.data, case.x, None, exact, **options)
+    reference.spmm(case.layout, case.grid, abs(case.data), abs(case.x), None, magnitude, more=True)
+    assert_close(out, exact, magnitude, max(case.pattern.fan_in) + 1)
 
 
 def check_sddmm(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> tuple[Any, Any]:

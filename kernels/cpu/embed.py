@@ -25,10 +25,10 @@ from ..compile import njit, register_bytes, source
 from ..tuning import LARGEST_GROUP
 from .ir.atomics import jump
 from .ir.vector import I64, Builder, Value, pointer
-from .sddmm import SDDMM, sddmm_kernel, sweep
+from .sddmm import SDDMM, sddmm_images_kernel, sddmm_kernel, sweep
 from .spmm import SPMM, spmm_kernel
 
-_MAKERS = (spmm_kernel, sddmm_kernel)
+_MAKERS = (spmm_kernel, sddmm_kernel, sddmm_images_kernel)
 _VERSION = source()
 _SYMBOL = "sparsecore_embedded_kernels"
 
@@ -61,8 +61,9 @@ def _entry(which: int, size: int, group: int) -> int:
 
 
 _stand_ins = [
-    _stand_in(which, size, group) for which in range(2) for size in (4, 8) for group in range(1, LARGEST_GROUP + 1)
-]
+    _stand_in(which, size, group)
+    for which in range(len(_MAKERS)) for size in (4, 8) for group in range(1, LARGEST_GROUP + 1)
+]  # fmt: skip
 _table = np.array([_VERSION, *(ctypes.cast(each, ctypes.c_void_p).value for each in _stand_ins)], np.int64)
 llvm.add_symbol(_SYMBOL, _table.ctypes.data)
 
@@ -97,7 +98,7 @@ def _spmm_overload(layout, grid, data, x, bias, out, relu, mask):  # type: ignor
     size = _size(out)
 
     def implementation(layout, grid, data, x, bias, out, relu, mask):  # type: ignore[no-untyped-def]
-        calls = np.empty(1, SPMM)
+        calls = np.zeros(1, SPMM)  # what is not set below says no
         c = calls[0]
         c.indptr, c.rows, c.starts, c.runs = _at(layout.indptr), _at(layout.rows), _at(layout.starts), _at(layout.runs)
         c.cuts, c.work, c.offsets = _at(layout.cuts), _at(layout.work), _at(layout.offsets)
@@ -118,7 +119,7 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
     size = _size(grad)
 
     def implementation(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-def]
-        calls = np.empty(1, SDDMM)
+        calls = np.zeros(1, SDDMM)
         c = calls[0]
         c.indptr, c.rows, c.starts, c.runs = _at(layout.indptr), _at(layout.rows), _at(layout.starts), _at(layout.runs)
         c.cuts, c.work, c.offsets = _at(layout.cuts), _at(layout.work), _at(layout.offsets)
@@ -129,7 +130,7 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.planes, c.plane, c.ahead = grid.planes, grid.plane, grid.ahead
         c.together, c.high, c.panel, c.pieces = _sweep(grid, layout.most_group)
-        _run(1, size, layout.most_group, calls)
+        _run(2 if grid.outer > 1 or grid.ys > 1 else 1, size, layout.most_group, calls)
 
     return implementation
 

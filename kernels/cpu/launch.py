@@ -110,8 +110,6 @@ class Tape:
 class Launcher:
     """Runs kernels on a pool of threads, or records them.
 
-    `goes_on` says that `spmm` can go on from sums that are there; a GPU's cannot.
-
     Parameters
     ----------
     pool : Pool
@@ -124,7 +122,7 @@ class Launcher:
     def __init__(self, pool: Pool, tape: Tape | None = None, register_bytes: int = 0) -> None:
         self._pool = pool
         self._tape = tape
-        self.recording, self.goes_on = tape is not None, True
+        self.recording = tape is not None
         self._memory: Array = np.empty(0)
         self._bytes = register_bytes or host_register_bytes()
 

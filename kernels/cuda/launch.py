@@ -196,9 +196,12 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False,
     ) -> None:  # fmt: skip
-        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive."""
+        """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
+
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        """
         put, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
         if isinstance(put, DeviceCooLayout):
             carry = self._empty(put.carries * positions * LANES, out.dtype)
@@ -220,7 +223,7 @@ class Launcher:
             kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
             np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
             put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
-            *_steps(grid),
+            np.int32(more), *_steps(grid),
         )  # fmt: skip
 
     def sddmm(

@@ -1,4 +1,5 @@
-// spmm: out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where the mask is not positive.
+// spmm: out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where the mask is not positive. With `more`, what
+// is in out is added.
 //
 // A warp takes one group, up to ROWS rows with the same columns, at several output positions at once, so that a line of x
 // is loaded once for all rows. Where positions do not fill a warp, parts of it share the
@@ -16,7 +17,8 @@ template <int ROWS>
 __device__ __forceinline__ void spmm(
     Staged<ROWS> (&staged)[BLOCK / WARP], int groups, int side, const Layout& layout, const int* __restrict__ cuts,
     const int* __restrict__ bands, int blocks, const real* __restrict__ data, const real* __restrict__ x,
-    const real* __restrict__ bias, real* __restrict__ out, const real* __restrict__ mask, int relu, const Grid& grid) {
+    const real* __restrict__ bias, real* __restrict__ out, const real* __restrict__ mask, int relu, int more,
+    const Grid& grid) {
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   // Neighbouring blocks take neighbouring groups at the same positions: these share lines of x in the caches.
   const int group_blocks = (groups + BLOCK / WARP - 1) / (BLOCK / WARP);
@@ -93,6 +95,11 @@ __device__ __forceinline__ void spmm(
   for (int r = 0; r < ROWS; r++) {
     if (r >= size) break;
     const int64 target = here.out + row[r] * grid.out_row + within;
+    if (more) {  // sums go on from what is there
+      const Vector before = load(out + target);
+#pragma unroll
+      for (int k = 0; k < WIDTH; k++) sum[r].at[k] += before.at[k];
+    }
     write(sum[r], bias ? bias[row[r]] : real(0), relu, mask, out, target);
   }
 }
@@ -101,9 +108,9 @@ __device__ __forceinline__ void spmm(
   extern "C" __global__ void __launch_bounds__(BLOCK) spmm_##ROWS(                                                  \
       int groups, int side, LAYOUT_PARAMETERS, const int* __restrict__ cuts, const int* __restrict__ bands,         \
       int blocks, const real* __restrict__ data, const real* __restrict__ x, const real* __restrict__ bias,         \
-      real* __restrict__ out, const real* __restrict__ mask, int relu, GRID_PARAMETERS) {                           \
+      real* __restrict__ out, const real* __restrict__ mask, int relu, int more, GRID_PARAMETERS) {                 \
     __shared__ Staged<ROWS> staged[BLOCK / WARP];                                                                   \
-    spmm<ROWS>(staged, groups, side, LAYOUT, cuts, bands, blocks, data, x, bias, out, mask, relu, GRID);            \
+    spmm<ROWS>(staged, groups, side, LAYOUT, cuts, bands, blocks, data, x, bias, out, mask, relu, more, GRID);      \
   }
 
 SPMM(1)

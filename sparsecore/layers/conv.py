@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.arrays import owner_of
 from ..runtime.border import NO_BORDER, Border, bordered
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
@@ -150,9 +151,7 @@ class SparseConv2d(SparseLayer):
         It cannot where that is the dy that the product reads.
         """
         onto: Tiles | None = workspace.onto
-        if onto is None or self.format != "csr" or not getattr(workspace.kernels, "goes_on", False):
-            return None
-        if np.may_share_memory(dy, onto.data):
+        if onto is None or self.format != "csr" or owner_of(dy) is owner_of(onto.data):
             return None
         return onto if (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
