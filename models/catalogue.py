@@ -123,6 +123,10 @@ MODELS = {
                 epochs=100, batch_size=128, lr=0.05, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5,
                 augment="4,flip", padding=2,
             ),
+            ("cifar10", "moving"): Recipe(
+                epochs=150, batch_size=128, lr=0.05, momentum=0.9, weight_decay=3e-4, schedule="cosine", warm_up=0.5,
+                augment="4,flip", padding=2,
+            ),
             ("cifar10", None): Recipe(
                 epochs=150, batch_size=128, lr=0.05, momentum=0.9, weight_decay=2e-4, schedule="cosine", warm_up=0.5,
                 augment="4,flip", padding=2,
