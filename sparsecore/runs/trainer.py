@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, store_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
-from ..training.schedules import Schedule
+from ..training.schedules import Schedule, constant
 from ..training.state import Record
 from ..training.step import Step
 from .checkpoint import Checkpoint
@@ -29,6 +30,28 @@ from .recorder import Recorder
 
 _NUMBERS = ("weight_decay", "clip_norm", "momentum", "nesterov", "betas", "eps")
 """What an optimizer's description says that stays as it is over a run."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What `Trainer.settings` tells. It knows no trainer: a recorder that did would keep it, and all its arrays, until
+    Python looks for circles."""
+
+    optimizer: Optimizer
+    lr: float
+    schedule: Schedule
+    samples: int
+    epochs: int
+    batch_size: int
+    augment: Augmentation | None
+
+    def __call__(self) -> dict[str, Any]:
+        told = {name: value for name, value in self.optimizer.description().items() if name in _NUMBERS}
+        last = self.epochs * -(-self.samples // self.batch_size) - 1
+        factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
+        return told | {
+            "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
+        }  # fmt: skip
 
 
 class Trainer(Loop):
@@ -111,9 +134,12 @@ class Trainer(Loop):
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
         }  # fmt: skip
         config = dict(config or {})
+        begun = schedule if schedule is not None else constant()
+        lr = getattr(optimizer, "base_lr", optimizer.lr)
+        self._settings = _Settings(optimizer, lr, begun, len(train), epochs, batch_size, augment)
         recorder = Recorder(
             RunFolder(out) if out is not None else None, config, identity, save_every=save_every,
-            save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self.settings,
+            save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self._settings,
         )  # fmt: skip
         network.to(device)
         optimizer.to(device)
@@ -127,11 +153,11 @@ class Trainer(Loop):
                 for name, split in splits.items()
                 if split is not None
             },
-            epochs=epochs, batch_size=batch_size, schedule=schedule, seed=seed, callbacks=callbacks,
+            epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
         )  # fmt: skip
-        self.dataset, self.config, self._augment = dataset, recorder.config, augment
+        self.dataset, self.config = dataset, recorder.config
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
 
     @property
@@ -162,13 +188,7 @@ class Trainer(Loop):
 
         JSON's kinds only. Of a schedule there is a checksum of its factors at places all over the run.
         """
-        told = {name: value for name, value in self.optimizer.description().items() if name in _NUMBERS}
-        last = self.epochs * self.steps - 1
-        factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
-        return told | {
-            "lr": self.base_lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}",
-            "augment": repr(self._augment),
-        }  # fmt: skip
+        return self._settings()
 
     def restore(self, checkpoint: Checkpoint, *, changing: Collection[str] = ()) -> None:
         """Go on from a checkpoint of this run, whose network this trainer was made with.
