@@ -41,12 +41,14 @@ def block(kind: str, rng: Any, shape: Any) -> Layer:
         "in segments": [conv(rng, shape, format="coo"), norm(rng, shape)],
         "normalised first": [norm(rng, shape, relu=True), conv(rng, shape)],
         "without": [conv(rng, shape, relu=True), conv(rng, shape)],
+        "of one pixel at its end": [conv(rng, shape), conv(rng, shape, 1)],
     }
     return Residual(Sequential(mains[kind]), relu=kind != "normalised first")
 
 
 KINDS = [
-    "normalised", "rectified at its end", "of one pixel", "in segments", "normalised first", "without", "projected",
+    "normalised", "rectified at its end", "of one pixel", "of one pixel at its end", "in segments", "normalised first",
+    "without", "projected",
 ]  # fmt: skip
 
 
@@ -69,6 +71,8 @@ def gradients(layers: list[Layer], batch: int, spared: bool) -> dict[str, Any]:
     found = {"logits": y.data[..., : batch % 16 or 16].copy()}
     for path, pieces in network.views(network.params).items():
         found |= {f"{path}.{name}": np.array(workspace.at(path).find(name)) for name in pieces}
+        if isinstance(layer := network[path], SparseConv2d):  # what is asked afterwards, as moving connections do
+            found[f"{path}.asked"] = np.array(layer.gradient_at(layer.pattern, workspace.at(path)))
     return found
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.arrays import owner_of
-from ..runtime.border import NO_BORDER, Border, bordered
+from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
@@ -128,7 +127,7 @@ class SparseConv2d(SparseLayer):
         if not need_dx:
             return None, grads
         # The gradient of x lies as x does: the mask is read where the gradient is written.
-        onto = self._onto(x, padded_dy, workspace)
+        onto = self._onto(x, workspace)
         if onto is None:
             dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
         else:
@@ -145,13 +144,10 @@ class SparseConv2d(SparseLayer):
         added = {} if onto is None else {"joined": True, "free": True}
         return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, **added), grads
 
-    def _onto(self, x: Tiles, dy: Any, workspace: Workspace) -> Tiles | None:
-        """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is.
-
-        It cannot where that is the dy that the product reads.
-        """
+    def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
+        """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
         onto: Tiles | None = workspace.onto
-        if onto is None or self.format != "csr" or owner_of(dy) is owner_of(onto.data):
+        if onto is None or self.format != "csr":
             return None
         return onto if (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
@@ -165,10 +161,9 @@ class SparseConv2d(SparseLayer):
         images = given.data.reshape(len(given.data), *shape, LANES)
         if given.border == border and mask is None:
             return images if given.within is None else given.within
-        wider = len(images), *bordered(shape, border), LANES
-        padded = workspace.array(f"padded {name}", wider, self.dtype, zero=True)
-        workspace.kernels.place(images, border.interior(padded), mask)
-        return padded
+        inner, padded = workspace.images(name, len(images), shape, border, self.dtype)
+        workspace.kernels.place(images, inner, mask)
+        return inner if padded is None else padded
 
     @property
     def x_border(self) -> Border:

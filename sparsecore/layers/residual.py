@@ -90,7 +90,8 @@ class Residual(Layer):
         dy = replace(dy, masked=False)
         inside = workspace.child("main")
         inside.back_border = NO_BORDER
-        inside.onto = dy if self.shortcut is None and dy.free else None
+        # Behind a layer that joins, such as a batch norm, nothing in main keeps this dy, not even for later questions.
+        inside.onto = dy if self.shortcut is None and dy.free and self.main.joins else None
         dx, own = backward_through(self.main, dy, main_cache, inside, need_dx=need_dx)
         grads = {f"main.{name}": array for name, array in own.items()}
         back: Tiles | None = dy

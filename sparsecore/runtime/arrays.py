@@ -150,10 +150,3 @@ def _imported(x: Any) -> np.ndarray[Any, Any]:
             if str(x.dtype) == "torch.bfloat16":  # which even PyTorch does not turn into an array
                 x = x.float()
     return np.asarray(x)
-
-
-def owner_of(array: Any) -> Any:
-    """The array that owns the memory that this one is a view of; on any device."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array

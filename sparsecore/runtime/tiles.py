@@ -34,7 +34,7 @@ class Tiles:
     within : array, shape (tiles, channels, height, width, LANES), optional
         That array.
     joined : bool
-        What the workspace said is to be added, `ahead` to activations and `onto` which to gradients, has been.
+        What the workspace says is to be added has been: `Workspace.ahead` for activations, `onto` for gradients.
     free : bool
         Gradients only: the array may be written over, since whoever made it does not need it.
 
