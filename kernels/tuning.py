@@ -127,7 +127,16 @@ COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM = 8, 4,
 # ---------------------------------------------------------------------------------------------- CPU: threads
 
 WORTH_CUTTING = 400_000
-"""Multiply-adds from which a call is cut among threads: about 8 µs. A barrier costs a fraction of a microsecond."""
+"""Multiply-adds from which a call is cut into parts: about 8 µs. Handing it out costs a fraction of a microsecond."""
+
+PART, MOST_PARTS = 200_000, 32
+"""Multiply-adds of a part, at least, and the parts of a call, at most: more of them than there are threads, so that
+whoever is there finds some left when another thread is not; a word has a bit for each."""
+
+LONG_WAIT, LOST = 150_000, 10
+"""Ticks that a caller waits for parts that others have begun, beyond which it takes these for stopped: about 50 µs.
+What it lost must be a tenth of the list's time to count; it then computes alone for ten times as long as it lost. So
+threads that hardly ever get a processor cost a tenth of the time at most."""
 
 PATIENCE = 100_000
 """Looks at memory before a waiting worker sleeps, a fraction of a millisecond: longer than Python takes between two

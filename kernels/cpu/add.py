@@ -23,7 +23,7 @@ def add_kernel(size: int) -> Any:
     All may be images within a border: the pixels of a row lie side by side, rows may lie apart.
     """
 
-    def add(call, part, parts):  # type: ignore[no-untyped-def]
+    def add(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, ADD)[0]
         from_a, from_b, from_mask, to = floats(c.a, size), floats(c.b, size), floats(c.mask, size), floats(c.out, size)
         # Read once: for all that LLVM knows, what is written to `out` could change them.
@@ -31,7 +31,7 @@ def add_kernel(size: int) -> Any:
         a_tile, a_plane, a_row, b_tile, b_plane, b_row = c.a_tile, c.a_plane, c.a_row, c.b_tile, c.b_plane, c.b_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
         mask_tile, mask_plane, mask_row = c.mask_tile, c.mask_plane, c.mask_row
-        first, last = share(c.tiles * channels * rows, part, parts)
+        first, last = share(c.tiles * channels * rows, part, until, parts)
         for which in range(first, last):
             plane, row = which // rows, which % rows
             tile, channel = plane // channels, plane % channels

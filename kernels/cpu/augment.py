@@ -27,13 +27,13 @@ def augment_kernel(size: int) -> Any:
     What happens to a sample depends on the seed, the epoch and its row in the store, and on nothing else.
     """
 
-    def augment(call, part, parts):  # type: ignore[no-untyped-def]
+    def augment(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, AUGMENT)[0]
         order, labels, position = ints(c.order, 8), ints(c.labels, 4), ints(c.position, 8)
         out_labels = ints(c.out_labels, 4)
         key = stream_key(position, AUGMENTATION)
         pixels = c.channels * c.height * c.width
-        first, last = share(c.batch, part, parts)
+        first, last = share(c.batch, part, until, parts)
         for k in range(first, last):
             sample = order[position[0] + k]
             out_labels[k] = labels[sample]

@@ -1,8 +1,8 @@
 """Calls to compiled kernels, written down so that they can be run again and again.
 
-A kernel is a C function `kernel(arguments, part, parts)`. A *call* is a row of 64-bit words: the kernel's address, how
-many parts it is worth cutting into, and its arguments, addresses of arrays among them. A kernel describes its
-arguments by a record type and reads them by name.
+A kernel is a C function `kernel(arguments, part, until, parts)`, which does the parts from `part` to before `until` of
+so many. A *call* is a row of 64-bit words: the kernel's address, how many parts it is cut into, and its arguments,
+addresses of arrays among them. A kernel describes its arguments by a record type and reads them by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..compile import cfunc, njit
 WORDS = 48
 """Words of one call: kernel, parts, then arguments."""
 
-SIGNATURE = types.void(types.voidptr, types.int64, types.int64)
+SIGNATURE = types.void(types.voidptr, types.int64, types.int64, types.int64)
 
 
 def arguments(*names: str) -> np.dtype:
@@ -32,6 +32,6 @@ def kernel(function: Any) -> CFunc:
 
 
 @njit
-def share(count: int, part: int, parts: int) -> tuple[int, int]:
-    """The range of `count` things that falls to one of `parts`."""
-    return count * part // parts, count * (part + 1) // parts
+def share(count: int, part: int, until: int, parts: int) -> tuple[int, int]:
+    """The range of `count` things that falls to the parts from `part` to before `until`."""
+    return count * part // parts, count * until // parts

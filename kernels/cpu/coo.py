@@ -19,7 +19,7 @@ from .call import arguments, kernel, share
 from .ir.runs import gather_runs, settle
 from .ir.sample import sample_across, total
 from .ir.vector import advance, floats, ints
-from .spmm import share_positions, too_few_positions
+from .spmm import units_of
 
 SPMM_COO = arguments(
     "rows", "offsets", "edges", "empty", "connections", "segments", "empties",
@@ -37,47 +37,52 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
     most_lines = linear_lines(1, size, width)
 
-    def spmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
+    def spmm_coo(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]
         data, x, bias, null = floats(c.data, size), floats(c.x, size), floats(c.bias, size), floats(0, size)
         out, mask, carries = floats(c.out, size), floats(c.mask, size), floats(c.carries, size)
         rows, offsets, edges, empty = ints(c.rows, 4), ints(c.offsets, 4), ints(c.edges, 8), ints(c.empty, 4)
-        first, last, first_empty, last_empty = 0, c.segments, 0, c.empties
-        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, most_lines, part, parts)
-        if too_few_positions(c.outer, c.lines, most_lines, parts):
-            first, last = share(c.segments, part, parts)
-            first_empty, last_empty = share(c.empties, part, parts)
-        for outer in range(first_outer, last_outer):
-            for y in range(c.ys):
-                x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
-                line = first_line
-                while line < last_line:
-                    lines = most_lines
-                    while lines > last_line - line:
-                        lines //= 2
-                    x_here, here = advance(x, x_at + line * c.x_line), out_at + line * c.out_line
-                    out_here, mask_here = advance(out, here), advance(mask, here) if c.mask != 0 else null
-                    carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * LANES)
-                    for k in range(first_empty, last_empty):
-                        settle(
-                            width, most_lines, lines, np.int64(empty[k]), bias, null, 0, c.relu, mask_here,
-                            out_here, c.out_row, c.out_line,
-                        )  # fmt: skip
-                    for s in range(first, last):
-                        begin = edges[3 * s]
-                        for stretch in range(3):  # of a row from before; of whole rows; of a row that goes on
-                            end = edges[3 * s + stretch + 1]
-                            if begin < end:
-                                before, whole = stretch == 0, stretch == 1
-                                gather_runs(
-                                    width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
-                                    x_here, c.x_line, null if before else bias,
-                                    c.relu if whole else 0, mask_here if whole else null,
-                                    advance(carries_here, s * LANES) if before else out_here,
-                                    0 if before else c.out_row, c.segments * LANES if before else c.out_line,
-                                )  # fmt: skip
-                            begin = end
-                    line += lines
+        images = c.outer * c.ys != 1
+        units, pieces = units_of(c.outer, c.ys, c.lines, most_lines, parts)
+        item, final_item = share(units * pieces, part, until, parts)
+        while item < final_item:
+            unit = item // pieces
+            stop = min(final_item, (unit + 1) * pieces)
+            first, last = share(c.segments, item - unit * pieces, stop - unit * pieces, pieces)
+            first_empty, last_empty = share(c.empties, item - unit * pieces, stop - unit * pieces, pieces)
+            item = stop
+            outer, y = np.int64(0), np.int64(0)
+            line, last_line = unit * most_lines, min(c.lines, (unit + 1) * most_lines)
+            if images:
+                outer, y, line, last_line = unit // c.ys, unit % c.ys, np.int64(0), c.lines
+            x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+            while line < last_line:
+                lines = most_lines
+                while lines > last_line - line:
+                    lines //= 2
+                x_here, here = advance(x, x_at + line * c.x_line), out_at + line * c.out_line
+                out_here, mask_here = advance(out, here), advance(mask, here) if c.mask != 0 else null
+                carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * LANES)
+                for k in range(first_empty, last_empty):
+                    settle(
+                        width, most_lines, lines, np.int64(empty[k]), bias, null, 0, c.relu, mask_here,
+                        out_here, c.out_row, c.out_line,
+                    )  # fmt: skip
+                for s in range(first, last):
+                    begin = edges[3 * s]
+                    for stretch in range(3):  # of a row from before; of whole rows; of a row that goes on
+                        end = edges[3 * s + stretch + 1]
+                        if begin < end:
+                            before, whole = stretch == 0, stretch == 1
+                            gather_runs(
+                                width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
+                                x_here, c.x_line, null if before else bias,
+                                c.relu if whole else 0, mask_here if whole else null,
+                                advance(carries_here, s * LANES) if before else out_here,
+                                0 if before else c.out_row, c.segments * LANES if before else c.out_line,
+                            )  # fmt: skip
+                        begin = end
+                line += lines
 
     return kernel(spmm_coo)
 
@@ -86,11 +91,11 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
 def carry_kernel(size: int, width: int) -> Any:
     """spmm's second call: out[row] += its carries, in order, then ReLU or a mask, for rows longer than a segment."""
 
-    def carry(call, part, parts):  # type: ignore[no-untyped-def]
+    def carry(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]
         out, mask, carries, null = floats(c.out, size), floats(c.mask, size), floats(c.carries, size), floats(0, size)
         rows, edges = ints(c.rows, 4), ints(c.edges, 8)
-        first, last = share(c.outer * c.ys * c.lines, part, parts)
+        first, last = share(c.outer * c.ys * c.lines, part, until, parts)
         for position in range(first, last):
             outer, y, line = position // (c.ys * c.lines), position // c.lines % c.ys, position % c.lines
             here = outer * c.out_outer + y * c.out_y + line * c.out_line
@@ -114,13 +119,13 @@ def carry_kernel(size: int, width: int) -> Any:
 def sddmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
 
-    def sddmm_coo(call, part, parts):  # type: ignore[no-untyped-def]
+    def sddmm_coo(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM_COO)[0]
         dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
-        first, last = share((c.connections + SAMPLE_BLOCK - 1) // SAMPLE_BLOCK, part, parts)
+        first, last = share((c.connections + SAMPLE_BLOCK - 1) // SAMPLE_BLOCK, part, until, parts)
         first, last = first * SAMPLE_BLOCK, min(last * SAMPLE_BLOCK, c.connections)
         rows, offsets = advance(ints(c.rows, 4), first), advance(ints(c.offsets, 4), first)
-        first_row, last_row = share(c.count, part, parts)
+        first_row, last_row = share(c.count, part, until, parts)
         if c.outer * c.ys * c.lines == 0:  # the sums of nothing
             for p in range(first, last):
                 grad[p] = 0

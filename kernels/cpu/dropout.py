@@ -19,14 +19,14 @@ DROPOUT = arguments("x", "position", "stream", "rate", "out", "tiles", "features
 def dropout_kernel(size: int) -> Any:
     """out = x / (1 − rate), or zero with probability `rate`, by the seed, the epoch, the sample and the feature."""
 
-    def dropout(call, part, parts):  # type: ignore[no-untyped-def]
+    def dropout(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, DROPOUT)[0]
         position, rate = ints(c.position, 8), floats(c.rate, 8)[0]
         key = stream_key(position, np.uint64(c.stream))
         x, out = floats(c.x, size), floats(c.out, size)
         most = np.uint64(rate * 2.0**53)
         scale = element(x, 1 / (1 - rate))
-        first, last = share(c.tiles * c.features, part, parts)
+        first, last = share(c.tiles * c.features, part, until, parts)
         for line in range(first, last):
             sample, feature = position[0] + line // c.features * LANES, line % c.features
             here, there = advance(x, line * LANES), advance(out, line * LANES)

@@ -32,13 +32,13 @@ _MAKERS = (spmm_kernel, sddmm_kernel, sddmm_images_kernel)
 _VERSION = source()
 _SYMBOL = "sparsecore_embedded_kernels"
 
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 def _stand_in(which: int, size: int, group: int) -> Any:
     """A kernel's first entry in the table: it calls Python, which puts the kernel there and runs it."""
 
-    def load_and_run(call: int, part: int, parts: int) -> None:
+    def load_and_run(call: int, part: int, until: int, parts: int) -> None:
         interrupted = False
         while True:
             try:
@@ -47,7 +47,7 @@ def _stand_in(which: int, size: int, group: int) -> Any:
             except KeyboardInterrupt:  # compiled code goes on after this call and counts on its results
                 interrupted = True
         _table[_entry.py_func(which, size, group)] = kernel.address
-        kernel.ctypes(call, part, parts)
+        kernel.ctypes(call, part, until, parts)
         if interrupted:
             _thread.interrupt_main()
 
@@ -162,7 +162,7 @@ def _at(array: Any) -> int:
 def _run(which, size, group, calls):  # type: ignore[no-untyped-def]
     if _word(0) != _VERSION:  # the caller comes out of a cache
         raise RuntimeError("sparsecore has changed since this function was compiled: delete its Numba cache")
-    jump(_word(_entry(which, size, group)), pointer(calls), 0, 1)
+    jump(_word(_entry(which, size, group)), pointer(calls), 0, 1, 1)
     _keep(calls)
 
 

@@ -23,6 +23,8 @@ from ..tuning import (
     COST_SGD,
     COST_SOFTMAX,
     FAR_CACHE,
+    MOST_PARTS,
+    PART,
     PREFETCH_AHEAD,
     WORTH_CUTTING,
 )
@@ -63,8 +65,6 @@ from .threads import Pool
 from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
 
 Array = NDArray[Any]
-
-_MANY = 1 << 30  # as many parts as there are threads
 
 
 class Tape:
@@ -127,7 +127,7 @@ class Launcher:
         self._bytes = register_bytes or host_register_bytes()
 
     def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
-        parts = _MANY if multiplies >= WORTH_CUTTING else 1
+        parts = min(MOST_PARTS, max(2, multiplies // PART)) if multiplies >= WORTH_CUTTING else 1
         if self._tape is not None:
             self._tape.append(kernel, parts, kind, fields)
             return

@@ -28,12 +28,12 @@ def cross_entropy_kernel(size: int, width: int) -> Any:
     `scratch` holds two lines a tile.
     """
 
-    def cross_entropy(call, part, parts):  # type: ignore[no-untyped-def]
+    def cross_entropy(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, CROSS_ENTROPY)[0]
         labels, correct = ints(c.labels, 4), ints(c.correct, 4)
         losses = floats(c.losses, 8)
         tiles = (c.batch + LANES - 1) // LANES
-        first, last = share(tiles, part, parts)
+        first, last = share(tiles, part, until, parts)
         for tile in range(first, last):
             z = advance(floats(c.z, size), tile * c.classes * LANES)
             dz = advance(floats(c.dz, size), tile * c.classes * LANES)
@@ -75,10 +75,10 @@ def squared_error_kernel(size: int) -> Any:
     Lanes that hold no sample get zero everywhere.
     """
 
-    def squared_error(call, part, parts):  # type: ignore[no-untyped-def]
+    def squared_error(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SQUARED_ERROR)[0]
         losses = floats(c.losses, 8)
-        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
         for tile in range(first, last):
             z = advance(floats(c.z, size), tile * c.features * LANES)
             dz = advance(floats(c.dz, size), tile * c.features * LANES)
@@ -99,7 +99,7 @@ def squared_error_kernel(size: int) -> Any:
 def tally_kernel() -> Any:
     """totals += (Σ losses, Σ correct, batch): what an epoch's progress is read from, summed in order."""
 
-    def tally(call, part, parts):  # type: ignore[no-untyped-def]
+    def tally(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, TALLY)[0]
         losses, correct, totals = floats(c.losses, 8), ints(c.correct, 4), floats(c.totals, 8)
         loss, right = 0.0, np.int64(0)

@@ -54,10 +54,10 @@ def moments_kernel(size: int, slopes: bool) -> Any:
     mean is far from zero, and nothing where all values are the same.
     """
 
-    def moments(call, part, parts):  # type: ignore[no-untyped-def]
+    def moments(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MOMENTS)[0]
         x, dy, partial, found = floats(c.x, size), floats(c.dy, size), floats(c.partial, 8), floats(c.found, 8)
-        first, last = share(c.segments * c.channels, part, parts)
+        first, last = share(c.segments * c.channels, part, until, parts)
         per = tiles_of_segment(c.tiles, c.segments)
         for which in range(first, last):
             segment, channel = which // c.channels, which % c.channels
@@ -91,7 +91,7 @@ def settle_kernel(size: int) -> Any:
     `rates` holds eps and momentum. Segments are joined as in Chan, Golub, LeVeque 1979.
     """
 
-    def settle(call, part, parts):  # type: ignore[no-untyped-def]
+    def settle(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SETTLE)[0]
         partial, found, rates = floats(c.partial, 8), floats(c.found, 8), floats(c.rates, 8)
         running_mean, running_var = floats(c.mean, size), floats(c.var, size)
@@ -126,7 +126,7 @@ def settle_kernel(size: int) -> Any:
 def settle_slopes_kernel(size: int) -> Any:
     """totals[channel] = the sum of its segments; dscale and dshift are made of these."""
 
-    def settle_slopes(call, part, parts):  # type: ignore[no-untyped-def]
+    def settle_slopes(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SETTLE_SLOPES)[0]
         partial, found, totals = floats(c.partial, 8), floats(c.found, 8), floats(c.totals, 8)
         dscale, dshift = floats(c.dscale, size), floats(c.dshift, size)
@@ -155,7 +155,7 @@ def _clear(out: Any, length: int, used: int) -> None:
 def normalise_kernel(size: int) -> Any:
     """out = (x − mean) · rate · scale + shift + around, then ReLU."""
 
-    def normalise(call, part, parts):  # type: ignore[no-untyped-def]
+    def normalise(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORMALISE)[0]
         from_x, beside, to = floats(c.x, size), floats(c.around, size), floats(c.out, size)
         found, scales, shifts = floats(c.found, 8), floats(c.scale, size), floats(c.shift, size)
@@ -165,7 +165,7 @@ def normalise_kernel(size: int) -> Any:
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
         beside_tile, beside_plane, beside_row = c.around_tile, c.around_plane, c.around_row
         used, final = c.used, c.tiles - 1
-        first, last = share(c.tiles * channels, part, parts)
+        first, last = share(c.tiles * channels, part, until, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
             mean = element(from_x, found[2 * channel])
@@ -196,7 +196,7 @@ def normalise_back_kernel(size: int) -> Any:
     """out = rate · scale · (dy − Σ dy / count − (x − mean) · rate² · Σ dy (x − mean) / count); without totals, of dy
     alone."""
 
-    def normalise_back(call, part, parts):  # type: ignore[no-untyped-def]
+    def normalise_back(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORMALISE)[0]
         from_x, from_dy, to = floats(c.x, size), floats(c.dy, size), floats(c.out, size)
         found, scales, totals = floats(c.found, 8), floats(c.scale, size), floats(c.totals, 8)
@@ -205,7 +205,7 @@ def normalise_back_kernel(size: int) -> Any:
         dy_tile, dy_plane, dy_row = c.dy_tile, c.dy_plane, c.dy_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
         used, final, count = c.used, c.tiles - 1, np.float64(c.count)
-        first, last = share(c.tiles * channels, part, parts)
+        first, last = share(c.tiles * channels, part, until, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
             rate = found[2 * channel + 1]

@@ -31,12 +31,12 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
     Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
     """
 
-    def pack_samples(call, part, parts):  # type: ignore[no-untyped-def]
+    def pack_samples(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK_SAMPLES)[0]
         order, labels, out_labels = ints(c.order, 8), ints(c.labels, 4), ints(c.out_labels, 4)
         scale, shift, out = floats(c.scale, size), floats(c.shift, size), floats(c.out, size)
         start = ints(c.at, 8)[0]
-        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
         for tile in range(first, last):
             addresses = advance(ints(c.addresses, 8), tile * LANES)
             valid = min(LANES, c.batch - tile * LANES)
@@ -60,10 +60,10 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 def pack_kernel(size: int) -> Any:
     """Transpose ordinary samples of the engine's own dtype into tiles."""
 
-    def pack(call, part, parts):  # type: ignore[no-untyped-def]
+    def pack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
         for tile in range(first, last):
             valid = min(LANES, c.batch - tile * LANES)
             rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
@@ -81,10 +81,10 @@ def pack_kernel(size: int) -> Any:
 def clear_lanes_kernel(size: int) -> Any:
     """Zero in the lanes from `used` on of the tile that begins at `last`: those that hold no sample."""
 
-    def clear_lanes(call, part, parts):  # type: ignore[no-untyped-def]
+    def clear_lanes(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, CLEAR_LANES)[0]
         x = advance(floats(c.x, size), c.last)
-        first, last = share(c.features, part, parts)
+        first, last = share(c.features, part, until, parts)
         for feature in range(first, last):
             for lane in range(c.used, LANES):
                 x[feature * LANES + lane] = 0
@@ -96,10 +96,10 @@ def clear_lanes_kernel(size: int) -> Any:
 def unpack_kernel(size: int) -> Any:
     """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
 
-    def unpack(call, part, parts):  # type: ignore[no-untyped-def]
+    def unpack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, UNPACK)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share((c.batch + LANES - 1) // LANES, part, parts)
+        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
         for tile in range(first, last):
             valid = min(LANES, c.batch - tile * LANES)
             base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)

@@ -21,9 +21,9 @@ PLACE = arguments(
 def place_kernel(size: int) -> Any:
     """out = x, or zero where `mask` is not positive; all three may be views, whose steps are in elements."""
 
-    def place(call, part, parts):  # type: ignore[no-untyped-def]
+    def place(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PLACE)[0]
-        first, last = share(c.tiles * c.channels, part, parts)
+        first, last = share(c.tiles * c.channels, part, until, parts)
         # Read once: for all that LLVM knows, what is written to `out` could change them.
         from_x, from_mask, to, masked = floats(c.x, size), floats(c.mask, size), floats(c.out, size), c.mask != 0
         channels, rows, columns = c.channels, c.rows, c.columns

@@ -27,10 +27,10 @@ def pooling_kernel(what: int, size: int, width: int) -> Any:
     """
     backward = what in (TO_LARGEST, TO_ALL)
 
-    def pooling(call, part, parts):  # type: ignore[no-untyped-def]
+    def pooling(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, POOLING)[0]
         x, y, index = floats(c.x, size), floats(c.y, size), stored(c.index, 1)
-        first, last = share(c.planes, part, parts)
+        first, last = share(c.planes, part, until, parts)
         for plane in range(first, last):
             image = advance(x, plane * c.x_plane)
             if backward:  # the image stays in the first-level cache until its windows are through

@@ -18,10 +18,10 @@ MASK = arguments("dy", "y", "out", "count")
 def relu_kernel(size: int) -> Any:
     """out = max(x, 0); NaN stays NaN."""
 
-    def relu(call, part, parts):  # type: ignore[no-untyped-def]
+    def relu(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, RELU)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share(c.count, part, parts)
+        first, last = share(c.count, part, until, parts)
         for k in range(first, last):
             out[k] = 0 if x[k] < 0 else x[k]
 
@@ -32,10 +32,10 @@ def relu_kernel(size: int) -> Any:
 def mask_kernel(size: int) -> Any:
     """out = dy where y > 0, and 0 elsewhere."""
 
-    def mask(call, part, parts):  # type: ignore[no-untyped-def]
+    def mask(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MASK)[0]
         dy, y, out = floats(c.dy, size), floats(c.y, size), floats(c.out, size)
-        first, last = share(c.count, part, parts)
+        first, last = share(c.count, part, until, parts)
         for k in range(first, last):
             out[k] = dy[k] if y[k] > 0 else 0
 

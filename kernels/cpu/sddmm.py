@@ -76,7 +76,7 @@ def sweep(grid: Grid, most_group: int) -> Sweep:
 @njit
 def piece_of(count: int, piece: int, pieces: int) -> tuple[int, int]:
     """The range of a row's connections that is one of so many pieces, cut where blocks of them begin."""
-    first, last = share(count, piece, pieces)
+    first, last = share(count, piece, piece + 1, pieces)
     return first // SAMPLE_BLOCK * SAMPLE_BLOCK, count if piece == pieces - 1 else last // SAMPLE_BLOCK * SAMPLE_BLOCK
 
 
@@ -84,12 +84,12 @@ def piece_of(count: int, piece: int, pieces: int) -> tuple[int, int]:
 def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
     """The kernel of fully connected layers, for elements of `size` bytes and groups of up to `most_group` rows."""
 
-    def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
+    def sddmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
         dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
-        first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
+        first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)
         for line in range(0, c.lines, c.panel):
             lines = min(c.panel, c.lines - line)
             x_here, dy_here = advance(x, line * c.x_line), advance(dy, line * c.dy_line)
@@ -137,12 +137,12 @@ def _nothing(starts: Any, first: int, last: int, rows: Any, indptr: Any, grad: A
 def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
     """The kernel of convolutions: sums stay in registers over a band of image rows."""
 
-    def sddmm(call, part, parts):  # type: ignore[no-untyped-def]
+    def sddmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
         dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
-        first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
+        first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)
         later = np.int64(0)  # 0: the first positions write, all others add
         for outer in range(0, c.outer, c.together):
             tiles = min(c.together, c.outer - outer)
@@ -162,7 +162,7 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
                                 a, count = a + skip, end - skip
                             start = np.int64(starts[g])
                             if c.planes != 0 and k == c.blocks * c.pieces - 1:  # the next band, a share for each group
-                                p, q = share(c.planes, g - first, last - first)
+                                p, q = share(c.planes, g - first, g - first + 1, last - first)
                                 soon = advance(x_here, c.ahead + (c.high - 1) * c.x_y + p * c.plane)
                                 fetch_planes(soon, q - p, c.plane, 0, c.high * c.x_y // LANES, LANES)
                                 for r in range(start, np.int64(starts[g + 1])):

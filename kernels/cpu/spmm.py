@@ -24,11 +24,12 @@ SPMM = arguments(
 
 
 @njit
-def equal_work(work: Any, groups: int, part: int, parts: int) -> tuple[int, int]:
-    """The range of groups that falls to one of `parts`, cut where the connections are about equal."""
+def equal_work(work: Any, groups: int, part: int, until: int, parts: int) -> tuple[int, int]:
+    """The range of groups that falls to the parts from `part` to before `until`, cut where connections are about
+    equal."""
     edges = (0, 0)
     for which in range(2):
-        goal = work[groups] * (part + which) // parts
+        goal = work[groups] * (until if which else part) // parts
         low, high = 0, groups
         while low < high:
             middle = (low + high) // 2
@@ -38,28 +39,15 @@ def equal_work(work: Any, groups: int, part: int, parts: int) -> tuple[int, int]
                 high = middle
         edges = (edges[1], low)
     # Empty rows at the end hold no work, but have an output like any other.
-    return edges[0], groups if part == parts - 1 else edges[1]
+    return edges[0], groups if until == parts else edges[1]
 
 
 @njit
-def too_few_positions(outer: int, lines: int, most_lines: int, parts: int) -> bool:
-    """Whether parts must share the rows: there are fewer tiles, and fewer panels of `most_lines` lines, than parts."""
-    return outer < parts and (lines + most_lines - 1) // most_lines < parts
-
-
-@njit
-def share_positions(outer: int, lines: int, most_lines: int, part: int, parts: int) -> tuple[int, int, int, int]:
-    """The tiles, first and last, and the lines, first and last, that fall to one of `parts`.
-
-    Each takes whole tiles where there are enough of them: its slice of x then stays in its own cache.
-    """
-    if too_few_positions(outer, lines, most_lines, parts):
-        return 0, outer, 0, lines
-    if outer >= parts:
-        first, last = share(outer, part, parts)
-        return first, last, 0, lines
-    first, last = share((lines + most_lines - 1) // most_lines, part, parts)
-    return 0, outer, first * most_lines, min(last * most_lines, lines)
+def units_of(outer: int, ys: int, lines: int, panel: int, parts: int) -> tuple[int, int]:
+    """Into how many units a grid's positions are cut, rows of images or panels of lines, and each unit's rows of the
+    operator into how many pieces, so that there is something for each of `parts`."""
+    units = outer * ys if outer * ys != 1 else (lines + panel - 1) // panel
+    return units, 1 if units >= parts or units == 0 else (parts + units - 1) // units
 
 
 @njit
@@ -82,57 +70,61 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
     """
     most_lines, few_lines = gather_lines(most_group, size, width), linear_lines(most_group, size, width)
 
-    def spmm(call, part, parts):  # type: ignore[no-untyped-def]
+    def spmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
         data, x, bias = floats(c.data, size), floats(c.x, size), floats(c.bias, size)
         out, mask = floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
-        first, last = 0, c.groups
         count, fresh = np.int64(starts[c.groups]), c.x_y // LANES  # rows; lines that an image row adds to a plane
-        panel = most_lines if c.outer > 1 or c.ys > 1 else few_lines
-        first_outer, last_outer, first_line, last_line = share_positions(c.outer, c.lines, panel, part, parts)
-        if too_few_positions(c.outer, c.lines, panel, parts):
-            first, last = equal_work(ints(c.work, 8), c.groups, part, parts)
-        for outer in range(first_outer, last_outer):
-            for y in range(c.ys):
-                x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
-                first_block, last_block, step = np.int64(0), c.blocks, np.int64(1)
-                if c.bands != 0:
-                    first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
-                    step = last_block - first_block
-                line = first_line
-                while line < last_line:
-                    lines = panel
-                    while lines > last_line - line:
-                        lines //= 2
-                    x_here = advance(x, x_at + line * c.x_line)
-                    here = out_at + line * c.out_line
-                    if c.planes != 0:  # of the next image row, as large a share
-                        begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
-                        fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, LANES)
-                        fetch_planes(advance(out, out_at + c.out_y), count, c.out_row, line, line + lines, c.out_line)
-                        if c.mask != 0:
-                            ahead = advance(mask, out_at + c.out_y)
-                            fetch_planes(ahead, count, c.out_row, line, line + lines, c.out_line)
-                    block = first_block
-                    while True:
-                        final = block + step >= last_block
-                        for g in range(first, last):
-                            a = np.int64(cuts[block * c.groups + g])
-                            e = np.int64(cuts[(block + step) * c.groups + g])
-                            start = np.int64(starts[g])
-                            gather(
-                                width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
-                                advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
-                                x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
-                                c.relu * np.int64(final),
-                                advance(mask, here) if final and c.mask != 0 else floats(0, size),
-                                advance(out, here), c.out_row, c.out_line,
-                            )  # fmt: skip
-                        block += step
-                        if final:
-                            break
-                    line += lines
+        images = c.outer * c.ys != 1
+        panel = most_lines if images else few_lines
+        units, pieces = units_of(c.outer, c.ys, c.lines, panel, parts)
+        item, final_item = share(units * pieces, part, until, parts)
+        while item < final_item:
+            unit = item // pieces
+            stop = min(final_item, (unit + 1) * pieces)
+            first, last = equal_work(ints(c.work, 8), c.groups, item - unit * pieces, stop - unit * pieces, pieces)
+            item = stop
+            outer, y, line, last_line = np.int64(0), np.int64(0), unit * panel, min(c.lines, (unit + 1) * panel)
+            if images:
+                outer, y, line, last_line = unit // c.ys, unit % c.ys, np.int64(0), c.lines
+            x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+            first_block, last_block, step = np.int64(0), c.blocks, np.int64(1)
+            if c.bands != 0:
+                first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
+                step = last_block - first_block
+            while line < last_line:
+                lines = panel
+                while lines > last_line - line:
+                    lines //= 2
+                x_here = advance(x, x_at + line * c.x_line)
+                here = out_at + line * c.out_line
+                if c.planes != 0:  # of the next image row, as large a share
+                    begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
+                    fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, LANES)
+                    fetch_planes(advance(out, out_at + c.out_y), count, c.out_row, line, line + lines, c.out_line)
+                    if c.mask != 0:
+                        ahead = advance(mask, out_at + c.out_y)
+                        fetch_planes(ahead, count, c.out_row, line, line + lines, c.out_line)
+                block = first_block
+                while True:
+                    final = block + step >= last_block
+                    for g in range(first, last):
+                        a = np.int64(cuts[block * c.groups + g])
+                        e = np.int64(cuts[(block + step) * c.groups + g])
+                        start = np.int64(starts[g])
+                        gather(
+                            width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
+                            advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
+                            x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
+                            c.relu * np.int64(final),
+                            advance(mask, here) if final and c.mask != 0 else floats(0, size),
+                            advance(out, here), c.out_row, c.out_line,
+                        )  # fmt: skip
+                    block += step
+                    if final:
+                        break
+                line += lines
 
     return kernel(spmm)

@@ -1,11 +1,17 @@
-"""Running calls on threads: a pool that never holds the GIL, and gives the same bits for any number of threads.
+"""Running calls on threads: a pool that never holds the GIL, waits for nobody who is not there, and gives the same
+bits for any number of threads.
 
-Every thread walks the same list of calls and takes its part of each; between calls that are cut into parts they meet
-at a barrier. Workers wait for the next list by looking at a word in memory, so that handing over a step costs a
-fraction of a microsecond, and go to sleep when none has come for a while.
+The caller walks the list of calls. Where one is cut into parts it hands them out, and whoever is there claims them:
+each thread a share of its own, the same one in every call, so that it finds in its cache what it wrote; then what
+nobody else took. The caller waits only for parts that were begun. How many parts a call has is written in it, and no
+result depends on who does which.
 
-A pool runs one list at a time; a second Python thread that finds it busy does all parts of its list itself. After a
-fork the child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
+Workers look for parts in memory, so that handing over a call costs a fraction of a microsecond, and go to sleep when
+none have come for a while. Where a processor is taken away from a worker in the middle of a part, the caller has to
+wait for it; having lost time so, it computes alone for some time before it asks for help again.
+
+A pool runs one list at a time; a second Python thread that finds it busy does all of its list itself. After a fork the
+child starts without workers and makes its own when first asked. Ctrl-C leaves no list half done.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 import weakref
 from queue import SimpleQueue
 from typing import Any
@@ -22,99 +29,196 @@ from numba import types
 from numpy.typing import NDArray
 
 from ..compile import njit
-from ..tuning import PATIENCE, YIELD_EVERY
+from ..tuning import LONG_WAIT, LOST, MOST_PARTS, PATIENCE, YIELD_EVERY
 from .call import WORDS
 from .ir import atomics
+from .ir.clock import ticks
 from .ir.vector import advance, ints, pointer
 
-# Words that threads share, each on a cache line of its own; the words of sleepers follow.
-GENERATION, CALLS, COUNT, PARTS, ARRIVED, BEFORE, PENDING, SLEEPER = 0, 8, 16, 24, 32, 40, 48, 56
+# Words that threads share. The first three change often and have a cache line each; the words of sleepers follow.
+TICKET, DONE, RUNNING, LEAVE, ALONE, SLEEPER = 0, 8, 16, 24, 32, 48
+CALL, PARTS = 40, 41  # the call whose parts are handed out
+
+_BITS = MOST_PARTS
+"""A ticket is a number that counts calls, and below it a bit for each part that nobody has claimed."""
+_ALL = (1 << _BITS) - 1
 
 _yield = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
 @njit
-def _meet(words: Any, everyone: int) -> None:
-    """Wait until `everyone` has arrived. Arrivals are counted for ever: a count never reset cannot be missed."""
-    atomics.add(words, ARRIVED, 1)
-    looks = 0
-    while atomics.load(words, ARRIVED) < everyone:
+def _claim(words: Any, thread: int, threads: int) -> tuple[int, int]:
+    """Claim parts of the call that is handed out, the first and the one after the last; two equal numbers if none are
+    left."""
+    while True:
+        ticket = atomics.load(words, TICKET)
+        left = ticket & _ALL
+        if left == 0:
+            return 0, 0
+        parts = words[PARTS]  # of this call, or the exchange fails
+        first, end = parts * thread // threads, parts * (thread + 1) // threads
+        if left & ((1 << end) - (1 << first)):  # one's own, as far as others left them
+            while not left >> first & 1:
+                first += 1
+            until = first + 1
+            while until < end and left >> until & 1:
+                until += 1
+        else:  # half of what somebody has not begun
+            until = parts
+            while not left >> (until - 1) & 1:
+                until -= 1
+            first = until - 1
+            while first > 0 and left >> (first - 1) & 1:
+                first -= 1
+            first = (first + until) // 2
+        if atomics.exchange(words, TICKET, ticket, ticket & ~((1 << until) - (1 << first))):
+            return first, until
+
+
+@njit
+def _do(words: Any, part: int, until: int) -> None:
+    """Do parts that this thread has claimed."""
+    call = ints(words[CALL], 8)
+    atomics.jump(call[0], advance(call, 2), part, until, words[PARTS])
+    atomics.add(words, DONE, until - part)
+
+
+@njit
+def _alone(calls: NDArray[np.int64], count: int) -> None:
+    """Do all parts of all calls."""
+    at = pointer(calls)
+    for k in range(count):
+        call = advance(at, k * WORDS)
+        atomics.jump(call[0], advance(call, 2), 0, call[1], call[1])
+
+
+@njit
+def _together(calls: NDArray[np.int64], count: int, threads: int, words: NDArray[np.int64], woken: bool) -> bool:
+    """Run a list with whoever is there; or return at once whether workers must be woken first."""
+    at, begun = pointer(words), ticks()
+    if begun < words[ALONE]:
+        _alone(calls, count)
+        return False
+    atomics.swap(at, RUNNING, 1)
+    for worker in range(1, threads):
+        if not woken and atomics.load(at, SLEEPER + 8 * worker) != 0:
+            return True
+    lost = 0
+    for k in range(count):
+        call = advance(pointer(calls), k * WORDS)
+        if call[1] == 1:
+            atomics.jump(call[0], advance(call, 2), 0, 1, 1)
+        else:
+            words[CALL], words[PARTS] = calls.ctypes.data + 8 * WORDS * k, call[1]
+            lost += _hand_out(at, threads)
+    atomics.swap(at, RUNNING, 0)
+    if lost:
+        now = ticks()
+        if lost > (now - begun) // LOST:
+            words[ALONE] = now + lost * LOST
+    return False
+
+
+@njit
+def _hand_out(words: Any, threads: int) -> int:
+    """Run a call with whoever is there; returns for how many ticks the caller waited in vain."""
+    parts = words[PARTS]
+    atomics.swap(words, DONE, 0)
+    atomics.swap(words, TICKET, (((words[TICKET] >> _BITS) + 1) << _BITS) | ((1 << parts) - 1))
+    begun = ticks()
+    while True:
+        part, until = _claim(words, 0, threads)
+        if part == until:
+            break
+        _do(words, part, until)
+    if atomics.load(words, DONE) == parts:
+        return 0
+    ended, looks = ticks(), 0
+    while atomics.load(words, DONE) < parts:
         looks += 1
         if looks % YIELD_EVERY == 0:
             _yield()
+    waited = ticks() - ended
+    # Whoever does as much as the caller may well need as long again.
+    return 0 if waited < LONG_WAIT else max(0, waited - (ended - begun))
 
 
 @njit
-def _walk(calls: Any, count: int, part: int, parts: int, words: Any) -> None:
-    """One thread's way through a list of calls."""
-    everyone, together = words[BEFORE], False
-    for k in range(count):
-        call = advance(calls, k * WORDS)
-        use = min(call[1], parts)
-        # A call that is cut needs all that came before it; one that is not needs only the cut calls before it.
-        if parts > 1 and (use > 1 or together):
-            everyone += parts
-            _meet(words, everyone)
-        together = use > 1
-        if part < use:
-            atomics.jump(call[0], advance(call, 2), part, use)
-    if parts > 1:
-        _meet(words, everyone + parts)
-
-
-@njit
-def _alone(calls: NDArray[np.int64], count: int, words: NDArray[np.int64]) -> None:
-    _walk(pointer(calls), count, 0, 1, pointer(words))
-
-
-@njit
-def _post(calls: NDArray[np.int64], count: int, parts: int, words: NDArray[np.int64]) -> None:
-    """Hand a list to the workers and do one's own part; or, where a worker sleeps, leave that part pending."""
-    at = pointer(words)
-    words[CALLS], words[COUNT], words[PARTS], words[BEFORE] = calls.ctypes.data, count, parts, words[ARRIVED]
-    words[PENDING] = 1
-    atomics.add(at, GENERATION, 1)
-    for worker in range(1, parts):
-        if atomics.load(at, SLEEPER + 8 * worker) != 0:
-            return
-    _walk(pointer(calls), count, 0, parts, at)
-    words[PENDING] = 0
-
-
-@njit
-def _finish(words: NDArray[np.int64]) -> None:
-    """The pending part of `_post`."""
-    _walk(ints(words[CALLS], 8), words[COUNT], 0, words[PARTS], pointer(words))
-    words[PENDING] = 0
-
-
-@njit
-def _work(words: NDArray[np.int64], worker: int, seen: int) -> int:
-    """Do lists until none comes for a while; returns the last generation seen, the worker marked asleep."""
-    at = pointer(words)
-    looks = 0
-    while looks < PATIENCE:
-        generation = atomics.load(at, GENERATION)
-        if generation == seen:
-            looks += 1
-            if looks % YIELD_EVERY == 0:
-                _yield()
+def _work(words: NDArray[np.int64], worker: int, threads: int) -> None:
+    """Do what is handed out, until nothing has been for a while."""
+    at, looks = pointer(words), 0
+    while True:
+        part, until = _claim(at, worker, threads)
+        if part < until:
+            _do(at, part, until)
+            looks = 0
             continue
-        seen, looks = generation, 0
-        if worker < words[PARTS]:
-            _walk(ints(words[CALLS], 8), words[COUNT], worker, words[PARTS], at)
-    atomics.swap(at, SLEEPER + 8 * worker, 1)
-    return seen
+        looks += 1
+        if looks % YIELD_EVERY == 0:
+            _yield()
+        if looks < PATIENCE:
+            continue
+        atomics.swap(at, SLEEPER + 8 * worker, 1)
+        # Whoever begins a list from now on wakes this worker. One that has begun may not have seen the mark.
+        if atomics.load(at, RUNNING) == 0 or atomics.load(at, LEAVE) != 0:
+            return
+        atomics.swap(at, SLEEPER + 8 * worker, 0)
+        looks = 0
 
 
-@njit
-def _generation(words: NDArray[np.int64]) -> int:
-    return atomics.load(pointer(words), GENERATION)
+class Team:
+    """The workers of a pool, and the words that they share with its caller.
 
+    Attributes
+    ----------
+    threads : int
+        The caller and the workers: fewer than wanted where the system would not start as many.
+    """
 
-@njit
-def _next_generation(words: NDArray[np.int64]) -> None:
-    atomics.add(pointer(words), GENERATION, 1)
+    def __init__(self, threads: int) -> None:
+        self.threads = 1
+        self.words = np.zeros(SLEEPER + 8 * threads, np.int64)
+        self.busy = threading.Lock()
+        self._wake: list[SimpleQueue[None]] = []
+        self._started = threads == 1
+        self._wanted = threads
+
+    def run(self, calls: NDArray[np.int64], count: int) -> None:
+        if not self._started:
+            self._start()
+        if not _together(calls, count, self.threads, self.words, False):
+            return
+        try:
+            for worker, wake in enumerate(self._wake, start=1):
+                if self.words[SLEEPER + 8 * worker]:
+                    wake.put(None)
+            _together(calls, count, self.threads, self.words, True)
+        finally:
+            self.words[RUNNING] = 0  # where an interrupt came before the list was begun: workers may sleep
+
+    def _start(self) -> None:
+        words, wake = self.words, self._wake
+        self._go_home = weakref.finalize(self, _go_home, words, wake)
+        self._go_home.atexit = False  # whatever still computes at exit needs its workers
+        self._started = True
+        for worker in range(1, self._wanted):
+            queue: SimpleQueue[None] = SimpleQueue()
+            thread = threading.Thread(
+                target=_serve, args=(words, worker, self._wanted, queue), name=f"sparsecore-{worker}", daemon=True
+            )
+            wake.append(queue)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more: those that there are do all
+                wake.pop()
+                warnings.warn(f"{worker} of {self._wanted} threads could be started", RuntimeWarning, stacklevel=2)
+                return
+            self.threads = worker + 1
+
+    def dismiss(self) -> None:
+        """Send the workers home, each after what it has begun. A list that is running goes on without them."""
+        if self._started and self._wanted > 1:
+            self._go_home()
 
 
 class Pool:
@@ -128,70 +232,35 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self.threads = _checked(threads)
-        self._forget()
+        self._team = Team(threads)
         _pools.add(self)
-
-    def _forget(self) -> None:
-        """Know of no workers: at the start, and in a forked child, which inherits none."""
-        self._busy = threading.Lock()
-        self._words = np.zeros(SLEEPER + 8 * self.threads, np.int64)
-        self._wake: list[SimpleQueue[None]] = []
 
     def run(self, calls: NDArray[np.int64], count: int, parts: int) -> None:
         """Run the first `count` calls; returns when all are done.
 
         `parts` is the most that any of them is cut into: 1 is done without waking anyone.
         """
-        if min(parts, self.threads) == 1 or self._busy.locked():
-            _alone(calls, count, self._words)
+        team = self._team
+        if min(parts, self.threads) == 1 or team.busy.locked():
+            _alone(calls, count)
         else:
-            with self._busy:  # not acquire() and try: a signal could come between the two
-                self._run_together(calls, count)
-
-    def _run_together(self, calls: NDArray[np.int64], count: int) -> None:
-        if not self._wake:
-            self._start()
-        try:
-            # All workers take part, or a later list could find one still on its way through this one.
-            _post(calls, count, self.threads, self._words)
-            self._finish()
-        finally:
-            self._finish()  # where an interrupt came before the end: workers must not be left alone at a barrier
-
-    def _finish(self) -> None:
-        if self._words[PENDING]:
-            for worker, wake in enumerate(self._wake, start=1):
-                if self._words[SLEEPER + 8 * worker]:
-                    wake.put(None)
-            _finish(self._words)
-
-    def _start(self) -> None:
-        words = np.zeros(SLEEPER + 8 * self.threads, np.int64)
-        wake: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(self.threads - 1)]
-        for worker, each in enumerate(wake, start=1):
-            threading.Thread(
-                target=_serve, args=(words, worker, each), name=f"sparsecore-{worker}", daemon=True
-            ).start()
-        self._go_home = weakref.finalize(self, _go_home, words, wake)
-        self._go_home.atexit = False  # whatever still computes at exit needs its workers
-        self._words, self._wake = words, wake  # last, so that an interrupt leaves no half-made team in use
+            with team.busy:  # not acquire() and try: a signal could come between the two
+                team.run(calls, count)
 
     def resize(self, threads: int) -> None:
-        """Go on with another number of threads; what is running ends first."""
-        _checked(threads)
-        with self._busy:
-            self._dismiss()
-            self.threads = threads
+        """Go on with another number of threads. What is running goes on with those it has, so that this waits for
+        nothing: a signal handler may call it, and a destructor."""
+        team, self._team = self._team, Team(_checked(threads))
+        self.threads = threads
+        team.dismiss()
 
     def close(self) -> None:
         """Send the workers home. A closed pool may be used again."""
-        with self._busy:
-            self._dismiss()
+        self.resize(self.threads)
 
-    def _dismiss(self) -> None:
-        if self._wake:
-            self._wake = []
-            self._go_home()
+    def _forget(self) -> None:
+        """Know of no workers: in a forked child, which inherits none."""
+        self._team = Team(self.threads)
 
 
 def _checked(threads: int) -> int:
@@ -200,20 +269,16 @@ def _checked(threads: int) -> int:
     return threads
 
 
-def _serve(words: NDArray[np.int64], worker: int, wake: SimpleQueue[None]) -> None:
-    """What a worker's thread runs: lists as they come, and sleep between them, until it is sent home."""
-    seen = 0
-    while words[PARTS] >= 0:
-        seen = _work(words, worker, seen)
-        # Marked asleep, it looks once more: whoever handed over a list before seeing the mark will not wake it.
-        if _generation(words) == seen:
-            wake.get()
+def _serve(words: NDArray[np.int64], worker: int, threads: int, wake: SimpleQueue[None]) -> None:
+    """What a worker's thread runs: what is handed out, and sleep, until it is sent home."""
+    while not words[LEAVE]:
+        _work(words, worker, threads)
+        wake.get()
         words[SLEEPER + 8 * worker] = 0
 
 
 def _go_home(words: NDArray[np.int64], wake: list[SimpleQueue[None]]) -> None:
-    words[PARTS] = -1
-    _next_generation(words)
+    words[LEAVE] = 1
     for each in wake:
         each.put(None)
 

@@ -41,15 +41,15 @@ def reorder_kernel(size: int, index_size: int) -> Any:
     lies in the same cache lines.
     """
 
-    def reorder(call, part, parts):  # type: ignore[no-untyped-def]
+    def reorder(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, REORDER)[0]
         data, out, perm = floats(c.data, size), floats(c.out, size), ints(c.perm, index_size)
         if c.rows == 1:
-            first, last = share(c.columns, part, parts)
+            first, last = share(c.columns, part, until, parts)
             for q in range(first, last):
                 out[q] = data[perm[q]]
             return
-        first, last = share((c.rows + REORDER_ROWS - 1) // REORDER_ROWS, part, parts)
+        first, last = share((c.rows + REORDER_ROWS - 1) // REORDER_ROWS, part, until, parts)
         for block in range(first, last):
             for column in range(0, c.columns, REORDER_COLUMNS):
                 for row in range(REORDER_ROWS * block, min(REORDER_ROWS * (block + 1), c.rows)):
@@ -68,7 +68,7 @@ def norm_kernel(size: int) -> Any:
     step.
     """
 
-    def norm(call, part, parts):  # type: ignore[no-untyped-def]
+    def norm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORM)[0]
         rates, dw = floats(c.rates, 8), floats(c.dw, size)
         squares = np.float64(0)
@@ -88,13 +88,13 @@ def sgd_kernel(size: int) -> Any:
     `decays` is 0, weight_decay counts as 0.
     """
 
-    def sgd(call, part, parts):  # type: ignore[no-untyped-def]
+    def sgd(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SGD)[0]
         # Pointers, not arrays: an array's index may be negative, and LLVM would not vectorise the loops.
         w, dw, velocity, rates = floats(c.w, size), floats(c.dw, size), floats(c.velocity, size), floats(c.rates, 8)
         lr, momentum, scale = element(w, rates[LR]), element(w, rates[MOMENTUM]), element(w, rates[SCALE])
         decay = element(w, rates[WEIGHT_DECAY] if c.decays != 0 else 0.0)
-        first, last = share(c.count, part, parts)
+        first, last = share(c.count, part, until, parts)
         if c.nesterov != 0:
             for k in range(first, last):
                 g = dw[k] * scale + decay * w[k]
@@ -114,7 +114,7 @@ def sgd_kernel(size: int) -> Any:
 def tick_kernel() -> Any:
     """Count a step of Adam, and correct the bias of its means: 1 − βᵗ after t steps."""
 
-    def tick(call, part, parts):  # type: ignore[no-untyped-def]
+    def tick(call, part, until, parts):  # type: ignore[no-untyped-def]
         rates = floats(carray(call, 1, TICK)[0].rates, 8)
         rates[STEPS] += 1
         rates[CORRECTION1] = 1 - rates[BETA1] ** rates[STEPS]
@@ -132,7 +132,7 @@ def adam_kernel(size: int) -> Any:
     counts as 0.
     """
 
-    def adam(call, part, parts):  # type: ignore[no-untyped-def]
+    def adam(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, ADAM)[0]
         w, dw, m, v = floats(c.w, size), floats(c.dw, size), floats(c.m, size), floats(c.v, size)
         rates = floats(c.rates, 8)
@@ -144,7 +144,7 @@ def adam_kernel(size: int) -> Any:
         beta1, rest1 = element(w, rates[BETA1]), element(w, 1 - rates[BETA1])
         beta2, rest2 = element(w, rates[BETA2]), element(w, 1 - rates[BETA2])
         rate, root = element(w, rates[LR] / rates[CORRECTION1]), element(w, 1 / math.sqrt(rates[CORRECTION2]))
-        first, last = share(c.count, part, parts)
+        first, last = share(c.count, part, until, parts)
         for k in range(first, last):
             g = dw[k] * scale + added * w[k]
             m[k] = mean = beta1 * m[k] + rest1 * g
