@@ -129,9 +129,9 @@ COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM = 8, 4,
 WORTH_CUTTING = 400_000
 """Multiply-adds from which a call is cut into parts: about 8 µs. Handing it out costs a fraction of a microsecond."""
 
-PART, MOST_PARTS = 200_000, 32
-"""Multiply-adds of a part, at least, and the parts of a call, at most: more of them than there are threads, so that
-whoever is there finds some left when another thread is not; a word has a bit for each."""
+MOST_PARTS = 32
+"""Parts of a call that is cut. A thread takes its share of them at once, so that many cost nothing, and what somebody
+does not come for is taken by halves. A word has a bit for each."""
 
 LONG_WAIT, LOST = 150_000, 10
 """Ticks that a caller waits for parts that others have begun, beyond which it takes these for stopped: about 50 µs.

@@ -6,9 +6,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import mmap
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,36 @@ Array = NDArray[Any]
 
 LANES = 16
 MARGIN = 64  # elements on either side of a guarded array
-POOLS = [Pool(threads) for threads in (1, 2, 3)]
+
+
+class Strewn:
+    """A pool whose threads claim in any order, from anywhere, and stop in the middle: parts of a call are cut at
+    random, shuffled, and done by three threads that sleep now and then."""
+
+    threads = 3
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random, self._workers = random.Random(seed), ThreadPoolExecutor(self.threads)
+
+    def run(self, calls: Array, count: int, parts: int) -> None:
+        for k in range(count):
+            several = int(calls[k, 1])
+            cuts = self._random.sample(range(1, several), self._random.randint(0, min(6, several - 1)))
+            ranges = list(itertools.pairwise([0, *sorted(cuts), several]))
+            self._random.shuffle(ranges)
+            do = partial(_do, KERNEL(int(calls[k, 0])), calls[k, 2:].ctypes.data, several)
+            stops = [self._random.choice([0, 0, 0, 1e-4]) for _ in ranges]
+            list(self._workers.map(do, *zip(*ranges, strict=True), stops))
+
+
+def _do(kernel: Any, at: int, parts: int, part: int, until: int, stop: float) -> None:
+    if stop:
+        time.sleep(stop)
+    kernel(at, part, until, parts)
+
+
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+POOLS: list[Any] = [*(Pool(threads) for threads in (1, 2, 3)), Strewn()]
 
 # The registers of NEON and SSE, of AVX2 and of AVX-512: LLVM makes each width run on any machine.
 machines = pytest.mark.parametrize(
@@ -60,7 +93,8 @@ def assert_close(got: Array, exact: Array, magnitude: Array | float, terms: int)
 
 
 def assert_same_bits(call: Callable[[Launcher], list[Array]]) -> None:
-    """A call writes the same bits on 1, 2 and 3 threads, however small it is. It returns what it wrote."""
+    """A call, which returns what it wrote, writes the same bits on 1, 2 and 3 threads, and whoever does which of its
+    parts when, however small it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WORTH_CUTTING", 1)
         first, *others = ([array.tobytes() for array in call(Launcher(pool))] for pool in POOLS)

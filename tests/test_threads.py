@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import types
+from sparsecore.kernels.compile import njit
 from sparsecore.kernels.cpu import launch, threads
+from sparsecore.kernels.cpu.ir.vector import pointer
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.cpu.threads import Pool
 
@@ -207,25 +211,159 @@ def test_a_pool_is_resized_while_others_use_it():
     assert pool.threads == 4
 
 
-def test_an_interrupt_between_handing_out_and_joining_in_leaves_nobody_waiting(monkeypatch):
-    """Ctrl-C is raised between any two steps of Python: here between the two halves of a run whose workers slept."""
+def test_an_interrupt_between_waking_and_beginning_leaves_nobody_waiting(monkeypatch):
+    """Ctrl-C is raised between any two steps of Python: here after sleepers were woken, before the list is begun."""
     pool = Pool(3)
     work = Work(pool)
     work.run()
-    finish = threads._finish
+    together = threads._together
 
-    def interrupted(words: Any) -> None:
-        monkeypatch.setattr(threads, "_finish", finish)
+    def interrupted(calls: Any, count: int, threads_: int, words: Any, woken: bool) -> Any:
+        if not woken:
+            return together(calls, count, threads_, words, woken)
+        monkeypatch.setattr(threads, "_together", together)
         raise KeyboardInterrupt
 
     time.sleep(0.1)  # let them sleep
-    monkeypatch.setattr(threads, "_finish", interrupted)
+    monkeypatch.setattr(threads, "_together", interrupted)
     with pytest.raises(KeyboardInterrupt):
         work.run()
-    assert threads._finish is finish
+    assert threads._together is together
+    assert not pool._team.words[threads.RUNNING]
     for _ in range(100):
         work.run()
     pool.close()
+
+
+def test_workers_that_never_come_are_not_waited_for(monkeypatch):
+    """They are there, and get no processor: the caller does all."""
+    monkeypatch.setattr(threads, "_serve", lambda *_: None)
+    work = Work(Pool(7), calls=20)
+    for _ in range(100):
+        work.run()
+
+
+def claimed(pool: Pool, worker: int) -> tuple[int, int]:
+    """Claim parts as a worker does, once some are handed out."""
+    words = pool._team.words
+    while True:
+        part, until = _claim(words, worker, pool.threads)
+        if part < until:
+            return part, until
+
+
+@njit
+def _claim(words: Any, worker: int, threads_: int) -> Any:
+    return threads._claim(pointer(words), worker, threads_)
+
+
+@njit
+def _do(words: Any, part: int, until: int) -> None:
+    threads._do(pointer(words), part, until)
+
+
+def test_a_part_that_was_begun_is_waited_for_and_then_the_caller_goes_alone(monkeypatch):
+    """A worker stops in the middle of its part. The list ends when it does; for some time nobody is asked again."""
+    monkeypatch.setattr(threads, "_serve", lambda *_: None)
+    pool, stop = Pool(2), 0.1
+    work = Work(pool, calls=1)
+    _claim(pool._team.words, 1, 2), _do.compile((types.int64[::1], types.int64, types.int64))
+    work.run()
+    begun: list[float] = []
+
+    def stopped() -> None:
+        part, until = claimed(pool, 1)
+        begun.append(time.perf_counter())
+        time.sleep(stop)
+        _do(pool._team.words, part, until)
+
+    while not begun:  # the caller may have done all before the worker came
+        worker = threading.Thread(target=stopped)
+        worker.start()
+        while worker.is_alive():
+            work.run()
+    assert time.perf_counter() - begun[0] >= stop
+    ticket = pool._team.words[threads.TICKET]
+    for _ in range(10):
+        work.run()
+    assert pool._team.words[threads.TICKET] == ticket  # nothing was handed out
+    pool._team.words[threads.ALONE] = 0
+    work.run()
+    assert pool._team.words[threads.TICKET] != ticket
+
+
+def test_whatever_is_claimed_is_claimed_once():
+    """Several threads claim at random until nothing is left; shares of one's own come first, and whole."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        parts, several = int(rng.integers(1, 33)), int(rng.integers(1, 9))
+        words = np.zeros(64, np.int64)
+        words[threads.PARTS], words[threads.TICKET] = parts, 5 << 32 | (1 << parts) - 1
+        taken, first = [], set()
+        while words[threads.TICKET] & 0xFFFFFFFF:
+            worker = int(rng.integers(several))
+            part, until = _claim(words, worker, several)
+            assert 0 <= part < until <= parts
+            share = parts * worker // several, parts * (worker + 1) // several
+            if worker not in first and share[0] < share[1] and not set(range(*share)) & set(taken):
+                assert (part, until) == share
+            first.add(worker)
+            taken += range(part, until)
+        assert sorted(taken) == list(range(parts))
+        assert words[threads.TICKET] >> 32 == 5
+        assert _claim(words, 0, several) == (0, 0)
+
+
+def test_threads_that_cannot_be_started_are_done_without(monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def failing(thread: threading.Thread) -> None:
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    before = workers()
+    work = Work(Pool(4))
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with pytest.warns(RuntimeWarning, match="^2 of 4 threads could be started$"):
+        work.run()
+    for _ in range(100):
+        work.run()
+    assert len(workers() - before) == 1
+    monkeypatch.undo()
+    del work
+    gc.collect()
+    assert_soon(lambda: not workers() - before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals on this system")
+def test_the_number_of_threads_changes_in_signal_handlers_and_destructors_during_products():
+    code = """
+import signal, random
+from sparsecore.runtime.devices import cpu, set_threads
+class Ends:
+    def __del__(self):
+        set_threads(random.choice([1, 2, 3]))
+def change(*_):
+    set_threads(random.choice([1, 2, 3]))
+    Ends()
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 1e-3))
+signal.signal(signal.SIGALRM, change)
+set_threads(2)
+work, end, count = Work(cpu().pool), time.monotonic() + 2, 0
+work.run()
+signal.setitimer(signal.ITIMER_REAL, 1e-3)
+while time.monotonic() < end:
+    work.run()
+    count += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+set_threads(1)
+time.sleep(0.3)
+assert count > 100 and not workers(), (count, workers())
+"""
+    run = python(code)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

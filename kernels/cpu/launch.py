@@ -24,7 +24,6 @@ from ..tuning import (
     COST_SOFTMAX,
     FAR_CACHE,
     MOST_PARTS,
-    PART,
     PREFETCH_AHEAD,
     WORTH_CUTTING,
 )
@@ -127,7 +126,7 @@ class Launcher:
         self._bytes = register_bytes or host_register_bytes()
 
     def _launch(self, kernel: Any, multiplies: int, kind: np.dtype, **fields: Any) -> None:
-        parts = min(MOST_PARTS, max(2, multiplies // PART)) if multiplies >= WORTH_CUTTING else 1
+        parts = MOST_PARTS if multiplies >= WORTH_CUTTING else 1
         if self._tape is not None:
             self._tape.append(kernel, parts, kind, fields)
             return

@@ -22,13 +22,14 @@ from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
 from ..runs.kinds import ConfigError, step_schedule
 from ..runs.trainer import Trainer
-from ..runtime.devices import device, set_threads
+from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .recipes import model_of, origin, resolved
 from .report import Quiet
+from .threads import FasterThreads
 
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
@@ -71,8 +72,11 @@ def build(
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
-    if config.threads is not None:
+    timing: list[Callback] = []
+    if isinstance(config.threads, int):
         set_threads(config.threads)
+    elif where.name == "cpu" and (config.threads == "auto" or cpu().given is None):
+        timing = [FasterThreads(report.say)]
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
@@ -91,7 +95,7 @@ def build(
     trainer = Trainer(
         network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
-        schedule=_schedule(config, steps, pruning), callbacks=[report, *prunes, *callbacks], out=out,
+        schedule=_schedule(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
         config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
         augment=augmentation_of(config, dataset.shape),
@@ -121,7 +125,7 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
 
 def earlier(config: RunConfig, step: int) -> Network:
     """The network of a run as it was after so many steps, found by training up to there again."""
-    config = replace(config, threads=None)
+    config = replace(config, threads=get_threads())
     if step == 0:
         return start(config, Quiet())[1]
     trainer = build(config, callbacks=[_Until(step)])

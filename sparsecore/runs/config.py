@@ -224,7 +224,10 @@ class RunConfig:
         RUN, kinds.DEVICE, "cpu (default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works", "cpu",
         decides=False,
     )  # fmt: skip
-    threads: int | None = _in(RUN, kinds.THREADS, "all there are if not given", decides=False)
+    threads: int | str | None = _in(
+        RUN, kinds.THREADS_OR_AUTO,
+        "auto (the default) takes one or all there are, whichever is faster in the first steps", decides=False,
+    )  # fmt: skip
     evaluate_every: int = _in(
         RUN, kinds.COUNT, "evaluate on the test and validation splits after every N epochs, and at the end", 1,
         metavar="N", decides=False,

@@ -194,12 +194,19 @@ def _growth(value: Any) -> float | str:
     return "exact" if isinstance(value, str) and value == "exact" else _good(_number(value), value >= 1)
 
 
+def _threads(value: Any) -> int | str:
+    return "auto" if isinstance(value, str) and value == "auto" else THREADS.take(value)
+
+
 TRUTH = Kind("true or false", _truth, bool)
 NAME = Kind("a name", _named, str)
 PATH = Kind("a file or a run's folder", lambda value: os.path.abspath(_named(value)), str)
 COUNT = whole("a whole number from 1", "10", 1, 10**9)
 SEED = whole("a whole number from 0", "0", 0, 2**63 - 1)
 THREADS = whole("a whole number from 1 to 256", "2", 1, 256)
+THREADS_OR_AUTO = Kind(
+    "auto, or a whole number from 1 to 256", _threads, lambda text: text if text == "auto" else int(text), ("2",)
+)
 PADDING = whole("a whole number from 0 to 100", "2", 0, 100)
 STEP = whole("a number of steps", "1000", 0)
 STEPS = whole("a number of steps from 1", "200", 1)

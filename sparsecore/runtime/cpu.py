@@ -8,17 +8,41 @@ from typing import Any
 import numpy as np
 
 from .arrays import host_array, on_host
+from .processors import default_threads
 
 
 class CPU:
-    """The processor, its kernels compiled by Numba."""
+    """The processor, its kernels compiled by Numba.
+
+    Parameters
+    ----------
+    threads : int, optional
+        As many as the process may use if not given, which is looked at again whenever something is recorded.
+
+    Attributes
+    ----------
+    given : int or None
+        The number of threads that somebody has asked for.
+    pool : Pool
+    """
 
     name = "cpu"
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         from ..kernels.cpu.threads import Pool  # compiling waits until a device is wanted
 
-        self.pool = Pool(threads)
+        self.given = threads
+        self.pool = Pool(default_threads() if threads is None else threads)
+
+    def use(self, threads: int | None) -> None:
+        """Compute on so many threads, or on as many as the process may use."""
+        self.given = threads
+        self.pool.resize(default_threads() if threads is None else threads)
+
+    def _follow(self) -> None:
+        """Where nobody has said how many threads, go by what the process may use now."""
+        if self.given is None and (threads := default_threads()) != self.pool.threads:
+            self.pool.resize(threads)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         kind = np.dtype(dtype)
@@ -64,5 +88,6 @@ class CPU:
     def recorder(self) -> tuple[Any, Any]:
         from ..kernels.cpu.launch import Launcher, Tape
 
+        self._follow()
         tape = Tape()
         return Launcher(self.pool, tape), tape

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copyreg
-import os
 from functools import cache
 from typing import Any
 
 from .cpu import CPU
 from .cuda import CUDA
 from .device import Device, DeviceError, place_of
+from .processors import default_threads
 
 __all__ = [
     "CPU",
@@ -27,24 +27,10 @@ __all__ = [
 ]
 
 
-def default_threads() -> int:
-    """As many threads as this process may use: the processors it is bound to, or fewer if OMP_NUM_THREADS says so.
-
-    That may be a list, of which the first number is for the outermost level; what OpenMP could not read is ignored.
-    """
-    try:
-        available = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        available = os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    readable = limit.isascii() and limit.isdecimal() and len(limit) < 10  # more than any machine has
-    return min(available, int(limit) or available) if readable else available
-
-
 @cache
 def cpu() -> CPU:
     """The processor with its pool of threads."""
-    return CPU(default_threads())
+    return CPU()
 
 
 def cuda(index: int = 0) -> CUDA:
@@ -92,17 +78,22 @@ for _kind in (CPU, CUDA):  # a copy, or what comes out of a file, is on this pro
     copyreg.pickle(_kind, _by_name)
 
 
-def set_threads(threads: int) -> None:
+def set_threads(threads: int | None) -> None:
     """Compute on this many threads from now on. Results are the same bits for any number.
+
+    Parameters
+    ----------
+    threads : int or None
+        None for as many as the process may use, which is looked at again whenever something is recorded.
 
     Raises
     ------
     ValueError
         If `threads` is not a whole number of at least 1.
     """
-    if threads != int(threads) or threads < 1:
+    if threads is not None and (threads != int(threads) or threads < 1):
         raise ValueError(f"threads must be a whole number of at least 1, got {threads}")
-    cpu().pool.resize(int(threads))
+    cpu().use(None if threads is None else int(threads))
 
 
 def get_threads() -> int:

@@ -66,6 +66,9 @@ class Callback:
     def stepped(self, trainer: Training) -> None:
         """Called after each step; may change the network's structure, and the optimizer's state with it."""
 
+    def ended(self, trainer: Training) -> None:
+        """The run is done, or was stopped or interrupted."""
+
     def looked(self, progress: Progress) -> None:
         """Called about ten times a second."""
 

@@ -170,7 +170,11 @@ class Loop(Whole):
             If something cannot be written; the last checkpoint stays.
         """
         with self._held:
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                for each in self.callbacks:
+                    each.ended(self)
 
     def prepare(self) -> None:
         """Find out whether what the run will write can be written, then compile and record its steps.

@@ -17,7 +17,8 @@ from sparsecore.kernels.cpu import launch
 
 from sparsecore.runs.checkpoint import read
 from sparsecore.runs.trainer import Trainer
-from sparsecore.runtime.devices import get_threads, set_threads
+from sparsecore.runtime.devices import cpu, set_threads
+from tests.kernel_checks import Strewn
 from tests.reliability.runs import KINDS, StopAt, digest, digest_of, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Even a call that takes a microsecond goes to all threads."""
     monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
-    before = get_threads()
+    before = cpu().given
     yield
     set_threads(before)
 
@@ -35,10 +36,20 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_for_any_number_of_threads(kind: str) -> None:
     found = set()
-    for count in (1, 2, 3, 5, 8):
+    for count in (1, 2, 3, 5, 7, 40):
         set_threads(count)
         found.add(digest(kind))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_claims_what_when(kind: str) -> None:
+    """Parts are cut anywhere, done in any order, by threads that stop in the middle."""
+    whole = digest(kind)
+    set_threads(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu(), "pool", Strewn(len(kind)))
+        assert digest(kind) == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
