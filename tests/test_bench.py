@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from bench import epoch, scaling
 from bench.engines import Contender, contenders, numpy_hand, sparsecore
 from bench.environment import FORCED, THREADS, settled
+from bench.options import Options
 from bench.problem import Problem, as_dense, training_problem
 from bench.tables import markdown
 from bench.timing import Budget, Entry, Row, fastest_rows, interleaved
 from sparsecore.data import load
+from sparsecore.runtime.devices import cpu
 from sparsecore.topology import dense, uniform_random
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,12 +219,12 @@ def test_rows_are_as_promised(quick: tuple[str, list[Row], bytes]) -> None:
         assert (row["sparsity"] == 0) == (row["topology"] == "dense")
         assert row["ms"] > 0
     kernels = {"ceiling", "roofline", "gather", "sample", "product", "conv"}
-    benches = kernels | {"step", "scaling", "threads", "epoch", "pack", "profile"}
+    benches = kernels | {"step", "scaling", "threads", "epoch", "pack", "profile", "busy", "large"}
     assert {row["bench"] for row in rows} == benches
     steps = {(row["engine"], row["topology"]) for row in rows if row["bench"] == "step"}
     ours = {("sparsecore", topology) for topology in ("dense", "random", "radix")}
     assert steps == ours | {("numpy-hand", "dense"), ("scipy", "random"), ("scipy", "radix")}
-    keys = [tuple(v for name, v in row.items() if name not in ("ms", "gflops", "variant")) for row in rows]
+    keys = [tuple(v for name, v in row.items() if name not in ("ms", "mean_ms", "gflops", "variant")) for row in rows]
     assert len(set(keys)) == len(keys), "a row appears twice"
 
 
@@ -252,6 +255,17 @@ def test_wrong_arguments_are_refused_in_a_line(arguments: list[str], words: str)
     done = bench(*arguments)
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("busy", "PyTorch's threads"), ("large", "torch CSR")])
+def test_tables_beside_pytorch(name: str, wanted: str) -> None:
+    pytest.importorskip("torch")
+    module, before = import_module(f"bench.{name}"), cpu().given
+    rows = module.measure(Options(threads=2, quick=True))
+    table = module.table(rows)
+    assert wanted in table and "–" not in table
+    assert all(row["ms"] > 0 for row in rows)
+    assert cpu().given == before
 
 
 def test_what_optimizers_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:

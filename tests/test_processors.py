@@ -92,7 +92,8 @@ def test_without_groups_affinity_decides(groups: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "number, limit, threads",
     [("4", None, 4), ("+4", None, 4), (" 4 ", None, 4), ("4,2,1", None, 4), (None, "3", 3), ("4", "3", 3),
-     ("2", "3", 2), ("0", "0", 8), ("00", None, 8), ("-4", None, 8), ("4.5", None, 8), ("0x4", None, 8), ("9" * 5000, "1000000", 8)],
+     ("2", "3", 2), ("0", "0", 8), ("00", None, 8), ("-4", None, 8), ("4.5", None, 8), ("0x4", None, 8),
+     ("9" * 5000, "1000000", 8)],
 )  # fmt: skip
 def test_what_openmp_is_told(
     groups: Path, monkeypatch: pytest.MonkeyPatch, number: str | None, limit: str | None, threads: int

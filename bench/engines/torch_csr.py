@@ -104,6 +104,25 @@ class Layer:
         self.b.sub_(self.db)
 
 
+class LayerStep:
+    """Forward, dX, dW and update of one layer in the middle of a network, from a given dy."""
+
+    def __init__(self, pattern: SparsityPattern, batch: int) -> None:
+        self.layer = Layer(pattern, np.zeros(pattern.nnz, np.float32), torch.ones(pattern.shape[1], batch), False)
+        self.layer.dy.fill_(1e-3)
+        self.dx = torch.empty(pattern.shape[1], batch)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        self.layer.forward()
+        torch.index_select(self.layer.values, 0, self.layer.perm, out=self.layer.values_t)
+        torch.mm(self.layer.w_t, self.layer.dy, out=self.dx)
+        self.layer.learn()
+
+    def result(self) -> Any:
+        return self.layer.y.numpy()
+
+
 class Step:
     """A training step."""
 
