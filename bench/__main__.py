@@ -11,7 +11,7 @@ from typing import Any
 
 from .environment import settle
 
-BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "roofline")
+BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "latency", "roofline")
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
 """Benchmarks of each model."""
 
