@@ -109,17 +109,17 @@ class _OfFew:
 
         self._tape = Tape()
         self._launcher = FewLauncher(cpu().pool, self._tape)
-        self._x = cpu().zeros((int(np.prod(root.in_shape)), samples), dtype)
-        y = root.forward_few(self._x, Workspace(kernels=self._launcher))
+        x = cpu().zeros((int(np.prod(root.in_shape)), samples), dtype)
+        y = root.forward_few(x, Workspace(kernels=self._launcher))
         if y is None:
             raise _UnknownWay
-        self._y = _values(y)
+        self._given, self._found = x.T, _values(y).T
 
     def run(self, rows: Array) -> Array:
         samples = len(rows)  # perhaps fewer than there is room for: then others are computed once more
-        self._x[:, :samples] = rows.T
+        self._given[:samples] = rows
         self._launcher.replay(self._tape)
-        return self._y[:, :samples].T.copy()
+        return self._found[:samples].copy()
 
 
 class _InTiles:
