@@ -11,7 +11,9 @@ from typing import Any
 
 from .environment import settle
 
-BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "busy", "large", "roofline")
+BENCHES = (
+    "step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "latency", "busy", "large", "roofline",
+)  # fmt: skip
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
 """Benchmarks of each model."""
 

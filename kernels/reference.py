@@ -1,7 +1,7 @@
 """The oracle: every kernel again, as plain loops in float64 that say what it computes, at any speed.
 
-Each function has the name and the parameters of a method of `cpu.launch.Launcher`. Only the lanes of a line, and the
-features of a sample, are written as vectors.
+Each function has the name and the parameters of a method of `cpu.launch.Launcher`, or of what `cpu.few.FewLauncher` has
+beside these. Only the lanes of a line, and the features of a sample, are written as vectors.
 """
 
 from __future__ import annotations
@@ -54,6 +54,19 @@ def spmm(
             if gate is not None:
                 y[~(_line(gate, target) > 0)] = 0
             out[target : target + LANES] = y
+
+
+def spmm_few(
+    layout: Layout, data: Array, x: Array, bias: Array | None, out: Array, *, relu: bool = False
+) -> None:
+    """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU; x[k] and out[i] are 1, 2, 4 or 8 samples."""
+    for row, connections in _rows(layout):
+        y = np.full(out.shape[1], 0.0 if bias is None else bias[row])
+        for p, offset in connections:
+            y += float(data[p]) * x[offset].astype(np.float64)
+        if relu:
+            y[y < 0] = 0
+        out[row] = y
 
 
 def sddmm(

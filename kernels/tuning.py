@@ -124,6 +124,9 @@ lines. At 4096×4096 it takes a fifth of the time, since otherwise every read is
 COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM = 8, 4, 4, 8, 10, 2
 """What these kernels do for one number, counted in multiply-adds, for WORTH_CUTTING to be compared with."""
 
+COST_FEW = 12
+"""The same of a connection where samples are few: it takes the loads of a whole line's, about a cycle."""
+
 # ---------------------------------------------------------------------------------------------- CPU: threads
 
 WORTH_CUTTING = 400_000

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .data.normalisation import Normalisation
+from .layers.compiled import Compiled
+from .layers.inputs import Inputs
 from .layers.layer import Layer
+from .layers.program import LookedAt, Programs
 from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
@@ -21,10 +24,14 @@ from .runtime.workspace import Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
-from .storage.sizes import fits, spell
+from .storage.sizes import spell
 
 AT_ONCE = 1 << 28
 """Bytes of activations that a network may take outside training, where the user does not say how many samples."""
+
+SMALL, KEPT = 64, 1 << 24
+"""Samples that are answered by a recording, at most, and the bytes of activations that this may keep in memory: beyond,
+Python's share of the time no longer counts."""
 
 
 class LayerSummary(NamedTuple):
@@ -36,6 +43,27 @@ class LayerSummary(NamedTuple):
     connections: int
     biases: int
     sparsity: float
+
+
+class _Live(NamedTuple):
+    """How a network answers few samples, and all that this depends on beside the values of its parameters."""
+
+    root: Sequential
+    looked_at: LookedAt
+    inputs: Inputs
+    programs: Programs
+    most: int
+
+    @classmethod
+    def of(cls, network: Network) -> _Live:
+        looked_at = LookedAt(network.root)  # before anything is recorded
+        inputs = Inputs(network.layers[0].in_shape, network.normalisation, network.dtype)
+        programs = Programs(network.root, network.dtype, network.device)
+        numbers = sum(int(np.prod(layer.out_shape)) for _, layer in network.root.walk() if not layer.children)
+        most = min(SMALL, KEPT // (numbers * network.dtype.itemsize) // LANES * LANES)
+        # Plain Python, and layers of which it is not known what they look at, are asked anew every time.
+        most = most if programs.known and network.device.name == "cpu" else 0
+        return cls(network.root, looked_at, inputs, programs, most)
 
 
 class Network:
@@ -215,6 +243,7 @@ class Network:
         self.table = table
         self._params = table.values[: table.trained]
         self._adopted = [(path, layer, _own(layer)) for path, layer in self.walk()]
+        self._live: _Live | None = None  # which would keep the old arrays
         self.version += 1
 
     def rewire(
@@ -318,7 +347,7 @@ class Network:
         return self.root.names[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_params", "_adopted", "_by_path", "table")
+        made = ("_params", "_adopted", "_by_path", "_live", "table")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -403,31 +432,22 @@ class Network:
         TypeError, ValueError
             If x does not have such a shape or cannot be what the network takes.
         """
-        if hasattr(x, "__cuda_array_interface__"):
-            raise TypeError(f"{self!r}: x must be a NumPy array, got an array on {place_of(x)}")
-        x = real_numbers(x, self, "x")
-        batch_size = self.samples_at_once(1024) if batch_size is None else batch_size
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
-        first, last = self.layers[0], self.layers[-1]
-        if x.ndim < 2 or int(np.prod(x.shape[1:])) != int(np.prod(first.in_shape)):
-            wanted = ", ".join(str(size) for size in first.in_shape)
-            raise ValueError(f"{self!r}: x must have shape (batch, {wanted}), got {x.shape}")
-        for shape in self.input_shapes:
-            if not fits(x.shape[1:], shape):
-                raise ValueError(f"{self!r}: x must be samples of {spell(shape)}, got {spell(x.shape[1:])}")
-        norm = None if normalised else self.normalisation
-        if x.dtype == np.uint8 and norm is None and not normalised:
-            raise ValueError(f"{self!r}: uint8 x needs the network's normalisation, which is not set; normalise x")
+        live = self._live_now()
+        inputs, last = live.inputs, self.layers[-1]
+        x = x if type(x) is np.ndarray else inputs.checked(x, self, normalised=normalised)
+        if x.ndim and 0 < len(x) <= (live.most if batch_size is None else min(live.most, batch_size)):
+            rows = inputs.rows(x, self, normalised=normalised)
+            return live.programs.run(rows).reshape(len(rows), *last.out_shape)
+        x = inputs.checked(x, self, normalised=normalised)
+        batch_size = self.samples_at_once(1024) if batch_size is None else batch_size
         out = np.empty((len(x), *last.out_shape), self.dtype)
         device = self.device
         workspace = Workspace(device)
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size]
-            part = part if norm is None else norm.inputs(part, self.dtype)
-            part = np.ascontiguousarray(narrowed(part, self.dtype, self, "x"))
-            part = part.reshape(len(part), int(np.prod(first.in_shape)))
-            tiles = workspace.array("x", (tiles_of(len(part)), *first.in_shape, LANES), self.dtype)
+            part = inputs.converted(x[start : start + batch_size], self, normalised=normalised)
+            tiles = workspace.array("x", (tiles_of(len(part)), *self.layers[0].in_shape, LANES), self.dtype)
             workspace.kernels.pack(part if device.owns(part) else device.put(part), tiles)
             y, _ = self.forward(Tiles(tiles, len(part)), workspace)
             flat = workspace.array("logits", (len(part), y.features), self.dtype)
@@ -435,14 +455,47 @@ class Network:
             out[start : start + batch_size] = device.get(flat).reshape(len(part), *last.out_shape)
         return out
 
+    def _live_now(self) -> _Live:
+        """How few samples are answered, as the network is now: recorded anew when a recording would no longer be right.
+
+        Parameters are read where they are. All else that a recording depends on is compared at every call, object by
+        object.
+        """
+        live = self._live
+        known = live is not None and live.root is self.root and live.inputs.normalisation is self.normalisation
+        if live is None or not known or not live.looked_at.is_same():
+            live = self._live = _Live.of(self)
+        self._check_own()
+        return live
+
+    def compile(self, batch: int = 1) -> Compiled:
+        """Make the network ready to answer: a snapshot of it, recorded once.
+
+        Parameters
+        ----------
+        batch : int
+            Samples that a call will give, at most.
+
+        Returns
+        -------
+        Compiled
+            To be called with samples, from any number of threads; gives their logits.
+
+        Raises
+        ------
+        ValueError
+            If batch is not at least 1.
+        """
+        self._check_own()
+        return Compiled(self.root, self.normalisation, self.dtype, self.device, batch)
+
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
         """What a sample must fit: the first layer's shape and, where that is flat, that of the data it was trained on.
 
         See `storage.sizes.fits`.
         """
-        trained_on = () if self.normalisation is None else (self.normalisation.shape,)
-        return tuple(self.layers[0].in_shape), *trained_on
+        return Inputs(self.layers[0].in_shape, self.normalisation, self.dtype).shapes
 
     def predict(
         self, x: Any, batch_size: int | None = None, *, normalised: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import epoch, scaling
+from bench import epoch, latency, scaling
 from bench.engines import Contender, contenders, numpy_hand, sparsecore
 from bench.environment import FORCED, THREADS, settled
 from bench.options import Options
@@ -111,6 +111,16 @@ def test_layer_steps_compute_the_same() -> None:
         step.run()
         step.run()
         np.testing.assert_allclose(step.result(), np.full((30, batch), -1e-3 * batch * (70 + biases)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answers_are_the_same(batch: int) -> None:
+    ways = latency.answers(training_problem((784, 300, 100, 10), "random", 0.9, batch))
+    wanted = np.asarray(ways.pop(("scipy", ""))())
+    assert wanted.shape == (batch, 10)
+    for (engine, way), run in ways.items():
+        expected = wanted.argmax(1) if way == "predict" else wanted
+        np.testing.assert_allclose(np.asarray(run()), expected, rtol=1e-4, atol=1e-5, err_msg=f"{engine} {way}")
 
 
 def test_epochs_see_the_same_numbers() -> None:
@@ -219,7 +229,7 @@ def test_rows_are_as_promised(quick: tuple[str, list[Row], bytes]) -> None:
         assert (row["sparsity"] == 0) == (row["topology"] == "dense")
         assert row["ms"] > 0
     kernels = {"ceiling", "roofline", "gather", "sample", "product", "conv"}
-    benches = kernels | {"step", "scaling", "threads", "epoch", "pack", "profile", "busy", "large"}
+    benches = kernels | {"step", "scaling", "threads", "epoch", "pack", "profile", "busy", "large", "latency"}
     assert {row["bench"] for row in rows} == benches
     steps = {(row["engine"], row["topology"]) for row in rows if row["bench"] == "step"}
     ours = {("sparsecore", topology) for topology in ("dense", "random", "radix")}

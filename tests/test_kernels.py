@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numba import njit
 from sparsecore.kernels import cpu as embedded
 from sparsecore.kernels import reference
+from sparsecore.kernels.cpu.few import FewLauncher
 from sparsecore.kernels.cpu.launch import Launcher, Tape
 from sparsecore.kernels.layout import Grid, Layout
 
@@ -492,7 +493,7 @@ def test_the_oracle_has_the_launchers_functions_with_its_parameters():
     own = {"replay"}
     methods = {
         name: list(inspect.signature(method).parameters.values())[1:]
-        for name, method in vars(Launcher).items()
+        for name, method in (vars(Launcher) | vars(FewLauncher)).items()
         if not name.startswith("_") and name not in own
     }
     functions = {

@@ -18,6 +18,7 @@ from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
+from .latency import Latency, latencies
 
 PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"
@@ -31,6 +32,7 @@ class Arguments(NamedTuple):
     data_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    latency: bool = False
     json: bool = False
 
 
@@ -46,7 +48,8 @@ def evaluated(arguments: list[str]) -> list[str]:
     if given.threads is not None:
         set_threads(given.threads)
     totals = totals_of(checkpoint.network, dataset, given.device)
-    return _lines(checkpoint.network, dataset, totals, as_json=given.json)
+    found = latencies(_normalising(checkpoint.network, dataset), dataset) if given.latency else []
+    return _lines(checkpoint.network, dataset, totals, found, as_json=given.json)
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
@@ -60,15 +63,25 @@ def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
         If parameters or the loss are not finite: there is no answer of such a network that could be right or wrong.
     """
     check_fit(network, dataset)
-    normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
     network.to(device)
-    totals = Evaluation(network, dataset.test, normalisation, network.device)()
+    totals = Evaluation(network, dataset.test, _normalisation(network, dataset), network.device)()
     if not isfinite(totals.loss):
         raise NotFiniteError(
             f"{network!r} cannot be evaluated on {dataset.name}: its loss is {totals.loss}, so its outputs are too "
             f"large for {network.dtype}"
         )
     return totals
+
+
+def _normalisation(network: Network, dataset: Dataset) -> Normalisation:
+    """The network's, or else the data set's."""
+    return network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+
+
+def _normalising(network: Network, dataset: Dataset) -> Network:
+    """The network, which takes the data set's samples as they are stored."""
+    network.normalisation = _normalisation(network, dataset)
+    return network
 
 
 def _parser() -> Parser:
@@ -78,11 +91,16 @@ def _parser() -> Parser:
     parser.add_argument("--data-dir", help="folder of fetched data sets")
     parser.add_argument("--threads", type=typed(THREADS))
     parser.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
+    parser.add_argument(
+        "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
-def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool) -> list[str]:
+def _lines(
+    network: Network, dataset: Dataset, totals: Totals, found: list[Latency], *, as_json: bool
+) -> list[str]:
     if as_json:
         record = {
             "dataset": dataset.name,
@@ -93,6 +111,9 @@ def _lines(network: Network, dataset: Dataset, totals: Totals, *, as_json: bool)
             "connections": network.connections,
             "sparsity": network.sparsity,
         }
-        return [as_line(record)]
-    return [dataset.source, f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; "
-            f"{network.connections:,} connections, sparse layers {network.sparsity:.1%} sparse"]  # fmt: skip
+        return [as_line(record | ({"latency": [each.record() for each in found]} if found else {}))]
+    answer = (
+        f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; {network.connections:,} "
+        f"connections, sparse layers {network.sparsity:.1%} sparse"
+    )
+    return [dataset.source, answer, *(each.line() for each in found)]

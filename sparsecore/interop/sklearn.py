@@ -26,6 +26,7 @@ from ..prune import gradual, to_sparsity
 from ..runtime.arrays import narrowed, real_numbers, unhidden
 from ..runtime.devices import cpu
 from ..runtime.recording import shallow
+from ..runtime.tiles import LANES
 from ..storage.pattern import SparsityPattern
 from ..topology import dense, expander, uniform_random
 from ..training.epoch import steps_of_epoch
@@ -198,7 +199,10 @@ class _SparseMLP(BaseEstimator):
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
         x = self._validated(self._plain(x, "X"), reset=False)
-        return np.asarray(self.network_.logits(self._standardised(x)), np.float64)
+        x, samples = self._standardised(x), len(x)
+        if 0 < samples < LANES:  # scikit-learn wants the same bits of a sample, however many are asked: those of a tile
+            x = np.concatenate([x, np.zeros((LANES - samples, x.shape[1]), x.dtype)])
+        return np.asarray(self.network_.logits(x)[:samples], np.float64)
 
 
 def _scale_of(columns: Any) -> Any:

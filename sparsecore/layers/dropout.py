@@ -63,6 +63,10 @@ class Dropout(Layer):
         workspace.kernels.dropout(x, workspace.position, workspace.stream, self.rate, out)
         return out
 
+    def forward_few(self, x: Any, workspace: Workspace) -> Any:
+        """x: nothing is dropped."""
+        return x
+
     def export(self, graph: Graph, path: str) -> None:
         """Add nothing: outside training y = x."""
 

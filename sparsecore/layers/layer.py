@@ -217,6 +217,25 @@ class Layer(Whole, ABC):
     ) -> tuple[Tiles | None, Params]:
         """`backward` for tiles."""
 
+    def forward_few(self, x: Any, workspace: Workspace) -> Any:
+        """y of few samples outside training, while a program is recorded (`layers.program`).
+
+        Only buffers are named and kernels called, as in a method marked `@recorded`.
+
+        Parameters
+        ----------
+        x : array, shape (features, samples)
+            1, 2, 4 or 8 samples side by side.
+        workspace : Workspace
+            Whose kernels record, `spmm_few` among them.
+
+        Returns
+        -------
+        array of shape (features, samples), or None
+            None, as here, if the layer knows no such way: the network then computes in tiles.
+        """
+        return None
+
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """y, and the function that takes ∂²loss/∂y² back to x and to the parameters; see `layers.curvature`.
 

@@ -11,7 +11,7 @@ from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
-from ..storage.plan import Plan
+from ..storage.plan import Plan, layout_of
 from ..storage.sizes import Pair
 from .layer import Graph, Params
 from .sparse import Format, SparseLayer, checked_pattern
@@ -135,6 +135,16 @@ class SparseLinear(SparseLayer):
         mask = x.data if x.rectified else None
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads
+
+    def forward_few(self, x: Any, workspace: Workspace) -> Any:
+        """y = W x + b, row by row in either format."""
+        self._check_values()
+        y = workspace.array("y", (self.out_features, x.shape[1]), self.dtype)
+        layout = self.plan.forward
+        if self.format != "csr":
+            layout = layout_of(self.pattern, self.pattern.indices, 0, moving=True)
+        workspace.kernels.spmm_few(layout, self.weight, x, self.bias, y, relu=self.relu)
+        return y
 
     def export(self, graph: Graph, path: str) -> None:
         """A Gemm, and a Relu if there is one."""

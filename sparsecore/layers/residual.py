@@ -117,6 +117,17 @@ class Residual(Layer):
         """What main reads, if what goes around may lie within a border too."""
         return borders(self.main)[0] if self.main.joins else NO_BORDER
 
+    def forward_few(self, x: Any, workspace: Workspace) -> Any:
+        """The sum, if both ways know how."""
+        around = x if self.shortcut is None else self.shortcut.forward_few(x, workspace.child("shortcut"))
+        through = self.main.forward_few(x, workspace.child("main"))
+        if around is None or through is None:
+            return None
+        y = workspace.array("y", through.shape, through.dtype)
+        summands = (array.reshape(1, -1) for array in (through, around, y))
+        workspace.kernels.add(*summands, relu=self.relu)
+        return y
+
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """The curvature of the sum goes both ways; what comes back is summed, without the mixed terms."""
         through, back = self.main.curvature(x, workspace.child("main"))

@@ -101,6 +101,14 @@ class Sequential(Layer):
         """If the last layer does."""
         return self.layers[-1].joins
 
+    def forward_few(self, x: Any, workspace: Workspace) -> Any:
+        """From layer to layer, if all know how."""
+        for name, layer in zip(self.names, self.layers, strict=True):
+            x = layer.forward_few(x, workspace.child(name))
+            if x is None:
+                return None
+        return x
+
     def curvature(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:
         """From layer to layer."""
         backs = []

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["samples"], found["connections"], found["sparsity"]) == (2000, 27_520, 0.9)
     assert evaluate.main(["run/model.safetensors", "--dataset", "mnist-subset", "--threads", "1"]) == 0
     assert f"{result['test_accuracy']:.2%}" in capsys.readouterr().out
+
+    assert evaluate.main(["run", "--latency"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    found_lines = [re.fullmatch(r"(\d+) samples?: p50 ([\d.]+) [µm]s, p99 ([\d.]+) [µm]s, of [\d,]+ calls", line)
+                   for line in out.splitlines()[2:]]  # fmt: skip
+    assert [line and line[1] for line in found_lines] == ["1", "16", "256"]
+    assert evaluate.main(["run", "--latency", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["batch"] for each in found["latency"]] == [1, 16, 256]
+    assert all(0 < each["p50_ms"] <= each["p99_ms"] and each["calls"] >= 20 for each in found["latency"])
 
     test = sparsecore.data.load("mnist-subset").test
     assert np.mean(sparsecore.load("run").predict(test.x) == test.y) == result["test_accuracy"]

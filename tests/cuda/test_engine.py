@@ -398,3 +398,21 @@ def test_the_command_line_trains_on_it(capsys: pytest.CaptureFixture[str], tmp_p
         assert "one of 2 GPUs, from 0, got 7" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out == there
+
+
+# ------------------------------------------------------------------------------------------ what answers
+
+
+def test_a_compiled_network_answers_as_on_the_cpu(a_cuda: CUDA) -> None:
+    """In tiles, whatever their number; and it stays as it was, while the network goes on."""
+    net = small_network()
+    x = numbers((17, 20), 1, np.float32)
+    wanted = net.compile(17)
+    net.to(a_cuda)
+    compiled = net.compile(17)
+    for batch in (1, 8, 17):
+        np.testing.assert_allclose(compiled(x[:batch]), wanted(x[:batch]), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(net.logits(x[:batch]), wanted(x[:batch]), rtol=1e-5, atol=1e-5)
+    net.params = a_cuda.zeros(net.params.shape, net.dtype)
+    assert not net.logits(x[:1]).any()
+    np.testing.assert_allclose(compiled(x), wanted(x), rtol=1e-5, atol=1e-5)

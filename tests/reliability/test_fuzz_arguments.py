@@ -80,7 +80,7 @@ INSPECT: Options = {
 }  # fmt: skip
 EVALUATE: Options = {
     "--dataset": ["mine.npz", "broken.npz", "mnist", "letters"], "--data-dir": FILES,
-    "--threads": ["1", "2", "0", "257"], "--json": None, "--help": None,
+    "--threads": ["1", "2", "0", "257"], "--json": None, "--latency": None, "--help": None,
 }  # fmt: skip
 DATA: Options = {
     "--data-dir": [*FILES, "/proc/new", "x" * 300, "a/b"], "--source": ["mirror", "npm", "debian", "x"], "--help": None,
