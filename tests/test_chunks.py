@@ -242,7 +242,7 @@ def test_modules_notice_that_x_was_written_over():
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsecore[torch]'")
     from sparsecore.interop.torch import SparseLinear as Module
 
-    module, x = Module(20, 13), torch.randn(5, 20)
+    module, x = Module(20, 13), torch.randn(5, 20, requires_grad=True) * 1
     y = module(x)
     x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

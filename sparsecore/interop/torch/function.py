@@ -44,6 +44,8 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     if x.dtype in NARROW:
         x = x.to(weight.dtype)
     check(layer, "x", x, weight)
+    if x.is_cpu and not x.requires_grad and torch.is_grad_enabled():
+        x = x.clone()  # a batch of data, which whoever loads the next may write over before the backward pass
     y = _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
     if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
         caught.watch(layer, x, y)
