@@ -6,10 +6,11 @@ It draws its own random pattern of the same sparsity. It computes on OpenMP's th
 from __future__ import annotations
 
 import torch
-from sparselab import SparseLinear
 
 
 def module(size: tuple[int, int], sparsity: float) -> torch.nn.Module:
     """The layer of (in_features, out_features)."""
+    from sparselab import SparseLinear
+
     made: torch.nn.Module = SparseLinear(*size, sparsity=sparsity)
     return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
 
-if TYPE_CHECKING:
-    from .sparse import SparseLayer
+SparseLayer = Any  # which imports this module
 
 
 class Chunk(NamedTuple):
