@@ -253,7 +253,7 @@ def twin_of(ours: Network, nn: Any) -> tuple[Any, list[Any]]:
 
 def sparselab(sparsity: float, data: Dataset, threads: int) -> Callable[[], None]:
     """sparselab's own layers and RigL."""
-    import sparselab as lab  # type: ignore[import-not-found]  # in no environment of this project's
+    import sparselab as lab  # the extra "peers"
     import torch
     from torch import nn
 

@@ -11,23 +11,25 @@ import numpy as np
 from sparsecore.interop.operator import SparseOperator
 from sparsecore.runtime.devices import set_threads
 
-from .engines import has_torch
+from .engines import has_sparselab, has_torch
 from .options import Options
 from .problem import layer_pattern
 from .tables import fastest, markdown, number, pick, ratio
 from .timing import Entry, Row, fastest_rows
 
-SIZES = ((784, 300), (4096, 4096))
-"""in_features, out_features."""
+SIZES, TRANSFORMERS = ((784, 300), (4096, 4096)), ((384, 1536), (640, 2560))
+"""in_features, out_features: of a batch of samples, and of the feed-forward layers of small transformers, which are
+given every token of a batch of texts."""
 
 
 def measure(options: Options) -> list[Row]:
     """Everything that has one size takes turns."""
     set_threads(options.threads)
+    cases = [(size, (128,), (0.9,)) for size in SIZES] + [(size, (1024, 2048), (0.9, 0.95)) for size in TRANSFORMERS]
     rows: list[Row] = []
-    for size in SIZES[:1] if options.quick else SIZES:
-        for batch in options.batches or (128,):
-            for sparsity in options.sparsities or (0.9,):
+    for size, batches, sparsities in cases[:1] if options.quick else cases:
+        for batch in options.batches or batches:
+            for sparsity in options.sparsities or sparsities:
                 entries = _products(size, batch, sparsity, options.threads)
                 if has_torch():
                     entries += _modules(size, batch, sparsity, options.threads)
@@ -69,6 +71,11 @@ def _modules(size: tuple[int, int], batch: int, sparsity: float, threads: int) -
         ("torch-csr", "x.t()", lambda x: torch.sparse.mm(csr, x.t()).t() + bias, [csr, bias]),
         ("torch-csr", "contiguous", lambda x: torch.sparse.mm(csr, x.t().contiguous()).t() + bias, [csr, bias]),
     ]
+    if has_sparselab():
+        from .engines import sparselab
+
+        peer = sparselab.module(size, sparsity)
+        ways.append(("sparselab", "", peer, list(peer.parameters())))
     entries = []
     for bench, need_dx in (("module", False), ("module+dx", True)):
         fields = _fields(bench, size, batch, sparsity, threads, (6 if need_dx else 4) * pattern.nnz * batch)
@@ -100,19 +107,20 @@ def table(rows: list[Row]) -> str:
     for key in dict.fromkeys((r["bench"], r["model"], r["sparsity"], r["batch"]) for r in rows):
         bench, model, sparsity, batch = key
         some = pick(rows, bench=bench, model=model, sparsity=sparsity, batch=batch)
-        ours, eager, csr, scipy = (
-            fastest(pick(some, engine)) for engine in ("sparsecore", "torch-eager", "torch-csr", "scipy")
+        ours, eager, csr, lab, scipy = (
+            fastest(pick(some, engine)) for engine in ("sparsecore", "torch-eager", "torch-csr", "sparselab", "scipy")
         )
         name = [model, f"{100 * sparsity:g}%", f"{batch}"]
         if bench == "product":
             products.append([*name, number(ours), number(scipy), ratio(scipy, ours)])
         else:
             wanted = "weight, bias, x" if bench.endswith("dx") else "weight, bias"
-            times = map(number, (ours, eager, csr))
-            modules.append([*name, wanted, *times, ratio(eager, ours), ratio(csr, ours)])
+            times = map(number, (ours, eager, csr, lab))
+            modules.append([*name, wanted, *times, *(ratio(peer, ours) for peer in (eager, csr, lab))])
     head = ["layer", "sparsity", "batch"]
     tables = [markdown("A @ x, ms, packing included", [*head, "sparsecore", "scipy", "over scipy"], products)]
     if modules:
-        more = ["gradients of", "sparsecore", "nn.Linear", "torch CSR", "over nn.Linear", "over torch CSR"]
+        peers = ["nn.Linear", "torch CSR", "sparselab"]
+        more = ["gradients of", "sparsecore", *peers, *(f"over {peer}" for peer in peers)]
         tables.append(markdown("Forward and backward under PyTorch's autograd, ms", [*head, *more], modules))
     return "\n".join(tables)

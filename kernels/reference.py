@@ -70,16 +70,22 @@ def spmm_few(
 
 
 def sddmm(
-    layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
-) -> None:
-    """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+    layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None,
+    *, more: bool = False,
+) -> None:  # fmt: skip
+    """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
+
+    With `more`, both are added to what is there.
+    """
     x, dy = _memory(x), _memory(dy)
     for row, connections in _rows(layout):
         lines = [(x_at, _line(dy, dy_at + row * grid.out_row)) for _, x_at, dy_at in _positions(grid)]
         for p, offset in connections:
-            grad[p] = sum(np.sum(dy_line * _line(x, x_at + offset * LANES)) for x_at, dy_line in lines)
+            slope = sum(np.sum(dy_line * _line(x, x_at + offset * LANES)) for x_at, dy_line in lines)
+            grad[p] = grad[p] + slope if more else slope
         if db is not None:
-            db[row] = sum(np.sum(dy_line) for _, dy_line in lines)
+            total = sum(np.sum(dy_line) for _, dy_line in lines)
+            db[row] = db[row] + total if more else total
 
 
 def _rows(layout: Layout | CooLayout, band: Array | None = None) -> Iterator[tuple[int, list[tuple[int, int]]]]:

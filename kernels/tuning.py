@@ -111,6 +111,19 @@ connections. Sets the order of sums."""
 PREFETCH_AHEAD = 32
 """Connections between fetching a line and using it, in COO where x is not in the cache: what memory takes to answer."""
 
+CHUNK_CACHE, LEAST_CHUNK = 1024 * 1024, 4
+"""Bytes of the tiles of x and y that ordinary arrays are packed into at a time, so that a second-level cache holds
+them until they are unpacked; and tiles of a fully connected layer at least, whose lines gather and sample take
+together. At 384→1536 eight tiles are as fast as four, two cost sample a sixth. Sets the order of sums."""
+
+
+def chunk_tiles(tile_bytes: int, positions: int) -> int:
+    """Tiles of a chunk, of so many bytes of x and y and so many output positions each: no more than the cache holds,
+    but as many as sample takes together. Sets the order of sums."""
+    least = LEAST_CHUNK if positions == 1 else max(1, FEWEST_POSITIONS // max(positions, 1))
+    return max(least, CHUNK_CACHE // max(tile_bytes, 1) // least * least)
+
+
 # ---------------------------------------------------------------------------------------------- CPU: the others
 
 NORM_PIXELS = 64
@@ -121,11 +134,15 @@ REORDER_ROWS, REORDER_COLUMNS = 16, 8
 """Block of a matrix of positions that reorder walks at once: sixteen rows of a transposed matrix read the same cache
 lines. At 4096×4096 it takes a fifth of the time, since otherwise every read is another page."""
 
-COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM = 8, 4, 4, 8, 10, 2
+COST_REORDER, COST_DROPOUT, COST_SGD, COST_ADAM, COST_SOFTMAX, COST_NORM, COST_PACK = 8, 4, 4, 8, 10, 2, 12
 """What these kernels do for one number, counted in multiply-adds, for WORTH_CUTTING to be compared with."""
 
 COST_FEW = 12
 """The same of a connection where samples are few: it takes the loads of a whole line's, about a cycle."""
+
+PACK_TILES = 4
+"""Tiles that a thread packs together: those whose lines gather takes together, so that it finds in its cache what it
+needs next."""
 
 # ---------------------------------------------------------------------------------------------- CPU: threads
 

@@ -202,7 +202,8 @@ def _of_network(network: Network, x: Array, labels: Any, seed: int, training: bo
     first, last = network.layers[0], network.layers[-1]
     targets, loss = Labels.pack(labels, int(np.prod(last.out_shape))), CrossEntropy()
     workspace = Workspace(training=training)
-    tiles = first._pack(x, first.in_shape, "x", workspace.child("x"))
+    place = workspace.child("x")
+    tiles = first._pack(first._rows(x, first.in_shape, "x", place), first.in_shape, "x", place)
     flat = np.full(network.params.shape, np.nan)  # NaN stays where a layer does not write
     grads = network.views(flat)
     for path, pieces in grads.items():

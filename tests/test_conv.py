@@ -272,9 +272,9 @@ class Counting(Launcher):
         self.multiplies["spmm"].append(grid.outer * grid.lines * sum(per_position) * LANES)
         super().spmm(layout, grid, data, *others, **options)
 
-    def sddmm(self, layout: Any, grid: Any, dy: Any, x: Any, grad: Any, db: Any = None) -> None:
+    def sddmm(self, layout: Any, grid: Any, dy: Any, x: Any, grad: Any, db: Any = None, **how: Any) -> None:
         self.multiplies["sddmm"].append(grid.outer * grid.ys * grid.lines * len(grad) * LANES)
-        super().sddmm(layout, grid, dy, x, grad, db)
+        super().sddmm(layout, grid, dy, x, grad, db, **how)
 
 
 def cost(layer: SparseConv2d, batch: int) -> tuple[int, int, int, int]:

@@ -176,7 +176,18 @@ def check(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> list[Any]:
     terms = case.pattern.fan_in.max(initial=0) + 1, case.grid.outer * case.grid.ys * case.grid.lines * LANES
     for got, exact, most, count in zip(*results.values(), (*terms, terms[1]), strict=True):
         assert_close(got, exact, most, count)
+    check_adding(launcher, case, dtype, memory, results, terms[1])
     return written
+
+
+def check_adding(launcher: Launcher, case: Case, dtype: Any, memory: Any, results: Any, terms: int) -> None:
+    """Gradients that are added to what is there: to themselves."""
+    found = [memory.put(array) for array in results["got"][1:]]
+    before = [array.astype(np.float64) for array in found]
+    launcher.sddmm(case.layout, case.grid, case.dy, case.x, *found, more=True)
+    memory.assert_intact()
+    for got, first, exact, most in zip(found, before, results["exact"][1:], results["most"][1:], strict=True):
+        assert_close(got, first + exact, 2 * most, terms + 1)
 
 
 @machines

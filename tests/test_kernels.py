@@ -160,7 +160,26 @@ def check_sddmm(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> tupl
     terms = case.grid.outer * case.grid.ys * case.grid.lines * LANES
     assert_close(grad, exact_grad, most_grad, terms)
     assert_close(db, exact_db, most_db, terms)
+    check_adding(launcher, case, dtype, memory)
     return grad, db
+
+
+def check_adding(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> None:
+    """Gradients that are added to what is there."""
+    rng, shapes = np.random.default_rng(0), (case.data.shape, (case.pattern.shape[0],))
+    before = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    found = [memory.empty(shape, dtype) for shape in shapes]
+    for array, values in zip(found, before, strict=True):
+        array[...] = values
+    launcher.sddmm(case.layout, case.grid, case.dy, case.x, *found, more=True)
+    memory.assert_intact()
+    exact = [values.astype(np.float64) for values in before]
+    most = [abs(values) for values in exact]
+    reference.sddmm(case.layout, case.grid, case.dy, case.x, *exact, more=True)
+    reference.sddmm(case.layout, case.grid, abs(case.dy), abs(case.x), *most, more=True)
+    terms = 1 + case.grid.outer * case.grid.ys * case.grid.lines * LANES
+    for got, wanted, magnitude in zip(found, exact, most, strict=True):
+        assert_close(got, wanted, magnitude, terms)
 
 
 # ------------------------------------------------------------------------------------------ fully connected

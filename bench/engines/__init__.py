@@ -104,6 +104,15 @@ def deep_contenders(threads: int) -> list[Contender]:
     return found
 
 
+def has_sparselab() -> bool:
+    """Whether sparselab can be imported."""
+    try:
+        import sparselab  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def has_torch() -> bool:
     """Whether PyTorch can be imported."""
     try:

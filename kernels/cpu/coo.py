@@ -28,7 +28,7 @@ SPMM_COO = arguments(
 )  # fmt: skip
 SDDMM_COO = arguments(
     "rows", "offsets", "connections", "count", "dy", "x", "grad", "db",
-    "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
+    "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row", "more",
 )  # fmt: skip
 
 
@@ -126,12 +126,12 @@ def sddmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
         first, last = first * SAMPLE_BLOCK, min(last * SAMPLE_BLOCK, c.connections)
         rows, offsets = advance(ints(c.rows, 4), first), advance(ints(c.offsets, 4), first)
         first_row, last_row = share(c.count, part, until, parts)
-        if c.outer * c.ys * c.lines == 0:  # the sums of nothing
+        if c.outer * c.ys * c.lines == 0 and c.more == 0:  # the sums of nothing
             for p in range(first, last):
                 grad[p] = 0
             for row in range(first_row, last_row if c.db != 0 else first_row):
                 db[row] = 0
-        later = np.int64(0)  # 0: the first positions write, all others add
+        later = np.int64(c.more)  # 0: the first positions write, all others add
         for outer in range(c.outer):
             x_here, dy_here = advance(x, outer * c.x_outer), advance(dy, outer * c.dy_outer)
             sample_across(

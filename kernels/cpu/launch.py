@@ -19,6 +19,7 @@ from ..tuning import (
     COST_ADAM,
     COST_DROPOUT,
     COST_NORM,
+    COST_PACK,
     COST_REORDER,
     COST_SGD,
     COST_SOFTMAX,
@@ -191,12 +192,16 @@ class Launcher:
             self._launch(carry_kernel(out.itemsize, width), layout.carries * positions * LANES, SPMM_COO, **fields)
 
     def sddmm(
-        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
-    ) -> None:
-        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None,
+        *, more: bool = False,
+    ) -> None:  # fmt: skip
+        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
+
+        With `more`, both are added to what is there.
+        """
         width = self._bytes // grad.itemsize
         multiplies = len(grad) * grid.outer * grid.ys * grid.lines * LANES
-        fields = dict(grid._asdict(), dy=dy, x=x, grad=grad, db=db)
+        fields = dict(grid._asdict(), dy=dy, x=x, grad=grad, db=db, more=int(more))
         for name in ("outer", "y", "line", "row"):
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
@@ -338,7 +343,7 @@ class Launcher:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
         batch, features = x.shape
         self._launch(
-            pack_kernel(out.itemsize), x.size, PACK,
+            pack_kernel(out.itemsize), COST_PACK * x.size, PACK,
             x=x, x_row=x.strides[0] // x.itemsize, features=features, batch=batch, out=out, out_tile=features * LANES,
         )  # fmt: skip
 
@@ -354,7 +359,7 @@ class Launcher:
         """(tiles, features, LANES) → (batch, features)."""
         batch, features = out.shape
         self._launch(
-            unpack_kernel(out.itemsize), out.size, UNPACK,
+            unpack_kernel(out.itemsize), COST_PACK * out.size, UNPACK,
             x=x, x_tile=features * LANES, features=features, batch=batch, out=out, out_row=features,
         )  # fmt: skip
 

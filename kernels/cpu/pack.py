@@ -10,10 +10,13 @@ from typing import Any
 
 from numba import carray
 
+from ..compile import njit
 from ..layout import LANES
+from ..tuning import PACK_TILES
 from .call import arguments, kernel, share
 from .ir.transpose import gather_block, transpose_block
 from .ir.vector import advance, floats, ints, stored
+from .spmm import units_of
 
 PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",
@@ -63,18 +66,35 @@ def pack_kernel(size: int) -> Any:
     def pack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
-        for tile in range(first, last):
-            valid = min(LANES, c.batch - tile * LANES)
-            rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
-            whole = c.features // 16 * 16
-            for feature in range(0, whole, 16):
-                transpose_block(0, advance(rows, feature), c.x_row, advance(base, feature * LANES), LANES, valid)
-            for feature in range(whole, c.features):
-                for lane in range(LANES):
-                    base[feature * LANES + lane] = rows[lane * c.x_row + feature] if lane < valid else 0
+        tiles = (c.batch + LANES - 1) // LANES
+        panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
+        item, final_item = share(panels * pieces, part, until, parts)
+        while item < final_item:
+            panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
+            for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
+                valid = min(LANES, c.batch - tile * LANES)
+                rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
+                for feature in range(first, whole, 16):
+                    transpose_block(0, advance(rows, feature), c.x_row, advance(base, feature * LANES), LANES, valid)
+                for feature in range(whole, last):
+                    for lane in range(LANES):
+                        base[feature * LANES + lane] = rows[lane * c.x_row + feature] if lane < valid else 0
 
     return kernel(pack)
+
+
+@njit
+def _piece(item: int, final_item: int, pieces: int, features: int) -> tuple[int, int, int, int, int]:
+    """What to transpose next: a panel of tiles, the features from the first to whole blocks of 16 to the last, and the
+    item after them.
+
+    Tiles and features are shared out as gather shares out tiles and rows, so that a thread finds in its cache what it
+    computed or will read.
+    """
+    panel, blocks = item // pieces, (features + 15) // 16
+    stop = min(final_item, (panel + 1) * pieces)
+    first, last = share(blocks, item - panel * pieces, stop - panel * pieces, pieces)
+    return panel, first * 16, min(last, features // 16) * 16, min(last * 16, features), stop
 
 
 @cache
@@ -99,15 +119,18 @@ def unpack_kernel(size: int) -> Any:
     def unpack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, UNPACK)[0]
         x, out = floats(c.x, size), floats(c.out, size)
-        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
-        for tile in range(first, last):
-            valid = min(LANES, c.batch - tile * LANES)
-            base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)
-            whole = c.features // 16 * 16
-            for feature in range(0, whole, 16):
-                transpose_block(1, advance(base, feature * LANES), LANES, advance(rows, feature), c.out_row, valid)
-            for feature in range(whole, c.features):
-                for lane in range(valid):
-                    rows[lane * c.out_row + feature] = base[feature * LANES + lane]
+        tiles = (c.batch + LANES - 1) // LANES
+        panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
+        item, final_item = share(panels * pieces, part, until, parts)
+        while item < final_item:
+            panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
+            for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
+                valid = min(LANES, c.batch - tile * LANES)
+                base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)
+                for feature in range(first, whole, 16):
+                    transpose_block(1, advance(base, feature * LANES), LANES, advance(rows, feature), c.out_row, valid)
+                for feature in range(whole, last):
+                    for lane in range(valid):
+                        rows[lane * c.out_row + feature] = base[feature * LANES + lane]
 
     return kernel(unpack)

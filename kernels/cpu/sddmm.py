@@ -29,7 +29,7 @@ SDDMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "dy", "x", "grad", "db",
     "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
-    "together", "high", "panel", "pieces", "planes", "plane", "ahead",
+    "together", "high", "panel", "pieces", "planes", "plane", "ahead", "more",
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
         for line in range(0, c.lines, c.panel):
             lines = min(c.panel, c.lines - line)
             x_here, dy_here = advance(x, line * c.x_line), advance(dy, line * c.dy_line)
-            later = np.int64(line > 0)  # the first positions write, all others add
+            later = np.int64(line > 0) | c.more  # the first positions write, all others add
             for block in range(c.blocks):
                 for g in range(first, last):
                     a = np.int64(cuts[block * c.groups + g])
@@ -116,7 +116,7 @@ def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
                     row = np.int64(rows[k])
                     s = total(width, advance(dy_here, row * c.dy_row), 0, c.dy_line, 1, lines)
                     db[row] = s if later == 0 else db[row] + s
-        if c.lines == 0:
+        if c.lines == 0 and c.more == 0:
             _nothing(starts, first, last, rows, indptr, grad, c.db != 0, db)
 
     return kernel(sddmm)
@@ -143,7 +143,7 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)
-        later = np.int64(0)  # 0: the first positions write, all others add
+        later = np.int64(c.more)  # 0: the first positions write, all others add
         for outer in range(0, c.outer, c.together):
             tiles = min(c.together, c.outer - outer)
             for y in range(0, c.ys, c.high):

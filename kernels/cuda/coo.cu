@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) carry(
 
 // grad[p] = ⟨dy[row[p]], x[offset[p]]⟩: a team of TEAM threads takes as many connections, whatever rows they are of.
 extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_coo(
-    int64 connections, int slices, int slice_positions, int64 results, const int* __restrict__ rows,
+    int64 connections, int slices, int slice_positions, int64 results, int more, const int* __restrict__ rows,
     const int* __restrict__ offsets, const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ grad,
     GRID_PARAMETERS) {
   const Grid grid = GRID;
@@ -109,12 +109,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sddmm_coo(
     }
   }
   const real slope = team_sum(sum, thread);
-  if (number < segments * slices && first + thread < connections) grad[slice * results + first + thread] = slope;
+  const int64 p = slice * results + first + thread;
+  if (number < segments * slices && first + thread < connections) grad[p] = more ? grad[p] + slope : slope;
 }
 
 // db[i] = Σ dy[i]: a team of TEAM threads takes a row.
 extern "C" __global__ void __launch_bounds__(BLOCK) row_sums(
-    int rows, int slices, int slice_positions, int64 results, const real* __restrict__ dy, real* __restrict__ db,
+    int rows, int slices, int slice_positions, int64 results, int more, const real* __restrict__ dy, real* __restrict__ db,
     GRID_PARAMETERS) {
   const Grid grid = GRID;
   const int64 number = (int64(blockIdx.x) * BLOCK + threadIdx.x) / TEAM;
@@ -128,5 +129,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) row_sums(
     for (int k = 0; k < WIDTH; k++) total += slope.at[k];
   }
   total = team_total(total);
-  if (number < int64(rows) * slices && thread == 0) db[slice * results + row] = total;
+  const int64 i = slice * results + row;
+  if (number < int64(rows) * slices && thread == 0) db[i] = more ? db[i] + total : total;
 }

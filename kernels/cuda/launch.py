@@ -227,9 +227,13 @@ class Launcher:
         )  # fmt: skip
 
     def sddmm(
-        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None
-    ) -> None:
-        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i]."""
+        self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None,
+        *, more: bool = False,
+    ) -> None:  # fmt: skip
+        """grad[p] = ⟨dy[row[p]], x[offset[p]]⟩ over all positions and samples; db[i] = Σ dy[i].
+
+        With `more`, both are added to what is there.
+        """
         put, coo = self._layout(layout), isinstance(layout, CooLayout)
         segments = -(-put.connections // CUDA_TEAM) if coo else put.segments
         slices, length = _slices(segments, _positions(grid))
@@ -238,7 +242,8 @@ class Launcher:
         if slices > 1:
             sums = self._empty(slices * results, grad.dtype)
             sums_db = None if db is None else sums[grad.size :]
-        cut = np.int32(slices), np.int32(length), np.int64(results)
+        add = np.int32(more)
+        cut = np.int32(slices), np.int32(length), np.int64(results), np.int32(more and slices == 1)
         if coo:
             self._launch(
                 kernel("coo", "sddmm_coo", grad.itemsize), segments * slices * CUDA_TEAM,
@@ -258,7 +263,7 @@ class Launcher:
         if slices > 1:
             self._launch(
                 kernel("sddmm", "join", grad.itemsize), results,
-                np.int32(slices), np.int64(grad.size), np.int64(results - grad.size), sums, grad, db,
+                np.int32(slices), np.int64(grad.size), np.int64(results - grad.size), add, sums, grad, db,
             )  # fmt: skip
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:

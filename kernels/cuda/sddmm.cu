@@ -2,11 +2,11 @@
 //
 // A team takes a segment: up to TEAM connections of a group, up to ROWS rows with the same columns, over all positions or
 // a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x, which is loaded once for
-// all rows.
+// all rows. With `more`, sums are added to what is there.
 
 template <int ROWS>
 __device__ __forceinline__ void sddmm(
-    int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,
+    int segments, int slices, int slice_positions, int64 results, int more, const int* __restrict__ segment_group,
     const int* __restrict__ segment_first, const Layout& layout, const real* __restrict__ dy, const real* __restrict__ x,
     real* __restrict__ grad, real* __restrict__ db, const Grid& grid) {
   // The last warp's spare teams do the last segment again and store nothing: shuffles want whole warps.
@@ -59,18 +59,20 @@ __device__ __forceinline__ void sddmm(
   for (int r = 0; r < ROWS; r++) {
     const real slope = team_sum(sum[r], thread), whole = team_total(total[r]);
     if (!live || r >= size) continue;
-    if (thread < count) grad[layout.indptr[row[r]] + first + thread] = slope;
-    if (db && first == 0 && thread == 0) db[row[r]] = whole;
+    const int64 p = layout.indptr[row[r]] + first + thread;
+    if (thread < count) grad[p] = more ? grad[p] + slope : slope;
+    if (db && first == 0 && thread == 0) db[row[r]] = more ? db[row[r]] + whole : whole;
   }
 }
 
 #define SDDMM(ROWS)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(real) == 4 ? RESIDENT_4 : RESIDENT_8) sddmm_##ROWS(                                 \
-      int segments, int slices, int slice_positions, int64 results, const int* __restrict__ segment_group,    \
-      const int* __restrict__ segment_first, LAYOUT_PARAMETERS, const real* __restrict__ dy,                  \
+      int segments, int slices, int slice_positions, int64 results, int more,                                 \
+      const int* __restrict__ segment_group, const int* __restrict__ segment_first, LAYOUT_PARAMETERS,        \
+      const real* __restrict__ dy,                                                                            \
       const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \
-    sddmm<ROWS>(segments, slices, slice_positions, results, segment_group, segment_first, LAYOUT, dy, x,      \
-                grad, db, GRID);                                                                              \
+    sddmm<ROWS>(segments, slices, slice_positions, results, more, segment_group, segment_first, LAYOUT, dy,   \
+                x, grad, db, GRID);                                                                              \
   }
 
 SDDMM(1)
@@ -78,12 +80,15 @@ SDDMM(2)
 SDDMM(3)
 SDDMM(4)
 
-// The sums of `slices` slices, in order: `count` gradients and then `biases` of biases in each.
+// The sums of `slices` slices, in order: `count` gradients and then `biases` of biases in each. With `more`, what is
+// there comes last.
 extern "C" __global__ void __launch_bounds__(BLOCK) join(
-    int slices, int64 count, int64 biases, const real* __restrict__ sums, real* __restrict__ grad, real* __restrict__ db) {
+    int slices, int64 count, int64 biases, int more, const real* __restrict__ sums, real* __restrict__ grad,
+    real* __restrict__ db) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
   if (k >= count + biases) return;
   real sum = 0;
   for (int slice = 0; slice < slices; slice++) sum += sums[slice * (count + biases) + k];
-  (k < count ? grad[k] : db[k - count]) = sum;
+  real& out = k < count ? grad[k] : db[k - count];
+  out = more ? out + sum : sum;
 }

@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 import jax
 import numpy as np
 
-from ..layers.replay import replay_of
+from ..layers.replay import backward_of, forward_of
 from ..layers.sparse import SparseLayer
 from ..runtime.arrays import narrowed, real_numbers
 from ..runtime.recording import shallow
+from ..runtime.replay import addresses
 
 
 def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
@@ -52,12 +53,18 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
         return forward(x, weight, bias)[0]
 
     def forward(x: Any, weight: Any, bias: Any) -> Any:
-        scratch_shape, _ = replay_of(layer, len(x), weight.dtype.name, True).scratch
-        y, tiles = _call(layer, "forward", (x, weight, bias), [(len(x), *layer.out_shape), scratch_shape])
-        return y, (tiles, weight)
+        def run(x: Any, weight: Any, bias: Any, y: Any) -> None:
+            forward_of(layer, len(x), x.dtype.name, biased=True).run(*addresses(x, weight, bias, y, None))
+
+        (y,) = _call(run, (x, weight, bias), [(len(x), *layer.out_shape)])
+        return y, (x, weight)
 
     def backward(left: Any, dy: Any) -> Any:
-        return _call(layer, "backward", (dy, *left), [(len(dy), *layer.in_shape), *parameters])
+        def run(dy: Any, x: Any, weight: Any, dx: Any, dw: Any, db: Any) -> None:
+            replay = backward_of(layer, len(x), x.dtype.name, biased=True, need_dx=True)
+            replay.run(*addresses(dy, x, None, weight, dx, dw, db))
+
+        return _call(run, (dy, *left), [(len(dy), *layer.in_shape), *parameters])
 
     function.defvjp(forward, backward)
 
@@ -100,15 +107,14 @@ def _numbers(given: Any, layer: SparseLayer, name: str, dtype: Any = None) -> An
     return jax.numpy.asarray(given)
 
 
-def _call(layer: SparseLayer, which: str, arrays: Any, shapes: Any) -> Any:
-    """Run a layer's "forward" or "backward" pass on the host; `shapes` are those of its results."""
+def _call(run: Callable[..., None], arrays: Any, shapes: Any) -> Any:
+    """Run a pass on the host; `shapes` are those of its results, which it is given behind the arrays."""
 
-    def run(*arguments: Any) -> Any:
+    def call(*arguments: Any) -> Any:
         inputs = [np.ascontiguousarray(each) for each in arguments]
-        outputs = tuple(np.zeros(shape, inputs[0].dtype) for shape in shapes)
-        replay = getattr(replay_of(layer, len(inputs[0]), inputs[0].dtype.name, True), which)
-        replay.run(*(each.ctypes.data for each in (*inputs, *outputs)))
+        outputs = tuple(np.empty(shape, inputs[0].dtype) for shape in shapes)
+        run(*inputs, *outputs)
         return outputs
 
     results = tuple(jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in shapes)
-    return jax.pure_callback(run, results, *arrays, vmap_method="sequential")
+    return jax.pure_callback(call, results, *arrays, vmap_method="sequential")

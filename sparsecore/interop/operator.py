@@ -9,10 +9,12 @@ import numpy as np
 import scipy.sparse
 
 from ..kernels.layout import Grid
+from ..layers.replay import chunks
 from ..runtime.arrays import host_array, narrowed, on_host, real_numbers
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.tiles import LANES, tiles_of
+from ..runtime.workspace import Workspace
 from ..storage.cached import cached
 from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
@@ -168,14 +170,23 @@ class SparseOperator:
         if turned:
             data = np.empty_like(data)
             kernels.reorder(self._data, plan.perm, data)
-        # y's lines are written straight into ordinary rows.
-        grid = Grid(1, 0, 0, 1, 0, 0, tiles, len(x) * LANES, LANES, tiles * LANES)
-        layout = plan.transposed if turned else plan.forward
-        kernels.spmm(layout, grid, data, _tiled(kernels, x, tiles), None, out)
+        layout, room = plan.transposed if turned else plan.forward, Workspace(kernels=kernels)
+        for columns in self._chunks(tiles):
+            lines = _tiled(room, "x", x[:, columns])
+            # y's lines are written straight into ordinary rows.
+            grid = Grid(1, 0, 0, 1, 0, 0, len(lines), len(x) * LANES, LANES, tiles * LANES)
+            kernels.spmm(layout, grid, data, lines, None, out[:, columns])
 
     def _gradient(self, kernels: Any, tiles: int, x: Any, dy: Any, grad: Any) -> None:
-        plan = self._plan
-        kernels.sddmm(plan.forward, plan.grid(tiles), _tiled(kernels, dy, tiles), _tiled(kernels, x, tiles), grad)
+        plan, room = self._plan, Workspace(kernels=kernels)
+        for columns in self._chunks(tiles):
+            dy_lines, x_lines = _tiled(room, "dy", dy[:, columns]), _tiled(room, "x", x[:, columns])
+            grid = plan.grid(len(x_lines))
+            kernels.sddmm(plan.forward, grid, dy_lines, x_lines, grad, more=columns.start > 0)
+
+    def _chunks(self, tiles: int) -> list[slice]:
+        """Columns that are computed together, so that their tiles stay in the cache."""
+        return [chunk.samples for chunk in chunks(tiles * LANES, self._plan.chunk(self.dtype.itemsize))]
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_local": None}  # replays stay with their thread
@@ -187,12 +198,13 @@ class SparseOperator:
         return f"SparseOperator({self.shape[0]}×{self.shape[1]}, {self._data.size:,} stored)"
 
 
-def _tiled(kernels: Any, x: np.ndarray[Any, Any], tiles: int) -> np.ndarray[Any, Any]:
-    """x of shape (rows, tiles · LANES) as tiles.
+def _tiled(room: Workspace, name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole tiles of x's columns, in the buffer of this name.
 
     A kernel could read x where it lies, but would lose the time of this copy: the lines of a tile would lie a power of
     two apart and collide in the caches, and each would straddle two cache lines, since NumPy seldom aligns to them.
     """
-    lines = cpu().empty((tiles, len(x), LANES), x.dtype)
-    kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])
+    tiles = x.shape[1] // LANES
+    lines: np.ndarray[Any, Any] = room.array(name, (tiles, len(x), LANES), x.dtype)
+    room.kernels.place(x.reshape(1, len(x), tiles, 1, LANES), lines.transpose(1, 0, 2)[None, :, :, None])
     return lines

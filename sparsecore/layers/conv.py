@@ -94,13 +94,16 @@ class SparseConv2d(SparseLayer):
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         tiles = len(x.data)
-        padded = self._padded("x", x, self.in_shape, self.plan.x_border, None, workspace)
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
+        cache = _, padded, _, _ = self.cache_of(x, y, workspace)
         grid = self.plan.grid(tiles, y)
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, padded, self.bias, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, padded, y, self.pattern)
+        return Tiles(y, x.batch, rectified=self.relu), cache
+
+    def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
+        return x, self._padded("x", x, self.in_shape, self.plan.x_border, None, workspace), y, self.pattern
 
     @recorded
     def backward_tiles(
@@ -123,7 +126,7 @@ class SparseConv2d(SparseLayer):
             grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
         grid = self.plan.grid(tiles, inside)
         workspace.sample(grid, inside, padded)
-        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, grads.get("bias"))
+        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, grads.get("bias"), more=workspace.more)
         if not need_dx:
             return None, grads
         # The gradient of x lies as x does: the mask is read where the gradient is written.
@@ -136,7 +139,8 @@ class SparseConv2d(SparseLayer):
         more = {} if onto is None else {"more": True}
         for k, phase in enumerate(self.plan.phases):
             weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
-            kernels.reorder(self.weight, phase.perm, weight_t)
+            if not workspace.more:
+                kernels.reorder(self.weight, phase.perm, weight_t)
             grid = self.plan.phase_grid(phase, tiles, dx)
             mask = None if seen is None else phase.of(seen)
             kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask, **more)

@@ -174,8 +174,7 @@ class Layer(Whole, ABC):
             self._check_device(x.data, "x")
             x.clear_padding()
             return self.forward_tiles(x, workspace)
-        y, cache = self.forward_tiles(self._pack(x, self.in_shape, "x", workspace), workspace)
-        return self._unpack(y, self.out_shape, x, workspace), cache
+        return self._forward_rows(self._rows(x, self.in_shape, "x", workspace), x, workspace)
 
     def backward(
         self, dy: Any, cache: Any, workspace: Workspace | None = None, *, need_dx: bool = True
@@ -203,7 +202,18 @@ class Layer(Whole, ABC):
             self._check_device(dy.data, "dy")
             dy.clear_padding()
             return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
-        tiles = self._pack(dy, self.out_shape, "dy", workspace)
+        return self._backward_rows(self._rows(dy, self.out_shape, "dy", workspace), dy, cache, workspace, need_dx)
+
+    def _forward_rows(self, rows: Any, x: Any, workspace: Workspace) -> tuple[Any, Any]:
+        """`forward` for x that lies in rows (batch, features); y goes where x is."""
+        y, cache = self.forward_tiles(self._pack(rows, self.in_shape, "x", workspace), workspace)
+        return self._unpack(y, self.out_shape, x, workspace), cache
+
+    def _backward_rows(
+        self, rows: Any, dy: Any, cache: Any, workspace: Workspace, need_dx: bool
+    ) -> tuple[Any, Params]:
+        """`backward` for dy that lies in rows; dx goes where dy is."""
+        tiles = self._pack(rows, self.out_shape, "dy", workspace)
         dx, grads = self.backward_tiles(tiles, cache, workspace, need_dx=need_dx)
         return (None if dx is None else self._unpack(dx, self.in_shape, dy, workspace)), grads
 
@@ -345,22 +355,27 @@ class Layer(Whole, ABC):
         if y.size != dy.data.size:
             raise ValueError(f"{self!r}: the cache must be what this layer's forward returned, got another layer's")
 
-    def _pack(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
-        """Tiles of an ordinary array that lies on the workspace's device or on the host."""
+    def _rows(self, x: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Any:
+        """An ordinary array that lies on the workspace's device or on the host as rows (batch, features) on the
+        device, in the dtype that is computed in."""
         x = real_numbers(workspace.device.take(x), self, name)
         batch, size = len(x) if x.ndim else 0, math.prod(shape)
         if x.ndim < 2 or x.shape[1:] not in (shape, (size,)):
             wanted = ", ".join(str(size) for size in shape)
             raise ValueError(f"{self!r}: {name} must have shape (batch, {wanted}), got {x.shape}")
         dtype = np.dtype(np.float64) if self._parameter_dtype() is None and x.dtype == np.float64 else self.dtype
-        data = workspace.array(f"packed {name}", (tiles_of(batch), *shape, LANES), dtype)
         rows, device = x.reshape(batch, size), workspace.device
         if isinstance(rows, np.ndarray):
             rows = rows_of(narrowed(rows, dtype, self, name), dtype)
         elif rows.dtype != dtype or not rows.flags.c_contiguous:
             rows = rows.astype(dtype, order="C")
-        workspace.kernels.pack(rows if device.owns(rows) else device.put(rows), data)
-        return Tiles(data, batch)
+        return rows if device.owns(rows) else device.put(rows)
+
+    def _pack(self, rows: Any, shape: tuple[int, ...], name: str, workspace: Workspace) -> Tiles:
+        """Tiles of rows on the workspace's device."""
+        data = workspace.array(f"packed {name}", (tiles_of(len(rows)), *shape, LANES), rows.dtype)
+        workspace.kernels.pack(rows, data)
+        return Tiles(data, len(rows))
 
     def _unpack(self, y: Tiles, shape: tuple[int, ...], like: Any, workspace: Workspace) -> Any:
         """An ordinary array of tiles, where `like` lies: on the workspace's device or on the host."""

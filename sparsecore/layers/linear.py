@@ -102,7 +102,10 @@ class SparseLinear(SparseLayer):
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(len(x.data))
         workspace.kernels.spmm(self.plan.forward, grid, self.weight, x.data, self.bias, y, relu=self.relu)
-        return Tiles(y, x.batch, rectified=self.relu), (x, y, self.pattern)
+        return Tiles(y, x.batch, rectified=self.relu), self.cache_of(x, y, workspace)
+
+    def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
+        return x, y, self.pattern
 
     @recorded
     def backward_tiles(
@@ -125,12 +128,13 @@ class SparseLinear(SparseLayer):
             grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
         grid = self.plan.grid(tiles)
         workspace.sample(grid, dy.data, x.data)
-        kernels.sddmm(self.plan.forward, grid, dy.data, x.data, dw, grads.get("bias"))
+        kernels.sddmm(self.plan.forward, grid, dy.data, x.data, dw, grads.get("bias"), more=workspace.more)
         if not need_dx:
             return None, grads
-        # The transpose has the same values in another order: reorder them once, not once a tile.
+        # The transpose has the same values in another order: reorder them once, not once a tile or a chunk.
         weight_t = workspace.array("weight_t", dw.shape, self.dtype)
-        kernels.reorder(self.weight, self.plan.perm, weight_t)
+        if not workspace.more:
+            kernels.reorder(self.weight, self.plan.perm, weight_t)
         dx = workspace.array("dx", x.data.shape, self.dtype)
         mask = x.data if x.rectified else None
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)

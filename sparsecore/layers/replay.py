@@ -1,75 +1,128 @@
-"""A layer used alone: its passes recorded once for a batch size, then run on its caller's arrays."""
+"""A layer on ordinary arrays: packed, computed and unpacked a few tiles at a time, so that a tile stays in the cache.
+
+Both passes are recorded once for a batch size, chunk after chunk on the same small buffers, then run on their caller's
+arrays. A backward pass packs x again: nothing packed is kept between the two. Gradients of parameters are summed over
+the chunks, whose borders depend on the layer's shape alone.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
-from ..runtime.tiles import Tiles
+from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
-from .sparse import SparseLayer
+
+SparseLayer = Any  # which imports this module
 
 
-class LayerReplay:
-    """A layer's forward and backward pass for one batch size, on its caller's x, parameters and results.
+class Chunk(NamedTuple):
+    """Neighbouring samples of a batch that are computed together, and the tiles that they fill."""
 
-    `forward.run(x, weight, bias, y, scratch)` and `backward.run(dy, scratch, weight, dx, dw, db)` take addresses;
-    without `need_dx`, dx is 0.
+    samples: slice
+    tiles: slice
+    batch: int
 
-    Parameters
-    ----------
-    layer : SparseLayer
-        Without ReLU. Its own parameters are not used.
-    batch : int
-    dtype : float32 or float64
-    need_dx : bool
 
-    Attributes
-    ----------
-    scratch : (shape, whether it must be zero at first)
-        Of the array that `forward` leaves for `backward`.
+def chunks(batch: int, most: int) -> Iterator[Chunk]:
+    """The chunks of a batch, of at most so many tiles each; an empty batch is one chunk."""
+    for first in range(0, max(batch, 1), most * LANES):
+        last = min(first + most * LANES, batch)
+        yield Chunk(slice(first, last), slice(first // LANES, tiles_of(last)), last - first)
+
+
+def forward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool) -> Replay:
+    """This thread's replay of a layer's forward pass, on addresses of its caller's arrays.
+
+    Runs on (x, weight, bias, y, seen): arrays of shape (batch, *in_shape), (nnz,), (rows,) and (batch, *out_shape), and
+    y's tiles, of shape (tiles, *out_shape, LANES), which only a layer with a ReLU writes, and its backward pass reads.
+    An address that is not used is 0. The layer's own parameters are not used.
     """
-
-    def __init__(self, layer: SparseLayer, batch: int, dtype: Any, need_dx: bool) -> None:
-        used = layer.with_params(np.zeros(layer.pattern.nnz, dtype), np.zeros(layer.pattern.shape[0], dtype))
-        weight, bias = used.weight, used.bias
-        x, dy = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
-        kernels, tape = cpu().recorder()
-        y, cache = used.forward(x, Workspace(kernels=kernels))
-        *_, kept, packed_y, _ = cache  # all that backward reads where there is no ReLU is what is kept
-        scratch = kept.data if isinstance(kept, Tiles) else kept
-        self.scratch = scratch.shape, not isinstance(kept, Tiles)
-        self.zero_bias = bias
-        self.forward = Replay(tape, [x, weight, bias, y, scratch])
-        kernels, tape = cpu().recorder()
-        workspace = Workspace(kernels=kernels)
-        workspace.child(used).put("packed dy", packed_y)  # y's tiles have been unpacked: less to keep in the caches
-        dx, grads = used.backward(dy, cache, workspace, need_dx=need_dx)
-        dx = dx if need_dx else np.empty(0)
-        self.backward = Replay(tape, [dy, scratch, weight, dx, grads["weight"], grads["bias"]])
+    return _replay(layer, ("forward", batch, dtype, biased, layer.relu), lambda: _forward(layer, batch, dtype, biased))
 
 
-_MOST = 6
-"""Replays that a thread keeps of one layer: batch sizes, with and without dx. Each has buffers of its own."""
+def backward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, need_dx: bool) -> Replay:
+    """The same of its backward pass: runs on (dy, x, seen, weight, dx, dw, db)."""
+    key = "backward", batch, dtype, biased, layer.relu, need_dx
+    return _replay(layer, key, lambda: _backward(layer, batch, dtype, biased, need_dx))
+
+
+class _Arrays:
+    """What a pass is recorded on: arrays that stand for those of its callers, and a workspace of its own."""
+
+    def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool) -> None:
+        rows = layer.pattern.shape[0]
+        self.weight, self.bias = np.zeros(layer.pattern.nnz, dtype), np.zeros(rows, dtype) if biased else None
+        self.layer = layer.with_params(self.weight, self.bias)
+        self.x, self.y = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
+        self.seen = np.zeros((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
+        self.kernels, self.tape = cpu().recorder()
+        self.workspace = Workspace(kernels=self.kernels)
+        self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
+
+    def packed(self, rows: Any, name: str) -> Tiles:
+        """Tiles of some of the samples, written to the buffer of this name."""
+        data = self.workspace.array(name, (tiles_of(len(rows)), *rows.shape[1:], LANES), rows.dtype)
+        self.kernels.pack(_flat(rows), data)
+        return Tiles(data, len(rows))
+
+    def unpacked(self, tiles: Tiles, rows: Any) -> None:
+        """What tiles hold, written to some of the samples."""
+        self.kernels.unpack(tiles.data, _flat(rows))
+
+
+def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay:
+    it = _Arrays(layer, batch, dtype, biased)
+    for chunk in it.chunks:
+        x = it.packed(it.x[chunk.samples], "packed x")
+        if it.seen is not None:
+            it.workspace.put("y", it.seen[chunk.tiles])
+        y, _ = it.layer.forward_tiles(x, it.workspace)
+        it.unpacked(y, it.y[chunk.samples])
+    return Replay(it.tape, [it.x, it.weight, it.bias, it.y, it.seen])
+
+
+def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx: bool) -> Replay:
+    it = _Arrays(layer, batch, dtype, biased)
+    dx, dw = np.zeros_like(it.x) if need_dx else None, np.zeros_like(it.weight)
+    db = None if it.bias is None else np.zeros_like(it.bias)
+    it.workspace.put("weight", dw)
+    if db is not None:
+        it.workspace.put("bias", db)
+    for k, chunk in enumerate(it.chunks):
+        x, dy = it.packed(it.x[chunk.samples], "packed x"), it.packed(it.y[chunk.samples], "packed dy")
+        cache = it.layer.cache_of(x, dy.data if it.seen is None else it.seen[chunk.tiles], it.workspace)
+        it.workspace.more = k > 0
+        found, _ = it.layer.backward_tiles(dy, cache, it.workspace, need_dx=need_dx)
+        if found is not None and dx is not None:
+            it.unpacked(found, dx[chunk.samples])
+    return Replay(it.tape, [it.y, it.x, it.seen, it.weight, dx, dw, db])
+
+
+def _flat(rows: Any) -> Any:
+    return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+
+
+_MOST = 12
+"""Replays that a thread keeps of one layer: batch sizes, forward and backward. Each has buffers of its own."""
 
 _local = threading.local()
 
 
-def replay_of(layer: SparseLayer, batch: int, dtype: str, need_dx: bool) -> LayerReplay:
-    """This thread's replay of a layer."""
+def _replay(layer: SparseLayer, key: tuple[Any, ...], make: Callable[[], Replay]) -> Replay:
     if not hasattr(_local, "replays"):
         _local.replays = weakref.WeakKeyDictionary()
     replays = _local.replays.get(layer.plan)  # by structure: each has a plan of its own
     if replays is None:
         replays = _local.replays[layer.plan] = Few(_MOST)
-    key = batch, dtype, need_dx
     if key not in replays:
-        replays[key] = LayerReplay(layer, batch, dtype, need_dx)
-    found: LayerReplay = replays[key]
+        replays[key] = make()
+    found: Replay = replays[key]
     return found

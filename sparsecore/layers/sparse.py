@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 from ..runtime.arrays import narrowed, plain_array, real_numbers, unfit
-from ..runtime.recording import shallow
-from ..runtime.workspace import Workspace
+from ..runtime.recording import is_recorded, shallow
+from ..runtime.replay import addresses
+from ..runtime.tiles import LANES, Tiles, tiles_of
+from ..runtime.workspace import SampledRows, Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
 from .initial import initial_values
 from .layer import Layer, Params
+from .replay import backward_of, forward_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -64,6 +67,63 @@ class SparseLayer(Layer):
         `together` says how many neighbouring outputs, and inputs, move together.
         """
 
+    @abstractmethod
+    def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
+        """What `forward_tiles` returns for `backward_tiles`, when x has given the output y."""
+
+    def backward(
+        self, dy: Any, cache: Any, workspace: Workspace | None = None, *, need_dx: bool = True
+    ) -> tuple[Any, Params]:
+        if isinstance(cache, _Rows) and isinstance(dy, Tiles):  # x was given as an ordinary array
+            own = self._own(workspace)
+            x, seen = self._pack(cache.x, self.in_shape, "x", own), cache.seen
+            if seen is None:
+                seen = own.array("y", (len(x.data), *self.out_shape, LANES), self.dtype)
+            self._check_same(cache.pattern)
+            cache = self.cache_of(x, seen, own)
+        return super().backward(dy, cache, workspace, need_dx=need_dx)
+
+    def _forward_rows(self, rows: Any, x: Any, workspace: Workspace) -> tuple[Any, Any]:
+        """A few tiles at a time where these do not all fit a cache; x is copied, since its caller may write over it."""
+        if not self._chunked(len(rows), workspace):
+            return super()._forward_rows(rows, x, workspace)
+        self._check_values()
+        kept, seen = workspace.array("x", rows.shape, self.dtype), None
+        np.copyto(kept, rows)
+        if self.relu:
+            seen = workspace.array("y", (tiles_of(len(rows)), *self.out_shape, LANES), self.dtype)
+        y = workspace.device.empty((len(rows), *self.out_shape), self.dtype)
+        replay = forward_of(self, len(rows), self.dtype.name, biased=self.bias is not None)
+        replay.run(*addresses(kept, self.weight, self.bias, y, seen))
+        return y, _Rows(kept, seen, self.pattern)
+
+    def _backward_rows(
+        self, rows: Any, dy: Any, cache: Any, workspace: Workspace, need_dx: bool
+    ) -> tuple[Any, Params]:
+        if not isinstance(cache, _Rows):
+            return super()._backward_rows(rows, dy, cache, workspace, need_dx)
+        self._check_values()
+        self._check_same(cache.pattern)
+        if len(rows) != len(cache.x):
+            raise ValueError(f"{self!r}: dy must be of the {len(cache.x)} samples that x had, got {len(rows)}")
+        rows = np.ascontiguousarray(rows)
+        grads = {name: workspace.array(name, array.shape, self.dtype) for name, array in self.params.items()}
+        dx = workspace.device.empty((len(rows), *self.in_shape), self.dtype) if need_dx else None
+        replay = backward_of(
+            self, len(rows), self.dtype.name, biased=self.bias is not None, need_dx=need_dx
+        )
+        replay.run(*addresses(rows, cache.x, cache.seen, self.weight, dx, grads["weight"], grads.get("bias")))
+        workspace.sample_rows(rows, cache.x, cache.seen)
+        return dx, grads
+
+    def _chunked(self, batch: int, workspace: Workspace) -> bool:
+        """Whether arrays of a batch are packed a few tiles at a time: on the CPU, by its own kernels."""
+        own = workspace.device.name == "cpu" and not workspace.kernels_given
+        return (
+            own and tiles_of(batch) > self.plan.chunk(self.dtype.itemsize)
+            and is_recorded(self.forward_tiles, self.backward_tiles)
+        )  # fmt: skip
+
     def gradient_at(self, pattern: SparsityPattern, workspace: Workspace) -> Any:
         """The gradient that connections have, stored or not, from the last backward pass in a workspace.
 
@@ -77,7 +137,8 @@ class SparseLayer(Layer):
         Returns
         -------
         array of shape (pattern.nnz,), on the device
-            For stored connections the bits of the pass. It is written over by the next call.
+            For stored connections the bits of the pass. It is written over by the next call. After a pass over ordinary
+            arrays it is made from the dy that was given, which must not have been written over since.
 
         Raises
         ------
@@ -94,7 +155,13 @@ class SparseLayer(Layer):
             # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
             once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
             known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once, together=self.plan.together)
-        workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
+        if isinstance(sampled, SampledRows):
+            other = shallow(self)
+            other.take_pattern(pattern, known)
+            replay = backward_of(other, len(sampled.dy), self.dtype.name, biased=False, need_dx=False)
+            replay.run(*addresses(sampled.dy, sampled.x, sampled.seen, None, None, found, None))
+        else:
+            workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
         return found
 
     def prune(self, keep: Any) -> None:
@@ -165,6 +232,14 @@ class SparseLayer(Layer):
     def take_pattern(self, pattern: SparsityPattern, plan: Any) -> None:
         """Use another pattern and its plan from now on; the caller replaces the parameters."""
         self.pattern, self.plan = pattern, plan
+
+
+class _Rows(NamedTuple):
+    """The cache of a pass over ordinary arrays: x, the tiles of y if there is a ReLU, and the pattern."""
+
+    x: Any
+    seen: Any
+    pattern: SparsityPattern
 
 
 def _named(weight: Any, bias: Any) -> dict[str, Any]:

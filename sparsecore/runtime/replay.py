@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .devices import cpu
+from .recording import extent
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +25,7 @@ class Replay:
     ----------
     tape : Tape
         From the CPU's `recorder`.
-    stand_ins : sequence of arrays
+    stand_ins : sequence of arrays, or None where there is none
         The arrays that the calls were recorded on, and that `run` replaces.
 
     Raises
@@ -33,16 +34,17 @@ class Replay:
         If there are Python functions among the calls: these are bound to the arrays they were recorded on.
     """
 
-    def __init__(self, tape: Any, stand_ins: Sequence[Array]) -> None:
+    def __init__(self, tape: Any, stand_ins: Sequence[Array | None]) -> None:
         if tape.hosts:
             raise ValueError(f"{tape.hosts[0][1].name} is plain Python, which cannot be replayed on other arrays")
         self._tape = tape  # keeps all other arrays alive
         self._calls = tape.calls[: tape.count].copy()
+        places = [(slot, *extent(array)) for slot, array in enumerate(stand_ins) if array is not None]
         self._replaced = [  # words of the calls that are addresses: which, of which stand-in, how far into it
-            (k, slot, word - array.ctypes.data)
+            (k, slot, word - first)
             for k, word in enumerate(self._calls.ravel().tolist())
-            for slot, array in enumerate(stand_ins)
-            if array.ctypes.data <= word < array.ctypes.data + array.nbytes
+            for slot, first, last in places
+            if first <= word < last
         ]
 
     def run(self, *addresses: int) -> None:
@@ -52,3 +54,8 @@ class Replay:
         for k, slot, offset in self._replaced:
             words[k] = addresses[slot] + offset
         cpu().pool.run(calls, len(calls), self._tape.parts)
+
+
+def addresses(*arrays: Array | None) -> list[int]:
+    """Where arrays lie, 0 for None. Whoever asks holds them until they have been used."""
+    return [0 if array is None else array.ctypes.data for array in arrays]

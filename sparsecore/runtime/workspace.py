@@ -25,6 +25,17 @@ class Sampled(NamedTuple):
     x: Any
 
 
+class SampledRows(NamedTuple):
+    """The same of a pass over ordinary arrays: dy, x, and the tiles of y that a ReLU's mask is read from.
+
+    dy is the caller's own array.
+    """
+
+    dy: Any
+    x: Any
+    seen: Any
+
+
 class Ahead(NamedTuple):
     """What comes right behind a layer, which may do it at once and then says so by its Tiles.
 
@@ -64,11 +75,15 @@ class Workspace:
     ----------
     ahead : Ahead
         What comes behind the layer in its forward pass; a layer that holds layers says it before each call.
+    more : bool
+        Whether gradients of parameters are added to what is there: to those of the same batch's chunks before.
     onto : Tiles, optional
         A gradient that is added to the one that this layer gives back; its array may be written over. A layer that has
         added it there says so by its Tiles.
     back_border : Border
         Zeros that the layer before reads around the gradient that this one gives back.
+    kernels_given : bool
+        Whether these are others than the device's own launcher.
     recording : bool
         Whether kernels are only written down. Arrays are then handed out without values: see `runtime.recording`.
     """
@@ -87,13 +102,14 @@ class Workspace:
         self.kernels = kernels if kernels is not None else self.device.launcher()
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
-        self.ahead, self.back_border = Ahead(), NO_BORDER
+        self.kernels_given = kernels is not None
+        self.ahead, self.back_border, self.more = Ahead(), NO_BORDER, False
         self.onto: Any = None
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
         self._buffers: dict[str, tuple[Any, Any]] = {}
-        self._sampled: Sampled | None = None
+        self._sampled: Sampled | SampledRows | None = None
         self.sampled_plan: Any = None  # of the connections whose gradient was sampled last
         self._owner: Any = None  # a weak reference to the network that computes here
         if self.recording:
@@ -143,9 +159,13 @@ class Workspace:
         """Remember from what a layer's dW is computed: the grid, dy and x that `kernels.sddmm` is called with."""
         self.played._sampled = Sampled(grid, *(_with_values(array) for array in (dy, x)))
 
+    def sample_rows(self, dy: Any, x: Any, seen: Any) -> None:
+        """Remember the same of a pass over ordinary arrays."""
+        self._sampled = SampledRows(dy, x, seen)
+
     @property
-    def sampled(self) -> Sampled | None:
-        """What `sample` was last given; the arrays hold the numbers of the last step that ran here."""
+    def sampled(self) -> Sampled | SampledRows | None:
+        """What `sample` or `sample_rows` was last given; the arrays hold the numbers of the last step that ran here."""
         return self.played._sampled
 
     def child(self, key: Any, stream: int | None = None) -> Workspace:
@@ -164,9 +184,10 @@ class Workspace:
             if self._played is not None:
                 self._children[key] = self._played.child(key, stream).recorded_by(self.kernels)
             else:
-                self._children[key] = Workspace(
+                self._children[key] = made = Workspace(
                     self.device, self.kernels, training=self.training, position=self.position, stream=self.stream
                 )
+                made.kernels_given = self.kernels_given
         found = self._children[key]
         if stream is not None:
             found.stream = stream

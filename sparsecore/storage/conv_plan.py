@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..runtime.border import Border, bordered
+from ..kernels.tuning import chunk_tiles
+from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .patching import Patchable
 from .pattern import SparsityPattern
@@ -99,6 +100,16 @@ class ConvPlan(Patchable):
         pixels = max(prod(bordered(shape, border)) for shape, border in images)
         if pixels > most:
             raise ValueError(f"an image may have at most {most:,} pixels, border included, got {pixels:,}")
+
+    def chunk(self, itemsize: int) -> int:
+        """Images of ordinary arrays that are packed, computed and unpacked together, in tiles.
+
+        Both borders are counted, if there are any: images are copied into them.
+        """
+        pixels = 0
+        for shape, border in ((self.in_shape, self.x_border), (self.out_shape, self.dy_border)):
+            pixels += prod(shape) + (prod(bordered(shape, border)) if border != NO_BORDER else 0)
+        return chunk_tiles(pixels * LANES * itemsize, prod(self.out_shape[1:]))
 
     # ------------------------------------------------------------------------------------------ forward
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP
+from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, chunk_tiles
 from .cached import cached
 from .granularity import Granularity
 from .patching import Patchable
@@ -53,6 +53,10 @@ class Plan(Patchable):
     def grid_t(self, tiles: int) -> Grid:
         """Where dx = Wᵀ dy finds dy's lines and puts dx's."""
         return linear_grid(tiles, self.pattern.shape[0], self.pattern.shape[1])
+
+    def chunk(self, itemsize: int) -> int:
+        """Tiles of ordinary arrays that are packed, computed and unpacked together."""
+        return chunk_tiles(sum(self.pattern.shape) * LANES * itemsize, 1)
 
     @cached
     def forward(self) -> Layout | CooLayout:

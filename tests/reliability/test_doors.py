@@ -13,9 +13,10 @@ from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.interop.operator import SparseOperator
 from sparsecore.layers import SparseConv2d, SparseLinear
-from sparsecore.layers.replay import replay_of
+from sparsecore.layers.replay import backward_of, forward_of
 from sparsecore.network import Network
 from sparsecore.runtime.devices import cpu
+from sparsecore.runtime.replay import addresses
 from sparsecore.runtime.tiles import LANES, Labels, Tiles
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
@@ -170,7 +171,12 @@ def test_parameters_are_flat() -> None:
 
 def test_a_padded_convolution_of_no_images_is_recorded() -> None:
     layer = SparseConv2d(dense(3, 18), (2, 5, 6), 3, padding=1, rng=seeded())
-    assert replay_of(layer, 0, "float32", True).scratch[0][0] == 0
+    x, y = np.empty((0, *layer.in_shape), np.float32), np.empty((0, *layer.out_shape), np.float32)
+    dw, db = np.ones_like(layer.weight), np.ones_like(layer.bias)
+    forward_of(layer, 0, "float32", biased=True).run(*addresses(x, layer.weight, layer.bias, y, None))
+    replay = backward_of(layer, 0, "float32", biased=True, need_dx=True)
+    replay.run(*addresses(y, x, None, layer.weight, x, dw, db))
+    assert not dw.any() and not db.any()
 
 
 def test_estimators_refuse_what_has_no_value_or_is_no_number() -> None:

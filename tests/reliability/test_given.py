@@ -19,12 +19,13 @@ from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.interop.operator import SparseOperator
 from sparsecore.layers import ReLU, Sequential, SparseConv2d, SparseLinear
-from sparsecore.layers.replay import replay_of
+from sparsecore.layers.replay import forward_of
 from sparsecore.network import Network
 from sparsecore.runs.checkpoint import save
 from sparsecore.runs.trainer import Trainer
 from sparsecore.runtime.cpu import CPU
 from sparsecore.runtime.devices import cpu
+from sparsecore.runtime.replay import addresses
 from sparsecore.runtime.tiles import Tiles, tiled
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
@@ -220,11 +221,9 @@ def test_3_a_position_stays_where_it_is() -> None:
 
 def replayed(layer: SparseLinear | SparseConv2d, x: Any) -> Any:
     """A layer's output by the program that is kept for it, its parameters at the very end of their memory."""
-    replay = replay_of(layer, len(x), "float32", False)
+    replay = forward_of(layer, len(x), "float32", biased=True)
     y = np.empty((len(x), *layer.out_shape), np.float32)
-    shape, _ = replay.scratch
-    room = np.zeros(shape, np.float32)
-    replay.forward.run(*(array.ctypes.data for array in (x, layer.weight, layer.bias, y, room)))
+    replay.run(*addresses(x, layer.weight, layer.bias, y, None))
     return y
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ...layers.replay import replay_of
+from ...layers.replay import backward_of, forward_of
 from ...layers.sparse import SparseLayer
 from ...runtime.device import Device
 from ...runtime.devices import cpu, cuda
@@ -44,6 +44,8 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     if x.dtype in NARROW:
         x = x.to(weight.dtype)
     check(layer, "x", x, weight)
+    if x.is_cpu and not x.requires_grad and torch.is_grad_enabled():
+        x = x.clone()  # a batch of data, which whoever loads the next may write over before the backward pass
     y = _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
     if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
         caught.watch(layer, x, y)
@@ -55,13 +57,16 @@ class _Call(torch.autograd.Function):
     def forward(
         ctx: Any, owner: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        run: Any = _forward_on_cpu if x.is_cpu else _forward_on_gpu
-        need_dx = ctx.needs_input_grad[2]
-        if need_dx:  # so that autograd notices a change of the weights in place; x is kept as packed tiles
-            ctx.save_for_backward(weight)
-        weight = plain(weight)
-        y, ctx.left = run(layer, plain(x), weight, None if bias is None else plain(bias), need_dx)
-        ctx.of = owner, layer, layer.pattern, y.shape, weight.detach()  # a layer's pattern may change
+        need_dx, x = ctx.needs_input_grad[2], plain(x)
+        # Saved so that autograd notices a change in place; the weights are read only for dx. A GPU keeps x in tiles.
+        ctx.save_for_backward(x if x.is_cpu else None, weight if need_dx else None)
+        weight, bias = plain(weight), None if bias is None else plain(bias)
+        ctx.left = None
+        if x.is_cpu:
+            y = _forward_on_cpu(layer, x, weight, bias)
+        else:
+            y, ctx.left = _forward_on_gpu(layer, x, weight, bias)
+        ctx.of = owner, layer, layer.pattern, y.shape, weight.detach(), bias is not None  # the pattern may change
         return y
 
     @staticmethod
@@ -72,15 +77,16 @@ class _Call(torch.autograd.Function):
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     _, _, need_dx, need_dw, need_db = ctx.needs_input_grad
-    owner, layer, pattern, shape, weight = ctx.of
+    owner, layer, pattern, shape, weight, biased = ctx.of
     module = owner()
     if (layer if module is None else module).pattern is not pattern:
         raise RuntimeError(f"{layer!r}: the module has taken another pattern since this forward pass: repeat it")
-    if need_dx:
-        _ = ctx.saved_tensors  # raises if they were changed
+    x, _ = ctx.saved_tensors  # raises if they were changed
     check(layer, "dy", dy, weight, shape)
-    run: Any = _backward_on_cpu if dy.is_cpu else _backward_on_gpu
-    dx, dw, db = run(plain(dy), layer, weight, ctx.left, need_dx)
+    if dy.is_cpu:
+        dx, dw, db = _backward_on_cpu(layer, plain(dy), x, weight, biased, need_dx)
+    else:
+        dx, dw, db = _backward_on_gpu(plain(dy), layer, weight, ctx.left, need_dx)
     return None, None, dx, dw if need_dw else None, db if need_db else None
 
 
@@ -88,24 +94,23 @@ _backward_once = once_differentiable(_backward)
 
 
 def _forward_on_cpu(
-    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    replay = replay_of(layer, len(x), _NAMES[x.dtype], need_dx)
-    shape, zero = replay.scratch
-    scratch = (torch.zeros if zero else torch.empty)(shape, dtype=x.dtype, device="cpu")
+    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """y of contiguous arrays."""
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype, device="cpu")
-    _run(replay.forward, x, weight, torch.from_numpy(replay.zero_bias) if bias is None else bias, y, scratch)
-    return y, scratch
+    _run(forward_of(layer, len(x), _NAMES[x.dtype], biased=bias is not None), x, weight, bias, y, None)
+    return y
 
 
 def _backward_on_cpu(
-    dy: torch.Tensor, layer: SparseLayer, weight: torch.Tensor, scratch: torch.Tensor, need_dx: bool
+    layer: SparseLayer, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, biased: bool, need_dx: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    replay = replay_of(layer, len(dy), _NAMES[dy.dtype], need_dx)
+    """dx, dw and db of contiguous arrays; None where one is not wanted."""
+    replay = backward_of(layer, len(dy), _NAMES[dy.dtype], biased=biased, need_dx=need_dx)
     kind: Any = {"dtype": dy.dtype, "device": "cpu"}  # said, since a user may have set another default device
     dx = torch.empty((len(dy), *layer.in_shape), **kind) if need_dx else None
-    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], **kind)
-    _run(replay.backward, dy, scratch, weight, dx, dw, db)
+    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], **kind) if biased else None
+    _run(replay, dy, x, None, weight, dx, dw, db)
     return dx, dw, db
 
 
@@ -119,7 +124,7 @@ def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
 
 
 def _forward_on_gpu(
-    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, need_dx: bool
+    layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, tuple[SparseLayer, Any]]:
     device, stream = place_of(x)
     with stream:
