@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .environment import settle
+from .options import ConvShape, Options
 
 BENCHES = ("step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "roofline")
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
@@ -27,7 +28,6 @@ def main() -> None:
 
     from . import machine
     from .engines import has_torch
-    from .options import Options
     from .plot import plot
 
     for flag, path in (("--json", arguments.json), ("--plot", arguments.plot)):  # before all is measured, not after it
@@ -36,7 +36,8 @@ def main() -> None:
     if arguments.plot and not can_draw():
         sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
     batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
-    options = Options(arguments.model, batches, sparsities, arguments.threads, arguments.quick)
+    shapes = tuple(arguments.shape)
+    options = Options(arguments.model, batches, sparsities, arguments.threads, shapes, arguments.quick)
     if arguments.device != "cpu":
         on_gpu(arguments, options)
         return
@@ -59,7 +60,7 @@ def main() -> None:
             sys.exit(f"--plot: {error}")
 
 
-def on_gpu(arguments: argparse.Namespace, options: Any) -> None:
+def on_gpu(arguments: argparse.Namespace, options: Options) -> None:
     """The same on a GPU, timed by its own clock."""
     from . import cuda
 
@@ -79,7 +80,7 @@ def on_gpu(arguments: argparse.Namespace, options: Any) -> None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
+def measured(bench: str, options: Options, sgemm: float) -> tuple[list[dict[str, Any]], str]:
     """Rows of one benchmark, and its tables; each is in the module of its name."""
     if bench in ("gather", "sample"):
         from . import kernels
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", choices=list(OF), default="lenet300")
     found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
     found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
+    found.add_argument("--shape", type=_shape, nargs="+", default=[], help="of conv: 16x32@28, 16x32@28/2k1")
     found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
@@ -116,6 +118,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
+
+
+def _shape(text: str) -> ConvShape:
+    try:
+        return ConvShape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _fraction(text: str) -> float:
