@@ -76,7 +76,8 @@ def _table(ours: list[Row], rows: list[Row]) -> str:
         best = fastest(pick(rows, *ENGINES[1:], **same))
         times = map(number, (row["ms"], eager, last))
         body.append([row["model"], str(row["batch"]), *times, ratio(best, row["ms"]), number(row["gflops"])])
-    title = f"Convolutions, forward and backward, {wires(topology, sparsity)}, {threads} thread{'s' * (threads > 1)}, ms"
+    plural, pattern = "s" * (threads > 1), wires(topology, sparsity)
+    title = f"Convolutions, forward and backward, {pattern}, {threads} thread{plural}, ms"
     return markdown(title, ["shape", "batch", *ENGINES, "over the faster", "GFLOP/s"], body)
 
 

@@ -150,6 +150,26 @@ def place(x: Array, out: Array, mask: Array | None = None) -> None:
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
 
 
+def fold(x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+    """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's edges
+    and where `mask`, which lies as x does, is not positive; zero in the lanes past the last strip."""
+    out[...] = 0
+    given = x if mask is None else np.where(mask > 0, x, 0)
+    for strip, row in np.ndindex(LANES // batch, out.shape[2]):
+        if 0 <= (here := strip * step + row - top) < x.shape[2]:
+            out[0, :, row, :, strip * batch : (strip + 1) * batch] = given[0, :, here, :, :batch]
+
+
+def unfold(x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+    """The other way: out[0, c, r, u, s] = Σ_k x[0, c, r + top − k · step, u, k · batch + s] over the strips that have
+    the row, or zero where `mask` is not positive; zero in the lanes past the batch."""
+    found = np.zeros(out.shape)
+    for strip, row in np.ndindex(LANES // batch, out.shape[2]):
+        if 0 <= (here := row + top - strip * step) < x.shape[2]:
+            found[0, :, row, :, :batch] += x[0, :, here, :, strip * batch : (strip + 1) * batch]
+    out[...] = found if mask is None else np.where(mask > 0, found, 0)
+
+
 # ---------------------------------------------------------------------------------------------- batch normalisation
 #
 # Images are (tiles, channels, height, width, LANES); `out` and `around` may be views of images inside a border. What

@@ -286,6 +286,21 @@ class Launcher:
         touched."""
         self._launch_lines("place", "place", out, *_viewed(x), *_viewed(mask), *_viewed(out))
 
+    def fold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's
+        edges and where `mask`, which lies as x does, is not positive; zero in the lanes past the last strip."""
+        self._fold("fold", x, out, batch, step, top, mask)
+
+    def unfold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """The other way: out[0, c, r, u, s] = Σ_k x[0, c, r + top − k · step, u, k · batch + s] over the strips that
+        have the row, or zero where `mask` is not positive; zero in the lanes past the batch."""
+        self._fold("unfold", x, out, batch, step, top, mask)
+
+    def _fold(self, name: str, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None) -> None:
+        sizes = map(np.int32, (x.shape[2], out.shape[2], out.shape[3], batch, step, top))
+        put = [each for images in (x, mask, out) for k, each in enumerate(_viewed(images)) if k in (0, 2, 3)]
+        self._launch(kernel("fold", name, out.itemsize), out.size, np.int64(out.size), *sizes, *put)
+
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
         self._launch_segments("moments", x, batch, partial, x)

@@ -94,7 +94,8 @@ class SparseLayer(Layer):
             # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
             once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
             known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once, together=self.plan.together)
-        workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
+        walked = known if sampled.strips == 1 else known.folded(sampled.strips)
+        workspace.played.kernels.sddmm(walked.forward, sampled.grid, sampled.dy, sampled.x, found)
         return found
 
     def prune(self, keep: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
+from ..kernels.tuning import FOLD_PAYS
 from ..runtime.border import Border, bordered
 from .cached import cached
 from .patching import Patchable
@@ -91,6 +92,7 @@ class ConvPlan(Patchable):
         self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.moving, self.together = moving, together
+        self._folded: dict[int, ConvPlan] = {}
         sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
         if max(sides) > _SIDE:  # before anything is counted along one
             got = max(sides)
@@ -99,6 +101,48 @@ class ConvPlan(Patchable):
         pixels = max(prod(bordered(shape, border)) for shape, border in images)
         if pixels > most:
             raise ValueError(f"an image may have at most {most:,} pixels, border included, got {pixels:,}")
+
+    # ------------------------------------------------------------------------------------------ strips
+
+    def strips(self, batch: int) -> int:
+        """Into how many strips a batch's images are cut, to lie beside one another in the lanes that it leaves empty.
+
+        1 where that does not pay: every line of x and y is then copied, and there must be arithmetic to spare.
+        """
+        strips = LANES // batch if batch else 1
+        if strips < 2:
+            return 1
+        (_, *size), (_, high, wide) = self.in_shape, self.out_shape
+        spared = self.pattern.nnz * wide * (high - -(-high // strips))
+        lines = self.in_shape[0] * prod(size) + self.out_shape[0] * high * wide
+        return strips if spared > FOLD_PAYS * lines else 1
+
+    def folded(self, strips: int) -> ConvPlan:
+        """The same convolution on strips: images with so many times fewer rows, and what filters read beyond these."""
+        if strips == 1:
+            return self
+        if strips not in self._folded:
+            rows = -(-self.out_shape[1] // strips)
+            reach = (rows - 1) * self.stride[0] + (self.kernel_size[0] - 1) * self.dilation[0] + 1
+            in_shape = self.in_shape[0], reach, self.in_shape[2]
+            out_shape = self.out_shape[0], rows, self.out_shape[2]
+            self._folded[strips] = ConvPlan(
+                self.pattern, in_shape, out_shape, self.kernel_size, self.stride, (0, self.padding[1]), self.dilation,
+                self.format, moving=self.moving, together=self.together,
+            )  # fmt: skip
+        return self._folded[strips]
+
+    def fits(self, fresh: Patchable) -> bool:
+        """As for any plan, and for those of strips."""
+        assert isinstance(fresh, ConvPlan)
+        return super().fits(fresh) and all(own.fits(fresh.folded(k)) for k, own in self._folded.items())
+
+    def patch(self, fresh: Patchable) -> None:
+        """As for any plan, and for those of strips."""
+        assert isinstance(fresh, ConvPlan)
+        super().patch(fresh)
+        for strips, own in self._folded.items():
+            own.patch(fresh.folded(strips))
 
     # ------------------------------------------------------------------------------------------ forward
 

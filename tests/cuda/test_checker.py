@@ -16,6 +16,7 @@ from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.storage.plan import layout_of
 
 from .. import test_norm_kernels as normalised
+from .. import test_strips as strips
 from ..kernel_checks import Guarded
 from ..test_kernels import awkward_cases, check_sddmm, check_spmm
 from . import test_kernels as kernels
@@ -76,6 +77,11 @@ def place(device: CUDA) -> None:
     placing(device, np.float32, normalised.Placing((2, 3, 4, 5), views, 0))
 
 
+def fold(device: CUDA) -> None:
+    folding = kernels.test_folding.hypothesis.inner_test  # type: ignore[attr-defined]
+    folding(device, np.float32, strips.Folding(3, 2, 3, 5, 4, 2, 1, 1, True))
+
+
 def add(device: CUDA) -> None:
     views = [(1, 2, 1, 0, 1), (1, 1, 0, 0, 0), (2, 1, 0, 1, 0), (1, 1, 1, 0, 2)]
     adding = kernels.test_adding.hypothesis.inner_test  # type: ignore[attr-defined]
@@ -112,7 +118,8 @@ class Bug(NamedTuple):
 
 
 FAMILIES = (
-    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "norm", "pooling", "augment", "dropout"
+    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "fold", "norm", "pooling", "augment",
+    "dropout",
 )  # fmt: skip
 WRONG = "wrong result"
 BUGS = [
@@ -181,6 +188,9 @@ BUGS = [
     Bug("a pixel's step forgotten", place, "column * steps.column", "column * LANES", WRONG),
     Bug("a mask that lets NaN through", place,
         "gate.at[k] > 0 ? y.at[k] : real(0)", "gate.at[k] <= 0 ? real(0) : y.at[k]", WRONG),
+    Bug("no guard for the last numbers of strips", fold, "if (k >= count) return;", "", "bounds|race"),
+    Bug("rows beyond the images", fold, "if (strip < LANES / batch && row >= 0 && row < x_rows)", "", "bounds"),
+    Bug("lanes past the batch of images", fold, "here.lane < batch && (!mask", "(!mask", WRONG),
     Bug("a sum's mask by the steps of the sum", add, "gate = load(mask + here.of(STEPS(mask)))",
         "gate = load(mask + here.of(STEPS(out)))", WRONG),
     Bug("a ReLU where there is none", add, ": relu && sum.at[k] < 0", ": sum.at[k] < 0", WRONG),
@@ -226,7 +236,7 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, add, place, norm, pooling, augment, dropout],
+    "calls", [spmm, sddmm, coo, bands, update, loss, pack, add, place, fold, norm, pooling, augment, dropout],
     ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:
