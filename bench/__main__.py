@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,9 @@ def main() -> None:
     arguments = command.parse_args()
     if others := [bench for bench in arguments.bench if bench not in OF[arguments.model]]:
         command.error(f"{others[0]} is not for {arguments.model}, which has {', '.join(OF[arguments.model])}")
-    settle(arguments.threads)
+    if arguments.registers and platform.machine().lower() not in ("x86_64", "amd64"):
+        command.error(f"--registers {arguments.registers} is for x86, and this processor is {platform.machine()}")
+    settle(arguments.threads, arguments.registers == 256)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
     from sparsecore.runs.pictures import can_draw
 
@@ -101,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--shape", type=_shape, nargs="+", default=[], help="of conv: 16x32@28, 16x32@28/2k1")
     found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
+    found.add_argument("--registers", type=int, choices=[256], help="compile this engine as for a laptop with AVX2")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time against connections")
     found.add_argument("--quick", action="store_true", help="the smallest of everything: a check, not a measurement")
