@@ -45,7 +45,7 @@ def spmm(
     gate = None if mask is None else _memory(mask)
     for image_row, x_at, out_at in _positions(grid):
         for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
-            target = out_at + row * grid.out_row
+            target = out_at + (row * grid.out_row if grid.places is None else int(grid.places[row]))
             y = _line(out, target) if more else np.full(LANES, 0.0 if bias is None else bias[row])
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)

@@ -137,7 +137,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 def results(layer: SparseConv2d, x: Array, dy: Array) -> list[Array]:
     y, cache = layer.forward(x)
     dx, grads = layer.backward(dy, cache)
-    return [y, dx, grads["weight"], grads["bias"]]
+    return [y, dx, *grads.values()]
 
 
 @settings(max_examples=120)
@@ -189,25 +189,27 @@ def test_connections_that_are_not_stored_have_the_gradient_of_those_that_are(for
     assert np.allclose(layer.gradient_at(whole.pattern, workspace.child(layer)), wanted, atol=1e-4)
 
 
-def test_connections_move_in_strips(always: None) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_connections_move_in_strips(always: None, stride: int) -> None:
     """A plan that is patched in place patches those of its strips: recorded steps go on."""
     rng = np.random.default_rng(1)
     first, second = (uniform_random(6, 36, 0.7, rng) for _ in range(2))
     weight = numbers((first.nnz,), 3, np.float32)
 
     def network(pattern: Any) -> Network:
-        return Network([SparseConv2d(pattern, (4, 7, 5), 3, padding=1, weight=weight, bias=False)])
+        return Network([SparseConv2d(pattern, (4, 8, 6), 3, stride, padding=1, weight=weight, bias=False)])
 
     moved, made = network(first), network(second)
     moved.let_move(["0"])
-    x = numbers((5, 4, 7, 5), 4, np.float32)
+    x, dy = numbers((5, 4, 8, 6), 4, np.float32), numbers((5, *made.layers[0].out_shape), 5, np.float32)
     plan = moved.layers[0].plan
-    moved.logits(x)
+    results(moved.layers[0], x, dy)
     offsets = plan.folded(3).forward.offsets
     moved.rewire({"0": second})
     moved.layers[0].params["weight"][:] = weight
     assert moved.layers[0].plan is plan and plan.folded(3).forward.offsets is offsets
-    assert np.array_equal(moved.logits(x), made.logits(x))
+    for one, other in zip(results(moved.layers[0], x, dy), results(made.layers[0], x, dy), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_a_block_of_strips_learns_as_one_of_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ class Launcher:
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
-            kernel = spmm_kernel(out.itemsize, layout.most_group, width)
+            kernel = spmm_kernel(out.itemsize, layout.most_group, width, int(grid.places is not None))
             self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1

@@ -223,7 +223,7 @@ class Launcher:
             kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
             np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
             put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
-            np.int32(more), *_steps(grid),
+            np.int32(more), self._constant(grid.places), *_steps(grid),
         )  # fmt: skip
 
     def sddmm(
@@ -523,7 +523,7 @@ def _slices(segments: int, positions: int) -> tuple[int, int]:
 def _steps(grid: Grid) -> tuple[np.generic, ...]:
     """A grid as the kernels take it: counts are int32, steps int64."""
     counts = ("outer", "ys", "lines")
-    others = ("bands", "planes", "plane", "ahead")
+    others = ("bands", "places", "planes", "plane", "ahead", "fresh", "apart")
     fields = {name: value for name, value in grid._asdict().items() if name not in others}
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
 

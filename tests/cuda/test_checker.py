@@ -13,7 +13,7 @@ from sparsecore.kernels.layout import Window
 
 from sparsecore.runtime.devices import CUDA
 from sparsecore.storage.pattern import SparsityPattern
-from sparsecore.storage.plan import layout_of
+from sparsecore.storage.plan import layout_of, linear_grid
 
 from .. import test_norm_kernels as normalised
 from .. import test_strips as strips
@@ -45,6 +45,15 @@ def bands(device: CUDA) -> None:
     x, out = np.ones((3, 2, 16), np.float32), np.full((3, 2, 16), np.nan, np.float32)
     OnDevice(device).spmm(layout, grid, np.ones(3, np.float32), x, None, out)
     assert np.array_equal(out[:, 0, 0], [2, 3, 2])
+
+
+def places(device: CUDA) -> None:
+    """Rows whose outputs lie where the grid says."""
+    layout = layout_of(SparsityPattern.full((3, 1)), np.zeros(3, np.int64))
+    grid = linear_grid(1, 1, 3)._replace(places=np.array([32, 0, 16]))
+    out = np.full((3, 16), np.nan, np.float32)
+    OnDevice(device).spmm(layout, grid, np.array([1, 2, 3], np.float32), np.ones((1, 16), np.float32), None, out)
+    assert np.array_equal(out[:, 0], [2, 3, 1])
 
 
 def update(device: CUDA) -> None:
@@ -131,6 +140,8 @@ BUGS = [
     Bug("no guard for the last groups", spmm, "if (group >= groups) return;", "", "bounds"),
     Bug("rows that a group does not have", spmm, "start + min(r, size - 1)", "start + r", "bounds"),
     Bug("lanes without a position store, too", spmm, "if (!live || part != 0) return;", "", "race"),
+    Bug("places that are not looked at", places, "(places ? places[row[r]] : row[r] * grid.out_row)",
+        "row[r] * grid.out_row", WRONG),
     Bug("two blocks take the same positions", spmm, "blockIdx.x / group_blocks * side", "0", "race"),
     Bug("a vector off its alignment", spmm,
         "lane % LINE_THREADS * WIDTH;", "lane % LINE_THREADS * WIDTH + 1;", "misaligned"),
@@ -236,7 +247,7 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, add, place, fold, norm, pooling, augment, dropout],
+    "calls", [spmm, sddmm, coo, bands, places, update, loss, pack, add, place, fold, norm, pooling, augment, dropout],
     ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:
