@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .environment import settle
+from .options import ConvShape, Options
 
 BENCHES = (
     "step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "latency", "busy", "large", "roofline",
@@ -23,13 +25,14 @@ def main() -> None:
     arguments = command.parse_args()
     if others := [bench for bench in arguments.bench if bench not in OF[arguments.model]]:
         command.error(f"{others[0]} is not for {arguments.model}, which has {', '.join(OF[arguments.model])}")
-    settle(arguments.threads)
+    if arguments.registers and platform.machine().lower() not in ("x86_64", "amd64"):
+        command.error(f"--registers {arguments.registers} is for x86, and this processor is {platform.machine()}")
+    settle(arguments.threads, arguments.registers == 256)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
     from sparsecore.runs.pictures import can_draw
 
     from . import machine
     from .engines import has_torch
-    from .options import Options
     from .plot import plot
 
     for flag, path in (("--json", arguments.json), ("--plot", arguments.plot)):  # before all is measured, not after it
@@ -38,7 +41,8 @@ def main() -> None:
     if arguments.plot and not can_draw():
         sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
     batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
-    options = Options(arguments.model, batches, sparsities, arguments.threads, arguments.quick)
+    shapes = tuple(arguments.shape)
+    options = Options(arguments.model, batches, sparsities, arguments.threads, shapes, arguments.quick)
     if arguments.device != "cpu":
         on_gpu(arguments, options)
         return
@@ -61,7 +65,7 @@ def main() -> None:
             sys.exit(f"--plot: {error}")
 
 
-def on_gpu(arguments: argparse.Namespace, options: Any) -> None:
+def on_gpu(arguments: argparse.Namespace, options: Options) -> None:
     """The same on a GPU, timed by its own clock."""
     from . import cuda
 
@@ -81,7 +85,7 @@ def on_gpu(arguments: argparse.Namespace, options: Any) -> None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(bench: str, options: Any, sgemm: float) -> tuple[list[dict[str, Any]], str]:
+def measured(bench: str, options: Options, sgemm: float) -> tuple[list[dict[str, Any]], str]:
     """Rows of one benchmark, and its tables; each is in the module of its name."""
     if bench in ("gather", "sample"):
         from . import kernels
@@ -99,8 +103,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", choices=list(OF), default="lenet300")
     found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
     found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
+    found.add_argument("--shape", type=_shape, nargs="+", default=[], help="of conv: 16x32@28, 16x32@28/2k1")
     found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
+    found.add_argument("--registers", type=int, choices=[256], help="compile this engine as for a laptop with AVX2")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time against connections")
     found.add_argument("--quick", action="store_true", help="the smallest of everything: a check, not a measurement")
@@ -118,6 +124,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
+
+
+def _shape(text: str) -> ConvShape:
+    try:
+        return ConvShape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _fraction(text: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from bench import conv
-from bench.conv_problem import WIDE_BATCH, lenet5_problem
+from bench.conv_problem import WIDE, WIDE_BATCH, lenet5_problem
 from bench.engines import conv_contenders
 from bench.problem import SPARSITIES
 from bench.steps import entries_of, networks
@@ -23,8 +23,8 @@ def test_step(topology: str, sparsity: float, small: bool, timed: Callable[[Entr
     timed(entry)
 
 
-@pytest.mark.parametrize(("topology", "sparsity"), conv.layers(SPARSITIES))
+@pytest.mark.parametrize(("topology", "sparsity"), conv.layers(SPARSITIES, WIDE))
 def test_layer(topology: str, sparsity: float, small: bool, timed: Callable[[Entry], None]) -> None:
     batch = 1 if small else WIDE_BATCH
-    (entry,) = conv.entries_of(topology, sparsity, batch, conv_contenders("layer", 1)[:1], 1)
+    (entry,) = conv.entries_of(WIDE, topology, sparsity, batch, conv_contenders("layer", 1)[:1], 1)
     timed(entry)

@@ -1,4 +1,4 @@
-"""What is timed with convolutions: LeNet-5 and a batch to learn, and a single wide layer."""
+"""What is timed with convolutions: LeNet-5 and a batch to learn, and single layers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from sparsecore.layers.conv import SparseConv2d
 from sparsecore.network import Network
 from sparsecore.topology.wiring import Link, Wiring, full
 
+from .options import ConvShape
 from .problem import Problem
 
 RADICES = {0.894: ((10, 5),)}
 """LeNet-5's RadiX layers over weights, by their sparsity: the sparsest that fit."""
 
-WIDE, WIDE_SHAPE, WIDE_BATCH = Link(128, 128, (3, 3)), (128, 28, 28), 32
+WIDE, WIDE_BATCH = ConvShape(128, 128, 28), 32
+SHAPES = (
+    ConvShape(3, 16, 32), ConvShape(16, 16, 32), ConvShape(16, 32, 32, stride=2), ConvShape(16, 32, 32, 2, kernel=1),
+    ConvShape(32, 32, 16), ConvShape(32, 64, 16, stride=2), ConvShape(64, 64, 8), ConvShape(64, 64, 32),
+    ConvShape(64, 128, 16), WIDE,
+)  # fmt: skip
+"""ResNet-20's convolutions, and wider ones."""
 
 
 class ConvProblem(Problem):
@@ -66,7 +73,10 @@ def wiring(topology: str, sparsity: float) -> Wiring:
     return Wiring("random", sparsity=sparsity)
 
 
-def wide_layer(topology: str, sparsity: float) -> SparseConv2d:
-    """3×3, 128 → 128 channels, of 28×28 pixels."""
-    (pattern,), _ = wiring(topology, sparsity).patterns([WIDE], 0)
-    return SparseConv2d(pattern, WIDE_SHAPE, 3, padding=1, rng=np.random.default_rng(0))
+def conv_layer(shape: ConvShape, topology: str, sparsity: float) -> SparseConv2d:
+    """A convolution of this shape."""
+    sides = shape.kernel, shape.kernel
+    (pattern,), _ = wiring(topology, sparsity).patterns([Link(shape.channels, shape.filters, sides)], 0)
+    images = shape.channels, shape.side, shape.side
+    padding, rng = shape.kernel // 2, np.random.default_rng(0)
+    return SparseConv2d(pattern, images, shape.kernel, shape.stride, padding, rng=rng)

@@ -1,8 +1,9 @@
-"""How the engine's Numba functions are compiled, and what this processor offers."""
+"""How the engine's Numba functions are compiled, and for what registers."""
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ import numba
 from numba.core import config, sigutils
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from .cache import cache_of
 
@@ -59,14 +61,31 @@ def source() -> int:
 
 @cache
 def register_bytes() -> int:
-    """Bytes of this processor's widest vector register: 64 (AVX-512), 32 (AVX2) or 16 (NEON, SSE)."""
-    try:
-        features = llvm.get_host_cpu_features()
-    except RuntimeError:  # the platform does not tell
-        return 16
-    if features.get("avx512f"):
-        return 64
-    return 32 if features.get("avx2") and features.get("fma") else 16
+    """Bytes of the widest vector registers that Numba compiles for: 64 (AVX-512), 32 (AVX2) or 16 (NEON, SSE).
+
+    They are this processor's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES ask for another's.
+    """
+    return register_bytes_of(*cpu_target.target_context.codegen().magic_tuple())
+
+
+def register_bytes_of(triple: str, name: str, features: str) -> int:
+    """The same for a target of LLVM's, which alone knows what a name and a list of features come to: it compiles a
+    multiply-add."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
+    text = machine.emit_assembly(llvm.parse_assembly(_MULTIPLY_ADD))
+    found = re.findall(r"\bvfmadd\w*\s.*\b([yz])mm", text)
+    return 64 if "z" in found else 32 if "y" in found else 16
+
+
+_MULTIPLY_ADD = """
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+define <16 x float> @square(<16 x float> %x) {
+  %y = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %x, <16 x float> %x)
+  ret <16 x float> %y
+}
+"""
 
 
 # A fork waits for whoever compiles: the child would inherit Numba's lock, held by a thread that it does not have.

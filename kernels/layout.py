@@ -87,9 +87,12 @@ class Grid(NamedTuple):
     `bands`, an int32 array of shape (ys, 2), is for spmm: at image row y only column blocks `bands[y, 0]` to
     `bands[y, 1]` are read, all of them together. Without it every row reads every block, one after another.
 
-    `planes`, `plane` and `ahead` are a hint for whoever fetches x into a cache before it is needed: x has so many
-    planes, `plane` elements apart, and what an image row reads beyond the row before it begins `ahead` elements after
-    the latter's origin in each.
+    `places`, an int64 array of one number a row of the operator, is for spmm too: where the row's outputs begin, which
+    are multiples of `out_row` otherwise.
+
+    The others are a hint for whoever fetches x into a cache before it is needed: x has so many planes, `plane` elements
+    apart, and of each an image row reads `fresh` lines that the row before it did not. They begin `ahead` elements
+    after the latter's origin and lie `apart` elements apart.
     """
 
     outer: int
@@ -106,6 +109,9 @@ class Grid(NamedTuple):
     planes: int = 0
     plane: int = 0
     ahead: int = 0
+    fresh: int = 0
+    apart: int = LANES
+    places: NDArray[np.int64] | None = None
 
 
 class Window(NamedTuple):

@@ -45,7 +45,7 @@ def spmm(
     gate = None if mask is None else _memory(mask)
     for image_row, x_at, out_at in _positions(grid):
         for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
-            target = out_at + row * grid.out_row
+            target = out_at + (row * grid.out_row if grid.places is None else int(grid.places[row]))
             y = _line(out, target) if more else np.full(LANES, 0.0 if bias is None else bias[row])
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
@@ -167,6 +167,26 @@ def add(a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | Non
 def place(x: Array, out: Array, mask: Array | None = None) -> None:
     """out = x, or zero where `mask` is not positive; all three may be views, and nothing around them is touched."""
     out[...] = x if mask is None else np.where(mask > 0, x, 0)
+
+
+def fold(x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+    """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's edges
+    and where `mask`, which lies as x does, is not positive; zero in the lanes past the last strip."""
+    out[...] = 0
+    given = x if mask is None else np.where(mask > 0, x, 0)
+    for strip, row in np.ndindex(LANES // batch, out.shape[2]):
+        if 0 <= (here := strip * step + row - top) < x.shape[2]:
+            out[0, :, row, :, strip * batch : (strip + 1) * batch] = given[0, :, here, :, :batch]
+
+
+def unfold(x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+    """The other way: out[0, c, r, u, s] = Σ_k x[0, c, r + top − k · step, u, k · batch + s] over the strips that have
+    the row, or zero where `mask` is not positive; zero in the lanes past the batch."""
+    found = np.zeros(out.shape)
+    for strip, row in np.ndindex(LANES // batch, out.shape[2]):
+        if 0 <= (here := row + top - strip * step) < x.shape[2]:
+            found[0, :, row, :, :batch] += x[0, :, here, :, strip * batch : (strip + 1) * batch]
+    out[...] = found if mask is None else np.where(mask > 0, found, 0)
 
 
 # ---------------------------------------------------------------------------------------------- batch normalisation

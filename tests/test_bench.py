@@ -13,7 +13,7 @@ import pytest
 
 from bench import epoch, latency, scaling
 from bench.engines import Contender, contenders, numpy_hand, sparsecore
-from bench.environment import FORCED, THREADS, settled
+from bench.environment import AVX2, FORCED, THREADS, settled
 from bench.options import Options
 from bench.problem import Problem, as_dense, training_problem
 from bench.tables import markdown
@@ -196,6 +196,8 @@ def test_the_environment_frees_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = settled(2)
     assert not set(FORCED) & set(wanted)
     assert [wanted[variable] for variable in THREADS] == ["2", "2", "2"]
+    assert {name: settled(2, avx2=True)[name] for name in AVX2} == AVX2
+    assert {**settled(2, avx2=True), **AVX2} == {**wanted, **AVX2}
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from bench import conv
-from bench.conv_problem import RADICES, ConvProblem, lenet5_problem, wide_layer
-from bench.engines import Contender, conv_contenders
+from bench.conv_problem import RADICES, ConvProblem, conv_layer, lenet5_problem
+from bench.engines import Contender, conv_contenders, has_torch
+from bench.options import ConvShape, Options
 from bench.problem import as_dense
 from bench.steps import networks
+from bench.tables import pick
 
 from .small import Array
 
@@ -86,9 +88,10 @@ def test_engines_learn_the_same(contender: Contender, topology: str, sparsity: f
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("shape", ["16x32@9", "16x32@9/2", "16x32@9/2k1", "3x16@8"])
 @pytest.mark.parametrize("topology", ["dense", "random"])
-def test_wide_layers_compute_the_same(topology: str) -> None:
-    layer = wide_layer(topology, 0.9)
+def test_layers_compute_the_same(topology: str, shape: str) -> None:
+    layer = conv_layer(ConvShape.parse(shape), topology, 0.9)
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((2, *shape)).astype(np.float32) for shape in (layer.in_shape, layer.out_shape))
     y, cache = layer.forward(x)
@@ -118,3 +121,26 @@ def test_tables_name_every_row() -> None:
     ]  # fmt: skip
     table = conv.beside_torch(rows, "Step")
     assert table.count("1.00×") == 2 * len(names) and "channel 90%" in table and "radix 89.4%" in table
+
+
+def test_shapes_are_read_as_they_are_written() -> None:
+    assert ConvShape.parse("16x32@28/2k1") == ConvShape(16, 32, 28, stride=2, kernel=1)
+    for text in ("3x16@32", "16x32@28/2", "16x32@28k5", "16x32@28/2k1"):
+        assert str(ConvShape.parse(text)) == text
+    for text in ("16x32", "16x32@28/", "0x16@32", "16x16@32/0", "16x32@28k3x3", "१x16@32"):
+        with pytest.raises(ValueError, match="must be written as 16x32@28, 16x32@28/2 or 16x32@28/2k1, got"):
+            ConvShape.parse(text)
+
+
+def test_every_shape_and_batch_has_a_line_in_each_table() -> None:
+    shapes = ConvShape(3, 4, 5), ConvShape(16, 16, 5, stride=2, kernel=1)
+    rows = conv.measure(Options(batches=(8, 16), sparsities=(0.9,), shapes=shapes, quick=True))
+    assert {(row["model"], row["batch"]) for row in rows} == {(str(shape), b) for shape in shapes for b in (8, 16)}
+    table = conv.table(rows)
+    for pattern in ("dense", "random 90%", "channel 90%"):
+        (part,) = (part for part in table.split("Convolutions") if f" {pattern}," in part)
+        lines = part.count("| 16x16@5/2k1 ")
+        assert (part.count("| 3x4@5 "), lines) == (2, 0 if "channel" in pattern else 2), "filters of 1×1 are weights"
+        assert part.count("×") == (2 + lines) * has_torch(), "over the faster of PyTorch's two"
+    (dense,) = pick(rows, "sparsecore", topology="dense", model="16x16@5/2k1", batch=8)
+    assert dense["gflops"] * dense["ms"] * 1e6 == pytest.approx(6 * 8 * 9 * 256)

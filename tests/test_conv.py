@@ -17,6 +17,8 @@ from sparsecore.kernels import reference
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
+from sparsecore.layers.norm import BatchNorm
+from sparsecore.layers.sequential import Sequential
 from sparsecore.network import Network
 from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
@@ -123,6 +125,54 @@ def test_scipy_agrees(kernel, padding, batch):
     stored = dw.reshape(6, -1)[pattern.rows, pattern.indices]
     assert np.allclose(grads["weight"], stored, atol=2e-3)
     assert np.allclose(grads["bias"], dy.sum((0, 2, 3)), atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel, stride, sparsity", [(3, 2, 0.8), (1, 2, 0.5), ((2, 5), (3, 2), 0), (3, (1, 2), 0.9)])
+@pytest.mark.parametrize("relu", [False, True])
+def test_phases_together_give_the_bits_of_each_alone(kernel, stride, sparsity, relu):
+    """Within a border or not, masked or not: one walk over dx writes what one for each offset did."""
+    high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+    pattern = uniform_random(7, 5 * high * wide, sparsity, np.random.default_rng(0))
+    layer = conv(pattern, (5, 12, 6), kernel, stride, padding=1, dtype=np.float32)
+    before = conv(full(5, 2, (3, 3)), (2, 12, 6), 3, padding=1, relu=relu, dtype=np.float32)
+    norm = BatchNorm((5, 12, 6), relu=relu)
+    x, dy = numbers((20, 2, 12, 6), 1, np.float32), numbers((20, *layer.out_shape), 2, np.float32)
+    (together,) = layer.plan.phases
+    alone = [layer.plan._phase([each]) for each in together.origins]
+    assert len(alone) > 1
+    for tree in (Sequential([before, layer]), Sequential([before, norm, layer])):
+        found = []
+        for phases in ([together], alone):
+            vars(layer.plan)["phases"] = phases
+            _, caches = tree.forward(x)
+            found.append(tree.backward(dy, caches)[0])
+        assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_rows_without_connections_do_not_make_groups_of_phases():
+    """At 90% some offsets reach a channel through no weight; all others take as many lines at once as ever."""
+    plan = conv(uniform_random(32, 16, 0.9, np.random.default_rng(0)), (16, 8, 8), 1, 2).plan
+    (phase,) = plan.phases
+    assert phase.layout.most_group == 1 and len(phase.layout.rows) == 4 * 16
+    (phase,) = conv(full(32, 16, (1, 1)), (16, 8, 8), 1, 2).plan.phases
+    assert phase.layout.most_group == 4
+
+
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (1, 2), (3, 1), (3, 2), ((1, 3), 2), ((3, 1), (2, 1)), (2, 3)])
+def test_what_is_fetched_early_is_what_the_next_image_row_reads(kernel, stride):
+    """Of every plane: all lines that the row before did not read; and of filters of one pixel no others."""
+    high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+    plan = conv(full(2, 1, (high, wide)), (1, 12, 12), kernel, stride).plan
+    grid = plan.grid(1, np.empty((1, *plan.out_shape, LANES)))
+    taps = list(np.ndindex(high, wide))
+    lines = [
+        {y * grid.x_y + u * grid.x_line + (a * 12 + b) * LANES for u in range(grid.lines) for a, b in taps}
+        for y in range(2)
+    ]
+    fetched = {grid.ahead + k * grid.apart for k in range(grid.fresh)}
+    assert lines[1] - lines[0] <= fetched
+    if (high, wide) == (1, 1):
+        assert fetched == lines[1]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.problem import Floats
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.network import Network
+from sparsecore.runtime.border import Border
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import CPU
 from sparsecore.runtime.tiles import LANES, Labels, Tiles, tiles_of
@@ -132,12 +134,22 @@ class ConvLayer(_Recorded):
         super().__init__(threads)
         workspace = Workspace(self.device, self.kernels)
         self.shapes = (len(x), *layer.out_shape), (len(x), *layer.in_shape)
-        self.y, cache = layer.forward_tiles(self.tiles(x.reshape(len(x), -1)), workspace)
-        self.dx, self.grads = layer.backward_tiles(self.tiles(dy.reshape(len(x), -1)), cache, workspace)
+        given = self.images("x", x, layer.x_border), self.images("dy", dy, layer.dy_border)
+        self.y, cache = layer.forward_tiles(given[0], workspace)
+        self.dx, self.grads = layer.backward_tiles(given[1], cache, workspace)
+
+    def images(self, name: str, given: Floats, border: Border) -> Tiles:
+        """Images packed within their border, as the layers around a convolution give them."""
+        batch, shape = len(given), given.shape[1:]
+        tiles = self.tiles(given.reshape(batch, -1))
+        data, within = Workspace(self.device).images(name, len(tiles.data), shape, border, np.float32)
+        self.launcher.place(tiles.data.reshape(data.shape), data)
+        return Tiles(data, batch, border=border, within=within)
 
     def result(self) -> Any:
         assert self.dx is not None
-        y, dx = (self.plain(tiles).reshape(shape) for tiles, shape in zip((self.y, self.dx), self.shapes, strict=True))
+        together = [replace(tiles, data=np.ascontiguousarray(np.asarray(tiles.data))) for tiles in (self.y, self.dx)]
+        y, dx = (self.plain(tiles).reshape(shape) for tiles, shape in zip(together, self.shapes, strict=True))
         return y, dx, np.asarray(self.grads["weight"])  # not the recording's buffer, which has no values
 
 

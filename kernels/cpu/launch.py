@@ -33,6 +33,7 @@ from .augment import AUGMENT, augment_kernel
 from .call import WORDS
 from .coo import SDDMM_COO, SPMM_COO, carry_kernel, sddmm_coo_kernel, spmm_coo_kernel
 from .dropout import DROPOUT, dropout_kernel
+from .fold import FOLD, fold_kernel, unfold_kernel
 from .ir.windows import LARGEST, MEAN, TO_ALL, TO_LARGEST
 from .loss import CROSS_ENTROPY, SQUARED_ERROR, TALLY, cross_entropy_kernel, squared_error_kernel, tally_kernel
 from .norm import (
@@ -181,7 +182,7 @@ class Launcher:
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
-            kernel = spmm_kernel(out.itemsize, layout.most_group, width)
+            kernel = spmm_kernel(out.itemsize, layout.most_group, width, int(grid.places is not None))
             self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1
@@ -241,6 +242,25 @@ class Launcher:
             steps = (0,) * 4 if array is None else [stride // array.itemsize for stride in array.strides[:4]]
             fields |= {f"{name}_{k}": step for k, step in zip(("tile", "plane", "row", "column"), steps, strict=True)}
         self._launch(place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out, **fields)
+
+    def fold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's
+        edges and where `mask`, which lies as x does, is not positive; zero in the lanes past the last strip."""
+        self._fold(fold_kernel(x.itemsize, batch), x, out, x, step, top, mask)
+
+    def unfold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """The other way: out[0, c, r, u, s] = Σ_k x[0, c, r + top − k · step, u, k · batch + s] over the strips that
+        have the row, or zero where `mask` is not positive; zero in the lanes past the batch."""
+        self._fold(unfold_kernel(x.itemsize, batch), x, out, out, step, top, mask)
+
+    def _fold(
+        self, kernel: Any, x: Array, out: Array, images: Array, step: int, top: int, mask: Array | None
+    ) -> None:
+        fields = {"channels": out.shape[1], "x_rows": x.shape[2], "out_rows": out.shape[2], "columns": out.shape[3]}
+        for name, array in (("x", x), ("mask", mask), ("out", out)):
+            steps = (0, 0) if array is None else (array.strides[1], array.strides[2])
+            fields |= {f"{name}_{k}": each // x.itemsize for k, each in zip(("plane", "row"), steps, strict=True)}
+        self._launch(kernel, images.size, FOLD, x=x, mask=mask, out=out, step=step, top=top, **fields)
 
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""

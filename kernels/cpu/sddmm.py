@@ -29,7 +29,7 @@ SDDMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "dy", "x", "grad", "db",
     "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
-    "together", "high", "panel", "pieces", "planes", "plane", "ahead", "more",
+    "together", "high", "panel", "pieces", "planes", "plane", "ahead", "fresh", "apart", "more",
 )  # fmt: skip
 
 
@@ -163,8 +163,9 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
                             start = np.int64(starts[g])
                             if c.planes != 0 and k == c.blocks * c.pieces - 1:  # the next band, a share for each group
                                 p, q = share(c.planes, g - first, g - first + 1, last - first)
-                                soon = advance(x_here, c.ahead + (c.high - 1) * c.x_y + p * c.plane)
-                                fetch_planes(soon, q - p, c.plane, 0, c.high * c.x_y // LANES, LANES)
+                                for r in range(c.high - 1, 2 * c.high - 1):
+                                    soon = advance(x_here, c.ahead + r * c.x_y + p * c.plane)
+                                    fetch_planes(soon, q - p, c.plane, 0, c.fresh, c.apart)
                                 for r in range(start, np.int64(starts[g + 1])):
                                     soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
                                     fetch_planes(soon, 1, 0, 0, c.high * lines, LANES)

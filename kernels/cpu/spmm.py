@@ -9,7 +9,6 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
-from ..layout import LANES
 from ..tuning import gather_lines, linear_lines
 from .call import arguments, kernel, share
 from .ir.gather import gather
@@ -19,7 +18,7 @@ SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "data", "x", "bias", "out", "mask", "relu", "more",
     "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
-    "bands", "planes", "plane", "ahead",
+    "bands", "planes", "plane", "ahead", "fresh", "apart", "places",
 )  # fmt: skip
 
 
@@ -63,10 +62,10 @@ def fetch_planes(x: Any, planes: int, plane: int, begin: int, end: int, step: in
 
 
 @cache
-def spmm_kernel(size: int, most_group: int, width: int) -> Any:
+def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
     """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
 
-    `width` is how many elements a register holds.
+    `width` is how many elements a register holds; `placed` is 1 for grids that say where each row's outputs begin.
     """
     most_lines, few_lines = gather_lines(most_group, size, width), linear_lines(most_group, size, width)
 
@@ -76,7 +75,7 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
         out, mask = floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
-        count, fresh = np.int64(starts[c.groups]), c.x_y // LANES  # rows; lines that an image row adds to a plane
+        count, places = np.int64(starts[c.groups]), ints(c.places, 8)
         images = c.outer * c.ys != 1
         panel = most_lines if images else few_lines
         units, pieces = units_of(c.outer, c.ys, c.lines, panel, parts)
@@ -101,12 +100,13 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                 x_here = advance(x, x_at + line * c.x_line)
                 here = out_at + line * c.out_line
                 if c.planes != 0:  # of the next image row, as large a share
-                    begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
-                    fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, LANES)
-                    fetch_planes(advance(out, out_at + c.out_y), count, c.out_row, line, line + lines, c.out_line)
-                    if c.mask != 0:
-                        ahead = advance(mask, out_at + c.out_y)
-                        fetch_planes(ahead, count, c.out_row, line, line + lines, c.out_line)
+                    begin, end = line * c.fresh // c.lines, (line + lines) * c.fresh // c.lines
+                    fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, c.apart)
+                    for row in range(count):  # and of what it writes
+                        at = out_at + c.out_y + (places[row] if placed == 1 else row * c.out_row)
+                        fetch_planes(advance(out, at), 1, 0, line, line + lines, c.out_line)
+                        if c.mask != 0:
+                            fetch_planes(advance(mask, at), 1, 0, line, line + lines, c.out_line)
                 block = first_block
                 while True:
                     final = block + step >= last_block
@@ -115,12 +115,12 @@ def spmm_kernel(size: int, most_group: int, width: int) -> Any:
                         e = np.int64(cuts[(block + step) * c.groups + g])
                         start = np.int64(starts[g])
                         gather(
-                            width, most_group, most_lines, np.int64(starts[g + 1]) - start, lines,
+                            width, most_group, most_lines, placed, np.int64(starts[g + 1]) - start, lines,
                             advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
                             x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
                             c.relu * np.int64(final),
                             advance(mask, here) if final and c.mask != 0 else floats(0, size),
-                            advance(out, here), c.out_row, c.out_line,
+                            advance(out, here), c.out_row, c.out_line, places,
                         )  # fmt: skip
                     block += step
                     if final:

@@ -223,7 +223,7 @@ class Launcher:
             kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
             np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
             put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
-            np.int32(more), *_steps(grid),
+            np.int32(more), self._constant(grid.places), *_steps(grid),
         )  # fmt: skip
 
     def sddmm(
@@ -290,6 +290,21 @@ class Launcher:
         """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
         touched."""
         self._launch_lines("place", "place", out, *_viewed(x), *_viewed(mask), *_viewed(out))
+
+    def fold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's
+        edges and where `mask`, which lies as x does, is not positive; zero in the lanes past the last strip."""
+        self._fold("fold", x, out, batch, step, top, mask)
+
+    def unfold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
+        """The other way: out[0, c, r, u, s] = Σ_k x[0, c, r + top − k · step, u, k · batch + s] over the strips that
+        have the row, or zero where `mask` is not positive; zero in the lanes past the batch."""
+        self._fold("unfold", x, out, batch, step, top, mask)
+
+    def _fold(self, name: str, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None) -> None:
+        sizes = map(np.int32, (x.shape[2], out.shape[2], out.shape[3], batch, step, top))
+        put = [each for images in (x, mask, out) for k, each in enumerate(_viewed(images)) if k in (0, 2, 3)]
+        self._launch(kernel("fold", name, out.itemsize), out.size, np.int64(out.size), *sizes, *put)
 
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
@@ -513,7 +528,7 @@ def _slices(segments: int, positions: int) -> tuple[int, int]:
 def _steps(grid: Grid) -> tuple[np.generic, ...]:
     """A grid as the kernels take it: counts are int32, steps int64."""
     counts = ("outer", "ys", "lines")
-    others = ("bands", "planes", "plane", "ahead")
+    others = ("bands", "places", "planes", "plane", "ahead", "fresh", "apart")
     fields = {name: value for name, value in grid._asdict().items() if name not in others}
     return tuple((np.int32 if name in counts else np.int64)(value) for name, value in fields.items())
 

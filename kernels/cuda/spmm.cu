@@ -18,7 +18,7 @@ __device__ __forceinline__ void spmm(
     Staged<ROWS> (&staged)[BLOCK / WARP], int groups, int side, const Layout& layout, const int* __restrict__ cuts,
     const int* __restrict__ bands, int blocks, const real* __restrict__ data, const real* __restrict__ x,
     const real* __restrict__ bias, real* __restrict__ out, const real* __restrict__ mask, int relu, int more,
-    const Grid& grid) {
+    const int64* __restrict__ places, const Grid& grid) {
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   // Neighbouring blocks take neighbouring groups at the same positions: these share lines of x in the caches.
   const int group_blocks = (groups + BLOCK / WARP - 1) / (BLOCK / WARP);
@@ -94,7 +94,7 @@ __device__ __forceinline__ void spmm(
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     if (r >= size) break;
-    const int64 target = here.out + row[r] * grid.out_row + within;
+    const int64 target = here.out + (places ? places[row[r]] : row[r] * grid.out_row) + within;
     if (more) {  // sums go on from what is there
       const Vector before = load(out + target);
 #pragma unroll
@@ -108,9 +108,11 @@ __device__ __forceinline__ void spmm(
   extern "C" __global__ void __launch_bounds__(BLOCK) spmm_##ROWS(                                                  \
       int groups, int side, LAYOUT_PARAMETERS, const int* __restrict__ cuts, const int* __restrict__ bands,         \
       int blocks, const real* __restrict__ data, const real* __restrict__ x, const real* __restrict__ bias,         \
-      real* __restrict__ out, const real* __restrict__ mask, int relu, int more, GRID_PARAMETERS) {                 \
+      real* __restrict__ out, const real* __restrict__ mask, int relu, int more,                                    \
+      const int64* __restrict__ places, GRID_PARAMETERS) {                                                          \
     __shared__ Staged<ROWS> staged[BLOCK / WARP];                                                                   \
-    spmm<ROWS>(staged, groups, side, LAYOUT, cuts, bands, blocks, data, x, bias, out, mask, relu, more, GRID);      \
+    spmm<ROWS>(staged, groups, side, LAYOUT, cuts, bands, blocks, data, x, bias, out, mask, relu, more, places,     \
+               GRID);                                                                                               \
   }
 
 SPMM(1)

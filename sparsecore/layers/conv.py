@@ -93,60 +93,73 @@ class SparseConv2d(SparseLayer):
         """y = W ∗ x + b."""
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
-        tiles = len(x.data)
+        tiles, strips = len(x.data), self.plan.strips(x.batch)
+        plan, kernels = self.plan.folded(strips), workspace.kernels
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
-        cache = _, padded, _, _ = self.cache_of(x, y, workspace)
-        grid = self.plan.grid(tiles, y)
-        workspace.kernels.spmm(self.plan.forward, grid, self.weight, padded, self.bias, y, relu=self.relu)
+        cache = _, seen, _, _ = self.cache_of(x, y, workspace)
+        out = y if strips == 1 else workspace.array("strips of y", (1, *plan.out_shape, LANES), self.dtype)
+        kernels.spmm(plan.forward, plan.grid(tiles, out), self.weight, seen, self.bias, out, relu=self.relu)
+        if strips > 1:
+            kernels.unfold(out, y, x.batch, plan.out_shape[1], 0)
         return Tiles(y, x.batch, rectified=self.relu), cache
 
     def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
-        return x, self._padded("x", x, self.in_shape, self.plan.x_border, None, workspace), y, self.pattern
+        plan = self.plan.folded(self.plan.strips(x.batch))
+        return x, self._seen("x", x, self.in_shape, plan, plan.x_border, None, workspace), y, self.pattern
 
     @recorded
     def backward_tiles(
         self, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
     ) -> tuple[Tiles | None, Params]:
         """dW[p] = ⟨dy[row p], what p reads of x⟩ over all positions, for stored p only; db = Σ dy; dx = Wᵀ ∗ dy."""
-        x, padded, y, pattern = cache
+        x, seen, y, pattern = cache
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
         self._check_same(pattern)
-        kernels, tiles = workspace.kernels, len(x.data)
-        border = self.plan.dy_border if need_dx else NO_BORDER
+        kernels, tiles, strips = workspace.kernels, len(x.data), self.plan.strips(x.batch)
+        plan = self.plan.folded(strips)
+        border = plan.dy_border if need_dx else NO_BORDER
         mask = y if self.relu and not dy.masked else None
-        padded_dy = self._padded("dy", dy, self.out_shape, border, mask, workspace)
-        inside = border.interior(padded_dy)
+        seen_dy = self._seen("dy", dy, self.out_shape, plan, border, mask, workspace)
+        inside = border.interior(seen_dy)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
         grads = {"weight": dw}
         if self.bias is not None:
             grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
-        grid = self.plan.grid(tiles, inside)
-        workspace.sample(grid, inside, padded)
-        kernels.sddmm(self.plan.forward, grid, inside, padded, dw, grads.get("bias"), more=workspace.more)
+        grid = plan.grid(tiles, inside)
+        workspace.sample(grid, inside, seen, strips)
+        kernels.sddmm(plan.forward, grid, inside, seen, dw, grads.get("bias"), more=workspace.more)
         if not need_dx:
             return None, grads
         # The gradient of x lies as x does: the mask is read where the gradient is written.
-        onto = self._onto(x, workspace)
+        onto = self._onto(x, workspace) if strips == 1 else None
         if onto is None:
             dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
         else:
             dx, within = onto.data, onto.within
-        seen = x.data.reshape(dx.shape) if x.rectified else None
-        more = {} if onto is None else {"more": True}
-        for k, phase in enumerate(self.plan.phases):
-            weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
-            if not workspace.more:
-                kernels.reorder(self.weight, phase.perm, weight_t)
-            grid = self.plan.phase_grid(phase, tiles, dx)
-            mask = None if seen is None else phase.of(seen)
-            kernels.spmm(phase.layout, grid, weight_t, padded_dy, None, phase.of(dx), mask=mask, **more)
+        mask = x.data.reshape(dx.shape) if x.rectified else None
+        if strips == 1:
+            self._transposed(plan, seen_dy, dx, mask, onto is not None, workspace)
+        else:
+            out = workspace.array("strips of dx", (1, *plan.in_shape, LANES), self.dtype)
+            self._transposed(plan, seen_dy, out, None, False, workspace)
+            kernels.unfold(out, dx, x.batch, plan.out_shape[1] * self.stride[0], self.padding[0], mask)
         dx = dx if within is not None else dx.reshape(x.data.shape)
         added = {} if onto is None else {"joined": True, "free": True}
         return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, **added), grads
+
+    def _transposed(self, plan: ConvPlan, dy: Any, dx: Any, mask: Any, onto: bool, workspace: Workspace) -> None:
+        """dx = Wᵀ ∗ dy, or what it is already and that; zero where `mask` is not positive."""
+        more = {"more": True} if onto else {}
+        for k, phase in enumerate(plan.phases):
+            weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
+            if not workspace.more or plan is not self.plan:  # the last chunk alone may be one of strips
+                workspace.kernels.reorder(self.weight, phase.perm, weight_t)
+            grid, of_phase = plan.phase_grid(phase, len(dx), dx), None if mask is None else phase.of(mask)
+            workspace.kernels.spmm(phase.layout, grid, weight_t, dy, None, phase.of(dx), mask=of_phase, **more)
 
     def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
         """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
@@ -155,18 +168,28 @@ class SparseConv2d(SparseLayer):
             return None
         return onto if (onto.data.shape, onto.data.strides) == (x.data.shape, x.data.strides) else None
 
-    def _padded(
-        self, name: str, given: Tiles, shape: tuple[int, ...], border: Border, mask: Any, workspace: Workspace
-    ) -> Any:
-        """Images in a border of zeros, themselves zero where `mask` is not positive; unchanged if they are so already.
+    def _seen(
+        self, name: str, given: Tiles, shape: tuple[int, ...], plan: ConvPlan, border: Border, mask: Any,
+        workspace: Workspace,
+    ) -> Any:  # fmt: skip
+        """Images as a plan reads them: in a border of zeros, and themselves zero where `mask` is not positive.
 
-        They are copied where they have another border.
+        They are copied where they have another border, or where the plan is of strips, for which x has what filters
+        read beyond these.
         """
         images = given.data.reshape(len(given.data), *shape, LANES)
-        if given.border == border and mask is None:
+        if plan is not self.plan:
+            of_x = name == "x"
+            inner, padded = workspace.images(
+                f"strips of {name}", 1, plan.in_shape if of_x else plan.out_shape, border, self.dtype
+            )
+            step, top = (plan.out_shape[1] * self.stride[0], self.padding[0]) if of_x else (plan.out_shape[1], 0)
+            workspace.kernels.fold(images, inner, given.batch, step, top, mask)
+        elif given.border == border and mask is None:
             return images if given.within is None else given.within
-        inner, padded = workspace.images(name, len(images), shape, border, self.dtype)
-        workspace.kernels.place(images, inner, mask)
+        else:
+            inner, padded = workspace.images(name, len(images), shape, border, self.dtype)
+            workspace.kernels.place(images, inner, mask)
         return inner if padded is None else padded
 
     @property

@@ -161,7 +161,8 @@ class SparseLayer(Layer):
             replay = backward_of(other, len(sampled.dy), self.dtype.name, biased=False, need_dx=False)
             replay.run(*addresses(sampled.dy, sampled.x, sampled.seen, None, None, found, None))
         else:
-            workspace.played.kernels.sddmm(known.forward, sampled.grid, sampled.dy, sampled.x, found)
+            walked = known if sampled.strips == 1 else known.folded(sampled.strips)
+            workspace.played.kernels.sddmm(walked.forward, sampled.grid, sampled.dy, sampled.x, found)
         return found
 
     def prune(self, keep: Any) -> None:

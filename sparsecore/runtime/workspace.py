@@ -18,11 +18,20 @@ from .recording import Buffer, buffer
 
 
 class Sampled(NamedTuple):
-    """The operands of a layer's dW: any connection's gradient can be sampled from them, stored or not."""
+    """The operands of a layer's dW: any connection's gradient can be sampled from them, stored or not.
+
+    Attributes
+    ----------
+    grid : Grid
+    dy, x : arrays
+    strips : int
+        Into how many images are cut: see `ConvPlan.strips`.
+    """
 
     grid: Any
     dy: Any
     x: Any
+    strips: int = 1
 
 
 class SampledRows(NamedTuple):
@@ -155,9 +164,9 @@ class Workspace:
                 raise ValueError(f"a workspace: {name} must be a contiguous array that can be written to, got {why}")
         self._arrays[name] = array
 
-    def sample(self, grid: Any, dy: Any, x: Any) -> None:
+    def sample(self, grid: Any, dy: Any, x: Any, strips: int = 1) -> None:
         """Remember from what a layer's dW is computed: the grid, dy and x that `kernels.sddmm` is called with."""
-        self.played._sampled = Sampled(grid, *(_with_values(array) for array in (dy, x)))
+        self.played._sampled = Sampled(grid, _with_values(dy), _with_values(x), strips)
 
     def sample_rows(self, dy: Any, x: Any, seen: Any) -> None:
         """Remember the same of a pass over ordinary arrays."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..kernels.tuning import chunk_tiles
+from ..kernels.tuning import FOLD_PAYS, chunk_tiles
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .patching import Patchable
@@ -23,32 +23,35 @@ Shape = tuple[int, ...]
 
 
 class Phase(NamedTuple):
-    """dX at the inputs of one offset within a stride, and the connections that reach these.
+    """dX at the inputs of one offset within a stride, or of several that have as many, and the connections that reach
+    these.
 
     Attributes
     ----------
-    origin, step : (int, int)
-        First row and column of dx, and the stride between them.
-    size : (int, int)
-        Rows and columns.
+    origins : list of (int, int)
+        First row and column of dx, for each offset.
+    step : (int, int)
+        The stride between rows, and columns.
     layout : Layout or CooLayout
-        Of these connections; its rows are input channels.
+        Of these connections; its rows are the input channels, for each offset.
     perm : integer array
         Where in the pattern's values each of the layout's stands.
     bands : int32 array, shape (rows, 2), optional
         See Grid.
     """
 
-    origin: Pair
+    origins: list[Pair]
     step: Pair
-    size: Pair
     layout: Layout | CooLayout
     perm: NDArray[np.integer]
     bands: NDArray[np.int32] | None
 
     def of(self, images: Any) -> Any:
-        """This phase's pixels of images."""
-        return images[:, :, self.origin[0] :: self.step[0], self.origin[1] :: self.step[1]]
+        """This phase's pixels of images: of one offset, or all."""
+        if len(self.origins) > 1:
+            return images
+        ((row, column),) = self.origins
+        return images[:, :, row :: self.step[0], column :: self.step[1]]
 
 
 class ConvPlan(Patchable):
@@ -56,8 +59,9 @@ class ConvPlan(Patchable):
 
     Forward is a gather whose origin moves with the output position. Where filters stand out over an edge, images lie
     within a border of zeros, and the same gather reads these. Transposed, each input gathers from the outputs that read
-    it. Which connections these use depends on its phase: its offset within a stride. Columns beyond dy's edges are
-    zeros too; rows beyond them are skipped.
+    it. Which connections these use depends on its phase: its offset within a stride. Where a stride divides an image,
+    all phases are walked together, so that dx is written once from start to end. Columns beyond dy's edges are zeros
+    too; rows beyond them are skipped.
 
     Parameters
     ----------
@@ -92,6 +96,8 @@ class ConvPlan(Patchable):
         self.pattern, self.in_shape, self.out_shape, self.format = pattern, in_shape, out_shape, format
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.moving, self.together = moving, together
+        self._folded: dict[int, ConvPlan] = {}
+        self._places: dict[Shape, NDArray[np.int64]] = {}
         sides = [size + 2 * border for size, border in zip(in_shape[1:], padding, strict=True)]
         if max(sides) > _SIDE:  # before anything is counted along one
             got = max(sides)
@@ -110,6 +116,48 @@ class ConvPlan(Patchable):
         for shape, border in ((self.in_shape, self.x_border), (self.out_shape, self.dy_border)):
             pixels += prod(shape) + (prod(bordered(shape, border)) if border != NO_BORDER else 0)
         return chunk_tiles(pixels * LANES * itemsize, prod(self.out_shape[1:]))
+
+    # ------------------------------------------------------------------------------------------ strips
+
+    def strips(self, batch: int) -> int:
+        """Into how many strips a batch's images are cut, to lie beside one another in the lanes that it leaves empty.
+
+        1 where that does not pay: every line of x and y is then copied, and there must be arithmetic to spare.
+        """
+        strips = LANES // batch if batch else 1
+        if strips < 2:
+            return 1
+        (_, *size), (_, high, wide) = self.in_shape, self.out_shape
+        spared = self.pattern.nnz * wide * (high - -(-high // strips))
+        lines = self.in_shape[0] * prod(size) + self.out_shape[0] * high * wide
+        return strips if spared > FOLD_PAYS * lines else 1
+
+    def folded(self, strips: int) -> ConvPlan:
+        """The same convolution on strips: images with so many times fewer rows, and what filters read beyond these."""
+        if strips == 1:
+            return self
+        if strips not in self._folded:
+            rows = -(-self.out_shape[1] // strips)
+            reach = (rows - 1) * self.stride[0] + (self.kernel_size[0] - 1) * self.dilation[0] + 1
+            in_shape = self.in_shape[0], -(-reach // self.stride[0]) * self.stride[0], self.in_shape[2]
+            out_shape = self.out_shape[0], rows, self.out_shape[2]
+            self._folded[strips] = ConvPlan(
+                self.pattern, in_shape, out_shape, self.kernel_size, self.stride, (0, self.padding[1]), self.dilation,
+                self.format, moving=self.moving, together=self.together,
+            )  # fmt: skip
+        return self._folded[strips]
+
+    def fits(self, fresh: Patchable) -> bool:
+        """As for any plan, and for those of strips."""
+        assert isinstance(fresh, ConvPlan)
+        return super().fits(fresh) and all(own.fits(fresh.folded(k)) for k, own in self._folded.items())
+
+    def patch(self, fresh: Patchable) -> None:
+        """As for any plan, and for those of strips."""
+        assert isinstance(fresh, ConvPlan)
+        super().patch(fresh)
+        for strips, own in self._folded.items():
+            own.patch(fresh.folded(strips))
 
     # ------------------------------------------------------------------------------------------ forward
 
@@ -141,7 +189,8 @@ class ConvPlan(Patchable):
         y : array of shape (tiles, out_channels, height, width, LANES)
             Only its strides matter.
         """
-        reach = (self.kernel_size[0] - 1) * self.dilation[0] + 1
+        high, wide = ((size - 1) * apart + 1 for size, apart in zip(self.kernel_size, self.dilation, strict=True))
+        reach = high, wide
         return self._grid(tiles, bordered(self.in_shape, self.x_border), self.stride, y, None, reach)
 
     # ------------------------------------------------------------------------------------------ transposed
@@ -163,9 +212,13 @@ class ConvPlan(Patchable):
 
     @cached
     def phases(self) -> list[Phase]:
-        """One for each offset within a stride: together they write every element of dx."""
+        """One for each offset within a stride, or for all: together they write every element of dx."""
         rows, columns = (range(min(step, size)) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
-        return [self._phase((a, b)) for a in rows for b in columns]
+        origins = [(a, b) for a in rows for b in columns]
+        even = not any(size % step for step, size in zip(self.stride, self.in_shape[1:], strict=True))
+        if even and self.format == "csr" and self.in_shape[0] % self.together[1] == 0:
+            return [self._phase(origins)]
+        return [self._phase([each]) for each in origins]
 
     def phase_grid(self, phase: Phase, tiles: int, dx: Any) -> Grid:
         """Positions of one phase of dx, and where they read dy within its border.
@@ -177,41 +230,63 @@ class ConvPlan(Patchable):
         dx : array of shape (tiles, in_channels, height, width, LANES)
             Only its strides matter.
         """
-        _, shifts = self._reach(phase.origin[0], 0)
-        reach = self.dy_border.top + int(shifts.max(initial=0)) + 1
-        return self._grid(tiles, bordered(self.out_shape, self.dy_border), (1, 1), phase.of(dx), phase.bands, reach)
+        (first, _), (last, _) = phase.origins[0], phase.origins[-1]
+        shifts = np.concatenate([self._reach(row, 0)[1] for row in (first, last)])
+        high = self.dy_border.top + int(shifts.max(initial=0)) + 1
+        y_shape, ((row, column), *_) = bordered(self.out_shape, self.dy_border), phase.origins
+        first_of_all = dx[:, :, row :: phase.step[0], column :: phase.step[1]]
+        grid = self._grid(tiles, y_shape, (1, 1), first_of_all, phase.bands, (high, y_shape[2]))
+        if len(phase.origins) == 1:
+            return grid
+        steps = tuple(stride // dx.itemsize for stride in dx.strides[1:4])
+        if steps not in self._places:
+            corners = np.array([(0, *origin) for origin in phase.origins])[:, np.newaxis]
+            channels = np.arange(self.in_shape[0])[:, np.newaxis] * (1, 0, 0)
+            self._places[steps] = ((corners + channels) @ np.array(steps)).ravel()
+        return grid._replace(places=self._places[steps])
 
     def _grid(
-        self, tiles: int, x_shape: Shape, step: Pair, out: Any, bands: NDArray[np.int32] | None, reach: int
+        self, tiles: int, x_shape: Shape, step: Pair, out: Any, bands: NDArray[np.int32] | None, reach: Pair
     ) -> Grid:
-        """The grid of an image `out` whose every row reads `reach` rows of x, and the next as many from `step` on."""
+        """The grid of an image `out` whose positions read `reach` rows and columns of x, and the next as many from
+        `step` on."""
         _, _, rows, columns = out.shape[:4]
         tile, channel, row, column = (stride // out.itemsize for stride in out.strides[:4])
         x_tile, x_row, x_column = prod(x_shape) * LANES, step[0] * x_shape[2] * LANES, step[1] * LANES
-        planes, plane, ahead = x_shape[0], prod(x_shape[1:]) * LANES, reach * x_shape[2] * LANES
+        planes, plane = x_shape[0], prod(x_shape[1:]) * LANES
+        ahead, fresh, apart = max(step[0], reach[0]) * x_shape[2] * LANES, min(step[0], reach[0]) * x_shape[2], LANES
+        if reach == (1, 1):  # filters of one pixel, which need no pixel between two of their steps
+            fresh, apart = columns, x_column
         return Grid(
-            tiles, x_tile, tile, rows, x_row, row, columns, x_column, column, channel, bands, planes, plane, ahead
-        )
+            tiles, x_tile, tile, rows, x_row, row, columns, x_column, column, channel, bands, planes, plane, ahead,
+            fresh, apart,
+        )  # fmt: skip
 
-    def _phase(self, origin: Pair) -> Phase:
+    def _phase(self, origins: list[Pair]) -> Phase:
+        """The connections that reach the inputs of these offsets, offset by offset."""
         channels, high, _ = self.out_shape
         wide = self.kernel_size[1]
-        (ky, y_shift), (kx, x_shift) = (self._reach(phase, axis) for axis, phase in enumerate(origin))
-        rows, columns = (self._count(phase, axis) for axis, phase in enumerate(origin))
         pattern, perm = self._transpose
         row, rest = np.divmod(pattern.indices.astype(np.int64), channels * wide)
         o, column = np.divmod(rest, wide)
-        keep = np.isin(row, ky) & np.isin(column, kx)
-        row, o, column = row[keep], o[keep], column[keep]
-        # Where the phase's first input reads dy through each connection, perhaps beyond an edge.
-        y, x = y_shift[np.searchsorted(-ky, -row)], x_shift[np.searchsorted(-kx, -column)]
         _, height, width = bordered(self.out_shape, self.dy_border)
-        offsets = (o * height + y + self.dy_border.top) * width + x + self.dy_border.left
-        bands = _bands(ky, y_shift, rows, high) if self.format == "csr" else None
-        layout = laid_out(
-            pattern.select(keep), offsets, self.format, channels * wide, moving=self.moving, together=self.together[1]
-        )
-        return Phase(origin, self.stride, (rows, columns), layout, perm[keep], bands)
+        parts, offsets, perms = [], [], []
+        for origin in origins:
+            (ky, y_shift), (kx, x_shift) = (self._reach(phase, axis) for axis, phase in enumerate(origin))
+            keep = np.isin(row, ky) & np.isin(column, kx)
+            # Where the phase's first input reads dy through each connection, perhaps beyond an edge.
+            y, x = y_shift[np.searchsorted(-ky, -row[keep])], x_shift[np.searchsorted(-kx, -column[keep])]
+            offsets.append((o[keep] * height + y + self.dy_border.top) * width + x + self.dy_border.left)
+            parts.append(pattern.select(keep))
+            perms.append(perm[keep])
+        reaches = [self._reach(phase, 0) for phase in sorted({phase for phase, _ in origins})]
+        ky, y_shift = (np.concatenate(each) for each in zip(*reaches, strict=True))
+        bands = _bands(ky, y_shift, self._count(origins[0][0], 0), high) if self.format == "csr" else None
+        given = _stacked(parts), np.concatenate(offsets), self.format, channels * wide
+        layout = laid_out(*given, moving=self.moving, together=self.together[1])
+        if len(origins) > 1 and isinstance(layout, Layout) and _alike_by_chance(layout):
+            layout = laid_out(*given, moving=True)
+        return Phase(origins, self.stride, layout, np.concatenate(perms), bands)
 
     def _reach(self, phase: int, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which rows (axis 0) or columns k of a filter reach the inputs of a phase, and from which output, k falling.
@@ -253,3 +328,20 @@ def _bands(ky: NDArray[np.int64], shift: NDArray[np.int64], rows: int, high: int
         if valid.size:
             bands[row] = valid.min(), valid.max() + 1
     return bands
+
+
+def _alike_by_chance(layout: Layout) -> bool:
+    """Whether its only groups are of rows without connections: these would keep others from taking more lines at
+    once."""
+    return layout.most_group > 1 and not layout.cuts[-1][np.diff(layout.starts) > 1].any()
+
+
+def _stacked(patterns: list[SparsityPattern]) -> SparsityPattern:
+    """One pattern of all their rows."""
+    if len(patterns) == 1:
+        return patterns[0]
+    before = np.cumsum([0, *(each.nnz for each in patterns)])
+    starts = [each.indptr[:-1] + first for each, first in zip(patterns, before[:-1], strict=True)]
+    shape = sum(each.shape[0] for each in patterns), patterns[0].shape[1]
+    indptr = np.concatenate([*starts, before[-1:]])
+    return SparsityPattern(shape, indptr, np.concatenate([each.indices for each in patterns]))

@@ -21,7 +21,8 @@ from .emulator import stand_in
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 FAMILIES = (
-    "spmm", "sddmm", "coo", "relu", "add", "place", "norm", "pooling", "dropout", "augment", "update", "loss", "pack",
+    "spmm", "sddmm", "coo", "relu", "add", "place", "fold", "norm", "pooling", "dropout", "augment", "update", "loss",
+    "pack",
 )  # fmt: skip
 REGISTERS, THREADS = 65536, {"sm_75": 1024, "sm_120": 1536}
 

@@ -13,9 +13,10 @@ from sparsecore.kernels.layout import Window
 
 from sparsecore.runtime.devices import CUDA
 from sparsecore.storage.pattern import SparsityPattern
-from sparsecore.storage.plan import layout_of
+from sparsecore.storage.plan import layout_of, linear_grid
 
 from .. import test_norm_kernels as normalised
+from .. import test_strips as strips
 from ..kernel_checks import Guarded
 from ..test_kernels import awkward_cases, check_sddmm, check_spmm
 from . import test_kernels as kernels
@@ -46,6 +47,15 @@ def bands(device: CUDA) -> None:
     assert np.array_equal(out[:, 0, 0], [2, 3, 2])
 
 
+def places(device: CUDA) -> None:
+    """Rows whose outputs lie where the grid says."""
+    layout = layout_of(SparsityPattern.full((3, 1)), np.zeros(3, np.int64))
+    grid = linear_grid(1, 1, 3)._replace(places=np.array([32, 0, 16]))
+    out = np.full((3, 16), np.nan, np.float32)
+    OnDevice(device).spmm(layout, grid, np.array([1, 2, 3], np.float32), np.ones((1, 16), np.float32), None, out)
+    assert np.array_equal(out[:, 0], [2, 3, 1])
+
+
 def update(device: CUDA) -> None:
     kernels.test_elementwise(device, np.float32, 1000)
     for decoupled in (False, True):
@@ -74,6 +84,11 @@ def place(device: CUDA) -> None:
     views = [(1, 2, 1, 0, 1), (1, 1, 0, 0, 0), (2, 1, 0, 1, 0)]
     placing = kernels.test_placing.hypothesis.inner_test  # type: ignore[attr-defined]
     placing(device, np.float32, normalised.Placing((2, 3, 4, 5), views, 0))
+
+
+def fold(device: CUDA) -> None:
+    folding = kernels.test_folding.hypothesis.inner_test  # type: ignore[attr-defined]
+    folding(device, np.float32, strips.Folding(3, 2, 3, 5, 4, 2, 1, 1, True))
 
 
 def add(device: CUDA) -> None:
@@ -112,7 +127,8 @@ class Bug(NamedTuple):
 
 
 FAMILIES = (
-    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "norm", "pooling", "augment", "dropout"
+    "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "fold", "norm", "pooling", "augment",
+    "dropout",
 )  # fmt: skip
 WRONG = "wrong result"
 BUGS = [
@@ -124,6 +140,8 @@ BUGS = [
     Bug("no guard for the last groups", spmm, "if (group >= groups) return;", "", "bounds"),
     Bug("rows that a group does not have", spmm, "start + min(r, size - 1)", "start + r", "bounds"),
     Bug("lanes without a position store, too", spmm, "if (!live || part != 0) return;", "", "race"),
+    Bug("places that are not looked at", places, "(places ? places[row[r]] : row[r] * grid.out_row)",
+        "row[r] * grid.out_row", WRONG),
     Bug("two blocks take the same positions", spmm, "blockIdx.x / group_blocks * side", "0", "race"),
     Bug("a vector off its alignment", spmm,
         "lane % LINE_THREADS * WIDTH;", "lane % LINE_THREADS * WIDTH + 1;", "misaligned"),
@@ -181,6 +199,9 @@ BUGS = [
     Bug("a pixel's step forgotten", place, "column * steps.column", "column * LANES", WRONG),
     Bug("a mask that lets NaN through", place,
         "gate.at[k] > 0 ? y.at[k] : real(0)", "gate.at[k] <= 0 ? real(0) : y.at[k]", WRONG),
+    Bug("no guard for the last numbers of strips", fold, "if (k >= count) return;", "", "bounds|race"),
+    Bug("rows beyond the images", fold, "if (strip < LANES / batch && row >= 0 && row < x_rows)", "", "bounds"),
+    Bug("lanes past the batch of images", fold, "here.lane < batch && (!mask", "(!mask", WRONG),
     Bug("a sum's mask by the steps of the sum", add, "gate = load(mask + here.of(STEPS(mask)))",
         "gate = load(mask + here.of(STEPS(out)))", WRONG),
     Bug("a ReLU where there is none", add, ": relu && sum.at[k] < 0", ": sum.at[k] < 0", WRONG),
@@ -226,7 +247,7 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, update, loss, pack, add, place, norm, pooling, augment, dropout],
+    "calls", [spmm, sddmm, coo, bands, places, update, loss, pack, add, place, fold, norm, pooling, augment, dropout],
     ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:

@@ -25,6 +25,7 @@ from sparsecore.topology import uniform_random
 
 from .. import test_coo as coo
 from .. import test_norm_kernels as norm
+from .. import test_strips as strips
 from ..kernel_checks import LANES, Guarded, assert_close
 from ..small import numbers
 from ..test_conv import layers
@@ -346,6 +347,22 @@ def test_placing(cuda, dtype, place):
         cuda.launcher().place(cuda.put(x)[of_x], out[of_out], put)
         reference.place(x[of_x], wanted[of_out], None if gate is None else gate[of_mask])
         assert cuda.get(out).tobytes() == wanted.tobytes()
+
+
+@dtypes
+@given(case=strips.foldings)
+@FEW
+def test_folding(cuda, dtype, case):
+    """Strips of images, and images of strips, within any borders."""
+    images, cut, mask = case.arrays(dtype)
+    for way, (given_, like) in {"fold": (images, cut), "unfold": (cut, images)}.items():
+        (x, of_x), (seen, of_mask) = case.within(given_, np.nan), case.within(mask, np.nan)
+        wanted, of_out = case.within(np.full_like(like, np.nan), 7)
+        out, rest = cuda.put(wanted), (case.batch, case.step, case.top)
+        put, gate = (cuda.put(seen)[of_mask], seen[of_mask]) if case.masked else (None, None)
+        getattr(cuda.launcher(), way)(cuda.put(x)[of_x], out[of_out], *rest, put)
+        getattr(reference, way)(x[of_x], wanted[of_out], *rest, gate)
+        np.testing.assert_allclose(cuda.get(out), wanted, rtol=rounding(dtype), atol=rounding(dtype))
 
 
 @dtypes

@@ -21,8 +21,8 @@ from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, lite
 
 @intrinsic(prefer_literal=True)
 def gather(  # type: ignore[no-untyped-def]
-    _, widths, groups, most_lines, group, lines, data, indptr, rows, offsets, count, x, x_line,
-    bias, accumulate, relu, mask, out, out_row, out_line,
+    _, widths, groups, most_lines, placed, group, lines, data, indptr, rows, offsets, count, x, x_line,
+    bias, accumulate, relu, mask, out, out_row, out_line, places,
 ):  # fmt: skip
     """out[row, line] = bias[row] + Σ_p data[row, p] · x[offsets[p], line], then ReLU or a mask.
 
@@ -32,32 +32,34 @@ def gather(  # type: ignore[no-untyped-def]
 
     `rows` points at the group's row numbers, `indptr[row]` is where a row's values start. Null `bias` means none; with
     `accumulate`, sums continue from `out` instead. Null `mask` means none; otherwise elements whose mask is not
-    positive become zero (the backward pass of a ReLU). ReLU lets NaN through.
+    positive become zero (the backward pass of a ReLU). ReLU lets NaN through. With `placed` 1, a row's outputs begin at
+    `places[row]`, and not at row · out_row.
     """
-    literal = literals(widths, groups, most_lines)
+    literal = literals(widths, groups, most_lines, placed)
     if literal is None:
         return None
-    width, group_n, lines_n = literal
+    width, group_n, lines_n, placed_n = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        v = Lines(b, SCALAR[signature.args[5].dtype], width)
-        call = _Gather(v, *args[5:])
+        v = Lines(b, SCALAR[signature.args[6].dtype], width)
+        call = _Gather(v, bool(placed_n), *args[6:])
 
         def one_group(group: int) -> Callable[[], None]:
-            return lambda: switch(b, {n: partial(call.emit, group, n) for n in line_counts(lines_n)}, args[4])
+            return lambda: switch(b, {n: partial(call.emit, group, n) for n in line_counts(lines_n)}, args[5])
 
-        switch(b, {n: one_group(n) for n in range(group_n, 0, -1)}, args[3])
+        switch(b, {n: one_group(n) for n in range(group_n, 0, -1)}, args[4])
         return context.get_dummy_value()
 
     i = types.int64
-    kinds = (i, i, data, indptr, rows, offsets, i, x, i, bias, i, i, mask, out, i, i)
-    return types.void(widths, groups, most_lines, *kinds), emit
+    kinds = (i, i, data, indptr, rows, offsets, i, x, i, bias, i, i, mask, out, i, i, places)
+    return types.void(widths, groups, most_lines, placed, *kinds), emit
 
 
 class _Gather:
     """The arguments of one gather; `emit` writes the loop for a number of rows and lines."""
 
-    def __init__(self, v, data, indptr, rows, offsets, count, x, x_line, bias, accumulate, relu, mask, out, out_row, out_line):  # type: ignore[no-untyped-def] # noqa: E501
+    def __init__(self, v, placed, data, indptr, rows, offsets, count, x, x_line, bias, accumulate, relu, mask, out, out_row, out_line, places):  # type: ignore[no-untyped-def] # noqa: E501
+        self.placed, self.places = placed, places
         self.v, self.data, self.indptr, self.rows, self.offsets, self.count = v, data, indptr, rows, offsets, count
         self.x, self.x_line, self.bias, self.accumulate, self.relu, self.mask = x, x_line, bias, accumulate, relu, mask
         self.out, self.out_row, self.out_line = out, out_row, out_line
@@ -74,9 +76,10 @@ class _Gather:
             weights = [v.broadcast(b.load(b.gep(base, [p]))) for base in values]
             return [v.fma(w, xs[k], sums[r * len(xs) + k]) for r, w in enumerate(weights) for k in range(len(xs))]
 
-        targets = [
-            b.add(b.mul(number, self.out_row), b.mul(self.out_line, I64(k))) for number in numbers for k in range(lines)
+        begins = [
+            b.load(b.gep(self.places, [number])) if self.placed else b.mul(number, self.out_row) for number in numbers
         ]
+        targets = [b.add(begin, b.mul(self.out_line, I64(k))) for begin in begins for k in range(lines)]
         sums = choose(
             b, b.icmp_signed("!=", self.accumulate, I64(0)),
             lambda: v.load_all(self.out, targets),
