@@ -183,8 +183,8 @@ def check(launcher: Launcher, case: Case, dtype: Any, memory: Any) -> list[Any]:
 def check_adding(launcher: Launcher, case: Case, dtype: Any, memory: Any, results: Any, terms: int) -> None:
     """Gradients that are added to what is there: to themselves."""
     found = [memory.empty(array.shape, dtype) for array in results["got"][1:]]
-    for array, there in zip(found, results["got"][1:], strict=True):
-        array[...] = there
+    for array, values in zip(found, results["got"][1:], strict=True):
+        array[...] = values
     before = [array.astype(np.float64) for array in found]
     launcher.sddmm(case.layout, case.grid, case.dy, case.x, *found, more=True)
     memory.assert_intact()

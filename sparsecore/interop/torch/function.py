@@ -44,9 +44,8 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     if x.dtype in NARROW:
         x = x.to(weight.dtype)
     check(layer, "x", x, weight)
-    if x.is_cpu and not x.requires_grad and torch.is_grad_enabled():
-        x = x.clone()  # a batch of data, which whoever loads the next may write over before the backward pass
-    y = _Call.apply(weakref.ref(module), layer, x, weight, bias)  # weakly: modules may keep what they have computed
+    learns = torch.is_grad_enabled()
+    y = _Call.apply(weakref.ref(module), layer, x, weight, bias, learns)  # weakly: modules may keep what they computed
     if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
         caught.watch(layer, x, y)
     return y
@@ -55,17 +54,21 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
 class _Call(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, owner: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+        ctx: Any, owner: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
+        learns: bool,
+    ) -> torch.Tensor:  # fmt: skip
         need_dx, x = ctx.needs_input_grad[2], plain(x)
-        # Saved so that autograd notices a change in place; the weights are read only for dx. A GPU keeps x in tiles.
-        ctx.save_for_backward(x if x.is_cpu else None, weight if need_dx else None)
-        weight, bias = plain(weight), None if bias is None else plain(bias)
-        ctx.left = None
+        values, bias = plain(weight), None if bias is None else plain(bias)
+        kept = ctx.left = None
         if x.is_cpu:
-            y = _forward_on_cpu(layer, x, weight, bias)
-        else:
-            y, ctx.left = _forward_on_gpu(layer, x, weight, bias)
+            y = _forward_on_cpu(layer, x, values, bias)
+            # A batch of data is copied: whoever loads the next may write over it.
+            kept = x if need_dx or not learns else x.clone()
+        else:  # which keeps x in tiles
+            y, ctx.left = _forward_on_gpu(layer, x, values, bias)
+        # Saved so that autograd notices a change in place; the weights are read only for dx.
+        ctx.save_for_backward(kept, weight if need_dx else None)
+        weight = values
         ctx.of = owner, layer, layer.pattern, y.shape, weight.detach(), bias is not None  # the pattern may change
         return y
 
@@ -76,7 +79,7 @@ class _Call(torch.autograd.Function):
 
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    _, _, need_dx, need_dw, need_db = ctx.needs_input_grad
+    _, _, need_dx, need_dw, need_db, _ = ctx.needs_input_grad
     owner, layer, pattern, shape, weight, biased = ctx.of
     module = owner()
     if (layer if module is None else module).pattern is not pattern:
@@ -87,7 +90,7 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dx, dw, db = _backward_on_cpu(layer, plain(dy), x, weight, biased, need_dx)
     else:
         dx, dw, db = _backward_on_gpu(plain(dy), layer, weight, ctx.left, need_dx)
-    return None, None, dx, dw if need_dw else None, db if need_db else None
+    return None, None, dx, dw if need_dw else None, db if need_db else None, None
 
 
 _backward_once = once_differentiable(_backward)
