@@ -159,10 +159,13 @@ MOST_PARTS = 32
 """Parts of a call that is cut. A thread takes its share of them at once, so that many cost nothing, and what somebody
 does not come for is taken by halves. A word has a bit for each."""
 
-LONG_WAIT, LOST = 150_000, 10
-"""Ticks that a caller waits for parts that others have begun, beyond which it takes these for stopped: about 50 µs.
-What it lost must be a tenth of the list's time to count; it then computes alone for ten times as long as it lost. So
-threads that hardly ever get a processor cost a tenth of the time at most."""
+LONG_WAIT = 150_000
+"""Ticks that a caller waits for parts that others have begun, beyond which it takes these for stopped: about 50 µs."""
+
+MOST_TIMES, LONG_SPENT = 32, 100_000_000
+"""A caller that lost two fifths of its time so computes alone, for twice as long as it lost, then four times, and up to
+32 times if it goes on; after a good stretch of so many ticks, 30 ms, half as many times. So threads that hardly ever get
+a processor cost a few hundredths of the time, and those that lose it now and then are still made use of."""
 
 PATIENCE = 100_000
 """Looks at memory before a waiting worker sleeps, a fraction of a millisecond: longer than Python takes between two

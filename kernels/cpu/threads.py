@@ -29,7 +29,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from ..compile import njit
-from ..tuning import LONG_WAIT, LOST, MOST_PARTS, PATIENCE, YIELD_EVERY
+from ..tuning import LONG_SPENT, LONG_WAIT, MOST_PARTS, MOST_TIMES, PATIENCE, YIELD_EVERY
 from .call import WORDS
 from .ir import atomics
 from .ir.clock import ticks
@@ -38,6 +38,7 @@ from .ir.vector import advance, ints, pointer
 # Words that threads share. The first three change often and have a cache line each; the words of sleepers follow.
 TICKET, DONE, RUNNING, LEAVE, ALONE, SLEEPER = 0, 8, 16, 24, 32, 48
 CALL, PARTS = 40, 41  # the call whose parts are handed out
+SPENT, WASTED, TIMES = 33, 34, 35  # by the caller since it last weighed them, in ticks; how long it goes alone
 
 _BITS = MOST_PARTS
 """A ticket is a number that counts calls, and below it a bit for each part that nobody has claimed."""
@@ -112,11 +113,25 @@ def _together(calls: NDArray[np.int64], count: int, threads: int, words: NDArray
             words[CALL], words[PARTS] = calls.ctypes.data + 8 * WORDS * k, call[1]
             lost += _hand_out(at, threads)
     atomics.swap(at, RUNNING, 0)
-    if lost:
-        now = ticks()
-        if lost > (now - begun) // LOST:
-            words[ALONE] = now + lost * LOST
+    _weigh(words, begun, lost)
     return False
+
+
+@njit
+def _weigh(words: NDArray[np.int64], begun: int, lost: int) -> None:
+    """Whether the caller goes alone for a while: if it lost more than several threads gain, and the longer the more
+    often that was so."""
+    now = ticks()
+    words[SPENT] += now - begun
+    words[WASTED] += lost
+    if words[WASTED] * 5 > words[SPENT] * 2:  # two threads of which one is lost for so long are slower than one
+        words[TIMES] = min(max(2 * words[TIMES], 2), MOST_TIMES)
+        words[ALONE] = now + words[TIMES] * words[WASTED]
+    elif words[SPENT] > LONG_SPENT:
+        words[TIMES] //= 2
+    else:
+        return
+    words[SPENT] = words[WASTED] = 0
 
 
 @njit
