@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,15 @@ from torch.nn.utils import parametrizations, prune  # noqa: E402
 from sparsecore.interop.torch import (  # noqa: E402
     SparseConv1d,
     SparseConv2d,
+    SparseConvTranspose2d,
     SparseLinear,
     SparseMultiheadAttention,
+    rewire,
     sparsify,
 )
+from sparsecore.interop.torch.caught import Caught  # noqa: E402
+from sparsecore.prune import RIGL, RewiringSchedule  # noqa: E402
+from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +259,10 @@ def conv1d(*sizes: Any, **options: Any) -> Any:
     return lambda: (pruned(nn.Conv1d(*sizes, **options)), torch.randn(3, sizes[0], 11, dtype=torch.float64))
 
 
+def transposed(*sizes: Any, **options: Any) -> Any:
+    return lambda: (pruned(nn.ConvTranspose2d(*sizes, **options)), torch.randn(2, sizes[0], 4, 5, dtype=torch.float64))
+
+
 class Conv1D(nn.Module):
     """As transformers has it."""
 
@@ -279,6 +289,11 @@ LAYERS: dict[str, Any] = {
     "Conv2d, depthwise": lambda: (
         pruned(nn.Conv2d(6, 12, 3, groups=6, padding=1)), torch.randn(2, 6, 5, 4, dtype=torch.float64)
     ),
+    "ConvTranspose2d": transposed(4, 6, 3),
+    "ConvTranspose2d, strided": transposed(4, 6, (3, 2), stride=2, padding=1, output_padding=1, bias=False),
+    "ConvTranspose2d, dilated": transposed(3, 5, 2, stride=(1, 3), padding=(2, 0), output_padding=(2, 1), dilation=3),
+    "ConvTranspose2d, groups": transposed(4, 6, 4, stride=2, padding=1, groups=2),
+    "ConvTranspose2d, of a pixel": transposed(4, 6, 1, stride=2),
     "Conv1D, by its name": lambda: (pruned(Conv1D(7, 9)), torch.randn(2, 5, 9, dtype=torch.float64)),
     "Conv1D": transformers_conv1d,
 }  # fmt: skip
@@ -290,6 +305,8 @@ def in_our_order(dense: Any) -> tuple[Any, Any]:
     grad, mask = dense.weight_orig.grad, dense.weight_mask.bool()
     if type(dense).__name__ == "Conv1D":
         grad, mask = grad.T, mask.T
+    if isinstance(dense, nn.ConvTranspose2d):  # group by group, then output by output
+        grad, mask = (each.unflatten(0, (dense.groups, -1)).transpose(1, 2) for each in (grad, mask))
     return grad[mask], None if dense.bias is None else dense.bias.grad
 
 
@@ -352,16 +369,16 @@ def test_derivatives_states_and_copies_of_a_layer(made: Any) -> None:
     kept_by_copies(module, sparsify(pruned(type(dense)(*_sizes(dense), **_options(dense)), amount=0.3)), x)
 
 
-def _sizes(dense: Any) -> tuple[int, ...]:
+def _sizes(dense: Any) -> tuple[Any, ...]:
     if type(dense).__name__ == "Conv1D":
         return 7, 9
-    return dense.in_channels, dense.out_channels, dense.kernel_size[0]
+    return dense.in_channels, dense.out_channels, dense.kernel_size
 
 
 def _options(dense: Any) -> dict[str, Any]:
     if type(dense).__name__ == "Conv1D":
         return {}
-    names = ("stride", "padding", "dilation", "groups")
+    names = ("stride", "padding", "dilation", "groups", *(["output_padding"] if dense.transposed else []))
     return {name: getattr(dense, name) for name in names} | {"bias": dense.bias is not None}
 
 
@@ -374,6 +391,47 @@ def test_conv1d_refuses_in_a_line_and_goes_back() -> None:
         layer(torch.zeros(2, 4, 12))
     with pytest.raises(TypeError, match=r"^SparseConv1d: x must be a tensor, got list"):
         layer([1.0])
+
+
+def test_a_transposed_convolution_goes_back_and_takes_an_output_size() -> None:
+    dense = pruned(nn.ConvTranspose2d(4, 6, 3, stride=(2, 3), padding=1, groups=2))
+    layer, x = sparsify(copy.deepcopy(dense)), torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    assert isinstance(layer, SparseConvTranspose2d)
+    torch.testing.assert_close(layer.to_conv()(x), layer(x))
+    for size in ((9, 10), (10, 12)):
+        torch.testing.assert_close(layer(x, output_size=size), dense(x, output_size=size))
+    torch.testing.assert_close(layer(x, [2, 6, 10, 11]), dense(x, [2, 6, 10, 11]))
+    for size in ((8, 10), (11, 10), (9, 13), (9,)):
+        with pytest.raises(ValueError, match=r"output_size must be from \(9, 10\) to \(10, 12\), got") as caught:
+            layer(x, output_size=size)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^SparseConvTranspose2d: x must have shape \(batch, 4, height, width\)"):
+        layer(torch.zeros(2, 3, 5, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"padding \(1, 1\) leaves nothing of images of 1×1"):
+        sparsify(nn.ConvTranspose2d(1, 1, 1, padding=1), 0.0)(torch.zeros(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, nn.Conv1d])
+def test_connections_of_new_layers_move_by_their_gradients(kind: Any) -> None:
+    dense = pruned(kind(3, 4, 3, stride=2, bias=False), amount=0.5)
+    module = sparsify(copy.deepcopy(dense))
+    x = torch.randn(5, 3, *([7] if kind is nn.Conv1d else [4, 3]), dtype=torch.float64)
+    caught = Caught(module)
+    module.caught = weakref.ref(caught)
+    module(x).square().sum().backward()
+    weight = dense.weight.detach().clone().requires_grad_()
+    whole = kind(3, 4, 3, stride=2, bias=False).double()
+    torch.func.functional_call(whole, {"weight": weight}, (x,)).square().sum().backward()
+    grad = weight.grad if kind is nn.Conv1d else weight.grad.transpose(0, 1)
+    torch.testing.assert_close(caught.gradient(SparsityPattern.full(module.pattern.shape)), grad.flatten())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    moving = rewire(module, optimizer, schedule=RewiringSchedule(every=1, end=3, fraction=0.3), method=RIGL)
+    for _ in range(2):
+        module(x).square().sum().backward()
+        optimizer.step()
+        (moved,) = moving.step()
+        assert moved.came > 0
+        torch.testing.assert_close(module(x), module.to_conv()(x))
 
 
 # ------------------------------------------------------------------------------------------ attention

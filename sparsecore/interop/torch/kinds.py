@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from .attention import PROJECTIONS, from_attention
 from .conv1d import SparseConv1d
+from .conv_transpose import SparseConvTranspose2d
 from .dense import allowed, connections, pruned, weight_norm
 from .modules import SparseConv2d, SparseLinear, padding_of
 
@@ -28,7 +29,7 @@ def _from_conv1d_of_transformers(layer: Any, sparsity: float | None) -> SparseLi
 
 MAKERS: dict[type[nn.Module], Maker] = {
     nn.Linear: SparseLinear.from_linear, nn.Conv1d: SparseConv1d.from_conv, nn.Conv2d: SparseConv2d.from_conv,
-    nn.MultiheadAttention: from_attention,
+    nn.ConvTranspose2d: SparseConvTranspose2d.from_conv, nn.MultiheadAttention: from_attention,
 }  # fmt: skip
 """What makes the sparse layer of a dense one. Subclasses are not replaced, since these may do anything."""
 

@@ -35,11 +35,11 @@ def sparsify(
 ) -> Model | SparseModule | SparseMultiheadAttention:
     """Replace a model's dense layers by sparse ones with the values that they keep, and say what was done.
 
-    These are `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` with or without groups, `nn.MultiheadAttention` and the `Conv1D`
-    of transformers. A layer with a `torch.nn.utils.prune` mask keeps what the mask keeps, zeros included; any other
-    layer keeps its nonzero weights. If `sparsity` allows fewer, the largest |w| of these are kept. Without `sparsity`,
-    a layer that has neither a mask nor a zero stays dense. An older weight norm (`torch.nn.utils.weight_norm`) is
-    folded into its weights. Hooks, modes and what is trained stay as they are.
+    These are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` and `nn.ConvTranspose2d`, with groups or without,
+    `nn.MultiheadAttention`, and the `Conv1D` of transformers. A layer with a `torch.nn.utils.prune` mask keeps what the
+    mask keeps, zeros included; any other layer keeps its nonzero weights. If `sparsity` allows fewer, the largest |w|
+    of these are kept. Without `sparsity`, a layer that has neither a mask nor a zero stays dense. An older weight norm
+    (`torch.nn.utils.weight_norm`) is folded into its weights. Hooks, modes and what is trained stay as they are.
 
     Parameters
     ----------
