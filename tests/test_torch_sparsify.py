@@ -626,6 +626,16 @@ def test_transformer_encoders_compute_the_same_without_their_fast_path(
     assert inputs.grad is not None
 
 
+def test_modules_put_into_an_encoder_by_hand_are_called() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(12, 2, 20, batch_first=True), 1).eval()
+    model.layers[0].linear1 = SparseLinear.from_linear(model.layers[0].linear1, 0.5)
+    x = torch.randn(3, 6, 12)
+    expected = model(x)  # with gradients there is no fast path
+    assert not sparsify(model).sparsified.replaced
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, src_key_padding_mask=PADDING)[0], expected[0])
+
+
 def test_an_encoder_that_stays_dense_keeps_its_fast_path() -> None:
     layer = nn.TransformerEncoderLayer(12, 2, 20, batch_first=True)
     model = nn.ModuleDict({"encoder": nn.TransformerEncoder(layer, 1), "head": nn.Linear(12, 12)})
