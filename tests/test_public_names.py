@@ -33,7 +33,8 @@ PUBLIC = {
     "sparsecore.interop.operator": ("SparseOperator",),
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "sparsecore.interop.torch": (
-        "Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch",
+        "Left", "Moved", "Moving", "Replaced", "SparseConv1d", "SparseConv2d", "SparseConvTranspose2d", "SparseLinear",
+        "SparseMultiheadAttention", "Summary", "from_torch", "rewire", "sparsify", "to_torch",
     ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (

@@ -5,11 +5,18 @@ network and a network of a model.
 Needs PyTorch: pip install 'sparsecore[torch]'.
 """
 
+from .attention import SparseMultiheadAttention
+from .conv1d import SparseConv1d
+from .conv_transpose import SparseConvTranspose2d
 from .modules import SparseConv2d, SparseLinear
 from .moving import Moved, Moving
 from .rewire import rewire
 from .sparsify import sparsify
+from .summary import Left, Replaced, Summary
 from .to_modules import to_torch
 from .traced import from_torch
 
-__all__ = ["Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch"]
+__all__ = [
+    "Left", "Moved", "Moving", "Replaced", "SparseConv1d", "SparseConv2d", "SparseConvTranspose2d", "SparseLinear",
+    "SparseMultiheadAttention", "Summary", "from_torch", "rewire", "sparsify", "to_torch",
+]  # fmt: skip

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ...storage.pattern import SparsityPattern
 from .given import real_tensor
 
 
-def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[SparsityPattern, np.ndarray]:
+def kept(layer: nn.Module, sparsity: float | None) -> tuple[SparsityPattern, NDArray[Any]]:
     """The pattern of the connections that a dense layer keeps, and their values; see `sparsify`."""
-    check_sparsity(sparsity)
-    mask, weight = getattr(layer, "weight_mask", None), pruned(layer, "weight")
+    weight = pruned(layer, "weight")
     assert weight is not None
-    weight = real_tensor(type(layer).__name__, "weight", weight).cpu().resolve_neg()
+    weight = real_tensor(type(layer).__name__, "weight", weight)
+    return connections(weight, getattr(layer, "weight_mask", None), sparsity, getattr(layer, "groups", 1))
+
+
+def connections(
+    weight: torch.Tensor, mask: torch.Tensor | None, sparsity: float | None, groups: int = 1
+) -> tuple[SparsityPattern, NDArray[Any]]:
+    """The pattern of what a dense weight keeps, and its values in CSR order.
+
+    Parameters
+    ----------
+    weight : tensor of shape (rows, …)
+    mask : tensor of that shape, optional
+        Keeps what is not zero, zeros of the weight included; without it, what is not zero in the weight is kept.
+    sparsity : float, optional
+        Keep only the largest |w|, so that at least this fraction is left out.
+    groups : int
+        Groups of rows, each of which reads columns of its own: as many as the weight has.
+
+    Returns
+    -------
+    pattern : SparsityPattern of shape (rows, columns · groups)
+    values : array of shape (nnz,)
+    """
+    check_sparsity(sparsity)
+    weight = weight.detach().cpu().resolve_neg()
     values = weight.numpy() if weight.dtype in (torch.float32, torch.float64) else weight.float().numpy()
     keep = values != 0 if mask is None else mask.detach().cpu().numpy() != 0
     if sparsity is not None:
-        keep = _largest(values, keep, round((1 - sparsity) * values.size))
-    groups = getattr(layer, "groups", 1)
+        keep = _largest(values, keep, allowed(values.size, sparsity))
     rows, columns = len(values), values[0].size
     row, column = np.nonzero(keep.reshape(rows, columns))
     # A grouped convolution is a pattern too: a filter reads the channels of its own group.
@@ -30,15 +57,35 @@ def kept(layer: nn.Linear | nn.Conv2d, sparsity: float | None) -> tuple[Sparsity
     return pattern, values.reshape(rows, columns)[row, column]
 
 
-def pruned(layer: nn.Linear | nn.Conv2d, name: str) -> torch.Tensor | None:
-    """A parameter as its `torch.nn.utils.prune` mask leaves it.
+def pruned(layer: nn.Module, name: str) -> torch.Tensor | None:
+    """A parameter as its `torch.nn.utils.prune` mask leaves it, or as `torch.nn.utils.weight_norm` makes it.
 
-    PyTorch computes `layer.weight` of a pruned layer in each forward pass, so that after a step of an optimizer it is
+    PyTorch computes `layer.weight` of such a layer in each forward pass, so that after a step of an optimizer it is
     out of date; this is not.
     """
-    mask = getattr(layer, f"{name}_mask", None)
-    found = getattr(layer, name) if mask is None else getattr(layer, f"{name}_orig") * mask
+    mask, norm = getattr(layer, f"{name}_mask", None), weight_norm(layer, name)
+    if mask is not None:
+        found = getattr(layer, f"{name}_orig") * mask
+    else:
+        found = getattr(layer, name) if norm is None else norm.compute_weight(layer)
     return None if found is None else found.detach()
+
+
+def weight_norm(layer: nn.Module, name: str) -> WeightNorm | None:
+    """What makes a parameter of its length and its direction in each forward pass: PyTorch's older weight norm."""
+    hooks = layer._forward_pre_hooks.values()
+    return next((hook for hook in hooks if isinstance(hook, WeightNorm) and hook.name == name), None)
+
+
+def trained(layer: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters that stand for one of a layer: itself, what a mask is laid on, or a length and a direction."""
+    found = [layer._parameters.get(f"{name}{suffix}") for suffix in ("", "_orig", "_g", "_v")]
+    return [each for each in found if each is not None]
+
+
+def allowed(weights: int, sparsity: float) -> int:
+    """How many of a layer's weights may stay."""
+    return round((1 - sparsity) * weights)
 
 
 def check_sparsity(sparsity: float | None) -> None:
@@ -47,7 +94,7 @@ def check_sparsity(sparsity: float | None) -> None:
         raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity}")
 
 
-def _largest(values: np.ndarray, keep: np.ndarray, count: int) -> np.ndarray:
+def _largest(values: NDArray[Any], keep: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """Of the entries to keep, the `count` largest by magnitude; the first of equal ones."""
     size = np.where(keep, np.abs(values), -1.0).ravel()
     chosen = np.zeros(size.size, bool)

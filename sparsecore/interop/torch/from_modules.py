@@ -39,7 +39,7 @@ def linear(module: nn.Linear | SparseLinearModule, shape: Shape, order: Order) -
 def convolution(module: nn.Conv2d | SparseConvModule, shape: Shape, order: Order) -> Layer:
     """A convolution, groups and all."""
     pattern, weight = _connections(module)
-    padding = padding_of(module) if isinstance(module, nn.Conv2d) else module.padding
+    padding: Any = padding_of(module) if isinstance(module, nn.Conv2d) else module.padding
     each = int(np.prod(module.kernel_size))
     columns = None if order is None else features_of(order, each)
     if len(shape) != 3 or shape[0] * each != pattern.shape[1]:

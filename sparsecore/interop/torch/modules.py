@@ -230,7 +230,8 @@ class SparseLinear(SparseModule):
         ValueError
             If the sparsity is not at least 0 and below 1.
         """
-        weight = linear.weight.detach()
+        weight = pruned(linear, "weight")
+        assert weight is not None
         pattern, data = kept(linear, sparsity)
         return cls.of(pattern, data, pruned(linear, "bias"), device=weight.device, dtype=weight.dtype)
 
@@ -300,7 +301,8 @@ class SparseConv2d(SparseModule):
         ValueError
             If it pads with anything but zeros, as many on either side, or the sparsity is not at least 0 and below 1.
         """
-        weight, bias = conv.weight.detach(), pruned(conv, "bias")
+        weight, bias = pruned(conv, "weight"), pruned(conv, "bias")
+        assert weight is not None
         pattern, data = kept(conv, sparsity)
         steps = [conv.kernel_size, conv.stride, padding_of(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
@@ -343,12 +345,14 @@ class SparseConv2d(SparseModule):
         )
 
 
-def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
+def padding_of(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """How many zeros a dense convolution pads each side with, along each axis."""
+    whose = f"Sparse{type(conv).__name__}"
     if conv.padding_mode != "zeros":
-        raise ValueError(f"SparseConv2d: pads with zeros only, got padding_mode {conv.padding_mode!r}")
+        raise ValueError(f"{whose}: pads with zeros only, got padding_mode {conv.padding_mode!r}")
     if not isinstance(conv.padding, str):
-        return conv.padding[0], conv.padding[1]
+        return conv.padding
     extent = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     if conv.padding == "same" and any(size % 2 for size in extent):
-        raise ValueError(f"SparseConv2d: cannot pad one side more than the other, as 'same' does for {conv!r}")
-    return (extent[0] // 2, extent[1] // 2) if conv.padding == "same" else (0, 0)
+        raise ValueError(f"{whose}: cannot pad one side more than the other, as 'same' does for {conv!r}")
+    return tuple(size // 2 if conv.padding == "same" else 0 for size in extent)

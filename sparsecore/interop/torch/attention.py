@@ -1,0 +1,196 @@
+"""Attention whose projections are modules, sparse or dense, in place of `nn.MultiheadAttention`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .carry import carry_traits
+from .dense import connections, pruned, trained
+from .modules import SparseLinear, SparseModule
+
+Mask: TypeAlias = torch.Tensor | None
+
+
+class SparseMultiheadAttention(nn.Module):
+    """softmax(Q Kᵀ / √d) V of each head (Vaswani et al., 2017), as `nn.MultiheadAttention` computes it.
+
+    That keeps the projections of queries, keys and values in one matrix, which no module may replace. Here each of them
+    is a module, and so is that of the output, so that they may be sparse, or not, as any other layer.
+
+    Parameters
+    ----------
+    q_proj, k_proj, v_proj, out_proj : nn.Module
+        Linear layers; the first three give `embed_dim` features, as many for each head.
+    embed_dim, num_heads : int
+    dropout : float
+        Of the attention's weights, while it trains.
+    batch_first : bool
+        Whether batches of sequences are (batch, length, features) instead of (length, batch, features).
+    """
+
+    # By these `nn.TransformerEncoderLayer` sees that it must not read matrices in place of calling modules.
+    in_proj_weight = in_proj_bias = None
+    _qkv_same_embed_dim = False
+
+    def __init__(
+        self, q_proj: nn.Module, k_proj: nn.Module, v_proj: nn.Module, out_proj: nn.Module, *, embed_dim: int,
+        num_heads: int, dropout: float = 0.0, batch_first: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q_proj, k_proj, v_proj, out_proj
+        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
+        self.dropout, self.batch_first = dropout, batch_first
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, key_padding_mask: Mask = None,
+        need_weights: bool = True, attn_mask: Mask = None, average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+        """As that of `nn.MultiheadAttention`; padded tensors only, no nested ones.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a tensor is nested, the number of axes is neither 2 nor 3, or `is_causal` comes without a mask.
+        """
+        if query.is_nested or key.is_nested or value.is_nested:
+            raise TypeError("SparseMultiheadAttention: takes padded tensors with a key_padding_mask, got a nested one")
+        if query.dim() not in (2, 3) or not query.dim() == key.dim() == value.dim():
+            got = tuple(each.dim() for each in (query, key, value))
+            raise ValueError(f"SparseMultiheadAttention: query, key and value must have 2 or 3 axes each, got {got}")
+        if is_causal and attn_mask is None:
+            raise ValueError("SparseMultiheadAttention: is_causal says what attn_mask is: give it too")
+        batched = query.dim() == 3
+        q, k, v = (
+            self._heads(project(given), batched)
+            for project, given in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        causal = is_causal and key_padding_mask is None and not need_weights  # then the mask need not be read
+        mask = None if causal else self._mask(attn_mask, key_padding_mask, q)
+        rate = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)
+            weights = functional.softmax(scores if mask is None else scores + mask, -1)
+            weights = functional.dropout(weights, rate) if rate else weights
+            y = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights[0]
+        else:
+            y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
+        return self.out_proj(self._joined(y, batched)), weights
+
+    def _heads(self, x: torch.Tensor, batched: bool) -> torch.Tensor:
+        """Projected features as (batch, heads, length, features of a head)."""
+        if not batched:
+            x = x[None]
+        elif not self.batch_first:
+            x = x.transpose(0, 1)
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _joined(self, y: torch.Tensor, batched: bool) -> torch.Tensor:
+        """What the heads give, side by side, its axes as the caller has them."""
+        y = y.transpose(1, 2).flatten(2)
+        if not batched:
+            return y[0]
+        return y if self.batch_first else y.transpose(0, 1)
+
+    def _mask(self, attn_mask: Mask, padding: Mask, q: torch.Tensor) -> Mask:
+        """Both masks as one to be added to scores of shape (batch, heads, length, length of the keys)."""
+        found = None
+        if attn_mask is not None:
+            found = _added(attn_mask, q)
+            found = found if found.dim() == 2 else found.unflatten(0, (len(q), self.num_heads))
+        if padding is not None:
+            other = _added(padding if padding.dim() == 2 else padding[None], q)[:, None, None]
+            found = other if found is None else found + other
+        return found
+
+    def extra_repr(self) -> str:
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A mask to be added: −∞ where a mask of truths says to leave out."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, -math.inf)
+    return mask.to(like.dtype)
+
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def from_attention(
+    dense: nn.MultiheadAttention, sparsity: float | None, *, output: bool = True
+) -> SparseMultiheadAttention:
+    """The attention that computes the same with its projections as modules, sparse where they have something to leave.
+
+    Parameters
+    ----------
+    dense : nn.MultiheadAttention
+        Without `bias_k`, `bias_v` and `add_zero_attn`. Values are copied.
+    sparsity : float, optional
+        Of each projection; as in `sparsify`.
+    output : bool
+        Whether the projection of the output may be replaced; it stays the module that it is otherwise.
+    """
+    made = {}
+    for k, name in enumerate(PROJECTIONS[:3]):
+        packed = dense._qkv_same_embed_dim
+        weight, part = ("in_proj_weight", (k, 3)) if packed else (f"{name}_weight", (0, 1))
+        made[name] = _projection(dense, weight, part, "in_proj_bias", (k, 3), sparsity)
+    out = _projection(dense.out_proj, "weight", (0, 1), "bias", (0, 1), sparsity) if output else dense.out_proj
+    sizes: dict[str, Any] = {"embed_dim": dense.embed_dim, "num_heads": dense.num_heads}
+    attention = SparseMultiheadAttention(
+        **made, out_proj=out, dropout=dense.dropout, batch_first=dense.batch_first, **sizes
+    )
+    return attention.train(dense.training)
+
+
+def _projection(
+    owner: nn.Module, weight: str, of_weight: tuple[int, int], bias: str, of_bias: tuple[int, int],
+    sparsity: float | None,
+) -> nn.Module:  # fmt: skip
+    """The linear layer of one part, number and count, of a weight and a bias."""
+
+    def part(values: torch.Tensor | None, which: tuple[int, int]) -> torch.Tensor | None:
+        return None if values is None else values.chunk(which[1])[which[0]]
+
+    values, mask = part(pruned(owner, weight), of_weight), part(getattr(owner, f"{weight}_mask", None), of_weight)
+    assert values is not None
+    shift = part(pruned(owner, bias), of_bias)
+    made: nn.Module
+    if sparsity is not None or bool(((values if mask is None else mask) == 0).any()):
+        kind: dict[str, Any] = {"device": values.device, "dtype": values.dtype}
+        made = SparseLinear.of(*connections(values, mask, sparsity), shift, **kind)
+    else:
+        made = nn.Linear(values.shape[1], len(values), shift is not None).to(values)
+        with torch.no_grad():
+            made.weight.copy_(values)
+            if shift is not None:
+                made.bias.copy_(shift)
+    carry_traits(trained(owner, weight), made.weight)
+    carry_traits(trained(owner, bias), made.bias)
+    return made
+
+
+def without_fast_path(model: nn.Module) -> None:
+    """Have PyTorch's transformer layers call their sparse modules, in evaluation too.
+
+    Their fast path reads the modules' weights as matrices instead, in a layer and, with nested tensors, in a stack.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and _holds_sparse(module):
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False
+            else:
+                module.activation_relu_or_gelu = 0  # of another activation there is no fast path
+
+
+def _holds_sparse(module: nn.Module) -> bool:
+    return any(isinstance(each, SparseModule | SparseMultiheadAttention) for each in module.modules())
