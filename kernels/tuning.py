@@ -164,8 +164,8 @@ LONG_WAIT = 150_000
 
 MOST_TIMES, LONG_SPENT = 32, 100_000_000
 """A caller that lost two fifths of its time so computes alone, for twice as long as it lost, then four times, and up to
-32 times if it goes on; after a good stretch of so many ticks, 30 ms, half as many times. So threads that hardly ever get
-a processor cost a few hundredths of the time, and those that lose it now and then are still made use of."""
+32 times if it goes on; after a good stretch of so many ticks, 30 ms, half as many times. So threads that hardly ever
+get a processor cost a few hundredths of the time, and those that lose it now and then are still made use of."""
 
 PATIENCE = 100_000
 """Looks at memory before a waiting worker sleeps, a fraction of a millisecond: longer than Python takes between two
