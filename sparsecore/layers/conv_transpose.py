@@ -91,14 +91,20 @@ class SparseConvTranspose2d(SparseLayer):
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         mirror, kernels, tiles = self.plan.mirror, workspace.kernels, len(x.data)
-        padded = self._padded("x", x, self.in_shape, mirror.dy_border, workspace)
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
+        cache = _, padded, _, _ = self.cache_of(x, y, workspace)
         for k, (phase, perm) in enumerate(zip(mirror.phases, self.plan.phase_perms, strict=True)):
             weight = workspace.array(f"weight {k}", perm.shape, self.dtype)
             kernels.reorder(self.weight, perm, weight)
-            grid = mirror.phase_grid(phase, tiles, y)
-            kernels.spmm(phase.layout, grid, weight, padded, self.bias, phase.of(y))
-        return Tiles(y, x.batch), (x, padded, y, self.pattern)
+            grid, bias = mirror.phase_grid(phase, tiles, y), None
+            if self.bias is not None:  # a phase of several offsets has the outputs' rows for each
+                bias = workspace.array(f"bias {k}", self.plan.rows[k].shape, self.dtype)
+                kernels.reorder(self.bias, self.plan.rows[k], bias)
+            kernels.spmm(phase.layout, grid, weight, padded, bias, phase.of(y))
+        return Tiles(y, x.batch), cache
+
+    def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
+        return x, self._padded("x", x, self.in_shape, self.plan.mirror.dy_border, workspace), y, self.pattern
 
     @recorded
     def backward_tiles(
@@ -116,14 +122,15 @@ class SparseConvTranspose2d(SparseLayer):
         mirrored, dw = (workspace.array(name, self.weight.shape, self.dtype) for name in ("mirrored dw", "weight"))
         grid = mirror.grid(tiles, inside)
         workspace.sample(grid, inside, padded_dy)
-        kernels.sddmm(mirror.forward, grid, inside, padded_dy, mirrored)
+        kernels.sddmm(mirror.forward, grid, inside, padded_dy, mirrored, more=workspace.more)
         kernels.reorder(mirrored, plan.back, dw)
         grads = {"weight": dw}
         if self.bias is not None:
             grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
             nothing = workspace.array("no connections", (0,), self.dtype)
             images = mirror.x_border.interior(padded_dy)
-            kernels.sddmm(plan.sums.forward, plan.sums.grid(tiles, images), images, padded_dy, nothing, grads["bias"])
+            grid = plan.sums.grid(tiles, images)
+            kernels.sddmm(plan.sums.forward, grid, images, padded_dy, nothing, grads["bias"], more=workspace.more)
         if not need_dx:
             return None, grads
         weight = workspace.array("mirrored weight", self.weight.shape, self.dtype)
@@ -213,11 +220,21 @@ class TransposedPlan:
         return [self.perm[phase.perm] for phase in self.mirror.phases]
 
     @cached
+    def rows(self) -> list[NDArray[np.int64]]:
+        """The output of each of a phase's rows."""
+        outputs = np.arange(self.pattern.shape[0])
+        return [np.tile(outputs, len(phase.origins)) for phase in self.mirror.phases]
+
+    @cached
     def sums(self) -> ConvPlan:
         """A convolution of y without connections: sampling it gives the sums of y's channels alone."""
         outputs = self.pattern.shape[0]
         none = SparsityPattern((outputs, outputs), np.zeros(outputs + 1, np.int64), np.zeros(0, np.int64))
         return ConvPlan(none, self.out_shape, self.out_shape, (1, 1), (1, 1), (0, 0), (1, 1))
+
+    def chunk(self, itemsize: int) -> int:
+        """Images of ordinary arrays that are computed together, in tiles: as many as of the mirror's."""
+        return self.mirror.chunk(itemsize)
 
     def fits(self, fresh: Any) -> bool:
         """Whether another plan can be written over this one: it is made anew instead."""
