@@ -33,7 +33,7 @@ PUBLIC = {
     "sparsecore.interop.operator": ("SparseOperator",),
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "sparsecore.interop.torch": (
-        "Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch",
+        "Moved", "Moving", "SparseConv2d", "SparseLinear", "densify", "from_torch", "rewire", "sparsify", "to_torch",
     ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (

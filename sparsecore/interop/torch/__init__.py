@@ -1,10 +1,11 @@
-"""PyTorch: sparse layers as modules with autograd, `sparsify`, which puts them where a model has dense ones, and
-`rewire`, which moves their connections while they train; `to_torch` and `from_torch`, which make a dense model of a
-network and a network of a model.
+"""PyTorch: sparse layers as modules with autograd, `sparsify`, which puts them where a model has dense ones, `densify`,
+which puts dense ones back, and `rewire`, which moves their connections while they train; `to_torch` and `from_torch`,
+which make a dense model of a network and a network of a model.
 
 Needs PyTorch: pip install 'sparsecore[torch]'.
 """
 
+from .densify import densify
 from .modules import SparseConv2d, SparseLinear
 from .moving import Moved, Moving
 from .rewire import rewire
@@ -12,4 +13,4 @@ from .sparsify import sparsify
 from .to_modules import to_torch
 from .traced import from_torch
 
-__all__ = ["Moved", "Moving", "SparseConv2d", "SparseLinear", "from_torch", "rewire", "sparsify", "to_torch"]
+__all__ = ["Moved", "Moving", "SparseConv2d", "SparseLinear", "densify", "from_torch", "rewire", "sparsify", "to_torch"]
