@@ -34,7 +34,7 @@ PUBLIC = {
     "sparsecore.interop.sklearn": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "sparsecore.interop.torch": (
         "Left", "Moved", "Moving", "Replaced", "SparseConv1d", "SparseConv2d", "SparseConvTranspose2d", "SparseLinear",
-        "SparseMultiheadAttention", "Summary", "from_torch", "rewire", "sparsify", "to_torch",
+        "SparseMultiheadAttention", "Summary", "densify", "from_torch", "rewire", "sparsify", "to_torch",
     ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (

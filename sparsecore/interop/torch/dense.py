@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,37 @@ def connections(
     indptr = np.searchsorted(row, np.arange(rows + 1))
     pattern = SparsityPattern((rows, columns * groups), indptr, shifted)
     return pattern, values.reshape(rows, columns)[row, column]
+
+
+def picked(dense: torch.Tensor, pattern: SparsityPattern, kernel: tuple[int, ...]) -> tuple[torch.Tensor, int]:
+    """A dense weight's values at a pattern's connections, and how many others are not zero.
+
+    Parameters
+    ----------
+    dense : tensor of shape (out_features, in_features / groups, *kernel)
+        A grouped convolution's filters read the channels of their own group.
+    pattern : SparsityPattern
+    kernel : tuple of int
+        Empty for a matrix.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, or no value for a connection.
+    """
+    rows, columns = pattern.shape
+    shape = (rows, columns // max(1, math.prod(kernel)), *kernel)
+    width = math.prod(dense.shape[1:])
+    groups = columns // width if width and kernel and columns % width == 0 else 1
+    if dense.shape[0] != rows or dense.shape[2:] != kernel or groups * width != columns or rows % groups:
+        raise ValueError(f"a dense weight must have shape {shape}, got {tuple(dense.shape)}")
+    row, column = pattern.rows.astype(np.int64), pattern.indices.astype(np.int64)
+    column -= row // max(1, rows // groups) * width
+    if ((column < 0) | (column >= width)).any():
+        raise ValueError(f"a dense weight of {groups} groups has no value for connections between groups")
+    at = torch.from_numpy(row * width + column).to(dense.device)
+    values = dense.detach().reshape(-1)[at]
+    return values, int(torch.count_nonzero(dense)) - int(torch.count_nonzero(values))
 
 
 def pruned(layer: nn.Module, name: str) -> torch.Tensor | None:

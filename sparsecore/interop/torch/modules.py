@@ -24,20 +24,26 @@ from ...topology import uniform_random
 from .dense import kept, pruned
 from .function import call
 from .given import real_tensor, shape_of
+from .state import PatternModule
+from .written import Seen
 
 _MOST = 16
 """Image sizes of which a module keeps the plans."""
 
 
-class SparseModule(nn.Module):
-    """Parameters of a pattern's connections; `state_dict` holds the pattern too.
+class SparseModule(PatternModule):
+    """Parameters of a pattern's connections; `state_dict` holds the pattern too, as two buffers.
 
+    The buffers are the truth: whoever writes them writes the pattern, which the next use takes, or refuses by one line.
     A module also takes the pattern of a state that it loads. So it can load the state of any module of the same shape,
-    whatever its sparsity; optimizers that were made before must then be made anew.
+    whatever its sparsity; optimizers that were made before must then be made anew. A dense layer's state loads by the
+    pattern that is there.
 
     Attributes
     ----------
-    pattern : SparsityPattern
+    indptr : buffer of shape (out_features + 1,)
+    indices : buffer of shape (nnz,)
+        The pattern as whole numbers in float64, in which averages of equal ones stay what they are.
     weight : Parameter of shape (nnz,)
         Values of the stored connections, in CSR order.
     bias : Parameter of shape (out_features,), or None
@@ -64,10 +70,11 @@ class SparseModule(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw values as `nn.Linear` does, from U(−1/√n, 1/√n), where n is the neuron's number of connections."""
-        fan_in = torch.from_numpy(np.maximum(self.pattern.fan_in, 1).astype(np.float64))
+        pattern = self.pattern
+        fan_in = torch.from_numpy(np.maximum(pattern.fan_in, 1).astype(np.float64))
         bound = 1 / fan_in.sqrt()
         with torch.no_grad():
-            for parameter, limit in ((self.weight, bound[self.pattern.rows.astype(np.int64)]), (self.bias, bound)):
+            for parameter, limit in ((self.weight, bound[pattern.rows.astype(np.int64)]), (self.bias, bound)):
                 if parameter is not None:
                     parameter.uniform_(-1, 1).mul_(limit.to(parameter))
 
@@ -75,23 +82,26 @@ class SparseModule(nn.Module):
         """The weights as a CSR array of the pattern's shape; on a CPU it shares this module's values."""
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
+    def _full(self) -> torch.Tensor:
+        """The weights as a dense matrix of the pattern's shape."""
+        pattern, weight = self.pattern, self.weight.detach()
+        rows, columns = (torch.from_numpy(each.astype(np.int64)) for each in (pattern.rows, pattern.indices))
+        full = weight.new_zeros(pattern.shape)
+        full[rows.to(weight.device), columns.to(weight.device)] = weight
+        return full
+
     def _wire(self, pattern: SparsityPattern) -> None:
         """Take a pattern; the weight stays the same Parameter and gets the pattern's size, buffers where they have it.
         """
-        self.pattern = pattern
         if self.weight.shape != (pattern.nnz,):
             # By way of another dtype: only then does PyTorch forget the size that it awaits a gradient of.
             kind = self.weight.dtype
             for each in (torch.float32 if kind == torch.float64 else torch.float64, kind):
                 self.weight.data = self.weight.new_empty(pattern.nnz, dtype=each)
         self.weight.grad = None  # it is of the connections before
-        for name in ("indptr", "indices"):
-            numbers, held = torch.tensor(getattr(pattern, name), device=self.weight.device), self._buffers.get(name)
-            if held is not None and (held.shape, held.dtype) == (numbers.shape, numbers.dtype):
-                held.copy_(numbers)  # a state_dict that shares the weight's memory shares theirs
-            else:
-                self.register_buffer(name, numbers)
+        self._pattern = pattern
         self._layers: Few[Any, SparseLayer] = Few(_MOST)
+        self._write(pattern)
 
     def let_move(self) -> None:
         """Have plans from now on that can be patched when connections move."""
@@ -133,28 +143,14 @@ class SparseModule(nn.Module):
             raise ValueError(f"{whose}: {name} must have shape {wanted}, got {tuple(found.shape)}")
         return found
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        names = [prefix + name for name in ("indptr", "indices", "weight")]
-        errors = args[-1]
-        if all(name in state_dict for name in names):
-            try:
-                indptr, indices, weight = (real_tensor("state_dict", name, state_dict[name]) for name in names)
-                real_tensor("state_dict", prefix + "bias", state_dict.get(prefix + "bias", weight))
-                pattern = SparsityPattern(self.pattern.shape, indptr.cpu().numpy(), indices.cpu().numpy())
-                if weight.shape != (pattern.nnz,):
-                    raise ValueError(f"weight must have shape ({pattern.nnz},), got {tuple(weight.shape)}")
-            except (TypeError, ValueError, NotImplementedError) as error:  # the last is PyTorch's, of meta tensors
-                errors.append(f"{prefix}pattern: {error}")
-                return
-            if pattern != self.pattern:
-                self._wire(pattern)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_layers", "caught")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_layers", "_seen", "caught")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state | {"_layers": Few(_MOST)})  # a copy makes its plans when it is first used
+        state = state | {"_layers": Few(_MOST), "_seen": Seen()}  # a copy makes its plans when it is first used
+        if "pattern" in state:  # pickled before the buffers were the truth
+            state["_pattern"] = state.pop("pattern")
+        super().__setstate__(state)
 
 
 class SparseLinear(SparseModule):
@@ -182,7 +178,7 @@ class SparseLinear(SparseModule):
         pattern: SparsityPattern | None = None, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         if pattern is None:
-            seed = int(torch.randint(2**62, ()))  # torch.manual_seed makes the pattern too
+            seed = int(torch.randint(2**62, (), device="cpu"))  # torch.manual_seed makes the pattern too
             pattern = uniform_random(out_features, in_features, sparsity, np.random.default_rng(seed))
         if isinstance(pattern, SparsityPattern) and pattern.shape != (out_features, in_features):
             raise ValueError(f"SparseLinear: pattern must have shape {(out_features, in_features)}, got {pattern!r}")
@@ -239,7 +235,7 @@ class SparseLinear(SparseModule):
         """The dense layer that computes the same."""
         made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
         with torch.no_grad():
-            made.weight.copy_(torch.from_numpy(self.to_scipy().toarray()))
+            made.weight.copy_(self._full())
             if self.bias is not None and made.bias is not None:
                 made.bias.copy_(self.bias)
         return made
@@ -249,6 +245,7 @@ class SparseLinear(SparseModule):
         shape = shape_of("SparseLinear", x)
         if not shape or shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
+        self._look()
         layer = self._layers.get(()) or self._layer(())
         if len(shape) == 2:  # a reshape would be one more node of the graph
             return call(self, layer, x)
@@ -316,7 +313,7 @@ class SparseConv2d(SparseModule):
             bias=self.bias is not None,
         ).to(self.weight)  # fmt: skip
         with torch.no_grad():
-            made.weight.copy_(torch.from_numpy(self.to_scipy().toarray()).reshape(made.weight.shape))
+            made.weight.copy_(self._full().reshape(made.weight.shape))
             if self.bias is not None and made.bias is not None:
                 made.bias.copy_(self.bias)
         return made
@@ -328,6 +325,7 @@ class SparseConv2d(SparseModule):
             wanted = f"(batch, {self.in_channels}, height, width)"
             raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(shape)}")
         size = (int(shape[-2]), int(shape[-1]))
+        self._look()
         layer = self._layers.get(size) or self._layer(size)
         y = call(self, layer, x if len(shape) == 4 else x[None])
         return y if len(shape) == 4 else y[0]
