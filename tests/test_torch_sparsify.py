@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[to
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune  # noqa: E402
 
+from sparsecore import get_threads, set_threads  # noqa: E402
 from sparsecore.interop.torch import (  # noqa: E402
     SparseConv1d,
     SparseConv2d,
@@ -26,6 +27,7 @@ from sparsecore.interop.torch import (  # noqa: E402
     sparsify,
 )
 from sparsecore.interop.torch.caught import Caught  # noqa: E402
+from sparsecore.layers.replay import chunks  # noqa: E402
 from sparsecore.prune import RIGL, RewiringSchedule  # noqa: E402
 from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
 
@@ -409,6 +411,31 @@ def test_a_transposed_convolution_goes_back_and_takes_an_output_size() -> None:
         layer(torch.zeros(2, 3, 5, 5, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"padding \(1, 1\) leaves nothing of images of 1×1"):
         sparsify(nn.ConvTranspose2d(1, 1, 1, padding=1), 0.0)(torch.zeros(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50])
+def test_a_transposed_convolution_in_chunks_and_by_threads(batch: int) -> None:
+    """Its sums go on from chunk to chunk, and its bits do not depend on the number of threads."""
+    sparse = sparsify(nn.ConvTranspose2d(16, 12, 4, 2, 1).double(), 0.8)
+    x = torch.randn(batch, 16, 16, 16, dtype=torch.float64, requires_grad=True)
+    dense, dy = sparse.to_conv(), torch.randn(batch, 12, 32, 32, dtype=torch.float64)
+    assert sparse(x[:1]).shape == dy[:1].shape
+    (layer,) = sparse._layers.values()
+    assert (len(list(chunks(batch, layer.plan.chunk(8)))) > 1) == (batch == 50)
+    found, before = [], get_threads()
+    try:
+        for threads in (1, 2):
+            set_threads(threads)
+            y = sparse(x)
+            found.append([y, *torch.autograd.grad(y, (x, sparse.weight, sparse.bias), dy)])
+    finally:
+        set_threads(before)
+    assert all(map(torch.equal, *found))
+    y = dense(x)
+    dx, dw, db = torch.autograd.grad(y, (x, dense.weight, dense.bias), dy)
+    kept = torch.tensor(sparse.pattern.to_scipy().toarray() != 0)
+    for each, expected in zip(found[0], (y, dx, dw.transpose(0, 1).reshape(kept.shape)[kept], db), strict=True):
+        torch.testing.assert_close(each, expected)
 
 
 @pytest.mark.parametrize("kind", [nn.ConvTranspose2d, nn.Conv1d])

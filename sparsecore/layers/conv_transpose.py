@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
 from ..runtime.tiles import LANES, Tiles
-from ..runtime.workspace import Workspace
+from ..runtime.workspace import SampledRows, Workspace
 from ..storage.cached import cached
-from ..storage.conv_plan import ConvPlan
+from ..storage.conv_plan import ConvPlan, Phase
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, sizes, spell
 from .layer import Params
@@ -93,18 +93,19 @@ class SparseConvTranspose2d(SparseLayer):
         mirror, kernels, tiles = self.plan.mirror, workspace.kernels, len(x.data)
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         cache = _, padded, _, _ = self.cache_of(x, y, workspace)
-        for k, (phase, perm) in enumerate(zip(mirror.phases, self.plan.phase_perms, strict=True)):
-            weight = workspace.array(f"weight {k}", perm.shape, self.dtype)
+        for k, (phase, perm, channel) in enumerate(self.plan.walked):
+            weight, bias = workspace.array(f"weight {k}", perm.shape, self.dtype), None
             kernels.reorder(self.weight, perm, weight)
-            grid, bias = mirror.phase_grid(phase, tiles, y), None
-            if self.bias is not None:  # a phase of several offsets has the outputs' rows for each
-                bias = workspace.array(f"bias {k}", self.plan.rows[k].shape, self.dtype)
-                kernels.reorder(self.bias, self.plan.rows[k], bias)
+            if self.bias is not None:  # a phase of several offsets has rows for each of them
+                bias = workspace.array(f"bias {k}", channel.shape, self.dtype)
+                kernels.reorder(self.bias, channel, bias)
+            grid = mirror.phase_grid(phase, tiles, y)
             kernels.spmm(phase.layout, grid, weight, padded, bias, phase.of(y))
         return Tiles(y, x.batch), cache
 
     def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
-        return x, self._padded("x", x, self.in_shape, self.plan.mirror.dy_border, workspace), y, self.pattern
+        border = self.plan.mirror.dy_border
+        return x, self._padded("x", x, self.in_shape, border, workspace), y, self.pattern
 
     @recorded
     def backward_tiles(
@@ -129,8 +130,10 @@ class SparseConvTranspose2d(SparseLayer):
             grads["bias"] = workspace.array("bias", self.bias.shape, self.dtype)
             nothing = workspace.array("no connections", (0,), self.dtype)
             images = mirror.x_border.interior(padded_dy)
-            grid = plan.sums.grid(tiles, images)
-            kernels.sddmm(plan.sums.forward, grid, images, padded_dy, nothing, grads["bias"], more=workspace.more)
+            whole = plan.sums.grid(tiles, images)
+            kernels.sddmm(
+                plan.sums.forward, whole, images, padded_dy, nothing, grads["bias"], more=workspace.more
+            )
         if not need_dx:
             return None, grads
         weight = workspace.array("mirrored weight", self.weight.shape, self.dtype)
@@ -145,6 +148,8 @@ class SparseConvTranspose2d(SparseLayer):
             raise ValueError(f"{self!r}: the pattern must have shape {self.pattern.shape}, got {pattern.shape}")
         if (sampled := workspace.sampled) is None:
             raise ValueError(f"{self!r}: has no gradient: there was no backward pass in this workspace")
+        if isinstance(sampled, SampledRows):
+            return super().gradient_at(pattern, workspace)
         plan, kernels = self.plan_of(pattern), workspace.played.kernels
         mirrored, found = (
             workspace.played.array(name, (pattern.nnz,), self.dtype) for name in ("mirrored others", "others")
@@ -215,15 +220,13 @@ class TransposedPlan:
         self.mirror = ConvPlan(mirrored, *geometry, together=(together[1], together[0]))
 
     @cached
-    def phase_perms(self) -> list[NDArray[np.int64]]:
-        """Where in the layer's values each of a phase's connections stands."""
-        return [self.perm[phase.perm] for phase in self.mirror.phases]
-
-    @cached
-    def rows(self) -> list[NDArray[np.int64]]:
-        """The output of each of a phase's rows."""
-        outputs = np.arange(self.pattern.shape[0])
-        return [np.tile(outputs, len(phase.origins)) for phase in self.mirror.phases]
+    def walked(self) -> list[tuple[Phase, NDArray[np.int64], NDArray[np.int64]]]:
+        """Phase by phase, where in the layer's values its connections stand, and which channel of y each row is."""
+        outputs = self.pattern.shape[0]
+        return [
+            (phase, self.perm[phase.perm], np.arange(len(phase.origins) * outputs) % outputs)
+            for phase in self.mirror.phases
+        ]
 
     @cached
     def sums(self) -> ConvPlan:
@@ -233,7 +236,7 @@ class TransposedPlan:
         return ConvPlan(none, self.out_shape, self.out_shape, (1, 1), (1, 1), (0, 0), (1, 1))
 
     def chunk(self, itemsize: int) -> int:
-        """Images of ordinary arrays that are computed together, in tiles: as many as of the mirror's."""
+        """How many tiles to compute at a time, where they are packed from ordinary arrays."""
         return self.mirror.chunk(itemsize)
 
     def fits(self, fresh: Any) -> bool:
