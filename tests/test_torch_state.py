@@ -610,3 +610,30 @@ def test_a_dense_state_that_does_not_fit_is_refused_or_said() -> None:
         with pytest.raises(RuntimeError, match=words):
             each.load_state_dict(state, strict=False)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("dense", [
+    nn.Conv1d(5, 5, 3, padding=1), nn.ConvTranspose2d(5, 5, 3, stride=2), nn.ConvTranspose2d(4, 6, (2, 3), bias=False),
+], ids=["Conv1d", "ConvTranspose2d", "ConvTranspose2d, wide"])  # fmt: skip
+def test_other_convolutions_come_back_and_load_by_their_pattern(dense: nn.Module) -> None:
+    sparse = sparsify(copy.deepcopy(dense), 0.6)
+    x = torch.randn(2, dense.in_channels, *([9] if isinstance(dense, nn.Conv1d) else [6, 7]))
+    again = densify(sparsify(copy.deepcopy(dense), 0.6))
+    assert type(again) is type(dense)
+    torch.testing.assert_close(again(x), sparse(x))
+    state = {name: value.clone() for name, value in again.state_dict().items()}
+    sparse.weight.data.zero_()
+    sparse.load_state_dict(state)
+    torch.testing.assert_close(sparse(x), again(x))
+    with pytest.raises(RuntimeError, match="are not zero where there is no connection"):
+        sparse.load_state_dict(dense.state_dict())
+
+
+def test_what_is_written_to_a_transposed_convolution_is_noticed() -> None:
+    one, other = (sparsify(nn.ConvTranspose2d(3, 4, 3), 0.7) for _ in range(2))
+    x = torch.randn(2, 3, 5, 5)
+    one(x), other(x)
+    with torch.no_grad():
+        for name, mine in [*one.named_parameters(), *one.named_buffers()]:
+            mine.copy_(getattr(other, name))
+    torch.testing.assert_close(one(x), other(x))

@@ -63,6 +63,9 @@ class SparseConv1d(SparseConv2d):
                 made.bias.copy_(wide.bias)
         return made
 
+    def _picked(self, dense: torch.Tensor) -> torch.Tensor:
+        return super()._picked(dense.unsqueeze(-2))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (batch, in_channels, length), or without batch."""
         shape = shape_of("SparseConv1d", x)

@@ -86,6 +86,9 @@ class SparseConvTranspose2d(SparseModule):
                 made.bias.copy_(self.bias)
         return made
 
+    def _picked(self, dense: torch.Tensor) -> torch.Tensor:
+        return super()._picked(dense.transpose(0, 1))
+
     def forward(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
         """x of shape (batch, in_channels, height, width), or without batch.
 
@@ -109,6 +112,7 @@ class SparseConvTranspose2d(SparseModule):
         high, wide = int(shape[-2]), int(shape[-1])
         more = self.output_padding if output_size is None else self._padding_for((high, wide), output_size)
         size = (high, wide, *more)
+        self._look()
         layer = self._layers.get(size) or self._layer(size)
         y = call(self, layer, x if len(shape) == 4 else x[None])
         return y if len(shape) == 4 else y[0]

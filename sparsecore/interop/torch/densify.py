@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .conv_transpose import SparseConvTranspose2d
 from .modules import SparseConv2d, SparseLinear, SparseModule
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -14,7 +15,8 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
 
 
 def densify(model: Model) -> Model | nn.Module:
-    """Replace a model's sparse modules by `nn.Linear` and `nn.Conv2d` that compute the same, for other tools.
+    """Replace a model's sparse modules by `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` and `nn.ConvTranspose2d` that compute
+    the same, for other tools.
 
     Names, hooks, training flags, frozen parameters and what is tied are kept; a bias stays the same Parameter. A
     convolution comes back without groups, and what an optimizer makes of the zeros is its own affair.
@@ -48,10 +50,10 @@ def densify(model: Model) -> Model | nn.Module:
 
 def _replacement(module: SparseModule, weights: dict[Any, nn.Parameter]) -> nn.Module:
     """The dense module, with a weight that is one Parameter for all that shared one and its connections."""
-    made: nn.Linear | nn.Conv2d
+    made: Any
     if isinstance(module, SparseLinear):
         made = module.to_linear()
-    elif isinstance(module, SparseConv2d):
+    elif isinstance(module, (SparseConv2d, SparseConvTranspose2d)):  # of one dimension too
         made = module.to_conv()
     else:
         raise TypeError(f"densify: a {type(module).__name__} has no dense counterpart")

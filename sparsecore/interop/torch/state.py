@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 from ...errors import one_line
 from ...storage.pattern import SparsityPattern
@@ -42,7 +43,7 @@ class PatternModule(nn.Module):
 
     def _look(self) -> None:
         """Notice what was written to the buffers: at every use. What is being compiled is looked at when it runs."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         buffers = self._buffers
         if not self._seen.still(buffers["indptr"], buffers["indices"]):
