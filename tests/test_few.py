@@ -59,7 +59,6 @@ def test_nothing_is_read_beyond_an_array(dtype: Any, samples: int, at_end: bool)
 
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "WORTH_CUTTING", 1)
-    monkeypatch.setattr(launch, "PART", 1)
     for name in ("random", "radix", "full", "empty rows and columns", "no connections"):
         layout = Plan(PATTERNS[name]).forward
         first, *others = (
