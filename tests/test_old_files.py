@@ -101,7 +101,8 @@ def test_the_network_predicts_what_it_did(name: str, arrays: dict[str, np.ndarra
     network = sparsecore.load(HERE / name / ("model.safetensors.previous" if broken else ""))
     stem = name.removesuffix(".safetensors")
     x, wanted = arrays.get(f"{stem}.x", arrays["digits"]), arrays[f"{stem}.logits"]
-    logits = network.logits(x)
+    logits = network.logits(np.concatenate([x] * 16))[: len(x)]  # few samples are summed in another order
+    np.testing.assert_allclose(network.logits(x), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
     assert logits.dtype == network.dtype == wanted.dtype
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
     assert np.array_equal(network.predict(x), wanted.argmax(1))

@@ -93,7 +93,7 @@ class SparseConv2d(SparseLayer):
         """y = W ∗ x + b."""
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
-        tiles, strips = len(x.data), self.plan.strips(x.batch)
+        tiles, strips = len(x.data), self._strips(x, workspace)
         plan, kernels = self.plan.folded(strips), workspace.kernels
         y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
         if y is x.data:
@@ -106,7 +106,7 @@ class SparseConv2d(SparseLayer):
         return Tiles(y, x.batch, rectified=self.relu), cache
 
     def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
-        plan = self.plan.folded(self.plan.strips(x.batch))
+        plan = self.plan.folded(self._strips(x, workspace))
         return x, self._seen("x", x, self.in_shape, plan, plan.x_border, None, workspace), y, self.pattern
 
     @recorded
@@ -119,7 +119,7 @@ class SparseConv2d(SparseLayer):
         self._check(x, self.in_shape, self.dtype, "x")
         self._check_dy(dy, y, x.batch)
         self._check_same(pattern)
-        kernels, tiles, strips = workspace.kernels, len(x.data), self.plan.strips(x.batch)
+        kernels, tiles, strips = workspace.kernels, len(x.data), self._strips(x, workspace)
         plan = self.plan.folded(strips)
         border = plan.dy_border if need_dx else NO_BORDER
         mask = y if self.relu and not dy.masked else None
@@ -156,10 +156,15 @@ class SparseConv2d(SparseLayer):
         more = {"more": True} if onto else {}
         for k, phase in enumerate(plan.phases):
             weight_t = workspace.array(f"weight_t {k}", phase.perm.shape, self.dtype)
-            if not workspace.more or plan is not self.plan:  # the last chunk alone may be one of strips
+            if not workspace.more:
                 workspace.kernels.reorder(self.weight, phase.perm, weight_t)
             grid, of_phase = plan.phase_grid(phase, len(dx), dx), None if mask is None else phase.of(mask)
             workspace.kernels.spmm(phase.layout, grid, weight_t, dy, None, phase.of(dx), mask=of_phase, **more)
+
+    def _strips(self, x: Tiles, workspace: Workspace) -> int:
+        """Into how many strips images are cut: 1 in a chunk of a larger batch, all of whose samples get the same
+        bits."""
+        return self.plan.strips(x.batch) if workspace.whole else 1
 
     def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
         """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""

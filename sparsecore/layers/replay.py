@@ -66,6 +66,7 @@ class _Arrays:
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
         self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
+        self.workspace.whole = len(self.chunks) == 1
 
     def packed(self, rows: Any, name: str) -> Tiles:
         """Tiles of some of the samples, written to the buffer of this name."""

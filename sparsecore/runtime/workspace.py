@@ -86,6 +86,8 @@ class Workspace:
         What comes behind the layer in its forward pass; a layer that holds layers says it before each call.
     more : bool
         Whether gradients of parameters are added to what is there: to those of the same batch's chunks before.
+    whole : bool
+        Whether what a layer is given is a whole batch, not one of its chunks.
     onto : Tiles, optional
         A gradient that is added to the one that this layer gives back; its array may be written over. A layer that has
         added it there says so by its Tiles.
@@ -112,7 +114,7 @@ class Workspace:
         self.training, self.position, self.stream = training, position, stream
         self.recording = getattr(self.kernels, "recording", False) is True
         self.kernels_given = kernels is not None
-        self.ahead, self.back_border, self.more = Ahead(), NO_BORDER, False
+        self.ahead, self.back_border, self.more, self.whole = Ahead(), NO_BORDER, False, True
         self.onto: Any = None
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
