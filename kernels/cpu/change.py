@@ -15,7 +15,8 @@ Array = NDArray[Any]
 
 @njit
 def draw_free(
-    indptr: Array, indices: Array, columns: int, edges: Array, counts: Array, key: Any, rows: Array, into: Array
+    indptr: Array, indices: Array, columns: int, edges: Array, counts: Array, key: Any, begin: Array, rows: Array,
+    into: Array,
 ) -> None:
     """Draw places without a connection, in order: `rows[k]` and `into[k]` are the k-th's row and column.
 
@@ -33,16 +34,24 @@ def draw_free(
         Places to draw from it, at most as many as are free.
     key : uint64
         Of the stream of random numbers, of which the k-th place takes the k-th.
+    begin : integer array, shape (rows of the pattern + 1,)
+        Written: the first place of each row, as in an `indptr`.
     rows, into : int32 or int64 arrays, shape (sum of counts,)
     """
+    most = 0
+    for s in range(len(counts)):
+        most = max(most, indptr[edges[s + 1]] - indptr[edges[s]])
+    ahead = np.empty(most + 4, np.int64)
     k = 0
+    begin[: edges[0] + 1] = 0
     for s in range(len(counts)):
         count = counts[s]
         if count <= 0:
+            begin[edges[s] + 1 : edges[s + 1] + 1] = k
             continue
-        row, p = edges[s], indptr[edges[s]]
-        before, end = p, indptr[edges[s + 1]]
-        free = (edges[s + 1] - edges[s]) * columns - (end - p)
+        held = _free_before(indptr, indices, columns, edges[s], edges[s + 1], ahead)
+        free = (edges[s + 1] - edges[s]) * columns - held
+        ahead[held : held + 4] = free  # no place lies behind these
         whole, rest = free // count, free % count
         turn = _below(mix(key ^ mix(GOLDEN + np.uint64(k))), free)
         # The places are drawn in the order in which they lie behind the turn: from the first share that reaches over
@@ -54,27 +63,41 @@ def draw_free(
             if low + _drawn(key, k + share, whole + more) + turn >= free:
                 break
             low, spread, share = low + whole + more, spread + rest - more * count, share + 1
-        into_row = edges[s]
+        p, row, start = np.int64(0), edges[s], 0
         for j in range(count):
             if share == count:
                 low = spread = share = 0
             more = spread + rest >= count
             place = low + _drawn(key, k + share, whole + more) + turn
             low, spread, share = low + whole + more, spread + rest - more * count, share + 1
-            if place >= free:
-                place -= free
-            while p < end:  # the connections before the place move it on by as many
-                while p >= indptr[row + 1]:
-                    row += 1
-                if (row - edges[s]) * columns + indices[p] - (p - before) > place:
-                    break
-                p += 1
-            place += p - before
-            while place >= (into_row + 1 - edges[s]) * columns:
-                into_row += 1
-            rows[k + j] = into_row
-            into[k + j] = place - (into_row - edges[s]) * columns
+            place -= free * (place >= free)
+            passed = 4
+            while passed == 4:  # the connections before the place move it on by as many: four are looked at at once
+                passed = (
+                    np.int64(ahead[p] <= place) + np.int64(ahead[p + 1] <= place) + np.int64(ahead[p + 2] <= place)  # type: ignore[assignment]
+                    + np.int64(ahead[p + 3] <= place)
+                )  # fmt: skip
+                p += passed
+            place += p
+            while place >= start + columns:
+                row, start = row + 1, start + columns
+                begin[row] = k + j
+            rows[k + j], into[k + j] = row, place - start
         k += count
+        begin[row + 1 : edges[s + 1] + 1] = k
+    begin[edges[-1] + 1 :] = k
+
+
+@njit
+def _free_before(indptr: Array, indices: Array, columns: int, first: int, last: int, free: Array) -> int:
+    """free[p] = places without a connection before the p-th connection of a stretch of rows; returns how many
+    connections it has."""
+    origin = np.int64(indptr[first])
+    for row in range(first, last):
+        start = np.int64(row - first) * columns + origin
+        for p in range(np.int64(indptr[row]), np.int64(indptr[row + 1])):
+            free[p - origin] = start + indices[p] - p
+    return int(indptr[last]) - int(origin)
 
 
 @njit
@@ -89,6 +112,16 @@ def _below(random: Any, share: Any) -> Any:
     if share <= 1 << 32:  # the high half of a product, which takes no division
         return np.int64(((random >> np.uint64(32)) * np.uint64(share)) >> np.uint64(32))
     return np.int64(random % np.uint64(share))
+
+
+@njit
+def pick_places(mask: Array, rows: Array, columns: Array, its_rows: Array, its_columns: Array) -> None:
+    """The rows and columns of those places where `mask` is true, as many as there is room for."""
+    k = n = 0
+    while n < len(its_rows):
+        its_rows[n], its_columns[n] = rows[k], columns[k]  # written over by the next where it is not picked
+        n += mask[k]
+        k += 1
 
 
 @njit
@@ -119,23 +152,24 @@ def change_rows(
     q = k = stayed = 0
     new_indptr[0] = 0
     for row in range(len(indptr) - 1):
-        for p in range(indptr[row], indptr[row + 1]):
-            column = indices[p]
-            while k < len(rows) and rows[k] == row and into[k] < column:
-                new_indices[q], sources[q] = into[k], -1
-                q += 1
-                k += 1
-            back = k < len(rows) and rows[k] == row and into[k] == column
-            if back:
-                k += 1
-                stayed += 1
-            if back or keep[p]:
-                new_indices[q], sources[q] = column, p
-                q += 1
+        p, end = np.int64(indptr[row]), np.int64(indptr[row + 1])
         while k < len(rows) and rows[k] == row:
-            new_indices[q], sources[q] = into[k], -1
+            column = into[k]
+            while p < end and indices[p] < column:
+                new_indices[q], sources[q] = indices[p], p  # written over by the next where it is not kept
+                q += keep[p]
+                p += 1
+            new_indices[q], sources[q] = column, -1
+            if p < end and indices[p] == column:
+                sources[q] = p
+                stayed += 1
+                p += 1
             q += 1
             k += 1
+        while p < end and q < len(sources):
+            new_indices[q], sources[q] = indices[p], p
+            q += keep[p]
+            p += 1
         new_indptr[row + 1] = q
     return stayed
 
@@ -162,20 +196,24 @@ def note_change(tried: Array, indptr: Array, indices: Array, sources: Array, col
         Written: new connections; those whose bit was not set before; rows without connections; the least and the most
         connections of a row, and the sum of their squares.
     """
-    new = first = empty = squares = most = 0
+    empty = squares = most = 0
     least = columns + 1
     for row in range(len(indptr) - 1):
-        fan_in = indptr[row + 1] - indptr[row]
+        fan_in = np.int64(indptr[row + 1]) - indptr[row]
         empty += fan_in == 0
         least, most = min(least, fan_in), max(most, fan_in)
         squares += fan_in * fan_in
-        for p in range(indptr[row], indptr[row + 1]):
-            if sources[p] < 0:
-                place = np.int64(row) * columns + indices[p]
-                bit = np.uint8(1 << (place & 7))
-                new += 1
-                first += (tried[place >> 3] & bit) == 0
-                tried[place >> 3] |= bit
+    fresh, new, first = np.empty(most + 1, np.int64), 0, 0
+    for row in range(len(indptr) - 1):
+        n = 0
+        for p in range(np.int64(indptr[row]), np.int64(indptr[row + 1])):
+            fresh[n] = np.int64(row) * columns + indices[p]  # written over by the next where it is not new
+            n += sources[p] < 0
+        for place in fresh[:n]:
+            bit = np.uint8(1 << (place & 7))
+            first += (tried[place >> 3] & bit) == 0
+            tried[place >> 3] |= bit
+        new += n
     found[0], found[1], found[2], found[3], found[4], found[5] = new, first, empty, least, most, squares
 
 

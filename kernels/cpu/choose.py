@@ -43,28 +43,28 @@ def largest(
     least : number of the array's dtype
         The least magnitude that was taken of the last stretch from which some, but not all, were; 0 if there is none.
     """
-    given: Array = np.ascontiguousarray(scores).view(np.uint32 if scores.itemsize == 4 else np.uint64)
-    width, bits = 8 * given.itemsize, np.empty_like(given)
-    rank(given, given.dtype.type((1 << width - 1) - 1), given.dtype.type(barred is not None), bits)
-    if barred is not None:
-        bits[barred] = 0  # below every other number
-    mask = np.empty(len(bits), np.bool_)
-    least = np.zeros(1, bits.dtype)
-    mark_largest(bits, width, edges, counts, mask, least)
-    return mask, (least - (barred is not None and least > 0)).view(scores.dtype)[0]
+    given: Array = np.ascontiguousarray(scores).view(_BITS[scores.itemsize])
+    bits, mask, least = np.empty_like(given), np.empty(len(given), np.bool_), np.zeros(1, given.dtype)
+    mark_largest(given, bits, edges, counts, _NONE if barred is None else barred, mask, least)
+    return mask, least.view(scores.dtype)[0]
+
+
+_BITS, _NONE = {4: np.uint32, 8: np.uint64}, np.empty(0, np.int64)
 
 
 @njit
-def rank(bits: Array, magnitude: Any, more: Any, ranks: Array) -> None:
-    """ranks = the bits without that of the sign, and `more`."""
-    for k in range(len(bits)):
-        ranks[k] = (bits[k] & magnitude) + more
-
-
-@njit
-def mark_largest(bits: Array, width: int, edges: Array, counts: Array, mask: Array, least: Array) -> None:
-    """mask = which of each stretch are its largest; `bits` are unsigned integers of `width` bits."""
-    tallies = np.zeros(1 << _DIGIT, np.int64)
+def mark_largest(
+    given: Array, bits: Array, edges: Array, counts: Array, barred: Array, mask: Array, least: Array
+) -> None:
+    """mask = which of each stretch are its largest; `given` are the bits of floats, which those of their ranks are
+    written behind."""
+    width, raised = 8 * given.itemsize, given.dtype.type(len(barred) > 0)
+    magnitude = given.dtype.type((np.uint64(1) << np.uint64(width - 1)) - np.uint64(1))
+    for k in range(len(given)):
+        bits[k] = (given[k] & magnitude) + raised
+    for k in range(len(barred)):
+        bits[barred[k]] = 0  # below every other number
+    tallies = np.empty(1 << _DIGIT, np.int64)
     for s in range(len(counts)):
         first, last, count = edges[s], edges[s + 1], counts[s]
         if count <= 0 or count >= last - first:
@@ -91,6 +91,8 @@ def mark_largest(bits: Array, width: int, edges: Array, counts: Array, mask: Arr
             if here[k] == bound:
                 taken[k] = False
                 left -= 1
+    if least[0] > 0:
+        least[0] -= raised
 
 
 @njit

@@ -17,6 +17,7 @@ from ..storage.sizes import Pair
 from .initial import initial_values
 from .layer import Layer, Params
 from .replay import backward_of, forward_of
+from .sampling import Sampling
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -149,21 +150,32 @@ class SparseLayer(Layer):
             raise ValueError(f"{self!r}: the pattern must have shape {self.pattern.shape}, got {pattern.shape}")
         if (sampled := workspace.sampled) is None:
             raise ValueError(f"{self!r}: has no gradient: there was no backward pass in this workspace")
-        found = workspace.played.array("gradient of others", (pattern.nnz,), self.dtype)
-        known = workspace.played.sampled_plan
-        if known is None or known.pattern is not pattern:
-            # Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
-            once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
-            known = workspace.played.sampled_plan = self.plan_of(pattern, moving=once, together=self.plan.together)
+        played = workspace.played
         if isinstance(sampled, SampledRows):
-            other = shallow(self)
-            other.take_pattern(pattern, known)
-            replay = backward_of(other, len(sampled.dy), self.dtype.name, biased=False, need_dx=False)
-            replay.run(*addresses(sampled.dy, sampled.x, sampled.seen, None, None, found, None))
-        else:
-            walked = known if sampled.strips == 1 else known.folded(sampled.strips)
-            workspace.played.kernels.sddmm(walked.forward, sampled.grid, sampled.dy, sampled.x, found)
+            return self._gradient_of_rows(pattern, sampled, played)
+        if played.sampling is None or not played.sampling.takes(pattern, sampled):
+            played.sampling = Sampling(self._plan_once(pattern), sampled, self.device, self.dtype)
+        return played.sampling.gradient(pattern, played.kernels)
+
+    def _gradient_of_rows(self, pattern: SparsityPattern, sampled: SampledRows, workspace: Workspace) -> Any:
+        """The same after a pass over ordinary arrays."""
+        found = workspace.array("gradient of others", (pattern.nnz,), self.dtype)
+        known = workspace.sampled_plan
+        if known is None or known.pattern is not pattern:
+            known = workspace.sampled_plan = self._plan_once(pattern)
+        other = shallow(self)
+        other.take_pattern(pattern, known)
+        replay = backward_of(other, len(sampled.dy), self.dtype.name, biased=False, need_dx=False)
+        replay.run(*addresses(sampled.dy, sampled.x, sampled.seen, None, None, found, None))
         return found
+
+    def _plan_once(self, pattern: SparsityPattern) -> Any:
+        """The plan of connections whose gradient is sampled.
+
+        Looking for rows that share their columns pays for whole rows only; others are looked at once, and go.
+        """
+        once = pattern.nnz == 0 or int(pattern.fan_in.max()) < pattern.shape[1]
+        return self.plan_of(pattern, moving=once, together=self.plan.together)
 
     def prune(self, keep: Any) -> None:
         """Store only the connections where `keep`, a boolean array of shape (nnz,), is true.

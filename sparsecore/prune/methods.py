@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..kernels.tuning import EXACT_BLOCK
 from ..storage.granularity import Units
-from ..storage.growth import Places, free_places, rows_between
+from ..storage.growth import Places, free_pattern, free_places, rows_between
 from ..storage.pattern import SparsityPattern
 from .masks import sizes_of
 from .schedule import Curve, polynomial
@@ -37,6 +37,8 @@ class Site:
         Which of them stay.
     edges : int64 array, shape (stretches + 1,)
         Stretches of rows within which units go and come: all rows, or each row for itself.
+    free : int64 array, shape (stretches,)
+        Free places of each stretch.
     units : Units
         What a unit is.
     gradient : callable
@@ -48,6 +50,7 @@ class Site:
     pattern: SparsityPattern
     keep: NDArray[np.bool_]
     edges: Counts
+    free: Counts
     units: Units
     gradient: Callable[[SparsityPattern], Scores]
     key: int
@@ -57,14 +60,10 @@ class Site:
         """Connections of a unit."""
         return self.units.size
 
-    @property
-    def free(self) -> Any:
-        """Free places of each stretch."""
-        places = self.edges * self.pattern.shape[1] - self.pattern.indptr[self.edges]
-        return places[1:] - places[:-1]
-
     def scores(self, units: SparsityPattern) -> Scores:
         """What the gradient of units is ranked by: g itself of connections, the sum of squares of several."""
+        if self.size == 1:
+            return self.gradient(units)
         pattern = self.units.connections(units)
         return sizes_of(self.units.gathered(self.gradient(pattern), pattern, units), self.size)
 
@@ -85,10 +84,9 @@ def of_candidates(times: float = 4.0) -> Growth:
         from ..kernels.cpu.choose import largest
 
         drawn = np.minimum(np.ceil(times * counts).astype(np.int64), site.free)
-        candidates = free_places(site.pattern, site.edges, drawn, site.key)
-        pattern = candidates.pattern(site.pattern.shape)
-        starts = pattern.indptr[site.edges].astype(np.int64)
-        return candidates.where(largest(site.scores(pattern), starts, np.minimum(counts, drawn))[0])
+        candidates = free_pattern(site.pattern, site.edges, drawn, site.key)
+        best, _ = largest(site.scores(candidates), np.append(0, np.cumsum(drawn)), np.minimum(counts, drawn))
+        return Places(candidates.rows, candidates.indices).where(best)
 
     return comes
 

@@ -137,12 +137,16 @@ class Movement:
 
         held = units.of(pattern)
         assert held is not None
-        rows = held.shape[0]
-        edges = np.arange(rows + 1) if self.method.by_row else np.array([0, rows])
-        stay, come = self._counts(held, edges, step, path)
-        starts = held.indptr[edges].astype(np.int64)
+        rows, columns = held.shape
+        if self.method.by_row:
+            edges, starts = np.arange(rows + 1), held.indptr.astype(np.int64)
+        else:
+            edges, starts = np.array([0, rows]), np.array([0, held.nnz])
+        there, possible = starts[1:] - starts[:-1], (edges[1:] - edges[:-1]) * columns
+        stay, come = self._counts(there, possible, step, path)
         keep, _ = largest(self.method.goes(units.gathered(weight, pattern, held), units.size), starts, stay)
-        site = Site(held, keep, edges, units, gradient, int(moving_key(self.seed, step, number)))
+        key = int(moving_key(self.seed, step, number))
+        site = Site(held, keep, edges, possible - there, units, gradient, key)
         after, sources, stayed = changed(held, keep, self.method.comes(site, come))
         if units.size == 1:
             return after, sources, stayed
@@ -150,10 +154,8 @@ class Movement:
         wired = units.connections(after)
         return wired, sources_of(pattern, wired), int(units.held(held)[back[~keep[back]]].sum())
 
-    def _counts(self, units: SparsityPattern, edges: Counts, step: int, path: str) -> tuple[Counts, Counts]:
-        """How many units stay in each stretch, and how many come."""
-        starts = units.indptr[edges].astype(np.int64)
-        held, possible = starts[1:] - starts[:-1], (edges[1:] - edges[:-1]) * units.shape[1]
+    def _counts(self, held: Counts, possible: Counts, step: int, path: str) -> tuple[Counts, Counts]:
+        """How many units stay in each stretch, and how many come, of how many are there and could be."""
         goal = held
         if self.method.towards is not None:
             first, last = self._sparsities(path)

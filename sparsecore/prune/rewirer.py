@@ -14,6 +14,7 @@ from ..network import Network
 from ..storage.growth import changed, free_places
 from ..storage.parameters import LayerPath
 from ..storage.pattern import SparsityPattern
+from ..storage.plan import Plan
 from ..storage.rewiring import Move
 from ..training.callbacks import Callback, Training
 from .methods import Method
@@ -117,7 +118,8 @@ class Rewirer(Movement, Callback):
             move, result = self._moved(trainer, path, number)
             moves.append(move)
             done.append(result)
-        trainer.optimizer.attach(network)
+        if network.table.columns is not trainer.optimizer.columns:
+            trainer.optimizer.attach(network)
         network.carry_out(moves)
         connections, possible = (sum(getattr(each, name) for each in done) for name in ("connections", "possible"))
         trainer.record(
@@ -188,11 +190,16 @@ class Rewirer(Movement, Callback):
 
 def _compile(dtype: Any) -> None:
     """Run what an update runs once on next to nothing, so that no step of the run waits for a compiler."""
-    from ..kernels.cpu.change import moving_key, note_change
+    from ..kernels.cpu.change import moving_key, note_change, take_or_zero
     from ..kernels.cpu.choose import largest
 
     pattern, edges, one = SparsityPattern((2, 2), [0, 1, 2], [0, 1]), np.array([0, 2]), np.array([1])
     keep, _ = largest(np.ones(2, dtype), edges, one)
     places = free_places(pattern, edges, one, int(moving_key(0, 0, 0)))
+    places.where(np.ones(1, np.bool_)).pattern(pattern.shape)
     after, sources, _ = changed(pattern, keep, places)
     note_change(np.zeros(1, np.uint8), after.indptr, after.indices, sources, 2, np.empty(6, np.int64))
+    take_or_zero(np.ones(2, dtype), sources, np.empty(len(sources), dtype))
+    plan, other = Plan(pattern, moving=True), Plan(pattern, moving=True)
+    if plan.transposed and plan.forward and plan.fits(other):
+        plan.patch(other)

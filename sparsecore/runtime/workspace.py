@@ -121,7 +121,8 @@ class Workspace:
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
         self._buffers: dict[str, tuple[Any, Any]] = {}
         self._sampled: Sampled | SampledRows | None = None
-        self.sampled_plan: Any = None  # of the connections whose gradient was sampled last
+        self.sampling: Any = None  # how the gradient of other connections was sampled last: a recorded call
+        self.sampled_plan: Any = None  # or, after a pass over ordinary arrays, their plan
         self._owner: Any = None  # a weak reference to the network that computes here
         if self.recording:
             self._plays_in(Workspace(self.device, training=training, position=position, stream=stream))

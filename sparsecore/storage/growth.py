@@ -33,7 +33,12 @@ class Places(NamedTuple):
 
     def where(self, mask: Mask) -> Places:
         """Those where a boolean array is true."""
-        return Places(self.rows[mask], self.columns[mask])
+        from ..kernels.cpu.change import pick_places
+
+        count = int(np.count_nonzero(mask))
+        found = Places(np.empty(count, self.rows.dtype), np.empty(count, self.columns.dtype))
+        pick_places(mask, self.rows, self.columns, *found)
+        return found
 
 
 def free_places(pattern: SparsityPattern, edges: Integers, counts: Integers, key: int) -> Places:
@@ -49,13 +54,20 @@ def free_places(pattern: SparsityPattern, edges: Integers, counts: Integers, key
     key : int
         From 0 to 2**64 − 1. The same key draws the same places.
     """
+    drawn = free_pattern(pattern, edges, counts, key)
+    return Places(drawn.rows, drawn.indices)
+
+
+def free_pattern(pattern: SparsityPattern, edges: Integers, counts: Integers, key: int) -> SparsityPattern:
+    """The same places as connections."""
     from ..kernels.cpu.change import draw_free  # compiling waits until a structure changes
 
     drawn = int(counts.sum())
+    indptr = np.empty(pattern.shape[0] + 1, index_dtype(drawn))
     rows = np.empty(drawn, index_dtype(pattern.shape[0]))
     columns = np.empty(drawn, index_dtype(pattern.shape[1]))
-    draw_free(pattern.indptr, pattern.indices, pattern.shape[1], edges, counts, np.uint64(key), rows, columns)
-    return Places(rows, columns)
+    draw_free(pattern.indptr, pattern.indices, pattern.shape[1], edges, counts, np.uint64(key), indptr, rows, columns)
+    return SparsityPattern._from_valid(pattern.shape, indptr, columns, rows)
 
 
 def changed(pattern: SparsityPattern, keep: Mask, coming: Places) -> tuple[SparsityPattern, NDArray[np.int64], int]:

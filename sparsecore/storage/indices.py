@@ -14,12 +14,12 @@ from ..runtime.arrays import plain_array
 Shape = tuple[int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_INT32_MAX = int(np.iinfo(np.int32).max)
+INT32_MAX = int(np.iinfo(np.int32).max)
 
 
 def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
     """The integer type that holds counts and indices up to `largest`: int32 as long as it can."""
-    return np.int32 if largest <= _INT32_MAX else np.int64
+    return np.int32 if largest <= INT32_MAX else np.int64
 
 
 def checked_shape(shape: Shape) -> Shape:

@@ -68,7 +68,7 @@ class SparsityPattern:
         vars(self).update(shape=shape, indptr=_frozen(indptr), indices=_frozen(indices))
 
     @classmethod
-    def _from_valid(cls, shape: Shape, indptr: Array, indices: Array) -> SparsityPattern:
+    def _from_valid(cls, shape: Shape, indptr: Array, indices: Array, rows: Array | None = None) -> SparsityPattern:
         """Take over arrays that are valid by construction and that nobody else will write to."""
         pattern = cls.__new__(cls)
         pattern._own(
@@ -76,6 +76,8 @@ class SparsityPattern:
             np.ascontiguousarray(indptr, index_dtype(indices.size)),
             np.ascontiguousarray(indices, index_dtype(shape[1])),
         )
+        if rows is not None:
+            vars(pattern)["rows"] = _frozen(rows)
         return pattern
 
     # -- what it holds ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from ..kernels.layout import LANES, CooLayout, Grid, Layout
 from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, chunk_tiles
 from .cached import cached
 from .granularity import Granularity
+from .indices import INT32_MAX
 from .patching import Patchable
 from .pattern import SparsityPattern
 from .sizes import Pair
@@ -41,8 +44,8 @@ class Plan(Patchable):
     ) -> None:
         if format not in ("csr", "coo"):
             raise ValueError(f"format must be 'csr' or 'coo', got {format!r}")
-        if max(pattern.shape) > np.iinfo(np.int32).max:
-            raise ValueError(f"a layer may have at most {np.iinfo(np.int32).max:,} inputs and outputs, got {pattern!r}")
+        if max(pattern.shape) > INT32_MAX:
+            raise ValueError(f"a layer may have at most {INT32_MAX:,} inputs and outputs, got {pattern!r}")
         self.pattern = pattern
         self.format, self.moving, self.together = format, moving, together
 
@@ -81,6 +84,56 @@ class Plan(Patchable):
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         return self.pattern.transpose()
 
+    # -- connections that move -------------------------------------------------------------------------------------
+
+    @property
+    def alone(self) -> bool:
+        """Whether connections move, and rows share nothing and are walked whole, forward and transposed: the form of
+        all such plans of one shape and as many connections, and all that is written anew when they move."""
+        pattern = self.pattern
+        return (
+            self.moving and self.format == "csr" and self.together == (1, 1) and not pattern.is_full
+            and not _block_columns(pattern.shape, pattern.nnz) and not _block_columns(pattern.shape[::-1], pattern.nnz)
+        )  # fmt: skip
+
+    def fits(self, fresh: Patchable) -> bool:
+        """As for any plan, but where rows are alone nothing of the fresh one is made."""
+        if not self.alone or fresh.pattern.nnz != self.pattern.nnz:
+            return super().fits(fresh)
+        if "transposed" in vars(self) or "perm" in vars(self):
+            _ = self.transposed, self.perm  # both, while memory may still run out
+        return True
+
+    def patch(self, fresh: Patchable) -> None:
+        """Take the numbers and the pattern of a fresh plan that fits."""
+        if not self.alone:
+            super().patch(fresh)
+            return
+        from ..kernels.cpu.turn import lay_rows, lay_turned
+
+        pattern = fresh.pattern
+        if "forward" in vars(self):
+            lay_rows(pattern.indptr, pattern.indices, *_written(self.forward))
+        if "transposed" in vars(self):
+            lay_turned(pattern.indptr, pattern.indices, *_written(self.transposed), self.perm)
+        vars(self).pop("_transpose", None)
+        self.pattern = pattern
+
+    def holds(self, pattern: SparsityPattern) -> bool:
+        """Whether the forward layout, its rows alone, has room for another pattern of the same shape."""
+        return self.alone and pattern.nnz <= len(self.forward.offsets) and not pattern.is_full
+
+    def hold(self, pattern: SparsityPattern) -> None:
+        """Write a pattern that it has room for into the forward layout, and nowhere else."""
+        from ..kernels.cpu.turn import lay_rows
+
+        lay_rows(pattern.indptr, pattern.indices, *_written(self.forward))
+
+
+def _written(layout: Any) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """The arrays of a layout of rows alone that depend on more than how many they are."""
+    return layout.indptr, layout.cuts, layout.offsets
+
 
 def own(array: NDArray[np.integer], moving: bool) -> NDArray[np.integer]:
     """The array, or a copy that may be written to where connections move."""
@@ -102,14 +155,14 @@ def laid_out(
     return layout_of(pattern, offsets, columns_per_block, moving=moving, together=together)
 
 
-def _block_columns(pattern: SparsityPattern, largest_group: int) -> int:
+def _block_columns(shape: Pair, nnz: int, largest_group: int = 1) -> int:
     """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
     Rows in groups share what they load from the second level, and need no blocks. Blocks made for that level do not
     pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
     """
-    rows, columns = pattern.shape
-    fan_in = pattern.nnz / max(rows, 1)
+    rows, columns = shape
+    fan_in = nnz / max(rows, 1)
     pays = columns > BLOCK_COLUMNS and fan_in * BLOCK_COLUMNS / columns >= BLOCK_CONNECTIONS and rows <= BLOCK_ROWS
     return BLOCK_COLUMNS if pays and largest_group == 1 else 0
 
@@ -136,7 +189,7 @@ def layout_of(
     indptr = pattern.indptr.astype(np.int64)
     grouped = together > 1 and Granularity(together).units(pattern.shape).of(pattern) is not None
     if columns_per_block is None and moving and not pattern.is_full and not grouped:
-        columns_per_block = _block_columns(pattern, 1)
+        columns_per_block = _block_columns(pattern.shape, pattern.nnz)
     if columns_per_block == 0 and moving and not pattern.is_full and not grouped:
         return _rows_alone(indptr, offsets)
     rows, starts, leaders = _neighbours(pattern, together) if moving and grouped else _groups(pattern, moving)
@@ -145,7 +198,7 @@ def layout_of(
     sizes = starts[1:] - starts[:-1]
     most = int(sizes.max(initial=1))
     if columns_per_block is None:
-        columns_per_block = _block_columns(pattern, most)
+        columns_per_block = _block_columns(pattern.shape, pattern.nnz, most)
     edges = np.arange(columns_per_block, pattern.shape[1], columns_per_block) if columns_per_block else np.arange(0)
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length

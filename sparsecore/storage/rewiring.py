@@ -126,13 +126,11 @@ def move_in_place(table: ParameterTable, moves: Sequence[Move], device: Arrays) 
 
 def _moved(column: Any, move: Move, device: Arrays, *, value: bool) -> Any:
     before = device.get(column[move.row.slice])
-    if not move.grows:
-        return before[move.sources]
     from ..kernels.cpu.change import take_or_zero  # compiling waits until a structure changes
 
     moved = np.empty(len(move.sources), before.dtype)
     take_or_zero(before, move.sources, moved)
-    return move.filled(moved, value) if value and np.any(move.fill) else moved
+    return move.filled(moved, value) if value and np.count_nonzero(move.fill) else moved
 
 
 def moved_table(table: ParameterTable, moves: Sequence[Move], device: Arrays) -> ParameterTable:
