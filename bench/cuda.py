@@ -1,4 +1,4 @@
-"""`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS's dense products, cupyx's sparse ones, and PyTorch.
+"""`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS, cupyx's sparse products and PyTorch.
 
 It has never run on a GPU here: what it prints on one is the first measurement.
 """
@@ -112,7 +112,7 @@ def fastest_rows(entries: Sequence[Entry], quick: bool) -> list[Row]:
     plans = [_plan(entry.run, quick) for entry in entries]
     turn = sum((count + 1) * ms for count, ms in plans)
     times: list[list[float]] = [[] for _ in plans]
-    for _ in range(2 if quick else min(_ROUNDS, max(_FEWEST, round(_ALL / turn)))):
+    for _ in range(1 if quick else min(_ROUNDS, max(_FEWEST, round(_ALL / turn)))):
         for entry, (count, _), own in zip(entries, plans, times, strict=True):
             own.append(milliseconds(entry.run, count))
     for entry, own in zip(entries, times, strict=True):
@@ -128,8 +128,8 @@ def _plan(run: Callable[[], object], quick: bool) -> tuple[int, float]:
     """Calls of a turn, and about what each takes. The first two compile, and capture what can be captured."""
     for _ in range(3):
         run()
-    ms = max(milliseconds(run, 2), 1e-3)
-    return 2 if quick else max(2, round(_MS / ms)), ms
+    ms = max(milliseconds(run, 1 if quick else 2), 1e-3)
+    return 1 if quick else max(2, round(_MS / ms)), ms
 
 
 def milliseconds(run: Callable[[], object], count: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,19 +28,23 @@ def report(out: Path) -> Iterator[str]:
     """Lines of the report, part by part; what a part did not come to is left out."""
     about = next((row for row in results.read(out, "about") if row.get("what") == "card"), {})
     known = like(about.get("name", ""))
-    yield f"{about.get('name', 'no card')}; cupy {about.get('cupy')}, NVRTC {about.get('nvrtc')}, driver {about.get('driver')}"
-    yield from (f"{row['part']}: {row['how']} after {row['seconds']} s of {row['limit']}" for row in results.read(out, "parts"))
+    versions = ", ".join(f"{name} {about.get(name.lower())}" for name in ("cupy", "NVRTC", "driver"))
+    yield f"{about.get('name', 'no card')}; {versions}"
+    for row in results.read(out, "parts"):
+        yield f"{row['part']}: {row['how']} after {row['seconds']} s of {row['limit']}"
     yield from _libraries(out)
     yield from _tests(out)
     rows = [row for row in results.read(out, "times") if "engine" in row or row.get("bench") == "ceiling"]
     card = measured_card(known or H200, rows)
     if known is None:
-        yield f"\nPredictions are an {card.name}'s with what was measured here in its place: this card is none of those known."
+        yield f"\nThis card is none of those known: predicted is an {card.name}, with what was measured in its place."
     yield from _ceilings(known or H200, card)
     if timed := [row for row in rows if "ms" in row]:
         yield "\n" + table(timed, card)
         yield from furthest(timed, card)
-    yield from (f"failed: {_name(row)}, {row['engine']}: {row['failed'].splitlines()[-1]}" for row in rows if "failed" in row)
+    for row in rows:
+        if "failed" in row:
+            yield f"failed: {_name(row)}, {row['engine']}: {row['failed'].splitlines()[-1]}"
     yield from _training(out)
     yield from (f"{row.pop('tool')}: {row}" for row in results.read(out, "tools"))
 
@@ -111,8 +116,8 @@ def _libraries(out: Path) -> Iterator[str]:
 def _tests(out: Path) -> Iterator[str]:
     ended = [row for row in results.read(out, "tests") if "outcome" in row]
     if ended:
-        counts = {outcome: sum(row["outcome"] == outcome for row in ended) for outcome in sorted({row["outcome"] for row in ended})}
-        yield "tests: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        counts = Counter(row["outcome"] for row in ended)
+        yield "tests: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts))
     for row in ended:
         if row["outcome"] not in ("passed", "skipped"):
             error = str(row.get("error", "")).strip().splitlines()
@@ -121,7 +126,8 @@ def _tests(out: Path) -> Iterator[str]:
 
 def _ceilings(published: Card, measured: Card) -> Iterator[str]:
     yield "\nceilings, measured and as assumed:"
-    for name, unit, scale in (("memory", "TB/s", 1e12), ("cache", "TB/s", 1e12), ("flops", "TFLOP/s", 1e12), ("launch", "µs", 1e-6)):
+    units = {"memory": ("TB/s", 1e12), "cache": ("TB/s", 1e12), "flops": ("TFLOP/s", 1e12), "launch": ("µs", 1e-6)}
+    for name, (unit, scale) in units.items():
         here, there = (getattr(card, name) / scale for card in (measured, published))
         yield f"  {name}: {'not measured' if here == there else f'{here:.3g}'}, {there:.3g} {unit}"
 

@@ -1,4 +1,4 @@
-"""What the card can do, measured: its memory and its cache by copies, float32 by cuBLAS, and an empty launch in a graph."""
+"""What the card can do, measured: memory and cache by copies, float32 by cuBLAS, and an empty launch in a graph."""
 
 from __future__ import annotations
 

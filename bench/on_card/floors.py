@@ -1,10 +1,10 @@
 """What each row should take, said before it is measured: `python -m bench.on_card.floors` prints the table of
 kernels/cuda/README.md.
 
-The *floor* is the longer of two times: each array read or written once, at the rate of the memory, or of the second-level
-cache where all of a launch's arrays fit there; and the multiply-adds at the card's full float32 rate. The *prediction*
-adds an empty launch for each kernel, and what this engine's kernels ask of the second-level cache: a run of x for each
-connection of each group of rows.
+The *floor* is the longer of two times: each array read or written once, at the rate of the memory, or of the
+second-level cache where all of a launch's arrays fit there; and the multiply-adds at the card's full float32 rate. The
+*prediction* adds an empty launch for each kernel, and what this engine's kernels ask of the second-level cache: a run
+of x for each connection of each group of rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from sparsecore.kernels.layout import LANES, CooLayout
 
 from bench.engines import sparsecore as engine
 from bench.problem import layer_pattern
 from bench.tables import markdown, number, wires
-from sparsecore.kernels.layout import LANES, CooLayout
 from sparsecore.runtime.devices import CPU
 from sparsecore.storage.plan import Plan
 
@@ -71,17 +71,14 @@ def layer_work(case: Case) -> Work:
         shared = offsets = connections
     else:
         pattern = layer_pattern(case.shape, case.topology, case.sparsity)
-        layout = Plan(pattern).forward
-        connections, shared, offsets = pattern.nnz, _shared(layout), layout.offsets.size
+        connections, (shared, offsets) = pattern.nnz, _shared(Plan(pattern).forward)
     lines = -(-case.batch // LANES)
-    return kernel_work(
-        case.bench == "sample", connections, shared, offsets, lines, lines * (rows + columns), rows,
-        2 * connections * case.batch,
-    )  # fmt: skip
+    moved, flops = NUMBER * LANES * lines * (rows + columns), 2 * connections * case.batch
+    return kernel_work(case.bench == "sample", connections, shared, offsets, lines, moved, rows, flops)
 
 
 def kernel_work(
-    sample: bool, connections: int, shared: int, offsets: int, positions: int, lines: int, rows: int, flops: float
+    sample: bool, connections: int, shared: int, offsets: int, positions: int, moved: int, rows: int, flops: float
 ) -> Work:
     """One launch of spmm, or of sddmm.
 
@@ -92,20 +89,20 @@ def kernel_work(
         Stored ones; those of groups of rows with the same columns, once; and columns that are stored.
     positions : int
         Of the output, in each row: lines of LANES numbers.
-    lines : int
-        Of all that is read and written beside connections.
+    moved : int
+        Bytes of all that is read and written beside connections.
     rows : int
     flops : float
     """
     line, stored = NUMBER * LANES, NUMBER * (connections + offsets)
     runs = shared + (connections / 8 if sample else rows)  # of x, and of dy for a team's eight connections, or of y
-    return Work(stored + line * lines, NUMBER * (connections + shared) + line * positions * runs, flops)
+    return Work(stored + moved, NUMBER * (connections + shared) + line * positions * runs, flops)
 
 
 def step_works(problem: Any) -> list[Work]:
     """The launches of a training step: the calls that a recording makes, one launch each."""
     listing = _Listing()
-    engine.Step(problem, 1, device=listing)  # type: ignore[arg-type]  # a CPU, but for its recorder
+    engine.Step(problem, 1, device=listing)  # a CPU, but for its recorder
     return listing.works
 
 
@@ -141,30 +138,33 @@ def _work_of(name: str, arguments: Sequence[Any], others: Sequence[Any]) -> Work
     layout, grid = arguments[0], arguments[1]
     values = arguments[2] if name == "spmm" else arguments[4]
     positions = grid.outer * grid.ys * grid.lines
-    lines = sum(array.size for array in arrays if array is not values) // LANES
-    shared = layout.offsets.size if isinstance(layout, CooLayout) else _shared(layout)
-    rows = layout.count if isinstance(layout, CooLayout) else len(layout.rows)
-    flops = 2 * values.size * positions * LANES
-    return kernel_work(name == "sddmm", values.size, shared, layout.offsets.size, positions, lines, rows, flops)
+    moved -= values.size * values.itemsize
+    coo = isinstance(layout, CooLayout)
+    shared, offsets = (layout.offsets.size,) * 2 if coo else _shared(layout)
+    rows, flops = layout.count if coo else len(layout.rows), 2 * values.size * positions * LANES
+    return kernel_work(name == "sddmm", values.size, shared, offsets, positions, moved, rows, flops)
 
 
-def _shared(layout: Any) -> int:
-    return int((layout.cuts[-1] - layout.cuts[0]).sum())
+def _shared(layout: Any) -> tuple[int, int]:
+    """Connections of all groups, each group's once; and their columns, those that groups share once."""
+    lengths = layout.cuts[-1] - layout.cuts[0]
+    _, first = np.unique(layout.runs, return_index=True)
+    return int(lengths.sum()), int(lengths[first].sum())
 
 
 def table(some: Sequence[Case] | None = None) -> str:
     """Floors and predictions of every case on every card, in microseconds."""
-    body = []
+    body: list[list[str]] = []
     for case in cases() if some is None else some:
         done = works(case)
         times = [1e6 * seconds(case, card) for card in CARDS for seconds in (floor, predicted)]
         body.append([
             f"{case.bench} {case.model}, {wires(case.topology, case.sparsity)}, {case.batch}",
             f"{sum(work.bytes for work in done) / 1e6:,.1f}", f"{sum(work.requested for work in done) / 1e6:,.0f}",
-            f"{sum(work.flops for work in done) / 1e6:,.0f}", str(len(done)), *map(number, times),
+            f"{sum(work.flops for work in done) / 1e6:,.0f}", str(len(done)), *(number(each) for each in times),
         ])  # fmt: skip
-    times = [f"{card.name} {what}" for card in CARDS for what in ("floor", "predicted")]
-    head = ["what, wiring, batch", "MB", "MB asked for", "MFLOP", "launches", *times]
+    names = [f"{card.name} {what}" for card in CARDS for what in ("floor", "predicted")]
+    head = ["what, wiring, batch", "MB", "MB asked for", "MFLOP", "launches", *names]
     return markdown("Floors and predictions, µs:", head, body)
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PLAIN = (bool, int, float, str, np.generic, np.dtype, type(None))
 
 
-def save(test: str, excinfo: Any) -> dict[str, str]:
+def save(excinfo: Any) -> dict[str, str]:
     """Add the arrays to the file, under names such as 3/test_spmm.x; give those, and other values, for the row."""
     found: dict[str, str] = {}
     path = results.out() / NAME

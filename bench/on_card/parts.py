@@ -22,7 +22,7 @@ LOG = "log.txt"
 MOST_LOG = 3 << 20
 """Bytes of the log that a part may fill: its beginning and its end are kept."""
 
-_GRACE = 2.0  # seconds for a part that was told to end, and then for the system to take a killed one away
+_GRACE = 1.0  # seconds for a part that was told to end, and then for the system to take a killed one away
 
 
 class Part(NamedTuple):
@@ -97,8 +97,8 @@ def _run(part: Part, limit: float, out: Path, environment: Mapping[str, str]) ->
         log.flush()
         size = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", part.module, environment[results.OUT]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=environment, cwd=ROOT, start_new_session=True,
+            [sys.executable, "-m", part.module, environment[results.OUT]], env=environment, cwd=ROOT,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
             how = "failed" if process.wait(limit) else "done"

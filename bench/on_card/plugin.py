@@ -5,7 +5,7 @@ given saved if it fails. A test that hangs ends pytest; so does one after which 
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, TextIO
 
 import pytest
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     results.write("tests", {"test": item.nodeid})
     longest = min(LONGEST, results.seconds())
     log: TextIO = (results.out() / LOG).open("a", encoding="utf-8")  # pytest holds stderr back while a test runs
@@ -54,15 +54,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
     if report.failed or report.skipped or call.when == "call":
         found = {"test": item.nodeid, "outcome": report.outcome, "seconds": round(call.duration, 3)}
         if report.failed and call.excinfo is not None:
-            found |= {"when": call.when, "error": str(report.longrepr)[-4000:], "inputs": save(item.nodeid, call.excinfo)}
+            found |= {"when": call.when, "error": str(report.longrepr)[-4000:], "inputs": save(call.excinfo)}
         results.write("tests", found)
         if report.failed and (reason := _card_is_gone()):
-            item.session.shouldstop = f"the card answers no more: {reason}"  # type: ignore[attr-defined]
+            item.session.shouldstop = f"the card answers no more: {reason}"
     return report
 
 

@@ -13,7 +13,7 @@ from . import results
 
 _ENDED = (0, 1, 5)  # pytest's codes for all passed, some failed, and none left
 COMMAND = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "bench.on_card.plugin")
-WHERE, FEW = "tests/cuda", "tests/cuda/test_kernels.py"
+WHERE, FEW = "tests/cuda", "tests/cuda/test_host_calls.py"  # the latter is quickly collected: for a rehearsal
 
 
 def main() -> None:
@@ -31,9 +31,10 @@ def begin_again(command: Sequence[str]) -> None:
     while True:
         before = len(begun())
         code = subprocess.run(command, env=environment, check=False).returncode
-        for test in begun() - ended():
+        died = begun() - ended()
+        for test in died:
             results.write("tests", {"test": test, "outcome": "died", "code": code})
-        if code in _ENDED or len(begun()) == before:
+        if (code in _ENDED and not died) or len(begun()) == before:  # a test that hangs ends pytest with 1 too
             return
 
 

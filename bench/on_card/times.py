@@ -1,4 +1,4 @@
-"""Part (c): the card's ceilings, and steps and kernels beside cuBLAS, cuSPARSE and PyTorch; each checked, then timed."""
+"""Part (c): the card's ceilings; steps and kernels beside cuBLAS, cuSPARSE and PyTorch, each checked and then timed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def main() -> None:
 
 def rows(case: Case, on: Any, small: bool) -> Iterator[results.Found]:
     """A row for each engine, with its time or with what went wrong."""
-    began, entries, fields, errors = perf_counter(), [], case._asdict(), {}
+    began, entries, fields = perf_counter(), [], case._asdict()
+    errors: dict[tuple[Any, Any], float] = {}
     try:
         attempt = _step(case, small) if case.bench == "step" else _kernel(case)
     except Exception:
@@ -67,7 +68,7 @@ def rows(case: Case, on: Any, small: bool) -> Iterator[results.Found]:
     prepared = perf_counter() - began
     for row in bench.fastest_rows(entries, small) if entries else ():
         del row["gflops"]
-        way = row["engine"], row.get("format", row.get("variant"))
+        way = row["engine"], row.get("format", row.get("variant", ""))
         yield row | {"error": errors[way], "prepared": round(prepared, 2), "seconds": round(perf_counter() - began, 2)}
 
 

@@ -18,9 +18,9 @@ from .six import KERNELS
 
 STEP = (sys.executable, "-m", "bench.on_card.six")
 METRICS = (
-    "gpu__time_duration.sum", "dram__bytes.sum", "lts__t_bytes.sum", "sm__warps_active.avg.pct_of_peak_sustained_active",
-    "sm__throughput.avg.pct_of_peak_sustained_elapsed", "lts__throughput.avg.pct_of_peak_sustained_elapsed",
-    "launch__registers_per_thread",
+    "gpu__time_duration.sum", "dram__bytes.sum", "lts__t_bytes.sum",
+    "sm__warps_active.avg.pct_of_peak_sustained_active", "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed", "launch__registers_per_thread",
 )  # fmt: skip
 
 
@@ -59,7 +59,8 @@ def used(tool: Tool, limit: float) -> list[results.Found]:
         return [{"tool": tool.name, "missing": True}]
     began = perf_counter()
     try:
-        run = subprocess.run([program, *tool.arguments, *STEP], capture_output=True, text=True, timeout=limit, check=False)
+        command = [program, *tool.arguments, *STEP]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except (subprocess.TimeoutExpired, OSError) as error:
         return [{"tool": tool.name, "failed": f"{type(error).__name__}: {error}"[:400]}]
     print(f"{run.stdout[-20000:]}\n{run.stderr[-20000:]}", flush=True)

@@ -13,9 +13,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench.on_card.cards import H100, T4, Card
 from sparsecore.models.lenet300 import SIZES, lenet300
 
+from bench.on_card.cards import H100, T4, Card
 from sparsecore.data import Split
 from sparsecore.data.batches import Batches
 from sparsecore.network import Network
