@@ -49,8 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
         option.benchmark_only = True
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = [str(config.rootpath / "bench")]
-    elif not any(
-        getattr(option, f"benchmark_{flag}") for flag in ("only", "enable", "autosave", "save", "compare", "json")
+    elif not any(  # without pytest-benchmark there are none of its flags
+        getattr(option, f"benchmark_{flag}", None)
+        for flag in ("only", "enable", "autosave", "save", "compare", "json")
     ):
         option.benchmark_disable = True
 

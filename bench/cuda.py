@@ -1,4 +1,4 @@
-"""`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS's dense products and cupyx's sparse ones.
+"""`python -m bench --device cuda`: this engine on a GPU, beside cuBLAS, cupyx's sparse products and PyTorch.
 
 It has never run on a GPU here: what it prints on one is the first measurement.
 """
@@ -21,8 +21,9 @@ from .tables import fastest, markdown, number, pick, ratio, wires
 from .timing import Entry, Row
 
 BENCHES = ("step", "gather", "sample")
-ENGINES = ("sparsecore", "cublas", "cupyx")
-_ROUNDS, _MS = 15, 3.0  # turns of each engine, and how long one is
+ENGINES = ("sparsecore", "cublas", "cupyx", "torch-eager", "torch-graph")
+_ROUNDS, _FEWEST, _MS = 15, 3, 3.0  # turns of each engine, and how long one is
+_ALL = 1000.0  # milliseconds for all that take turns; whoever is slow gets fewer turns, and three at least
 
 
 def gpu(name: str) -> Device:
@@ -33,15 +34,29 @@ def gpu(name: str) -> Device:
         raise DeviceError(f"never run on hardware here: {error}") from None
 
 
-def contenders(what: str, on: Device) -> list[Contender]:
-    """All that can do a "step", a "gather" or a "sample" there."""
+def contenders(what: str, on: Device, model: str = "lenet300") -> list[Contender]:
+    """All that can do a "step" of a model, a "gather" or a "sample" there."""
     from .engines import cupy_peers, sparsecore
 
     found = [Contender("sparsecore", way, BOTH, partial(make, threads=1, device=on))
              for way, make in sparsecore.WHAT[what].items()]  # fmt: skip
-    for engine, patterns, ways in (("cublas", DENSE, cupy_peers.DENSE), ("cupyx", SPARSE, cupy_peers.SPARSE)):
-        found += [Contender(engine, way, patterns, make) for way, make in ways.get(what, {}).items()]
+    if what != "step" or model == "lenet300":  # there are no convolutions in cuBLAS
+        for engine, patterns, ways in (("cublas", DENSE, cupy_peers.DENSE), ("cupyx", SPARSE, cupy_peers.SPARSE)):
+            found += [Contender(engine, way, patterns, make) for way, make in ways.get(what, {}).items()]
+    if what == "step" and torch_sees_a_card():
+        from .engines import torch_cuda
+
+        found += [Contender(engine, "", DENSE, make) for engine, make in torch_cuda.STEPS[model].items()]
     return found
+
+
+def torch_sees_a_card() -> bool:
+    """Whether PyTorch is installed, and for GPUs."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
 
 
 def measure(options: Options, what: str, on: Device) -> list[Row]:
@@ -54,14 +69,14 @@ def measure(options: Options, what: str, on: Device) -> list[Row]:
             for topology, sparsity in steps.networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES)):
                 problem = training_problem(MODELS[options.model], topology, sparsity, batch)
                 entries += steps.entries_of(problem, options.model, topology, sparsity, among, 1)
-            rows += _fastest(entries, options.quick)
+            rows += fastest_rows(entries, options.quick)
         return rows
     for size, batch in kernels.sizes(options):
         entries = []
         for topology, sparsity in layer_topologies(size[::-1], options.sparsities or (0.9, 0.99)):
             pattern = layer_pattern(size[::-1], topology, sparsity)
             entries += kernels.entries_of(what, topology, pattern, batch, among, 1)
-        rows += _fastest(entries, options.quick)
+        rows += fastest_rows(entries, options.quick)
     return rows
 
 
@@ -91,14 +106,15 @@ def describe(on: Device) -> str:
     return f"{name}; cupy {cupy.__version__}, CUDA {runtime}, driver {driver}"
 
 
-def _fastest(entries: Sequence[Entry], quick: bool) -> list[Row]:
+def fastest_rows(entries: Sequence[Entry], quick: bool) -> list[Row]:
     """Median times of all entries, which take turns; of those that differ only in "variant" the fastest."""
     best: dict[tuple[Any, ...], Row] = {}
-    plans = [(entry, _count(entry.run, quick)) for entry in entries]
+    plans = [_plan(entry.run, quick) for entry in entries]
+    turn = sum((count + 1) * ms for count, ms in plans)
     times: list[list[float]] = [[] for _ in plans]
-    for _ in range(2 if quick else _ROUNDS):
-        for (entry, count), own in zip(plans, times, strict=True):
-            own.append(_milliseconds(entry.run, count))
+    for _ in range(1 if quick else min(_ROUNDS, max(_FEWEST, round(_ALL / turn)))):
+        for entry, (count, _), own in zip(entries, plans, times, strict=True):
+            own.append(milliseconds(entry.run, count))
     for entry, own in zip(entries, times, strict=True):
         row = entry.fields | {"ms": statistics.median(own), "device": "cuda"}
         row["gflops"] = row.pop("flops") / row["ms"] / 1e6
@@ -108,14 +124,15 @@ def _fastest(entries: Sequence[Entry], quick: bool) -> list[Row]:
     return list(best.values())
 
 
-def _count(run: Callable[[], object], quick: bool) -> int:
-    """Calls of a turn. The first two compile, and capture what can be captured."""
+def _plan(run: Callable[[], object], quick: bool) -> tuple[int, float]:
+    """Calls of a turn, and about what each takes. The first two compile, and capture what can be captured."""
     for _ in range(3):
         run()
-    return 2 if quick else max(2, round(_MS / max(_milliseconds(run, 2), 1e-3)))
+    ms = max(milliseconds(run, 1 if quick else 2), 1e-3)
+    return 1 if quick else max(2, round(_MS / ms)), ms
 
 
-def _milliseconds(run: Callable[[], object], count: int) -> float:
+def milliseconds(run: Callable[[], object], count: int) -> float:
     """Of one call, between two events on the stream; one call before them brings its data into the caches."""
     import cupy
 

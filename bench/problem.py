@@ -119,4 +119,6 @@ def _radix(shape: tuple[int, int], sparsity: float) -> int:
 
 def as_dense(pattern: SparsityPattern, data: Any) -> Floats:
     """The matrix (out_features, in_features) of these values."""
+    if pattern.is_full:
+        return np.asarray(data, np.float32).reshape(pattern.shape)
     return np.asarray(pattern.to_scipy(data).toarray(), np.float32)

@@ -15,7 +15,7 @@ from bench.problem import Floats, Problem, as_dense
 from sparsecore.storage.pattern import SparsityPattern
 
 
-class _Captured:
+class Captured:
     """Work on a GPU, by Python's calls or as one graph of them."""
 
     def __init__(self, graph: bool) -> None:
@@ -24,6 +24,7 @@ class _Captured:
         self._graph: Any
         self._stream: Any
         self.cupy, self._graph, self._stream = cupy, None, None
+        self.done = 1 + graph  # calls that have computed before the first `run`
         self.work()
         if graph:
             with suppress(RuntimeError):
@@ -52,7 +53,7 @@ class _Captured:
             self.work()
 
 
-class Gather(_Captured):
+class Gather(Captured):
     """y = W x."""
 
     def __init__(self, pattern: SparsityPattern, data: Floats, x: Floats, *, graph: bool) -> None:
@@ -69,7 +70,7 @@ class Gather(_Captured):
         return self.y.get()
 
 
-class Sample(_Captured):
+class Sample(Captured):
     """The whole dW = dy xᵀ."""
 
     def __init__(self, pattern: SparsityPattern, dy: Floats, x: Floats, *, graph: bool) -> None:
@@ -86,7 +87,7 @@ class Sample(_Captured):
         return self.dw.get().ravel()  # of a full pattern, all are stored
 
 
-class Step(_Captured):
+class Step(Captured):
     """A dense training step by hand, features in rows: products by cuBLAS, the rest element by element."""
 
     def __init__(self, problem: Problem, *, graph: bool) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from sparsecore.data.catalogue import Entry
@@ -22,7 +21,11 @@ from sparsecore.files import check, flush
 
 def folder(data_dir: str | Path | None = None) -> Path:
     """`data_dir`, or else $SPARSECORE_DATA_DIR, or else the platform's cache folder for sparsecore."""
-    chosen = data_dir or os.environ.get("SPARSECORE_DATA_DIR") or platformdirs.user_cache_dir("sparsecore")
+    chosen = data_dir or os.environ.get("SPARSECORE_DATA_DIR")
+    if not chosen:
+        import platformdirs  # which the embedded digits do without
+
+        chosen = platformdirs.user_cache_dir("sparsecore")
     try:
         return Path(chosen).expanduser()
     except RuntimeError:  # a ~name that nobody has

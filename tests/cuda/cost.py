@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sparsecore.models.lenet300 import SIZES, lenet300
 
+from bench.on_card.cards import H100, T4, Card
 from sparsecore.data import Split
 from sparsecore.data.batches import Batches
 from sparsecore.network import Network
@@ -32,28 +33,7 @@ from .machines import machine
 LANES, BATCH = 16, 128
 
 
-class Card(NamedTuple):
-    """What the prediction knows of a GPU: bytes and operations a second, and the least time of a launch in seconds.
-
-    Arithmetic is the data sheet's. The second-level cache's rate and the time of a launch that does next to
-    nothing, one after another in a CUDA graph, are what others report for such cards: assumptions.
-    """
-
-    name: str
-    arch: str
-    cache: float
-    flops: float
-    launch: float
-
-    def seconds(self, requested: float, flops: float) -> float:
-        """Of a launch whose data are in the second-level cache, as a network of LeNet's size is."""
-        return self.launch + max(requested / self.cache, flops / self.flops)
-
-
-CARDS = (
-    Card("H100", "sm_90", cache=5.5e12, flops=67e12, launch=2.0e-6),
-    Card("T4", "sm_75", cache=1.3e12, flops=8.1e12, launch=3.0e-6),
-)
+CARDS = (H100, T4)
 
 
 class Launch(NamedTuple):

@@ -122,6 +122,28 @@ def instructions(family: str, itemsize: int, arch: str) -> dict[str, Counter[str
     return found
 
 
+SIX = {
+    "pack": ("pack_samples_1",), "spmm": tuple(f"spmm_{n}" for n in (1, 2, 3, 4)), "loss": ("cross_entropy",),
+    "sddmm": tuple(f"sddmm_{n}" for n in (1, 2, 3, 4)), "update": ("reorder_4", "sgd"),
+}  # fmt: skip
+"""The six kernels of a step, by their families; those of rows come in four sizes of group."""
+
+
+def six_table(arch: str = "sm_90") -> str:
+    """The instructions of the six kernels in float32 that the design counts on."""
+    wanted = {
+        "16-byte loads": r"LDG.*\.128", "other loads": r"LDG(?!.*\.128)", "16-byte stores": r"STG.*\.128",
+        "other stores": r"STG(?!.*\.128)", "FFMA": "FFMA", "shared": "LDS|STS", "shuffles": "SHFL", "local": "LDL|STL",
+    }  # fmt: skip
+    lines = [f"| {arch} | registers | {' | '.join(wanted)} |", "|---|--:" + "|--:" * len(wanted) + "|"]
+    for family, names in SIX.items():
+        for name in names:
+            found = instructions(family, 4, arch)[name]
+            counts = [sum(n for each, n in found.items() if re.match(what, each)) for what in wanted.values()]
+            lines.append(f"| {name} | {compiled(family, 4, arch)[name].registers} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
 def _disassembler() -> Path:
     for file in metadata.files("nvidia-cuda-nvdisasm") or []:
         if file.name in ("nvdisasm", "nvdisasm.exe"):
@@ -130,7 +152,7 @@ def _disassembler() -> Path:
 
 
 def main() -> None:
-    """A table of all kernels: registers, and how much of a multiprocessor they fill."""
+    """A table of all kernels: registers, and how much of a multiprocessor they fill; and the instructions of six."""
     print("| kernel | " + " | ".join(ARCHITECTURES) + " |\n|---" + "|---" * len(ARCHITECTURES) + "|")
     for family in FAMILIES:
         for itemsize in (4, 8):
@@ -138,6 +160,7 @@ def main() -> None:
             for name in sorted(rows["sm_80"]):
                 cells = [f"{row[name].registers} ({row[name].occupancy(arch):.0%})" for arch, row in rows.items()]
                 print(f"| {name} float{8 * itemsize} | " + " | ".join(cells) + " |")
+    print("\n" + six_table())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from sparsecore.kernels.tuning import CUDA_TEAM, CUDA_UNROLL
 
 from . import nvrtc
 from .emulator import build
@@ -48,6 +49,23 @@ def test_lines_move_sixteen_bytes_at_a_time(itemsize, arch):
         assert count(nvrtc.instructions("norm", itemsize, arch)[name], "LDG.E.128") >= 4  # under way together
     four = nvrtc.instructions("spmm", itemsize, arch)["spmm_4"]
     assert count(four, "LDS", ".128") >= 4 * itemsize // 4  # four rows' values
+
+
+def test_products_are_fused_and_stay_in_registers():
+    """The six kernels of a step on sm_90: four multiply-adds for 16 bytes of x and each row, none through memory."""
+    for rows in (1, 2, 3, 4):
+        gather = nvrtc.instructions("spmm", 4, "sm_90")[f"spmm_{rows}"]
+        sample = nvrtc.instructions("sddmm", 4, "sm_90")[f"sddmm_{rows}"]
+        assert gather["FFMA"] >= 4 * rows * CUDA_UNROLL  # connections at a time; and what is left of them
+        assert sample["FFMA"] >= 4 * rows * CUDA_TEAM  # a team's eight connections
+        assert not any(name.startswith("FMUL") for name in gather | sample)
+    for family, names in nvrtc.SIX.items():
+        for name in names:
+            found, kernel = nvrtc.instructions(family, 4, "sm_90")[name], nvrtc.compiled(family, 4, "sm_90")[name]
+            assert count(found, "LDL") == count(found, "STL") == kernel.stack == kernel.spilled == 0, name
+    assert nvrtc.instructions("pack", 4, "sm_90")["pack_samples_1"]["FFMA"] >= 4
+    assert nvrtc.instructions("update", 4, "sm_90")["sgd"]["FFMA"] >= 4
+    assert len(nvrtc.six_table().splitlines()) == 2 + sum(map(len, nvrtc.SIX.values()))
 
 
 @numbers

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .emulator import stand_in
+from .emulator import peers, stand_in
 
 cupy = pytest.importorskip("cupy", reason="needs CuPy, which imports without a GPU: pip install 'sparsecore[cuda]'")
 
@@ -27,7 +27,24 @@ def test_functions_and_modules_are_there(name):
     assert hasattr(cupy, name)
 
 
-@pytest.mark.parametrize("path", ["runtime.getDeviceCount", "nvrtc.getVersion", "is_available"])
+@pytest.mark.parametrize("name", peers.CUPY)
+def test_what_the_benchmarks_use_is_there(name):
+    assert hasattr(cupy, name)
+
+
+def test_sparse_matrices_are_there():
+    from cupyx.scipy.sparse import csr_matrix
+
+    assert callable(csr_matrix)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Event", "get_elapsed_time", "is_available", "nvrtc.getVersion",
+        *(f"runtime.{name}" for name in vars(stand_in.cuda.runtime)),
+    ],
+)  # fmt: skip
 def test_what_it_says_of_devices_is_there(path):
     found: Any = cupy.cuda
     for name in path.split("."):
@@ -35,8 +52,9 @@ def test_what_it_says_of_devices_is_there(path):
 
 
 @pytest.mark.parametrize(
-    "kind", [stand_in.ndarray, stand_in.RawModule, stand_in.Device, stand_in.Stream, stand_in.Graph], ids=str
-)
+    "kind",
+    [stand_in.ndarray, stand_in.RawModule, stand_in.Device, stand_in.Event, stand_in.Stream, stand_in.Graph], ids=str,
+)  # fmt: skip
 def test_objects_have_what_the_stand_ins_have(kind):
     wanted = [name for name, _ in inspect.getmembers(kind) if not name.startswith("_")]
     missing = [name for name in wanted if not hasattr(theirs(kind), name)]

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import math
 import sys
+import time
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 
 from . import build
 
-CUPY = ("RawModule", "array", "cuda", "empty", "ndarray", "zeros")
+__version__ = "emulated"
+
+CUPY = ("RawModule", "__version__", "array", "cuda", "empty", "ndarray", "zeros")
 """What is CuPy's here; the rest is for tests."""
 
 DEVICES = 2
@@ -84,7 +87,7 @@ class ndarray:
         return len(self._view)
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray(self._memory, self._view[(*_host_only(key), ...)])
+        return type(self)(self._memory, self._view[(*_host_only(key), ...)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, ndarray):
@@ -97,7 +100,7 @@ class ndarray:
         self._view.fill(value)
 
     def reshape(self, *shape: Any) -> ndarray:
-        return ndarray(self._memory, self._view.reshape(*shape))
+        return type(self)(self._memory, self._view.reshape(*shape))
 
     def get(self) -> np.ndarray[Any, Any]:
         _Settings.traffic.to_host += 1
@@ -292,6 +295,9 @@ class Stream:
     def __exit__(self, *error: object) -> None:
         _Settings.stream = self._before.pop()
 
+    def synchronize(self) -> None:
+        _Settings.traffic.synchronised += 1
+
     def begin_capture(self) -> None:
         self.captured = []
 
@@ -309,11 +315,49 @@ class Graph:
             kernel._launch(shapes, values)
 
 
+class Event:
+    """A moment on the current stream, by the host's clock, since whatever was launched has run."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def record(self) -> None:
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """CuPy returns at once where nothing was recorded; a bench that forgets to is wrong, and hears of it."""
+        if self._at is None:
+            raise CUDARuntimeError("cudaErrorInvalidResourceHandle: the event was not recorded")
+        _Settings.traffic.synchronised += 1
+
+
+def get_elapsed_time(begin: Event, end: Event) -> float:
+    """Milliseconds between two events, both recorded."""
+    if begin._at is None or end._at is None:
+        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
+    return 1e3 * (end._at - begin._at)
+
+
+_PROPERTIES = {
+    "name": b"emulated", "major": 0, "minor": 0, "multiProcessorCount": 1, "l2CacheSize": 1 << 16,
+    "totalGlobalMem": 1 << 30,
+}  # fmt: skip
+
 cuda = types.SimpleNamespace(
     Device=Device,
+    Event=Event,
     Stream=Stream,
+    get_elapsed_time=get_elapsed_time,
     is_available=lambda: True,
-    runtime=types.SimpleNamespace(getDeviceCount=lambda: DEVICES, CUDARuntimeError=CUDARuntimeError),
+    runtime=types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        driverGetVersion=lambda: 13000,
+        getDeviceCount=lambda: DEVICES,
+        getDeviceProperties=lambda number: dict(_PROPERTIES),
+        profilerStart=lambda: None,
+        profilerStop=lambda: None,
+        runtimeGetVersion=lambda: 13000,
+    ),
     nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
 )
 
