@@ -71,10 +71,10 @@ def draw_free(
             place = low + _drawn(key, k + share, whole + more) + turn
             low, spread, share = low + whole + more, spread + rest - more * count, share + 1
             place -= free * (place >= free)
-            passed = 4
+            passed = np.int64(4)
             while passed == 4:  # the connections before the place move it on by as many: four are looked at at once
                 passed = (
-                    np.int64(ahead[p] <= place) + np.int64(ahead[p + 1] <= place) + np.int64(ahead[p + 2] <= place)  # type: ignore[assignment]
+                    np.int64(ahead[p] <= place) + np.int64(ahead[p + 1] <= place) + np.int64(ahead[p + 2] <= place)
                     + np.int64(ahead[p + 3] <= place)
                 )  # fmt: skip
                 p += passed
