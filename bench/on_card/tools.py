@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -43,6 +47,7 @@ TOOLS = (
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began, wrong = perf_counter(), 0
     for number, tool in enumerate(TOOLS):
         left = results.seconds() - (perf_counter() - began)
@@ -58,19 +63,32 @@ def used(tool: Tool, limit: float) -> list[results.Found]:
     if program is None:
         return [{"tool": tool.name, "missing": True}]
     began = perf_counter()
-    try:
-        command = [program, *tool.arguments, *STEP]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except (subprocess.TimeoutExpired, OSError) as error:
-        return [{"tool": tool.name, "failed": f"{type(error).__name__}: {error}"[:400]}]
-    print(f"{run.stdout[-20000:]}\n{run.stderr[-20000:]}", flush=True)
+    code, text = _ran([program, *tool.arguments, *STEP], limit)
+    print(text[-40000:], flush=True)
     row: results.Found = {"tool": tool.name, "seconds": round(perf_counter() - began, 2)}
-    if run.returncode:
-        row["failed"] = f"exit status {run.returncode}: {(run.stdout + run.stderr)[-2000:]}"
-    launches = profiled(run.stdout) if tool.name == "ncu" else []
+    if code is None:
+        return [row | {"failed": f"not done after {limit:.0f} s"}]
+    if code:
+        row["failed"] = f"exit status {code}: {text[-2000:]}"
+    launches = profiled(text) if tool.name == "ncu" else []
     if tool.name == "ncu" and not launches:
         row.setdefault("failed", "no launch was profiled")
-    return [row | {"says": summary(run.stdout)}, *({"tool": tool.name, **each} for each in launches)]
+    return [row | {"says": summary(text)}, *({"tool": tool.name, **each} for each in launches)]
+
+
+def _ran(command: Sequence[str], limit: float) -> tuple[int | None, str]:
+    """A command's exit status, None if its time was over, and what it said; whatever it started ends with it."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, process_group=0)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:  # when this part is told to end, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
 
 
 def found(program: str) -> str | None:
