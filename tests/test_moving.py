@@ -229,7 +229,7 @@ def test_the_gradient_of_absent_connections_is_that_of_a_dense_network() -> None
 
 @pytest.mark.parametrize("format", ["csr", "coo"])
 def test_a_gradient_asked_of_ever_other_connections_has_the_bits_of_one_asked_once(format: Any) -> None:
-    """Of fewer than before, of more, of none, of all, and after another step: on the same recorded call or a new one."""
+    """Of fewer than before, more, none, all, and after another step: on the same recorded call or a new one."""
     network = mlp()
     for path in network.sparse:
         layer = network[path]
@@ -261,6 +261,7 @@ def test_a_gradient_asked_of_ever_other_connections_has_the_bits_of_one_asked_on
 def test_an_update_records_nothing_and_lays_out_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one records how gradients are sampled; all others, of as many candidates or fewer, play that."""
     from sparsecore.kernels.cpu.launch import Tape
+
     from sparsecore.storage import plan
 
     trainer = Trainer(mlp(), data(), SGD(0.1, 0.9), epochs=1, batch_size=16)
