@@ -227,6 +227,57 @@ def test_the_gradient_of_absent_connections_is_that_of_a_dense_network() -> None
     trainer.callbacks.append(Look())
     trainer.run()
 
+@pytest.mark.parametrize("format", ["csr", "coo"])
+def test_a_gradient_asked_of_ever_other_connections_has_the_bits_of_one_asked_once(format: Any) -> None:
+    """Of fewer than before, more, none, all, and after another step: on the same recorded call or a new one."""
+    network = mlp()
+    for path in network.sparse:
+        layer = network[path]
+        assert isinstance(layer, SparseLinear)
+        layer.format = format
+        layer.take_pattern(layer.pattern, layer.plan_of(layer.pattern))
+    trainer = Trainer(network, data(), SGD(0.01), epochs=1, batch_size=16)
+    trainer.prepare()
+    trainer.store.shuffle(0, 0)
+    rng, step = np.random.default_rng(0), trainer._step
+    for k, density in enumerate((0.2, 0.1, 0.0, 0.15, 0.4, 1.0, 0.3)):
+        if k % 3 == 0:
+            step.run(16 * (k // 3), 16)
+            shapes = {path: network.patterns[path].shape for path in network.sparse}
+            every = {path: step.gradient_at(path, dense(*shape)).copy() for path, shape in shapes.items()}
+        for path, full in every.items():
+            shape = shapes[path]
+            asked, _ = SparsityPattern.from_dense(rng.random(shape) < density)
+            found = step.gradient_at(path, asked).copy()
+            whole = SparseLinear(asked, format=format, dtype=network.dtype)
+            sampled = step._workspaces[16].at(path).sampled
+            once = np.empty(asked.nnz, network.dtype)
+            network.device.launcher().sddmm(whole.plan.forward, sampled.grid, sampled.dy, sampled.x, once)
+            assert np.array_equal(found, once)
+            near = full.reshape(shape)[asked.rows, asked.indices]
+            np.testing.assert_allclose(found, near, rtol=0, atol=1e-5 * np.abs(full).max())
+
+
+def test_an_update_records_nothing_and_lays_out_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one records how gradients are sampled; all others, of as many candidates or fewer, play that."""
+    from sparsecore.kernels.cpu.launch import Tape
+
+    from sparsecore.storage import plan
+
+    trainer = Trainer(mlp(), data(), SGD(0.1, 0.9), epochs=1, batch_size=16)
+    moves = rewirer(RIGL, 1, 20)
+    trainer.prepare()
+    moves.started(trainer)
+    trainer.store.shuffle(0, 0)
+    for k in range(3):
+        trainer._step.run(16 * k, 16)
+        trainer.state.batch = k + 1
+        assert sum(layer.came for layer in moves.update(trainer)) > 0
+        if k == 0:
+            for owner, name in ((Tape, "append"), (plan, "laid_out"), (plan, "layout_of"), (plan, "_rows_alone")):
+                monkeypatch.setattr(owner, name, lambda *given, name=name, **options: pytest.fail(name))
+
+
 def test_counts_are_exact_for_ever_and_the_end_is_the_goal() -> None:
     network = mlp(sparsity=0.7)
     trainer = Trainer(network, data(), SGD(0.1, 0.9), epochs=30, batch_size=16, callbacks=[rewirer(REGROW, 4, 136)])

@@ -127,6 +127,35 @@ def test_patterns_without_connections(shape):
         assert not plan.cuts.any()
 
 
+@given(st.integers(0, 10**9), st.sampled_from(["csr", "coo"]), st.booleans())
+def test_a_patched_plan_is_a_fresh_one_in_the_old_arrays(seed, format, turned):
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 12, 2))
+    nnz = int(rng.integers(0, shape[0] * shape[1] + 1))
+    old, new = (np.sort(rng.permutation(shape[0] * shape[1])[:nnz]) for _ in range(2))
+    before, after = (
+        SparsityPattern.from_coo(shape, places // shape[1], places % shape[1]) for places in (old, new)
+    )  # fmt: skip
+    plan, fresh = (Plan(pattern, format, moving=True) for pattern in (before, after))
+    names = ("forward", "transposed", "perm") if turned else ("forward",)
+    held = {name: getattr(plan, name) for name in names}
+    if not plan.fits(fresh):
+        assert format == "coo"  # whose rows may be cut elsewhere
+        return
+    plan.patch(fresh)
+    wanted = Plan(after, format, moving=True)
+    for name, numbers in held.items():
+        assert getattr(plan, name) is numbers
+        for one, other in zip(flat(numbers), flat(getattr(wanted, name)), strict=True):
+            assert np.array_equal(one, other), name
+    assert plan.pattern is after
+    assert np.array_equal(plan.perm, wanted.perm)
+
+
+def flat(numbers):
+    return numbers if isinstance(numbers, tuple) else (numbers,)
+
+
 @given(patterns())
 def test_rows_whose_keys_collide_are_told_apart(pattern):
     with pytest.MonkeyPatch.context() as patch:

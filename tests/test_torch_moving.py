@@ -32,6 +32,7 @@ from sparsecore.prune import (  # noqa: E402
     of_all,
 )
 from sparsecore.runs.trainer import Trainer  # noqa: E402
+from sparsecore.storage.granularity import Granularity  # noqa: E402
 from sparsecore.storage.growth import free_places, units_of  # noqa: E402
 from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
 from sparsecore.topology import dense, filters, uniform_random  # noqa: E402
@@ -350,6 +351,39 @@ def test_our_own_trainer_moves_the_same_connections(kind: str, method: str, opti
     assert all((now == before) == before.is_full for now, before in zip(patterns, starts, strict=True))
 
 
+@pytest.mark.parametrize("granularity", ["rows:3", "block:2,3"])
+@pytest.mark.parametrize("method", ["set", "rigl", "exact"])
+def test_groups_move_together_as_in_our_own_trainer(method: str, granularity: str) -> None:
+    """The same connections, in whole units, by plans that walk rows in groups."""
+    rng, cut = np.random.default_rng(7), Granularity.read(granularity)
+    units = [cut.units((24, 30)), cut.units((5, 18), (3, 3))]
+    first, second = (each.connections(uniform_random(*each.shape, 0.6, rng)) for each in units)
+    for shape, pattern, each in (((30,), first, units[0]), ((2, 6, 6), second, units[1])):
+        wired: Any = LinearLayer(pattern, relu=True, rng=rng, dtype=np.float64)
+        same: Any = SparseLinear.of(pattern, wired.weight, wired.bias, dtype=torch.float64)
+        if pattern is second:
+            wired = ConvLayer(pattern, shape, 3, padding=1, relu=True, rng=rng, dtype=np.float64)
+            same = SparseConv2d(pattern, 3, 1, 1, weight=wired.weight, bias=wired.bias, dtype=torch.float64)
+        head = LinearLayer(dense(4, int(np.prod(wired.out_shape))), rng=rng, dtype=np.float64)
+        full = SparseLinear.of(head.pattern, head.weight, head.bias, dtype=torch.float64)
+        model, network = nn.Sequential(same, nn.ReLU(), nn.Flatten(), full), Network([wired, head])
+        held = data(shape, 48)
+        rewirer = Rewirer(METHODS[method], SCHEDULE, layers=[0], seed=11, granularity=granularity)
+        Trainer(network, held, SGD(0.1, 0.9), epochs=23, batch_size=48, callbacks=[rewirer]).run()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        moving = rewire(model, optimizer, schedule=SCHEDULE, method=METHODS[method], skip=["3"], seed=11,
+                        granularity=granularity)  # fmt: skip
+        x = torch.from_numpy(held.train.x.astype(np.float64)).reshape(-1, *shape)
+        for _ in range(23):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), torch.from_numpy(held.train.y.astype(np.int64))).backward()
+            optimizer.step()
+            moving.step()
+        assert same.pattern == network.patterns[0] != pattern
+        assert each.of(same.pattern) is not None
+        assert all(layer.plan.together == (cut.rows, cut.channels) for layer in same._layers.values())
+
+
 # -- what else a loop has --------------------------------------------------------------------------------------------
 
 
@@ -665,6 +699,10 @@ def test_what_cannot_be_is_refused_by_one_line_and_nothing_changes() -> None:
         (*of(empty), {}, "has no connections that could move"), (*of(tied), {}, "shares its weight with module 0"),
         (*of(frozen), {}, "its weight is frozen"),
         (*of(parts), {"filters": True}, "module 3, .*stores parts of filters"),
+        (model, optimizer, {"granularity": "rows:2"}, "module 0, .*stores parts of groups of rows:2"),
+        (model, optimizer, {"granularity": "pairs"}, "expected a granularity, .*, got 'pairs'"),
+        (model, optimizer, {"granularity": 4}, "expected a granularity, .*, got 4"),
+        (model, optimizer, {"granularity": "rows:2", "filters": True}, "filters: not with granularity, got 'rows:2'"),
     ]  # fmt: skip
     for each, with_, options, message in cases:
         with pytest.raises((TypeError, ValueError), match=message) as raised:

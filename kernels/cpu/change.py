@@ -115,6 +115,25 @@ def _below(random: Any, share: Any) -> Any:
 
 
 @njit
+def places_kept(
+    indptr: Array, indices: Array, keep: Array, columns: int, first: int, last: int, places: Array, counts: Array
+) -> int:
+    """Where in the rows from `first` to `last`, one after another, the connections lie that are kept.
+
+    `places`, with room for one more than these rows have, is written from its start on, and how many each row keeps
+    into `counts`; returns how many they are in all.
+    """
+    n = 0
+    for row in range(first, last):
+        before = n
+        for p in range(np.int64(indptr[row]), np.int64(indptr[row + 1])):
+            places[n] = np.int64(row - first) * columns + indices[p]  # written over by the next where it is not kept
+            n += keep[p]
+        counts[row - first] = n - before
+    return n
+
+
+@njit
 def pick_places(mask: Array, rows: Array, columns: Array, its_rows: Array, its_columns: Array) -> None:
     """The rows and columns of those places where `mask` is true, as many as there is room for."""
     k = n = 0
@@ -177,9 +196,13 @@ def change_rows(
 @njit
 def take_or_zero(numbers: Array, sources: Array, taken: Array) -> None:
     """taken[q] = numbers[sources[q]], or 0 where the source is −1."""
+    if len(numbers) == 0:
+        taken[:] = 0
+        return
     for q in range(len(sources)):
         source = sources[q]
-        taken[q] = numbers[source] if source >= 0 else 0
+        number = numbers[max(source, 0)]  # read in any case: a choice of two costs less than a branch
+        taken[q] = number if source >= 0 else 0
 
 
 @njit

@@ -109,9 +109,11 @@ def _likely(bits: Array, count: int) -> Array:
     for k in range(sample):
         seen[k] = bits[k * SAMPLED_EVERY]
     bound = np.sort(seen)[sample - below]
-    kept, n, full = np.empty(min(len(bits), 4 * below * SAMPLED_EVERY), bits.dtype), 0, len(bits) // _CHUNK * _CHUNK
-    for chunk in range((len(bits) + _CHUNK - 1) // _CHUNK):
-        first = chunk * _CHUNK
+    most, n, full = min(len(bits), 4 * below * SAMPLED_EVERY), 0, len(bits) // _CHUNK * _CHUNK
+    kept = np.empty(most + _CHUNK, bits.dtype)
+    for first in range(0, len(bits), _CHUNK):
+        if n > most:  # many are equal
+            return bits
         if first < full:
             here, reached = bits[first : first + _CHUNK], 0
             for k in range(_CHUNK):
@@ -119,11 +121,8 @@ def _likely(bits: Array, count: int) -> Array:
             if not reached:  # as most are, and this is found out sixteen at a time
                 continue
         for k in range(first, min(first + _CHUNK, len(bits))):
-            if bits[k] >= bound:
-                if n == len(kept):  # many are equal
-                    return bits
-                kept[n] = bits[k]
-                n += 1
+            kept[n] = bits[k]  # written over by the next where it does not reach
+            n += bits[k] >= bound
     return kept[:n] if n >= count else bits
 
 

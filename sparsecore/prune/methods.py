@@ -111,18 +111,19 @@ def of_all(site: Site, counts: Counts) -> Places:
 
 def _best_of_rows(site: Site, first: int, last: int, counts: Counts) -> tuple[Places, Scores]:
     """The best of some rows, at most so many in each stretch, and their scores."""
+    from ..kernels.cpu.change import places_kept
     from ..kernels.cpu.choose import largest
 
-    columns = site.pattern.shape[1]
-    scores = site.scores(rows_between(site.pattern, first, last))
-    stays = slice(site.pattern.indptr[first], site.pattern.indptr[last])
-    kept = site.keep[stays]
-    barred = (site.pattern.rows[stays][kept].astype(np.int64) - first) * columns + site.pattern.indices[stays][kept]
-    starts = np.arange(len(counts) + 1) * columns if len(counts) == last - first > 1 else np.array([0, len(scores)])
-    taken = np.array([len(barred)])
+    pattern, columns = site.pattern, site.pattern.shape[1]
+    scores = site.scores(rows_between(pattern, first, last))
+    barred = np.empty(pattern.indptr[last] - pattern.indptr[first] + 1, np.int64)
+    taken = np.empty(last - first, np.int64)
+    kept = places_kept(pattern.indptr, pattern.indices, site.keep, columns, first, last, barred, taken)
     if len(counts) > 1:
-        taken = np.bincount(barred // columns, minlength=len(counts))
-    mask, _ = largest(scores, starts, np.minimum(counts, starts[1:] - starts[:-1] - taken), barred)
+        starts = np.arange(len(counts) + 1) * columns
+    else:
+        starts, taken = np.array([0, len(scores)]), np.array([kept])
+    mask, _ = largest(scores, starts, np.minimum(counts, starts[1:] - starts[:-1] - taken), barred[:kept])
     at = np.flatnonzero(mask)
     return Places(at // columns + first, at % columns), scores[at]
 

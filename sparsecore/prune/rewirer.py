@@ -190,13 +190,14 @@ class Rewirer(Movement, Callback):
 
 def _compile(dtype: Any) -> None:
     """Run what an update runs once on next to nothing, so that no step of the run waits for a compiler."""
-    from ..kernels.cpu.change import moving_key, note_change, take_or_zero
+    from ..kernels.cpu.change import moving_key, note_change, places_kept, take_or_zero
     from ..kernels.cpu.choose import largest
 
     pattern, edges, one = SparsityPattern((2, 2), [0, 1, 2], [0, 1]), np.array([0, 2]), np.array([1])
     keep, _ = largest(np.ones(2, dtype), edges, one)
     places = free_places(pattern, edges, one, int(moving_key(0, 0, 0)))
-    places.where(np.ones(1, np.bool_)).pattern(pattern.shape)
+    places.where(np.ones(1, np.bool_))
+    places_kept(pattern.indptr, pattern.indices, keep, 2, 0, 2, np.empty(3, np.int64), np.empty(2, np.int64))
     after, sources, _ = changed(pattern, keep, places)
     note_change(np.zeros(1, np.uint8), after.indptr, after.indices, sources, 2, np.empty(6, np.int64))
     take_or_zero(np.ones(2, dtype), sources, np.empty(len(sources), dtype))

@@ -47,7 +47,7 @@ class Granularity:
         """Of a word: weight, channel, rows:G or block:G,H. Raises ValueError."""
         if word in ("weight", "channel"):
             return cls(whole=word == "channel")
-        found = _WORD.fullmatch(word)
+        found = _WORD.fullmatch(word) if isinstance(word, str) else None
         rows, channels, *_ = [int(each) for each in found.groups() if each is not None] + [1] if found else (0, 0)
         if rows < 1 or channels < 1:
             raise ValueError(f"expected a granularity, {WORDS}, got {word!r}")

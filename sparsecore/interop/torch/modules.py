@@ -52,6 +52,7 @@ class SparseModule(PatternModule):
     weight: nn.Parameter
     bias: nn.Parameter | None
     moves: bool = False  # whether layers get plans that can be patched when connections move
+    together: tuple[int, int] = (1, 1)  # how many neighbouring outputs, and inputs, then move together
     caught: weakref.ref[Any] | None = None  # who looks at this step's passes: none unless connections move after it
 
     def __init__(self, pattern: SparsityPattern, weight: Any, bias: Any, device: Any, dtype: Any) -> None:
@@ -103,15 +104,15 @@ class SparseModule(PatternModule):
         self._layers: Few[Any, SparseLayer] = Few(_MOST)
         self._write(pattern)
 
-    def let_move(self) -> None:
-        """Have plans from now on that can be patched when connections move."""
-        self.moves, self._layers = True, Few(_MOST)
+    def let_move(self, together: tuple[int, int] = (1, 1)) -> None:
+        """Have plans from now on that can be patched when connections move, in such groups of outputs and inputs."""
+        self.moves, self.together, self._layers = True, together, Few(_MOST)
 
     def moved_to(self, pattern: SparsityPattern) -> Callable[[], None]:
         """What takes a pattern: where its plans fit into those at hand, these are patched and recordings stay valid."""
         patched = []
         if self.weight.is_cpu and self.weight.shape == (pattern.nnz,):  # a GPU works on a copy of the plan
-            fresh = [(size, layer, layer.plan_of(pattern, moving=True)) for size, layer in self._layers.items()]
+            fresh = [(size, layer, self._moving_plan(layer, pattern)) for size, layer in self._layers.items()]
             patched = [(size, layer, plan) for size, layer, plan in fresh if layer.plan.fits(plan)]
 
         def take() -> None:
@@ -127,8 +128,11 @@ class SparseModule(PatternModule):
         """What computes for inputs of a size that is new."""
         made = self._layers[size] = self._made(size)
         if self.moves:
-            made.take_pattern(self.pattern, made.plan_of(self.pattern, moving=True))
+            made.take_pattern(self.pattern, self._moving_plan(made, self.pattern))
         return made
+
+    def _moving_plan(self, layer: SparseLayer, pattern: SparsityPattern) -> Any:
+        return layer.plan_of(pattern, moving=True, together=self.together)
 
     @abstractmethod
     def _made(self, size: Any) -> SparseLayer: ...

@@ -57,7 +57,7 @@ class Moving:
         self._modules, self._optimizer, self._movement = modules, optimizer, movement
         self._caught = {name: Caught(module) for name, module in modules.items()}
         for module in modules.values():
-            module.let_move()
+            module.let_move(movement.together)
         self._await()
 
     def step(self) -> list[Moved]:

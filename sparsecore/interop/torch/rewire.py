@@ -19,7 +19,7 @@ from .ranks import agree, ranks
 def rewire(
     model: nn.Module, optimizer: torch.optim.Optimizer, *, schedule: RewiringSchedule, method: Method = RIGL,
     targets: float | Mapping[str, float] | None = None, skip: Collection[str] = (), seed: int = 0,
-    filters: bool = False,
+    filters: bool = False, granularity: str | None = None,
 ) -> Moving:  # fmt: skip
     """Let the connections of a model's sparse modules move while it trains; call `step()` after the optimizer's.
 
@@ -44,7 +44,9 @@ def rewire(
     seed : int
         Of what is drawn at random, at least 0; the same on all ranks.
     filters : bool
-        Let whole filters of convolutions move, not single weights.
+        Let whole filters of convolutions move, not single weights: the granularity "channel".
+    granularity : str, optional
+        What moves together: "weight", "channel", "rows:G" or "block:G,H"; see `storage.granularity`.
 
     Returns
     -------
@@ -70,7 +72,9 @@ def rewire(
         if ranks() > 1:
             raise ValueError("rewire: targets: several ranks move connections at equal numbers only, since their "
                              "gradients are exchanged in buffers of fixed sizes")  # fmt: skip
-    movement = Movement(method, schedule, targets=targets, initial=initial, seed=seed, filters=filters)
+    movement = Movement(
+        method, schedule, targets=targets, initial=initial, seed=seed, filters=filters, granularity=granularity
+    )  # fmt: skip
     for name, module in modules.items():
         movement.check_layer(f"rewire: {_called(name, module)}", name, module)
     _check_ranks(modules, seed)
