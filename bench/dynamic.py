@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from sparsecore.models.lenet5 import lenet5, links
+from sparsecore.models.catalogue import MODELS
 from sparsecore.models.lenet300 import lenet300
 
 from sparsecore.data import Dataset, Split, load
@@ -24,6 +24,7 @@ from sparsecore.runs.trainer import Trainer
 from sparsecore.runtime.devices import set_threads
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import uniform_random
+from sparsecore.topology.wiring import Distribution, Wiring
 from sparsecore.training.optimizers import SGD
 
 from .environment import settle
@@ -32,17 +33,19 @@ from .timing import Budget, interleaved
 
 BATCH, EVERY, FRACTION = 128, 100, 0.3
 METHODS: dict[str, Method] = {"SET": SET, "RigL": RIGL, "RigL, exact": Method(of_all)}
+NETWORKS: dict[str, tuple[tuple[float, ...], int]] = {
+    "lenet300": ((0.9, 0.95, 0.98, 0.99), 101), "lenet5": ((0.9,), 101), "resnet20": ((0.9,), 21)
+}  # fmt: skip
+"""The sparsities at which updates are timed, by model, and how many of them."""
 
 
-def wired(model: str, sparsity: float, data: Dataset) -> Network:
+def wired(model: str, sparsity: float, data: Dataset, distribution: Distribution = "uniform") -> Network:
     """A network of that model at random."""
-    rng = np.random.default_rng(0)
-    if model == "lenet300":
-        return lenet300([uniform_random(300, 784, sparsity, rng), uniform_random(100, 300, sparsity, rng)])
-    channels, height, width = data.shape
-    padding, shape = 2 if channels == 3 else 0, (channels, height, width)
-    sizes = [(link.outputs, link.inputs * int(np.prod(link.kernel_size))) for link in links(shape, padding=padding)]
-    return lenet5([uniform_random(*size, sparsity, rng) for size in sizes], in_shape=shape, padding=padding)
+    known = MODELS[model]
+    options = {"padding": 2 if data.shape[0] == 3 else 0} if model == "lenet5" else {}
+    links = known.links(data.shape, classes=data.classes, **options)
+    patterns, _ = Wiring("random", sparsity=sparsity, distribution=distribution).patterns(links, 0)
+    return known.build(patterns, data.shape, classes=data.classes, seed=0, **options)
 
 
 # -- what an update costs --------------------------------------------------------------------------------------------
@@ -81,11 +84,11 @@ def update(model: str, sparsity: float, method: Method, times: int) -> tuple[flo
 
 def updates(quick: bool) -> str:
     """The table of updates."""
-    times, lines = 3 if quick else 101, []
-    for model in ("lenet300", "lenet5"):
-        for sparsity in (0.9, 0.95, 0.98, 0.99) if model == "lenet300" else (0.9,):
+    lines = []
+    for model, (sparsities, times) in NETWORKS.items():
+        for sparsity in sparsities:
             for name, method in METHODS.items():
-                step, one, steps = update(model, sparsity, method, times)
+                step, one, steps = update(model, sparsity, method, 3 if quick else times)
                 share = 0.75 * one / (0.75 * one + EVERY * step)  # updates in three quarters of the run
                 lines.append([model, f"{sparsity:.0%}", name, f"{step:.3f}", f"{one:.2f}", f"{steps:.1f}",
                               f"{share:.1%}"])  # fmt: skip
