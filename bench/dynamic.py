@@ -24,7 +24,8 @@ from sparsecore.runs.trainer import Trainer
 from sparsecore.runtime.devices import set_threads
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import uniform_random
-from sparsecore.topology.wiring import Distribution, Wiring
+from sparsecore.topology.distribution import Distribution
+from sparsecore.topology.wiring import Wiring
 from sparsecore.training.optimizers import SGD
 
 from .environment import settle
