@@ -252,10 +252,15 @@ def gradients_of(
 
 def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
     """Run a replay on these tensors, which are held until it has ended: nothing else takes an address."""
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    try:
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:  # PyTorch's older vmap, which asks nobody how
+        raise TypeError("a sparse layer computes with numbers in memory, not with a batch of gradients at once: leave "
+                        "out is_grads_batched and vectorize, or use torch.func") from None  # fmt: skip
     for tensor, address in zip(tensors, addresses, strict=True):
         if not address and tensor is not None and tensor.numel():
-            raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without")
+            raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without: "
+                            "parameters must be whole tensors on each rank, as DistributedDataParallel has them")
     replay.run(*addresses)
 
 
