@@ -6,16 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...layers.conv_transpose import SparseConvTranspose2d as ConvTransposeLayer
-from ...layers.sparse import SparseLayer
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from .dense import connections, pruned
-from .function import call
+from .geometry import Geometry
 from .given import shape_of
 from .modules import SparseModule
 
@@ -109,12 +106,9 @@ class SparseConvTranspose2d(SparseModule):
             raise ValueError(
                 f"SparseConvTranspose2d: x must have shape {wanted}, or without batch, got {tuple(shape)}"
             )
-        high, wide = int(shape[-2]), int(shape[-1])
+        high, wide = shape[-2:]
         more = self.output_padding if output_size is None else self._padding_for((high, wide), output_size)
-        size = (high, wide, *more)
-        self._look()
-        layer = self._layers.get(size) or self._layer(size)
-        y = call(self, layer, x if len(shape) == 4 else x[None])
+        y = self._answer(x if len(shape) == 4 else x[None], (high, wide, *more))
         return y if len(shape) == 4 else y[0]
 
     def _padding_for(self, given: Pair, output_size: Sequence[int]) -> Pair:
@@ -134,11 +128,10 @@ class SparseConvTranspose2d(SparseModule):
             )
         return wanted[0] - least[0], wanted[1] - least[1]
 
-    def _made(self, size: Any) -> SparseLayer:
-        high, wide, *more = size
-        steps = (self.kernel_size, self.stride, self.padding, (more[0], more[1]), self.dilation)
-        values = np.empty(self.pattern.nnz, np.float32)
-        return ConvTransposeLayer(self.pattern, (self.in_channels, high, wide), *steps, weight=values)
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        more = (int(size[2]), int(size[3]))
+        steps = *self.kernel_size, *self.stride, *self.padding, *more, *self.dilation
+        return "conv_transpose", [self.in_channels, *steps]
 
     def extra_repr(self) -> str:
         return (

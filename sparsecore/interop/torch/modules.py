@@ -13,8 +13,6 @@ import scipy.sparse
 import torch
 from torch import nn
 
-from ...layers.conv import SparseConv2d as ConvLayer
-from ...layers.linear import SparseLinear as LinearLayer
 from ...layers.sparse import SparseLayer
 from ...runtime.arrays import real_numbers
 from ...storage.few import Few
@@ -22,7 +20,9 @@ from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
 from .dense import kept, pruned
+from .followed import followed, followed_call
 from .function import call
+from .geometry import Geometry, layer_of
 from .given import real_tensor, shape_of
 from .state import PatternModule
 from .written import Seen
@@ -83,13 +83,11 @@ class SparseModule(PatternModule):
         """The weights as a CSR array of the pattern's shape; on a CPU it shares this module's values."""
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
-    def _full(self) -> torch.Tensor:
-        """The weights as a dense matrix of the pattern's shape."""
-        pattern, weight = self.pattern, self.weight.detach()
-        rows, columns = (torch.from_numpy(each.astype(np.int64)) for each in (pattern.rows, pattern.indices))
-        full = weight.new_zeros(pattern.shape)
-        full[rows.to(weight.device), columns.to(weight.device)] = weight
-        return full
+    def _full(self, weight: torch.Tensor) -> torch.Tensor:
+        """Values of the connections as a dense matrix of the pattern's shape."""
+        pattern = self.pattern
+        at = [torch.from_numpy(each.astype(np.int64)).to(weight.device) for each in (pattern.rows, pattern.indices)]
+        return weight.new_zeros(pattern.shape).index_put(at, weight)
 
     def _wire(self, pattern: SparsityPattern) -> None:
         """Take a pattern; the weight stays the same Parameter and gets the pattern's size, buffers where they have it.
@@ -126,7 +124,7 @@ class SparseModule(PatternModule):
 
     def _layer(self, size: Any) -> SparseLayer:
         """What computes for inputs of a size that is new."""
-        made = self._layers[size] = self._made(size)
+        made = self._layers[size] = layer_of(self.pattern, *self._geometry(size), size[:2])
         if self.moves:
             made.take_pattern(self.pattern, self._moving_plan(made, self.pattern))
         return made
@@ -134,8 +132,16 @@ class SparseModule(PatternModule):
     def _moving_plan(self, layer: SparseLayer, pattern: SparsityPattern) -> Any:
         return layer.plan_of(pattern, moving=True, together=self.together)
 
+    def _answer(self, x: torch.Tensor, size: tuple[Any, ...]) -> torch.Tensor:
+        """The output for x of shape (batch, *in_shape), whose images, if it has any, are of a size."""
+        if followed():
+            return followed_call(self, x, size)
+        self._look()
+        return call(self, self._layers.get(size) or self._layer(size), x)
+
     @abstractmethod
-    def _made(self, size: Any) -> SparseLayer: ...
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        """What this module multiplies by for inputs of a size."""
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
         whose, name = type(self).__name__, "weight" if parameter is self.weight else "bias"
@@ -239,7 +245,7 @@ class SparseLinear(SparseModule):
         """The dense layer that computes the same."""
         made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
         with torch.no_grad():
-            made.weight.copy_(self._full())
+            made.weight.copy_(self._full(self.weight))
             if self.bias is not None and made.bias is not None:
                 made.bias.copy_(self.bias)
         return made
@@ -249,15 +255,13 @@ class SparseLinear(SparseModule):
         shape = shape_of("SparseLinear", x)
         if not shape or shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
-        self._look()
-        layer = self._layers.get(()) or self._layer(())
         if len(shape) == 2:  # a reshape would be one more node of the graph
-            return call(self, layer, x)
-        y = call(self, layer, x.reshape(-1, self.in_features))
+            return self._answer(x, ())
+        y = self._answer(x.reshape(-1, self.in_features), ())
         return y.reshape(*shape[:-1], self.out_features)
 
-    def _made(self, size: Any) -> SparseLayer:
-        return LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        return "linear", [self.in_features]
 
     def extra_repr(self) -> str:
         return (
@@ -317,7 +321,7 @@ class SparseConv2d(SparseModule):
             bias=self.bias is not None,
         ).to(self.weight)  # fmt: skip
         with torch.no_grad():
-            made.weight.copy_(self._full().reshape(made.weight.shape))
+            made.weight.copy_(self._full(self.weight).reshape(made.weight.shape))
             if self.bias is not None and made.bias is not None:
                 made.bias.copy_(self.bias)
         return made
@@ -328,16 +332,11 @@ class SparseConv2d(SparseModule):
         if len(shape) not in (3, 4) or shape[-3] != self.in_channels:
             wanted = f"(batch, {self.in_channels}, height, width)"
             raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(shape)}")
-        size = (int(shape[-2]), int(shape[-1]))
-        self._look()
-        layer = self._layers.get(size) or self._layer(size)
-        y = call(self, layer, x if len(shape) == 4 else x[None])
+        y = self._answer(x if len(shape) == 4 else x[None], (shape[-2], shape[-1]))
         return y if len(shape) == 4 else y[0]
 
-    def _made(self, size: Any) -> SparseLayer:
-        steps = (self.kernel_size, self.stride, self.padding, self.dilation)
-        values = np.empty(self.pattern.nnz, np.float32)
-        return ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        return "conv", [self.in_channels, *self.kernel_size, *self.stride, *self.padding, *self.dilation]
 
     def extra_repr(self) -> str:
         return (

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch._C._functorch import is_batchedtensor
 from torch.compiler import is_compiling
 
 from ...errors import one_line
@@ -53,6 +54,9 @@ class PatternModule(nn.Module):
         """Take what the buffers hold, and write it as it is meant: whole, in float64."""
         if self.weight.is_meta and all(getattr(self._buffers[name], "is_meta", False) for name in NAMES):
             return  # nothing is held yet: the connections are those that the module was made with
+        if any(is_batchedtensor(self._buffers[name]) for name in NAMES):
+            raise ValueError(f"{type(self).__name__}: cannot map over connections, as vmap does with buffers that are "
+                             "stacked: leave indptr and indices out, and give weights of one pattern")  # fmt: skip
         try:
             pattern = None if self._holds(self._pattern) else self._held()
         except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's, of tensors without numbers
