@@ -87,7 +87,8 @@ def trained(model: Any, loss_of: Any, data: Any, epochs: int, rate: float) -> tu
 def accuracy(model: Any, data: Any) -> float:
     x, y = data
     with torch.no_grad():
-        return float((torch.cat([model.name(model(part).mean(1)) for part in x.split(500)]).argmax(1) == y).float().mean())
+        answers = torch.cat([model.name(model(part).mean(1)) for part in x.split(500)])
+    return float((answers.argmax(1) == y).float().mean())
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def test_ranks_of_other_seeds_answer_alike_after_some_steps(name: str, folder: t
 def test_fsdp_is_right_or_refused(name: str, folder: tuple[Path, Any]) -> None:
     for rank in range(2):
         said = torch.load(folder[0] / f"told{rank}.pt")[name]
-        assert said == "right" or ("\n" not in said and "SparseLinear" in said or name in said), said
+        assert said == "right" or ("\n" not in said and ("SparseLinear" in said or name in said)), said
 
 
 @each_subject
