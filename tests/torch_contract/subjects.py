@@ -23,14 +23,17 @@ from sparsecore.topology import uniform_random
 
 
 class Attention(nn.Module):
-    """Self-attention as a module of one input and one output."""
+    """Self-attention as a module of one input and one output.
+
+    It asks for the weights, since PyTorch's fused kernel, which computes without them, has no second derivatives.
+    """
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.attention(x, x, x, need_weights=False)[0]
+        y: torch.Tensor = self.attention(x, x, x)[0]
         return y
 
 
@@ -100,24 +103,27 @@ def call(module: nn.Module, values: Values, x: torch.Tensor) -> torch.Tensor:
 def twin(module: nn.Module) -> Callable[[Values, torch.Tensor], torch.Tensor]:
     """What the dense module computes that a module stands for, of that module's own parameters.
 
-    Where a weight belongs is found by counting: dense weights of 1, 2, 3, …
+    Where a weight belongs is found by counting: the module's numbers are 1, 2, 3, …, one parameter after another, and
+    an attention has some of them in one matrix.
     """
-    numbered = copy.deepcopy(module)
+    numbered, count = copy.deepcopy(module), 0
+    names = [name for name, _ in module.named_parameters()]
     with torch.no_grad():
         for parameter in numbered.parameters():
-            parameter.copy_(torch.arange(1, parameter.numel() + 1).reshape(parameter.shape))
+            parameter.copy_(torch.arange(count + 1, count + parameter.numel() + 1).reshape(parameter.shape))
+            count += parameter.numel()
     dense = densify(numbered)
     places = {}
     for name, parameter in dense.named_parameters():
         found = parameter.detach().flatten().round().long()
         where = torch.nonzero(found).flatten()
-        places[name] = where[torch.argsort(found[where])], parameter.shape
+        places[name] = where, found[where] - 1, parameter.shape
 
     def computed(values: Values, x: torch.Tensor) -> torch.Tensor:
-        full = {}
-        for name, (at, shape) in places.items():
-            zeros = torch.zeros(shape.numel(), dtype=values[name].dtype)
-            full[name] = zeros.index_put((at,), values[name].flatten()).reshape(shape)
+        numbers, full = torch.cat([values[name].flatten() for name in names]), {}
+        for name, (at, which, shape) in places.items():
+            zeros = torch.zeros(shape.numel(), dtype=numbers.dtype)
+            full[name] = zeros.index_put((at,), numbers[which]).reshape(shape)
         return call(dense, full, x)
 
     return computed

@@ -6,7 +6,7 @@ import math
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -19,7 +19,7 @@ from ...storage.few import Few
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
-from .dense import kept, pruned
+from .dense import grouped, kept, pruned
 from .followed import followed, followed_call
 from .function import call
 from .geometry import Geometry, layer_of
@@ -27,6 +27,7 @@ from .given import real_tensor, shape_of
 from .state import PatternModule
 from .written import Seen
 
+Dense = TypeVar("Dense", bound=nn.Module)
 _MOST = 16
 """Image sizes of which a module keeps the plans."""
 
@@ -177,11 +178,18 @@ class SparseLinear(SparseModule):
     device, dtype
         As of `nn.Linear`; dtype float32 or float64.
 
+    Attributes
+    ----------
+    inputs_first : bool
+        Whether the dense weight that it was made of is (in_features, out_features), as that of transformers' `Conv1D`.
+
     Raises
     ------
     TypeError, ValueError
         If pattern is not one, or of another shape, or the sparsity is out of range.
     """
+
+    inputs_first: bool = False
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, sparsity: float = 0.9,
@@ -244,11 +252,14 @@ class SparseLinear(SparseModule):
     def to_linear(self) -> nn.Linear:
         """The dense layer that computes the same."""
         made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
-        with torch.no_grad():
-            made.weight.copy_(self._full(self.weight))
-            if self.bias is not None and made.bias is not None:
-                made.bias.copy_(self.bias)
-        return made
+        return filled(made, self._full(self.weight), self.bias)
+
+    def _picked(self, dense: torch.Tensor) -> torch.Tensor:
+        if not self.inputs_first:
+            return super()._picked(dense)
+        if dense.shape != (wanted := (self.in_features, self.out_features)):
+            raise ValueError(f"a dense weight must have shape {wanted}, got {tuple(dense.shape)}")
+        return super()._picked(dense.T)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (…, in_features) gives (…, out_features)."""
@@ -283,7 +294,15 @@ class SparseConv2d(SparseModule):
     bias : bool, or array of shape (out_channels,)
     device, dtype
         As of `nn.Conv2d`; dtype float32 or float64.
+
+    Attributes
+    ----------
+    groups : int
+        Of the dense convolution that it was made of, and of the one that it goes back to, as long as no connection is
+        between them. It computes by the pattern alone.
     """
+
+    groups: int = 1
 
     def __init__(
         self, pattern: SparsityPattern, kernel_size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0,
@@ -312,19 +331,23 @@ class SparseConv2d(SparseModule):
         steps = [conv.kernel_size, conv.stride, padding_of(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
         parameters: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
-        return cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
+        made = cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
+        made.groups = conv.groups
+        return made
 
     def to_conv(self) -> nn.Conv2d:
-        """The dense convolution that computes the same, without groups."""
+        """The dense convolution that computes the same; `groups` says of how many groups."""
+        weight = self._grouped()
         made = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            bias=self.bias is not None,
-        ).to(self.weight)  # fmt: skip
-        with torch.no_grad():
-            made.weight.copy_(self._full(self.weight).reshape(made.weight.shape))
-            if self.bias is not None and made.bias is not None:
-                made.bias.copy_(self.bias)
-        return made
+            self.in_channels // weight.shape[1], self.bias is not None,
+        )  # fmt: skip
+        return filled(made.to(self.weight), weight, self.bias)
+
+    def _grouped(self) -> torch.Tensor:
+        """The dense weight, of shape (out_channels, in_channels / groups, *kernel_size)."""
+        full = self._full(self.weight).reshape(self.out_channels, self.in_channels, *self.kernel_size)
+        return grouped(full, self.pattern, self.groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (batch, in_channels, height, width), or without batch."""
@@ -344,6 +367,15 @@ class SparseConv2d(SparseModule):
             f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}, "
             f"connections={self.pattern.nnz:,}, sparsity={self.pattern.sparsity:.4g}"
         )
+
+
+def filled(made: Dense, weight: torch.Tensor, bias: torch.Tensor | None) -> Dense:
+    """A dense layer with these values."""
+    with torch.no_grad():
+        for parameter, values in ((made.weight, weight), (made.bias, bias)):
+            if values is not None:
+                parameter.copy_(values)
+    return made
 
 
 def padding_of(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:
