@@ -120,7 +120,7 @@ def main() -> None:
     again.load_state_dict(torch.load("reader.pt"))
     assert accuracy(again, test) == found["sparse"][0]
     if not QUICK:
-        assert found["sparse"][0] > 0.93, "a tenth of the weights is enough"
+        assert found["sparse"][0] > found["dense"][0] - 0.02 > 0.85, "a tenth of the weights is enough"
 
 
 if __name__ == "__main__":

@@ -23,17 +23,14 @@ from sparsecore.topology import uniform_random
 
 
 class Attention(nn.Module):
-    """Self-attention as a module of one input and one output.
-
-    It asks for the weights, since PyTorch's fused kernel, which computes without them, has no second derivatives.
-    """
+    """Self-attention as a module of one input and one output."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.attention(x, x, x)[0]
+        y: torch.Tensor = self.attention(x, x, x, need_weights=False)[0]
         return y
 
 

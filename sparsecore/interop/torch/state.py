@@ -54,7 +54,7 @@ class PatternModule(nn.Module):
         """Take what the buffers hold, and write it as it is meant: whole, in float64."""
         if self.weight.is_meta and all(getattr(self._buffers[name], "is_meta", False) for name in NAMES):
             return  # nothing is held yet: the connections are those that the module was made with
-        if any(held is not None and is_batchedtensor(held) for held in map(self._buffers.get, NAMES)):
+        if any(is_batchedtensor(self._buffers[name]) for name in NAMES):
             raise ValueError(f"{type(self).__name__}: cannot map over connections, as vmap does with buffers that are "
                              "stacked: leave indptr and indices out, and give weights of one pattern")  # fmt: skip
         try:
