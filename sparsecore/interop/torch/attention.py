@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch._C import _are_functorch_transforms_active as transformed
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from .carry import HOOKS, carry_traits
@@ -55,6 +60,9 @@ class SparseMultiheadAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """As that of `nn.MultiheadAttention`; padded tensors only, no nested ones.
 
+        Whoever calls `backward` on gradients takes the weights too, or PyTorch's `sdpa_kernel(SDPBackend.MATH)`: its
+        other kernels have no second derivative. Transforms of `torch.func` need neither.
+
         Raises
         ------
         TypeError, ValueError
@@ -84,7 +92,8 @@ class SparseMultiheadAttention(nn.Module):
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights if batched else weights[0]
         else:
-            y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
+            with _kernels():
+                y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
         return self.out_proj(self._joined(y, batched)), weights
 
     def _heads(self, x: torch.Tensor, batched: bool) -> torch.Tensor:
@@ -126,6 +135,15 @@ class SparseMultiheadAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _kernels() -> AbstractContextManager[Any]:
+    """Have PyTorch take steps that it can differentiate in any way, where it is asked to: its fast kernels know only
+    their first derivative, in reverse.
+    """
+    if not is_compiling() and (transformed() or forward_ad._current_level >= 0):
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
