@@ -14,10 +14,13 @@ from .environment import settle
 from .options import ConvShape, Options
 
 BENCHES = (
-    "step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "latency", "busy", "large", "roofline",
+    "step", "gather", "sample", "scaling", "epoch", "profile", "conv", "embed", "latency", "busy", "large", "torch",
+    "roofline",
 )  # fmt: skip
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
 """Benchmarks of each model."""
+MODULES = {"step": "steps", "torch": "torch_training"}
+"""Where a benchmark is not in the module of its name."""
 
 
 def main() -> None:
@@ -86,13 +89,13 @@ def on_gpu(arguments: argparse.Namespace, options: Options) -> None:
 
 
 def measured(bench: str, options: Options, sgemm: float) -> tuple[list[dict[str, Any]], str]:
-    """Rows of one benchmark, and its tables; each is in the module of its name."""
+    """Rows of one benchmark, and its tables; each is in a module of its own."""
     if bench in ("gather", "sample"):
         from . import kernels
 
         rows = kernels.measure(options, bench)
         return rows, kernels.table(rows, sgemm)
-    module = import_module(f"bench.{'steps' if bench == 'step' else bench}")
+    module = import_module(f"bench.{MODULES.get(bench, bench)}")
     rows = module.measure(options)
     return rows, module.table(rows)
 

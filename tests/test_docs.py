@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-NEEDS = {"torch": "torch", "jax": "jax", "sklearn": "sklearn", "deploy": "onnx"}
+NEEDS = {"torch": "torch", "finetuning": "torch", "jax": "jax", "sklearn": "sklearn", "deploy": "onnx"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())

@@ -352,7 +352,23 @@ def sparse_modules() -> Any:
     return model
 
 
+def sparse_groups() -> Any:
+    """Convolutions in groups, of which each output has channels of its own, and one of them depthwise."""
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.Conv2d(6, 12, 3, groups=6), nn.Flatten(), nn.Linear(432, 4))
+    return sparsify(model, 0.5)
+
+
+def with_conv1d_of_transformers() -> Any:
+    kind = pytest.importorskip("transformers.pytorch_utils", reason="needs transformers").Conv1D
+    model = nn.Sequential(nn.Conv2d(2, 4, 10), nn.Flatten(), kind(4, 4), nn.ReLU(), kind(3, 4))
+    sparsify(model[4], 0.5)
+    with torch.no_grad():
+        model[2].weight[:, 1] = 0
+    return model
+
+
 MODELS: dict[str, Callable[[], Any]] = {
+    "sparse modules in groups": sparse_groups, "Conv1D of transformers": with_conv1d_of_transformers,
     "a chain": chain, "functions": Functional, "means": Means, "images of one pixel": cut_at_one,
     "ways that part late": Before, "sparse modules": sparse_modules, "one layer": lambda: nn.Conv2d(2, 3, 3),
     "around a ReLU": lambda: functional(lambda m, x: (lambda y: F.relu(y) + y)(m.conv(x)), conv=nn.Conv2d(2, 3, 3)),
@@ -395,6 +411,10 @@ def tied() -> Any:
     return model
 
 
+def attending(attention: Any) -> Any:
+    return functional(lambda m, x: m.att(x, x, x)[0], att=attention)
+
+
 CONV = {"conv": nn.Conv2d(2, 2, 3, padding=1)}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a module": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU()), "1: is a GELU, of which"),
@@ -407,7 +427,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "padding that reflects": (
         lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")), "0: .*pads with zeros only",
     ),
-    "a transposed convolution": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 3)), "0: is a ConvTranspose2d"),
+    "a transposed convolution": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 3)), "0: is a ConvTranspose2d, of which networks have no layer",
+    ),
+    "a sparse transposed convolution": (
+        lambda: sparsify(nn.Sequential(nn.ConvTranspose2d(2, 2, 3)), 0.5), "0: is a SparseConvTranspose2d, of.*leave",
+    ),
+    "a convolution of sequences": (lambda: nn.Sequential(nn.Conv1d(2, 2, 3)), "0: is a Conv1d, of which.*images one"),
+    "a sparse convolution of sequences": (
+        lambda: sparsify(nn.Sequential(nn.Conv1d(2, 2, 3)), 0.5), "0: is a SparseConv1d, of which.*as a Conv2d",
+    ),
+    "attention": (lambda: attending(nn.MultiheadAttention(2, 1)), "att: is a MultiheadAttention, of which.*in PyTorch"),
+    "sparse attention": (
+        lambda: sparsify(attending(nn.MultiheadAttention(2, 1)), 0.5), "att: is a SparseMultiheadAttention, of.*in Py",
+    ),
     "padded pooling": (lambda: nn.Sequential(nn.MaxPool2d(3, padding=1)), "0: pools without padding"),
     "pooling to 2×2": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(2)), "0: averages over all pixels only"),
     "no statistics": (

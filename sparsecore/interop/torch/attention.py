@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch._C import _are_functorch_transforms_active as transformed
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from .carry import carry_traits
+from .carry import HOOKS, carry_traits
 from .dense import connections, pruned, trained
 from .modules import SparseLinear, SparseModule
 
@@ -53,6 +60,9 @@ class SparseMultiheadAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """As that of `nn.MultiheadAttention`; padded tensors only, no nested ones.
 
+        Whoever calls `backward` on gradients takes the weights too, or PyTorch's `sdpa_kernel(SDPBackend.MATH)`: its
+        other kernels have no second derivative. Transforms of `torch.func` need neither.
+
         Raises
         ------
         TypeError, ValueError
@@ -82,7 +92,8 @@ class SparseMultiheadAttention(nn.Module):
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights if batched else weights[0]
         else:
-            y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
+            with _kernels():
+                y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
         return self.out_proj(self._joined(y, batched)), weights
 
     def _heads(self, x: torch.Tensor, batched: bool) -> torch.Tensor:
@@ -111,8 +122,28 @@ class SparseMultiheadAttention(nn.Module):
             found = other if found is None else found + other
         return found
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Hand the matrices of an `nn.MultiheadAttention` on to the projections, which load after this."""
+        for name in ("in_proj_weight", "in_proj_bias"):
+            if isinstance(packed := state_dict.get(prefix + name), torch.Tensor) and packed.ndim:
+                parts = zip(PROJECTIONS[:3], state_dict.pop(prefix + name).tensor_split(3), strict=True)
+                state_dict.update({f"{prefix}{each}.{name[8:]}": part.clone() for each, part in parts})
+        for each in PROJECTIONS[:3]:
+            if f"{prefix}{each}_weight" in state_dict:
+                state_dict[f"{prefix}{each}.weight"] = state_dict.pop(f"{prefix}{each}_weight")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _kernels() -> AbstractContextManager[Any]:
+    """Have PyTorch take steps that it can differentiate in any way, where it is asked to: its fast kernels know only
+    their first derivative, in reverse.
+    """
+    if not is_compiling() and (transformed() or forward_ad._current_level >= 0):
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -122,6 +153,7 @@ def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return mask.to(like.dtype)
 
 
+_LINEAR = (nn.Linear, NonDynamicallyQuantizableLinear)
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -179,17 +211,76 @@ def _projection(
     return made
 
 
+def to_attention(attention: SparseMultiheadAttention, projections: Sequence[nn.Module]) -> nn.MultiheadAttention | None:
+    """The `nn.MultiheadAttention` that computes the same, or None if there is none.
+
+    It keeps three projections in one matrix and calls no module: these must be linear layers without hooks, all with a
+    bias or without, in one dtype, and the three trained or frozen alike.
+
+    Parameters
+    ----------
+    attention : SparseMultiheadAttention
+    projections : sequence of nn.Module
+        In place of its own, in the order of `PROJECTIONS`.
+    """
+    layers = [each for each in projections if type(each) in _LINEAR and not any(vars(each)[name] for name in HOOKS)]
+    if len(layers) < len(PROJECTIONS):
+        return None
+    q, k, v, out = dense = [each for each in layers if isinstance(each, nn.Linear)]
+    size, inputs = attention.embed_dim, (q, k, v)
+    kinds = {(each.bias is None, each.weight.dtype, each.weight.device) for each in dense}
+    flags = {tuple(parameter.requires_grad for parameter in each.parameters()) for each in inputs}
+    sizes = {q.in_features, out.in_features, *(each.out_features for each in dense)}
+    if len(kinds) > 1 or len(flags) > 1 or sizes != {size}:
+        return None
+    made = nn.MultiheadAttention(
+        size, attention.num_heads, attention.dropout, q.bias is not None, kdim=k.in_features, vdim=v.in_features,
+        batch_first=attention.batch_first, device=q.weight.device, dtype=q.weight.dtype,
+    )  # fmt: skip
+    parts: list[tuple[nn.Parameter | None, list[nn.Parameter]]] = [(made.in_proj_bias, [each.bias for each in inputs])]
+    if made._qkv_same_embed_dim:
+        parts.append((made.in_proj_weight, [each.weight for each in inputs]))
+    else:
+        whole = (made.q_proj_weight, made.k_proj_weight, made.v_proj_weight)
+        parts += [(one, [each.weight]) for one, each in zip(whole, inputs, strict=True)]
+    for parameter, values in parts:
+        if parameter is not None:
+            with torch.no_grad():
+                parameter.copy_(torch.cat(values))
+            carry_traits(values, parameter)
+    made.out_proj.weight, made.out_proj.bias = out.weight, out.bias
+    return made.train(attention.training)
+
+
 def without_fast_path(model: nn.Module) -> None:
     """Have PyTorch's transformer layers call their sparse modules, in evaluation too.
 
     Their fast path reads the modules' weights as matrices instead, in a layer and, with nested tensors, in a stack.
     """
+    for module, name in _switches(model):
+        if _holds_sparse(module) and not hasattr(module, _WAS):
+            setattr(module, _WAS, getattr(module, name))
+            setattr(module, name, 0)  # no nested tensors; and of an activation of no number there is no fast path
+
+
+def with_fast_path(model: nn.Module) -> None:
+    """Give PyTorch's transformer layers that hold nothing sparse any more their fast path back."""
+    for module, name in _switches(model):
+        if hasattr(module, _WAS) and not _holds_sparse(module):
+            setattr(module, name, getattr(module, _WAS))
+            delattr(module, _WAS)
+
+
+_WAS = "_fast_path_was"
+
+
+def _switches(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """PyTorch's transformer layers and stacks, each with the attribute that turns its fast path off."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and _holds_sparse(module):
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
-            else:
-                module.activation_relu_or_gelu = 0  # of another activation there is no fast path
+        if isinstance(module, nn.TransformerEncoder):
+            yield module, "use_nested_tensor"
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            yield module, "activation_relu_or_gelu"
 
 
 def _holds_sparse(module: nn.Module) -> bool:

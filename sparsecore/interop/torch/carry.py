@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from .dense import trained
 
-_HOOKS = (
+HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks", "_state_dict_pre_hooks",
     "_state_dict_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
@@ -27,7 +27,7 @@ def carry_hooks(old: nn.Module, new: nn.Module) -> None:
 
     The old module keeps copies, so that it still does what it did.
     """
-    for name in _HOOKS:
+    for name in HOOKS:
         hooks = getattr(old, name, None)
         if not hooks:
             continue

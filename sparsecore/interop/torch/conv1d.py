@@ -9,7 +9,7 @@ from torch import nn
 
 from .dense import kept, pruned
 from .given import shape_of
-from .modules import SparseConv2d, padding_of
+from .modules import SparseConv2d, filled, padding_of
 
 
 class SparseConv1d(SparseConv2d):
@@ -50,18 +50,17 @@ class SparseConv1d(SparseConv2d):
         pattern, data = kept(conv, sparsity)
         steps = (int(each[0]) for each in (conv.kernel_size, conv.stride, padding_of(conv), conv.dilation))
         values: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
-        return cls(pattern, *steps, **values, device=weight.device, dtype=weight.dtype)
+        made = cls(pattern, *steps, **values, device=weight.device, dtype=weight.dtype)
+        made.groups = conv.groups
+        return made
 
     def to_conv(self) -> Any:
-        """The `nn.Conv1d` that computes the same, without groups."""
-        wide = super().to_conv()
+        """The `nn.Conv1d` that computes the same; `groups` says of how many groups."""
+        weight = self._grouped()
         steps = (int(each[1]) for each in (self.kernel_size, self.stride, self.padding, self.dilation))
-        made = nn.Conv1d(self.in_channels, self.out_channels, *steps, bias=self.bias is not None).to(self.weight)
-        with torch.no_grad():
-            made.weight.copy_(wide.weight[:, :, 0])
-            if made.bias is not None and wide.bias is not None:
-                made.bias.copy_(wide.bias)
-        return made
+        groups, bias = self.in_channels // weight.shape[1], self.bias is not None
+        made = nn.Conv1d(self.in_channels, self.out_channels, *steps, groups, bias).to(self.weight)
+        return filled(made, weight[:, :, 0], self.bias)
 
     def _picked(self, dense: torch.Tensor) -> torch.Tensor:
         return super()._picked(dense.unsqueeze(-2))

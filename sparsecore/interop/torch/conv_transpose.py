@@ -6,18 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ...layers.conv_transpose import SparseConvTranspose2d as ConvTransposeLayer
-from ...layers.sparse import SparseLayer
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
-from .dense import connections, pruned
-from .function import call
+from .dense import connections, grouped, pruned
+from .geometry import Geometry
 from .given import shape_of
-from .modules import SparseModule
+from .modules import SparseModule, filled
 
 
 class SparseConvTranspose2d(SparseModule):
@@ -33,7 +30,14 @@ class SparseConvTranspose2d(SparseModule):
     bias : bool, or array of shape (out_channels,)
     device, dtype
         As of `nn.ConvTranspose2d`; dtype float32 or float64.
+
+    Attributes
+    ----------
+    groups : int
+        As of `SparseConv2d`.
     """
+
+    groups: int = 1
 
     def __init__(
         self, pattern: SparsityPattern, kernel_size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0,
@@ -65,29 +69,33 @@ class SparseConvTranspose2d(SparseModule):
         weight, bias = pruned(conv, "weight"), pruned(conv, "bias")
         assert weight is not None
         mask = getattr(conv, "weight_mask", None)
-        turned = [None if each is None else _outputs_first(each, conv.groups) for each in (weight, mask)]
+        turned = [None if each is None else _turned(each, conv.groups) for each in (weight, mask)]
         assert turned[0] is not None
         pattern, data = connections(turned[0], turned[1], sparsity, conv.groups)
         steps = (conv.kernel_size, conv.stride, conv.padding, conv.output_padding, conv.dilation)
         values: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
-        return cls(pattern, *steps, **values, device=weight.device, dtype=weight.dtype)
-
-    def to_conv(self) -> nn.ConvTranspose2d:
-        """The dense transposed convolution that computes the same, without groups."""
-        steps: dict[str, Any] = {"output_padding": self.output_padding, "dilation": self.dilation}
-        made = nn.ConvTranspose2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, **steps,
-            bias=self.bias is not None,
-        ).to(self.weight)  # fmt: skip
-        dense = torch.from_numpy(self.to_scipy().toarray())
-        with torch.no_grad():
-            made.weight.copy_(dense.reshape(self.out_channels, self.in_channels, *self.kernel_size).transpose(0, 1))
-            if self.bias is not None and made.bias is not None:
-                made.bias.copy_(self.bias)
+        made = cls(pattern, *steps, **values, device=weight.device, dtype=weight.dtype)
+        made.groups = conv.groups
         return made
 
+    def to_conv(self) -> nn.ConvTranspose2d:
+        """The dense transposed convolution that computes the same; `groups` says of how many groups."""
+        full = self._full(self.weight).reshape(self.out_channels, self.in_channels, *self.kernel_size)
+        weight = grouped(full, self.pattern, self.groups)
+        groups = self.in_channels // weight.shape[1]
+        made = nn.ConvTranspose2d(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.output_padding,
+            groups, self.bias is not None, self.dilation,
+        )  # fmt: skip
+        return filled(made.to(self.weight), _turned(weight, groups), self.bias)
+
     def _picked(self, dense: torch.Tensor) -> torch.Tensor:
-        return super()._picked(dense.transpose(0, 1))
+        groups = self.out_channels // dense.shape[1] if dense.shape[1] else 0
+        fits = dense.ndim == 4 and groups * dense.shape[1] == self.out_channels and dense.shape[0] == self.in_channels
+        if not fits or self.in_channels % groups:
+            wanted = (self.in_channels, self.out_channels, *self.kernel_size)
+            raise ValueError(f"a dense weight must have shape {wanted}, got {tuple(dense.shape)}")
+        return super()._picked(_turned(dense, groups))
 
     def forward(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
         """x of shape (batch, in_channels, height, width), or without batch.
@@ -109,12 +117,9 @@ class SparseConvTranspose2d(SparseModule):
             raise ValueError(
                 f"SparseConvTranspose2d: x must have shape {wanted}, or without batch, got {tuple(shape)}"
             )
-        high, wide = int(shape[-2]), int(shape[-1])
+        high, wide = shape[-2:]
         more = self.output_padding if output_size is None else self._padding_for((high, wide), output_size)
-        size = (high, wide, *more)
-        self._look()
-        layer = self._layers.get(size) or self._layer(size)
-        y = call(self, layer, x if len(shape) == 4 else x[None])
+        y = self._answer(x if len(shape) == 4 else x[None], (high, wide, *more))
         return y if len(shape) == 4 else y[0]
 
     def _padding_for(self, given: Pair, output_size: Sequence[int]) -> Pair:
@@ -134,11 +139,10 @@ class SparseConvTranspose2d(SparseModule):
             )
         return wanted[0] - least[0], wanted[1] - least[1]
 
-    def _made(self, size: Any) -> SparseLayer:
-        high, wide, *more = size
-        steps = (self.kernel_size, self.stride, self.padding, (more[0], more[1]), self.dilation)
-        values = np.empty(self.pattern.nnz, np.float32)
-        return ConvTransposeLayer(self.pattern, (self.in_channels, high, wide), *steps, weight=values)
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        more = (int(size[2]), int(size[3]))
+        steps = *self.kernel_size, *self.stride, *self.padding, *more, *self.dilation
+        return "conv_transpose", [self.in_channels, *steps]
 
     def extra_repr(self) -> str:
         return (
@@ -148,8 +152,10 @@ class SparseConvTranspose2d(SparseModule):
         )
 
 
-def _outputs_first(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """A transposed convolution's weight, (in_channels, out_channels of a group, …), as an ordinary one has it."""
-    inputs, outputs = weight.shape[:2]
-    parts = weight.reshape(groups, inputs // groups, *weight.shape[1:]).transpose(1, 2)
-    return parts.reshape(groups * outputs, inputs // groups, *weight.shape[2:]).contiguous()
+def _turned(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """A transposed convolution's weight, (in_channels, out_channels of a group, …), as an ordinary one has it; or an
+    ordinary one's as a transposed one has it.
+    """
+    first, second = weight.shape[:2]
+    parts = weight.reshape(groups, first // groups, *weight.shape[1:]).transpose(1, 2)
+    return parts.reshape(groups * second, first // groups, *weight.shape[2:]).contiguous()

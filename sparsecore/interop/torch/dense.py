@@ -58,6 +58,27 @@ def connections(
     return pattern, values.reshape(rows, columns)[row, column]
 
 
+def grouped(full: torch.Tensor, pattern: SparsityPattern, groups: int) -> torch.Tensor:
+    """A weight as a convolution of groups has it; as it is where a connection is between groups.
+
+    Parameters
+    ----------
+    full : tensor of shape (out_channels, in_channels, *kernel)
+    pattern : SparsityPattern of shape (out_channels, in_channels · kernel)
+    groups : int
+        By which both numbers of channels can be divided.
+
+    Returns
+    -------
+    tensor of shape (out_channels, in_channels / groups, *kernel)
+    """
+    rows, columns = pattern.shape
+    if (pattern.rows.astype(np.int64) * groups // rows != pattern.indices.astype(np.int64) * groups // columns).any():
+        return full
+    parts = zip(full.chunk(groups), range(groups), strict=True)
+    return torch.cat([part.chunk(groups, 1)[k] for part, k in parts])
+
+
 def picked(dense: torch.Tensor, pattern: SparsityPattern, kernel: tuple[int, ...]) -> tuple[torch.Tensor, int]:
     """A dense weight's values at a pattern's connections, and how many others are not zero.
 

@@ -16,11 +16,15 @@ from ...layers.linear import SparseLinear
 from ...layers.norm import BatchNorm
 from ...layers.sparse import SparseLayer
 from ...storage.pattern import SparsityPattern
+from .attention import SparseMultiheadAttention
+from .conv1d import SparseConv1d
+from .conv_transpose import SparseConvTranspose2d
 from .dense import kept, pruned
 from .given import real_tensor
 from .modules import SparseConv2d as SparseConvModule
 from .modules import SparseLinear as SparseLinearModule
 from .modules import SparseModule, padding_of
+from .transformers_conv1d import from_conv1d, is_conv1d
 
 Shape = tuple[int, ...]
 Order = NDArray[np.int64] | None
@@ -66,11 +70,40 @@ def batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, order: Ord
     return BatchNorm(shape, eps=module.eps, momentum=module.momentum, **rows, dtype=rows["mean"].dtype)
 
 
-WEIGHTED: dict[type[nn.Module], Callable[[Any, Shape, Order], Layer]] = {
+def conv1d_of_transformers(module: nn.Module, shape: Shape, order: Order) -> Layer:
+    """A fully connected layer whose weight has inputs before outputs."""
+    return linear(from_conv1d(module, None), shape, order)
+
+
+_WEIGHTED: dict[type[nn.Module], Callable[[Any, Shape, Order], Layer]] = {
     nn.Linear: linear, SparseLinearModule: linear, nn.Conv2d: convolution, SparseConvModule: convolution,
     nn.BatchNorm1d: batch_norm, nn.BatchNorm2d: batch_norm,
 }  # fmt: skip
-"""What makes the layer of a module that has parameters."""
+
+_INSTEAD: dict[tuple[type[nn.Module], ...], str] = {
+    (nn.Conv1d, SparseConv1d): "write it as a Conv2d over images one row high",
+    (nn.ConvTranspose2d, SparseConvTranspose2d, nn.MultiheadAttention, SparseMultiheadAttention):
+        "leave the model in PyTorch, where sparsify makes it sparse and it trains",
+}  # fmt: skip
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module counts as a whole, whatever its forward does."""
+    return isinstance(module, SparseModule | SparseMultiheadAttention) or is_conv1d(module)
+
+
+def weighted(module: nn.Module) -> Callable[[Any, Shape, Order], Layer] | None:
+    """What makes the layer of a module that has parameters; None of all other modules.
+
+    Raises
+    ------
+    ValueError
+        If it is sparse, or can be, and there is no layer of its kind.
+    """
+    for kinds, instead in _INSTEAD.items():
+        if isinstance(module, kinds):
+            raise ValueError(f"is a {type(module).__name__}, of which networks have no layer: {instead}")
+    return conv1d_of_transformers if is_conv1d(module) else _WEIGHTED.get(type(module))
 
 
 def features_of(order: NDArray[np.int64], each: int) -> NDArray[np.int64]:

@@ -1,13 +1,25 @@
-"""A call of a sparse layer as a node of autograd's graph; tensors share their memory with the layer's arrays."""
+"""Two functions that are each other's derivatives, as nodes of autograd's graph: a layer's product, and its gradients.
+
+y = A(weight) x + bias is linear in x and in (weight, bias). So its gradients, Aᵀ dy, the sample of dy xᵀ at the stored
+connections and the sum of dy, are linear in dy and in (x, weight), and whoever differentiates them meets products
+and gradients again. `Product` and `Gradients` are all that derivatives of any order need, forward or in reverse.
+
+While PyTorch computes, both are plain `autograd.Function`s on the module's own plans: a call through `torch.library`
+costs some 20 μs more, as long as a small layer's product itself. Where somebody follows the operators instead
+(`torch.compile`, export, modes), the same two are operators: see `operators`.
+"""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch._C import _are_functorch_transforms_active as transformed
+from torch._C._functorch import is_dead_tensor_wrapper, unwrap_if_dead
+from torch.autograd.function import Function
 
 from ...layers.replay import backward_of, forward_of
 from ...layers.sparse import SparseLayer
@@ -18,10 +30,11 @@ from ...runtime.workspace import Workspace
 from .given import NARROW, check, check_parameters, plain
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
+Tensors = tuple[torch.Tensor, ...]
 
 
 def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
-    """A layer's output for x with a module's parameters instead of its own; differentiable once by all three.
+    """A layer's output for x with a module's parameters instead of its own; differentiable by all three.
 
     Parameters
     ----------
@@ -44,108 +57,247 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     if x.dtype in NARROW:
         x = x.to(weight.dtype)
     check(layer, "x", x, weight)
-    learns = torch.is_grad_enabled()
-    y = _Call.apply(weakref.ref(module), layer, x, weight, bias, learns)  # weakly: modules may keep what they computed
+    y: torch.Tensor = product(x, weight, bias, Use(layer, weakref.ref(module)))
     if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
         caught.watch(layer, x, y)
     return y
 
 
-class _Call(torch.autograd.Function):
+class Use:
+    """What the two functions of one call compute with; to PyTorch it is a whole, not a tuple of arguments.
+
+    Parameters
+    ----------
+    layer : SparseLayer
+    module : weak reference to a SparseModule
+        Weakly: modules may keep what they computed.
+
+    Attributes
+    ----------
+    pattern : SparsityPattern
+        The layer's when it was called: layers take another when connections move.
+    """
+
+    __slots__ = ("layer", "module", "pattern")
+
+    def __init__(self, layer: SparseLayer, module: weakref.ref[Any]) -> None:
+        self.layer, self.module, self.pattern = layer, module, layer.pattern
+
+    def check(self) -> None:
+        """Refuse the gradients of connections that there were."""
+        module = self.module()
+        if (self.layer if module is None else module).pattern is not self.pattern:
+            raise RuntimeError(
+                f"{self.layer!r}: the module has taken another pattern since this forward pass: repeat it"
+            )
+
+
+class Product(Function):
+    """y of (x, weight, bias or None, use)."""
+
     @staticmethod
-    def forward(
-        ctx: Any, owner: Any, layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
-        learns: bool,
-    ) -> torch.Tensor:  # fmt: skip
-        need_dx, x = ctx.needs_input_grad[2], plain(x)
-        values, bias = plain(weight), None if bias is None else plain(bias)
-        kept = ctx.left = None
-        if x.is_cpu:
-            y = _forward_on_cpu(layer, x, values, bias)
-            # A batch of data is copied: whoever loads the next may write over it.
-            kept = x if need_dx or not learns else x.clone()
-        else:  # which keeps x in tiles
-            y, ctx.left = _forward_on_gpu(layer, x, values, bias)
-        # Saved so that autograd notices a change in place; the weights are read only for dx.
+    def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, use: Use) -> torch.Tensor:
+        return product_of(use.layer, x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, weight, bias, ctx.use = inputs
+        need_dx, need_dw, *_ = ctx.needs_input_grad
+        # A batch of data is copied: whoever loads the next may write over it. The weights are read only for dx.
+        kept = x.clone() if need_dw and not need_dx else x
         ctx.save_for_backward(kept, weight if need_dx else None)
-        weight = values
-        ctx.of = owner, layer, layer.pattern, y.shape, weight.detach(), bias is not None  # the pattern may change
-        return y
+        ctx.save_for_forward(x, weight)
+        ctx.biased = bias is not None
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
-        # The wrapper that refuses gradients of gradients costs some microseconds: only where they may be wanted.
-        return (_backward_once if torch.is_grad_enabled() else _backward)(ctx, dy)
+        x, weight = ctx.saved_tensors  # raises if they were changed
+        need_dx, need_dw, need_db, _ = ctx.needs_input_grad
+        compute = gradients if torch.is_grad_enabled() or transformed() else _gradients_at_once
+        dx, dw, db = _sorted(compute(dy, x, weight, ctx.use, ctx.biased), need_dx, ctx.biased)
+        return dx, dw if need_dw else None, db if need_db else None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Any, dw: Any, db: Any, _: Any) -> torch.Tensor:
+        x, weight = ctx.saved_tensors
+        return _sum(
+            None if dx is None else product(dx, weight, None, ctx.use),
+            None if dw is None and db is None else product(x, _or_zeros(dw, weight), db, ctx.use),
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Any, weight: Any, bias: Any, use: Use) -> tuple[torch.Tensor, int]:
+        if in_dims[1] is None and in_dims[2] is None:  # as one batch
+            x = x.movedim(in_dims[0], 0)
+            return product(x.flatten(0, 1), weight, bias, use).unflatten(0, x.shape[:2]), 0
+        return _one_by_one(product, info, in_dims, x, weight, bias, use), 0
 
 
-def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    _, _, need_dx, need_dw, need_db, _ = ctx.needs_input_grad
-    owner, layer, pattern, shape, weight, biased = ctx.of
-    module = owner()
-    if (layer if module is None else module).pattern is not pattern:
-        raise RuntimeError(f"{layer!r}: the module has taken another pattern since this forward pass: repeat it")
-    x, _ = ctx.saved_tensors  # raises if they were changed
-    check(layer, "dy", dy, weight, shape)
-    if dy.is_cpu:
-        dx, dw, db = _backward_on_cpu(layer, plain(dy), x, weight, biased, need_dx)
-    else:
-        dx, dw, db = _backward_on_gpu(plain(dy), layer, weight, ctx.left, need_dx)
-    return None, None, dx, dw if need_dw else None, db if need_db else None, None
+class Gradients(Function):
+    """(dx, dw, db) of (dy, x, weight, use, biased); without a weight no dx, and db where it is biased."""
+
+    @staticmethod
+    def forward(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool) -> Tensors:
+        return _gradients_at_once(dy, x, weight, use, biased)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        dy, x, weight, ctx.use, ctx.biased = inputs
+        ctx.save_for_backward(dy, x, weight)
+        ctx.save_for_forward(dy, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *given: torch.Tensor) -> Any:
+        dy, x, weight = ctx.saved_tensors
+        ddx, ddw, ddb = _sorted(given, weight is not None, ctx.biased)
+        ddy = product(x, ddw, ddb, ctx.use)
+        if weight is None:
+            dx, _ = gradients(dy, x, ddw, ctx.use, False)
+            return ddy, dx, None, None, None
+        dx, dw = gradients(dy, ddx, ddw, ctx.use, False)
+        return ddy + product(ddx, weight, None, ctx.use), dx, dw, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, ddy: Any, dx: Any, dw: Any, *_: Any) -> Any:
+        dy, x, weight = ctx.saved_tensors
+        found = gradients(_or_zeros(ddy, dy), x, weight, ctx.use, ctx.biased)
+        if dx is None and dw is None:
+            return found
+        changed = gradients(dy, _or_zeros(dx, x), None if weight is None else _or_zeros(dw, weight), ctx.use, False)
+        return tuple(_sum(*each) for each in zip(found, (*changed, None), strict=False))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+        found = _one_by_one(gradients, info, in_dims, *given)
+        return found, (0,) * len(found)
 
 
-_backward_once = once_differentiable(_backward)
+def _applied(function: type[Function]) -> Callable[..., Any]:
+    """The function's `apply`, without what PyTorch does for defaults that there are none of: as long as a product."""
+    at_once = super(Function, function).apply
+
+    def apply(*given: Any) -> Any:
+        return function.apply(*given) if transformed() else at_once(*given)
+
+    return apply
 
 
-def _forward_on_cpu(
+product = _applied(Product)
+gradients = _applied(Gradients)
+
+
+def _gradients_at_once(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool
+) -> Tensors:
+    use.check()
+    check(use.layer, "dy", dy, x, (len(x), *use.layer.out_shape))
+    return gradients_of(use.layer, dy, x, weight, biased)
+
+
+def _sorted(given: tuple[Any, ...], with_dx: bool, biased: bool) -> tuple[Any, Any, Any]:
+    """dx, dw and db of those that there are."""
+    dx, given = (given[0], given[1:]) if with_dx else (None, given)
+    return dx, given[0], given[1] if biased else None
+
+
+def _or_zeros(given: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if given is None else given
+
+
+def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> Any:
+    return other if one is None else one if other is None else one + other
+
+
+def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *given: Any) -> Any:
+    """What a function gives for each of a batch of arguments, stacked: values of weights share no product."""
+
+    def at(k: int) -> list[Any]:
+        return [each if dim is None else each.select(dim, k) for each, dim in zip(given, in_dims, strict=True)]
+
+    found = [function(*at(k)) for k in range(info.batch_size)]
+    if isinstance(found[0], torch.Tensor):
+        return torch.stack(found)
+    return tuple(map(torch.stack, zip(*found, strict=True)))
+
+
+# -- what computes ---------------------------------------------------------------------------------------------------
+
+
+def product_of(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """y of contiguous arrays."""
+    """y = A(weight) x + bias of a layer's pattern, of shape (batch, *out_shape)."""
+    x, weight, bias = plain(x), plain(weight), None if bias is None else plain(bias)
+    if not x.is_cpu:
+        return _product_on_gpu(layer, x, weight, bias)
     y = torch.empty((len(x), *layer.out_shape), dtype=x.dtype, device="cpu")
     _run(forward_of(layer, len(x), _NAMES[x.dtype], biased=bias is not None), x, weight, bias, y, None)
     return y
 
 
-def _backward_on_cpu(
-    layer: SparseLayer, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, biased: bool, need_dx: bool
-) -> tuple[torch.Tensor | None, ...]:
-    """dx, dw and db of contiguous arrays; None where one is not wanted."""
-    replay = backward_of(layer, len(dy), _NAMES[dy.dtype], biased=biased, need_dx=need_dx)
+def gradients_of(
+    layer: SparseLayer, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, biased: bool
+) -> Tensors:
+    """dx if there is a weight, dw, and db if biased."""
+    dy, x, weight = plain(dy), plain(x), None if weight is None else plain(weight)
+    if not dy.is_cpu:
+        return _gradients_on_gpu(layer, dy, x, weight, biased)
+    replay = backward_of(layer, len(dy), _NAMES[dy.dtype], biased=biased, need_dx=weight is not None)
     kind: Any = {"dtype": dy.dtype, "device": "cpu"}  # said, since a user may have set another default device
-    dx = torch.empty((len(dy), *layer.in_shape), **kind) if need_dx else None
-    dw, db = torch.empty_like(weight), torch.empty(layer.pattern.shape[0], **kind) if biased else None
+    dx = None if weight is None else torch.empty((len(dy), *layer.in_shape), **kind)
+    dw = torch.empty(layer.pattern.nnz, **kind)
+    db = torch.empty(layer.pattern.shape[0], **kind) if biased else None
     _run(replay, dy, x, None, weight, dx, dw, db)
-    return dx, dw, db
+    return tuple(each for each in (dx, dw, db) if each is not None)
 
 
 def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
     """Run a replay on these tensors, which are held until it has ended: nothing else takes an address."""
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    try:
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:
+        if not any(tensor is not None and is_dead_tensor_wrapper(tensor) for tensor in tensors):
+            # PyTorch's older vmap, which asks nobody how
+            raise TypeError("a sparse layer computes with numbers in memory, not with a batch of gradients at once: "
+                            "leave out is_grads_batched and vectorize, or use torch.func") from None  # fmt: skip
+        # Kept within a transform that has ended, as that of `vjp` when what it gives is called.
+        return _run(replay, *(None if tensor is None else unwrap_if_dead(tensor) for tensor in tensors))
     for tensor, address in zip(tensors, addresses, strict=True):
         if not address and tensor is not None and tensor.numel():
-            raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without")
+            raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without: "
+                            "parameters must be whole tensors on each rank, as DistributedDataParallel has them")
     replay.run(*addresses)
 
 
-def _forward_on_gpu(
+def _product_on_gpu(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor, tuple[SparseLayer, Any]]:
+) -> torch.Tensor:
     device, stream = place_of(x)
     with stream:
-        zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else array_of(bias)
-        used = layer.with_params(array_of(weight), zero)
-        y, cache = used.forward(array_of(x), Workspace(device))
-    return torch.from_dlpack(y), (used, cache)
+        y, _ = _on_gpu(layer, device, weight, bias, x).forward(array_of(x), Workspace(device))
+    return torch.from_dlpack(y)
 
 
-def _backward_on_gpu(
-    dy: torch.Tensor, layer: SparseLayer, weight: torch.Tensor, left: tuple[SparseLayer, Any], need_dx: bool
-) -> tuple[torch.Tensor | None, ...]:
+def _gradients_on_gpu(
+    layer: SparseLayer, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, biased: bool
+) -> Tensors:
+    """Those of a pass that is repeated: nothing is kept beside x, which autograd knows of."""
     device, stream = place_of(dy)
-    used, cache = left
     with stream:
-        dx, grads = used.backward(array_of(dy), cache, Workspace(device), need_dx=need_dx)
-    found = dx, grads["weight"], grads["bias"]
-    return tuple(None if array is None else torch.from_dlpack(array) for array in found)
+        used = _on_gpu(layer, device, dy.new_zeros(layer.pattern.nnz) if weight is None else weight, None, x)
+        workspace = Workspace(device)
+        _, cache = used.forward(array_of(x), workspace)
+        dx, grads = used.backward(array_of(dy), cache, workspace, need_dx=weight is not None)
+    found = dx, grads["weight"], grads["bias"] if biased else None
+    return tuple(torch.from_dlpack(array) for array in found if array is not None)
+
+
+def _on_gpu(
+    layer: SparseLayer, device: Device, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor
+) -> SparseLayer:
+    """The layer with these parameters."""
+    zero = device.zeros(layer.out_shape[:1], str(x.dtype)[6:]) if bias is None else array_of(bias)
+    return layer.with_params(array_of(weight), zero)
 
 
 def place_of(x: torch.Tensor) -> tuple[Device, AbstractContextManager[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.fx
 
 from ...layers.sparse import SparseLayer
 
@@ -20,9 +21,12 @@ def shape_of(owner: str, x: Any) -> torch.Size:
     TypeError
         If that is not a tensor.
     """
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{owner}: x must be a tensor, got {type(x).__name__}")
-    return x.shape
+    if isinstance(x, torch.Tensor):
+        return x.shape
+    if isinstance(x, torch.fx.Proxy):
+        raise TypeError(f"{owner}: torch.fx cannot follow its forward: have the tracer's is_leaf_module keep it whole, "
+                        "or use torch.export")  # fmt: skip
+    raise TypeError(f"{owner}: x must be a tensor, got {type(x).__name__}")
 
 
 def real_tensor(owner: str, name: str, given: Any) -> torch.Tensor:

@@ -13,18 +13,11 @@ from torch.nn.utils import parametrize
 from .attention import PROJECTIONS, from_attention
 from .conv1d import SparseConv1d
 from .conv_transpose import SparseConvTranspose2d
-from .dense import allowed, connections, pruned, weight_norm
+from .dense import allowed, pruned, weight_norm
 from .modules import SparseConv2d, SparseLinear, padding_of
+from .transformers_conv1d import from_conv1d, is_conv1d
 
 Maker = Callable[[Any, float | None], nn.Module]
-
-
-def _from_conv1d_of_transformers(layer: Any, sparsity: float | None) -> SparseLinear:
-    """Of a `transformers` Conv1D, which is a linear layer whose weight is (in_features, out_features)."""
-    weight, mask = pruned(layer, "weight"), getattr(layer, "weight_mask", None)
-    assert weight is not None
-    pattern, values = connections(weight.T.contiguous(), None if mask is None else mask.T, sparsity)
-    return SparseLinear.of(pattern, values, pruned(layer, "bias"), device=weight.device, dtype=weight.dtype)
 
 
 MAKERS: dict[type[nn.Module], Maker] = {
@@ -44,12 +37,12 @@ _DENSE = (
 
 def maker_of(module: nn.Module) -> Maker | None:
     """What makes the sparse layer of a dense one; None if there is none of this class."""
-    return _from_conv1d_of_transformers if _is_conv1d_of_transformers(module) else MAKERS.get(type(module))
+    return from_conv1d if is_conv1d(module) else MAKERS.get(type(module))
 
 
 def is_dense(module: nn.Module) -> bool:
     """Whether a module is a layer that multiplies by weights."""
-    return isinstance(module, _DENSE) or _is_conv1d_of_transformers(module)
+    return isinstance(module, _DENSE) or is_conv1d(module)
 
 
 def matrices(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -156,9 +149,3 @@ def _parametrised(module: nn.Module) -> str:
 
 def _is_lazy(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params()
-
-
-def _is_conv1d_of_transformers(module: nn.Module) -> bool:
-    """Told by its name, so that nothing is imported that may not be there."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")

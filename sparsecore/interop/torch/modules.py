@@ -6,27 +6,28 @@ import math
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import nn
 
-from ...layers.conv import SparseConv2d as ConvLayer
-from ...layers.linear import SparseLinear as LinearLayer
 from ...layers.sparse import SparseLayer
 from ...runtime.arrays import real_numbers
 from ...storage.few import Few
 from ...storage.pattern import SparsityPattern
 from ...storage.sizes import Pair, pair
 from ...topology import uniform_random
-from .dense import kept, pruned
+from .dense import grouped, kept, pruned
+from .followed import followed, followed_call
 from .function import call
+from .geometry import Geometry, layer_of
 from .given import real_tensor, shape_of
 from .state import PatternModule
 from .written import Seen
 
+Dense = TypeVar("Dense", bound=nn.Module)
 _MOST = 16
 """Image sizes of which a module keeps the plans."""
 
@@ -83,13 +84,11 @@ class SparseModule(PatternModule):
         """The weights as a CSR array of the pattern's shape; on a CPU it shares this module's values."""
         return self.pattern.to_scipy(self.weight.detach().cpu().numpy())
 
-    def _full(self) -> torch.Tensor:
-        """The weights as a dense matrix of the pattern's shape."""
-        pattern, weight = self.pattern, self.weight.detach()
-        rows, columns = (torch.from_numpy(each.astype(np.int64)) for each in (pattern.rows, pattern.indices))
-        full = weight.new_zeros(pattern.shape)
-        full[rows.to(weight.device), columns.to(weight.device)] = weight
-        return full
+    def _full(self, weight: torch.Tensor) -> torch.Tensor:
+        """Values of the connections as a dense matrix of the pattern's shape."""
+        pattern = self.pattern
+        at = [torch.from_numpy(each.astype(np.int64)).to(weight.device) for each in (pattern.rows, pattern.indices)]
+        return weight.new_zeros(pattern.shape).index_put(at, weight)
 
     def _wire(self, pattern: SparsityPattern) -> None:
         """Take a pattern; the weight stays the same Parameter and gets the pattern's size, buffers where they have it.
@@ -126,7 +125,7 @@ class SparseModule(PatternModule):
 
     def _layer(self, size: Any) -> SparseLayer:
         """What computes for inputs of a size that is new."""
-        made = self._layers[size] = self._made(size)
+        made = self._layers[size] = layer_of(self.pattern, *self._geometry(size), size[:2])
         if self.moves:
             made.take_pattern(self.pattern, self._moving_plan(made, self.pattern))
         return made
@@ -134,8 +133,16 @@ class SparseModule(PatternModule):
     def _moving_plan(self, layer: SparseLayer, pattern: SparsityPattern) -> Any:
         return layer.plan_of(pattern, moving=True, together=self.together)
 
+    def _answer(self, x: torch.Tensor, size: tuple[Any, ...]) -> torch.Tensor:
+        """The output for x of shape (batch, *in_shape), whose images, if it has any, are of a size."""
+        if followed():
+            return followed_call(self, x, size)
+        self._look()
+        return call(self, self._layers.get(size) or self._layer(size), x)
+
     @abstractmethod
-    def _made(self, size: Any) -> SparseLayer: ...
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        """What this module multiplies by for inputs of a size."""
 
     def _values(self, values: Any, parameter: nn.Parameter) -> torch.Tensor:
         whose, name = type(self).__name__, "weight" if parameter is self.weight else "bias"
@@ -171,11 +178,18 @@ class SparseLinear(SparseModule):
     device, dtype
         As of `nn.Linear`; dtype float32 or float64.
 
+    Attributes
+    ----------
+    inputs_first : bool
+        Whether the dense weight that it was made of is (in_features, out_features), as that of transformers' `Conv1D`.
+
     Raises
     ------
     TypeError, ValueError
         If pattern is not one, or of another shape, or the sparsity is out of range.
     """
+
+    inputs_first: bool = False
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, sparsity: float = 0.9,
@@ -238,26 +252,27 @@ class SparseLinear(SparseModule):
     def to_linear(self) -> nn.Linear:
         """The dense layer that computes the same."""
         made = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
-        with torch.no_grad():
-            made.weight.copy_(self._full())
-            if self.bias is not None and made.bias is not None:
-                made.bias.copy_(self.bias)
-        return made
+        return filled(made, self._full(self.weight), self.bias)
+
+    def _picked(self, dense: torch.Tensor) -> torch.Tensor:
+        if not self.inputs_first:
+            return super()._picked(dense)
+        if dense.shape != (wanted := (self.in_features, self.out_features)):
+            raise ValueError(f"a dense weight must have shape {wanted}, got {tuple(dense.shape)}")
+        return super()._picked(dense.T)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (…, in_features) gives (…, out_features)."""
         shape = shape_of("SparseLinear", x)
         if not shape or shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: x must have shape (…, {self.in_features}), got {tuple(shape)}")
-        self._look()
-        layer = self._layers.get(()) or self._layer(())
         if len(shape) == 2:  # a reshape would be one more node of the graph
-            return call(self, layer, x)
-        y = call(self, layer, x.reshape(-1, self.in_features))
+            return self._answer(x, ())
+        y = self._answer(x.reshape(-1, self.in_features), ())
         return y.reshape(*shape[:-1], self.out_features)
 
-    def _made(self, size: Any) -> SparseLayer:
-        return LinearLayer(self.pattern, np.empty(self.pattern.nnz, np.float32))
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        return "linear", [self.in_features]
 
     def extra_repr(self) -> str:
         return (
@@ -279,7 +294,15 @@ class SparseConv2d(SparseModule):
     bias : bool, or array of shape (out_channels,)
     device, dtype
         As of `nn.Conv2d`; dtype float32 or float64.
+
+    Attributes
+    ----------
+    groups : int
+        Of the dense convolution that it was made of, and of the one that it goes back to, as long as no connection is
+        between them. It computes by the pattern alone.
     """
+
+    groups: int = 1
 
     def __init__(
         self, pattern: SparsityPattern, kernel_size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0,
@@ -308,19 +331,23 @@ class SparseConv2d(SparseModule):
         steps = [conv.kernel_size, conv.stride, padding_of(conv), conv.dilation]
         sizes: Sequence[Any] = [(int(high), int(wide)) for high, wide in steps]
         parameters: dict[str, Any] = {"weight": data, "bias": False if bias is None else bias}
-        return cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
+        made = cls(pattern, *sizes, **parameters, device=weight.device, dtype=weight.dtype)
+        made.groups = conv.groups
+        return made
 
     def to_conv(self) -> nn.Conv2d:
-        """The dense convolution that computes the same, without groups."""
+        """The dense convolution that computes the same; `groups` says of how many groups."""
+        weight = self._grouped()
         made = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            bias=self.bias is not None,
-        ).to(self.weight)  # fmt: skip
-        with torch.no_grad():
-            made.weight.copy_(self._full().reshape(made.weight.shape))
-            if self.bias is not None and made.bias is not None:
-                made.bias.copy_(self.bias)
-        return made
+            self.in_channels // weight.shape[1], self.bias is not None,
+        )  # fmt: skip
+        return filled(made.to(self.weight), weight, self.bias)
+
+    def _grouped(self) -> torch.Tensor:
+        """The dense weight, of shape (out_channels, in_channels / groups, *kernel_size)."""
+        full = self._full(self.weight).reshape(self.out_channels, self.in_channels, *self.kernel_size)
+        return grouped(full, self.pattern, self.groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x of shape (batch, in_channels, height, width), or without batch."""
@@ -328,16 +355,11 @@ class SparseConv2d(SparseModule):
         if len(shape) not in (3, 4) or shape[-3] != self.in_channels:
             wanted = f"(batch, {self.in_channels}, height, width)"
             raise ValueError(f"SparseConv2d: x must have shape {wanted}, or without batch, got {tuple(shape)}")
-        size = (int(shape[-2]), int(shape[-1]))
-        self._look()
-        layer = self._layers.get(size) or self._layer(size)
-        y = call(self, layer, x if len(shape) == 4 else x[None])
+        y = self._answer(x if len(shape) == 4 else x[None], (shape[-2], shape[-1]))
         return y if len(shape) == 4 else y[0]
 
-    def _made(self, size: Any) -> SparseLayer:
-        steps = (self.kernel_size, self.stride, self.padding, self.dilation)
-        values = np.empty(self.pattern.nnz, np.float32)
-        return ConvLayer(self.pattern, (self.in_channels, *size), *steps, weight=values)
+    def _geometry(self, size: tuple[Any, ...]) -> Geometry:
+        return "conv", [self.in_channels, *self.kernel_size, *self.stride, *self.padding, *self.dilation]
 
     def extra_repr(self) -> str:
         return (
@@ -345,6 +367,15 @@ class SparseConv2d(SparseModule):
             f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}, "
             f"connections={self.pattern.nnz:,}, sparsity={self.pattern.sparsity:.4g}"
         )
+
+
+def filled(made: Dense, weight: torch.Tensor, bias: torch.Tensor | None) -> Dense:
+    """A dense layer with these values."""
+    with torch.no_grad():
+        for parameter, values in ((made.weight, weight), (made.bias, bias)):
+            if values is not None:
+                parameter.copy_(values)
+    return made
 
 
 def padding_of(conv: nn.modules.conv._ConvNd) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from ...layers.residual import Residual
 from ...layers.shortcut import PadChannels
 from ...layers.sparse import SparseLayer
 from ...network import Network
-from .from_modules import WEIGHTED, Order, features_of, with_outputs
+from .from_modules import Order, features_of, weighted, with_outputs
 from .named import Named, tree_of, way_of
 
 
@@ -122,16 +122,16 @@ class Reader:
     # -- modules -----------------------------------------------------------------------------------------------------
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
-        kind = type(module)
+        kind, make = type(module), weighted(module)
         if len(node.args) != 1 or node.kwargs:
             raise ValueError("expected a module of one input, got another one")
         x = node.args[0]
         before = self._point(node, x)
-        if kind in WEIGHTED:
+        if make is not None:
             for each in (module, *module.parameters(recurse=False)):
                 if (other := self.used.setdefault(id(each), node.name)) != node.name:
                     raise ValueError(f"is used twice, first as {other}: layers share no parameters here")
-            layer = WEIGHTED[kind](module, before.shape, before.order)
+            layer = make(module, before.shape, before.order)
             is_norm = isinstance(layer, BatchNorm)
             self._then(node, x, layer, layer.out_shape, before.order if is_norm else None)
         elif isinstance(module, nn.ReLU):

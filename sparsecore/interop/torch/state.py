@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch._C._functorch import is_batchedtensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as beneath_transforms
 from torch.compiler import is_compiling
 
 from ...errors import one_line
@@ -53,16 +55,21 @@ class PatternModule(nn.Module):
         """Take what the buffers hold, and write it as it is meant: whole, in float64."""
         if self.weight.is_meta and all(getattr(self._buffers[name], "is_meta", False) for name in NAMES):
             return  # nothing is held yet: the connections are those that the module was made with
-        try:
-            pattern = None if self._holds(self._pattern) else self._held()
-        except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's, of tensors without numbers
-            wanted, said = "{}×{}".format(*self._pattern.shape), one_line(str(error).splitlines()[0], 200)
-            whose = f"{type(self).__name__}: indptr and indices"
-            raise ValueError(f"{whose} hold no {wanted} pattern for its weight: {said}") from None
-        if pattern is not None:
-            with torch.inference_mode(False), torch.no_grad():
-                (self._write if pattern == self._pattern else self._wire)(pattern)
-        self._seen = Seen(*(self._buffers[name] for name in NAMES))
+        held = (self._buffers[name] for name in NAMES)
+        if any(isinstance(each, torch.Tensor) and is_batchedtensor(each) for each in held):
+            raise ValueError(f"{type(self).__name__}: cannot map over connections, as vmap does with buffers that are "
+                             "stacked: leave indptr and indices out, and give weights of one pattern")  # fmt: skip
+        with beneath_transforms():  # within them, whatever is made of a tensor has no numbers
+            try:
+                pattern = None if self._holds(self._pattern) else self._held()
+            except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's, of tensors without numbers
+                wanted, said = "{}×{}".format(*self._pattern.shape), one_line(str(error).splitlines()[0], 200)
+                whose = f"{type(self).__name__}: indptr and indices"
+                raise ValueError(f"{whose} hold no {wanted} pattern for its weight: {said}") from None
+            if pattern is not None:
+                with torch.inference_mode(False), torch.no_grad():
+                    (self._write if pattern == self._pattern else self._wire)(pattern)
+            self._seen = Seen(*(self._buffers[name] for name in NAMES))
 
     def _held(self) -> SparsityPattern:
         pattern = pattern_in(self._pattern.shape, *(self._buffers[name] for name in NAMES))

@@ -10,7 +10,7 @@ from torch import fx, nn
 from ...errors import one_line
 from ...network import Network
 from ...storage.sizes import sizes
-from .modules import SparseModule
+from .from_modules import is_known
 from .reading import Reader
 
 
@@ -18,10 +18,10 @@ def from_torch(model: nn.Module, in_shape: Sequence[int]) -> Network:
     """The network that computes what a model of PyTorch does, its weights and running statistics included.
 
     What `forward` does is found by `torch.fx`. It may use Conv2d, Linear, BatchNorm1d and 2d, ReLU, MaxPool2d,
-    AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Unflatten, Dropout and Identity, our own sparse modules, the functions and
-    methods for these, `x.view(batch, -1)`, sums of two ways from one place, and shortcuts that take every k-th pixel,
-    `x[:, :, ::k, ::k]`, and pad channels with zeros. A weight that is zero is no connection, unless a mask of
-    `torch.nn.utils.prune` keeps it.
+    AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Unflatten, Dropout and Identity, transformers' Conv1D, our own sparse
+    modules that stand for these, the functions and methods for these, `x.view(batch, -1)`, sums of two ways from one
+    place, and shortcuts that take every k-th pixel, `x[:, :, ::k, ::k]`, and pad channels with zeros. A weight that is
+    zero is no connection, unless a mask of `torch.nn.utils.prune` keeps it.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ def from_torch(model: nn.Module, in_shape: Sequence[int]) -> Network:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at PyTorch's own modules, and at ours."""
+    """Stops at PyTorch's own modules, at ours, and at those that stand for one of them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SparseModule) or super().is_leaf_module(m, module_qualified_name)
+        return is_known(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _check_traced(model: nn.Module, graph: fx.Graph, shape: tuple[int, ...]) -> None:

@@ -38,10 +38,8 @@ class Seen:
             return  # they hold nothing, or do not count what is written: they are looked at whole at every use
         self._indptr, self._indices = indptr, indices
         self._marks = indptr._version, indices._version, indices.data_ptr()
-        self._some, self._were = np.empty(0), b""
-        if indices.is_cpu and type(indices) is torch.Tensor:
-            self._some = indices.detach().numpy()[:: max(1, len(indices) // _SOME)]
-            self._were = self._some.tobytes()
+        self._some = _some_of(indices)
+        self._were = self._some.tobytes()
 
     def still(self, indptr: torch.Tensor, indices: torch.Tensor) -> bool:
         """Whether these are the same, unchanged as far as a glance tells: a microsecond, as it is of every pass."""
@@ -51,6 +49,22 @@ class Seen:
             and (indptr._version, indices._version, indices.data_ptr()) == self._marks
             and self._some.tobytes() == self._were  # memory that is no longer theirs is not read: marks tell
         )
+
+
+def glance(indptr: torch.Tensor, indices: torch.Tensor) -> tuple[Any, ...] | None:
+    """What `Seen` compares, of two tensors that may be others each time; None of those that do not count writes."""
+    if indptr.is_inference() or indices.is_inference():
+        return None
+    some = _some_of(indices).tobytes()
+    return indptr._version, indices._version, indptr.data_ptr(), indices.data_ptr(), len(indices), some
+
+
+def _some_of(indices: torch.Tensor) -> NDArray[Any]:
+    """A few columns, where the host sees them."""
+    if not indices.is_cpu or type(indices) is not torch.Tensor:
+        return np.empty(0)
+    numbers: NDArray[Any] = indices.detach().numpy()
+    return numbers[:: max(1, len(indices) // _SOME)]
 
 
 def buffer_of(numbers: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""What `nn.Linear` and `nn.Conv2d` promise, held by our modules too: the same tests over both."""
