@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsec
 from torch import fx, nn  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
-from sparsecore.interop.torch import SparseLinear, densify  # noqa: E402
+from sparsecore.interop.torch import SparseLinear, rewire  # noqa: E402
+from sparsecore.prune import RewiringSchedule  # noqa: E402
 
 from .subjects import Subject, each_of_few, each_of_ours, each_subject, one_line  # noqa: E402
 
@@ -176,10 +176,18 @@ def test_tracing_is_right_or_refused(subject: Subject) -> None:
 # ------------------------------------------------------------------------------------------------------------ ONNX
 
 
-def to_onnx(module: Any, x: Any, path: Path, dynamo: bool) -> None:
+def in_onnx(module: Any, subject: Subject, path: Path, dynamo: bool) -> Any:
+    """The graph of a module that is exported for batches of any size."""
+    pytest.importorskip("onnxscript" if dynamo else "onnx")
+    many: dict[str, Any] = {"dynamic_axes": {"x": {0: "batch"}, "y": {0: "batch"}}}
+    if dynamo:
+        many = {"dynamic_shapes": ({0: torch.export.Dim("batch", min=1, max=1024)},)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (x,), str(path), dynamo=dynamo, input_names=["x"], output_names=["y"])
+        torch.onnx.export(
+            module, (subject.x(),), str(path), dynamo=dynamo, input_names=["x"], output_names=["y"], **many
+        )
+    return pytest.importorskip("onnx").load(str(path)).graph
 
 
 def run_onnx(path: Path, x: Any) -> Any:
@@ -188,25 +196,48 @@ def run_onnx(path: Path, x: Any) -> Any:
     return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["older", "dynamo"])
+PRODUCTS = ("Gemm", "MatMul", "Conv", "ConvTranspose")
+
+
+def is_true_in_onnx(subject: Subject, dynamo: bool, path: Path) -> None:
+    """Its graph is of nodes that any runtime knows, products among them, and gives the same for other inputs."""
+    module = subject.make(1).eval()
+    nodes = in_onnx(module, subject, path, dynamo).node
+    assert {node.domain for node in nodes} == {""}
+    layers = sum(not list(each.children()) and bool(list(each.parameters())) for each in module.modules())
+    assert sum(node.op_type in PRODUCTS for node in nodes) >= layers
+    for batch in (3, 5, 1):
+        x = subject.x(batch)
+        torch.testing.assert_close(run_onnx(path, x), module(x), rtol=1e-4, atol=1e-5)
+
+
+@each_subject
+def test_onnx_by_the_older_exporter(subject: Subject, tmp_path: Path) -> None:
+    is_true_in_onnx(subject, False, tmp_path / "model.onnx")
+
+
 @each_of_few
-def test_onnx_is_right_or_refused(subject: Subject, dynamo: bool, tmp_path: Path) -> None:
-    """And where it is refused, the line says what to do, and that works."""
-    pytest.importorskip("onnx")
-    if dynamo:
-        pytest.importorskip("onnxscript")
-    module, x, path = subject.make(1).eval(), subject.x(), tmp_path / "model.onnx"
-    try:
-        to_onnx(module, x, path, dynamo)
-    except Exception as error:
-        assert subject.ours
-        causes = [error]
-        while causes[-1].__cause__ is not None:  # PyTorch's exporter wraps what it met
-            causes.append(causes[-1].__cause__)
-        assert any("densify" in str(each) for each in causes), [str(each)[:300] for each in causes]
-        if not dynamo:
-            one_line(error)
-        to_onnx(densify(copy.deepcopy(module)), x, path, dynamo)
-    other = subject.x()
-    for each in (x, other):
-        torch.testing.assert_close(run_onnx(path, each), module(each), rtol=1e-4, atol=1e-5)
+def test_onnx_by_dynamo(subject: Subject, tmp_path: Path) -> None:
+    is_true_in_onnx(subject, True, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@each_subject
+def test_onnx_of_every_module_by_dynamo(subject: Subject, tmp_path: Path) -> None:
+    is_true_in_onnx(subject, True, tmp_path / "model.onnx")
+
+
+def test_onnx_of_a_model_whose_connections_are_about_to_move(tmp_path: Path) -> None:
+    subject = Subject(lambda seed: nn.Sequential(SparseLinear(8, 6, sparsity=0.5)), (8,))
+    model = subject.make(1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(every=2, end=8, fraction=0.3))
+    for _ in range(3):
+        model(subject.x()).sum().backward()
+        optimizer.step()
+        moving.step()
+    assert model[0].caught is not None, "the next step is looked at"
+    graph = in_onnx(model, subject, tmp_path / "model.onnx", False)
+    assert any(node.op_type == "Gemm" for node in graph.node)
+    x = subject.x()
+    torch.testing.assert_close(run_onnx(tmp_path / "model.onnx", x), model(x))

@@ -102,7 +102,7 @@ class SparseMultiheadAttention(nn.Module):
             x = x[None]
         elif not self.batch_first:
             x = x.transpose(0, 1)
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _joined(self, y: torch.Tensor, batched: bool) -> torch.Tensor:
         """What the heads give, side by side, its axes as the caller has them."""

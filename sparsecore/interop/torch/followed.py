@@ -20,10 +20,10 @@ def followed() -> bool:
 
 def followed_call(module: Any, x: torch.Tensor, size: tuple[Any, ...]) -> torch.Tensor:
     """A module's output for x of shape (batch, *in_shape), as whoever follows can take it down."""
-    if module.caught is not None:  # connections move after this step: x is kept, and what comes back
-        return _watched(module, x, size)
     if torch.onnx.is_in_onnx_export():
         return _dense_call(module, x, size)
+    if module.caught is not None and _get_tracing_state() is None:
+        return _watched(module, x, size)  # connections move after this step: x is kept, and what comes back
     return operators.call(module, x, size)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch._C import _are_functorch_transforms_active as transformed
-from torch._C._functorch import is_dead_tensor_wrapper, unwrap_if_dead
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd.function import Function
 
 from ...layers.replay import backward_of, forward_of
@@ -255,13 +255,12 @@ def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
     """Run a replay on these tensors, which are held until it has ended: nothing else takes an address."""
     try:
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    except RuntimeError:
-        if not any(tensor is not None and is_dead_tensor_wrapper(tensor) for tensor in tensors):
-            # PyTorch's older vmap, which asks nobody how
+    except RuntimeError:  # perhaps kept within a transform that has ended, as that of `vjp` when its result is called
+        alive = [None if tensor is None else unwrap_if_dead(tensor) for tensor in tensors]
+        if all(one is other for one, other in zip(alive, tensors, strict=True)):  # the older vmap asks nobody
             raise TypeError("a sparse layer computes with numbers in memory, not with a batch of gradients at once: "
                             "leave out is_grads_batched and vectorize, or use torch.func") from None  # fmt: skip
-        # Kept within a transform that has ended, as that of `vjp` when what it gives is called.
-        return _run(replay, *(None if tensor is None else unwrap_if_dead(tensor) for tensor in tensors))
+        return _run(replay, *alive)
     for tensor, address in zip(tensors, addresses, strict=True):
         if not address and tensor is not None and tensor.numel():
             raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without: "
