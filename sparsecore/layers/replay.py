@@ -1,7 +1,7 @@
 """A layer on ordinary arrays: packed, computed and unpacked a few tiles at a time, so that a tile stays in the cache.
 
 Both passes are recorded once for a batch size, chunk after chunk on the same small buffers, then run on their caller's
-arrays. A backward pass packs x again: nothing packed is kept between the two. Gradients of parameters are summed over
+arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two. Gradients of parameters are summed over
 the chunks, whose borders depend on the layer's shape alone.
 """
 
@@ -55,16 +55,20 @@ def backward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, nee
 
 
 class _Arrays:
-    """What a pass is recorded on: arrays that stand for those of its callers, and a workspace of its own."""
+    """What a pass is recorded on: arrays that stand for those of its callers, and a workspace of its own.
+
+    Nobody writes to the arrays, so that they take addresses but no memory.
+    """
 
     def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool) -> None:
         rows = layer.pattern.shape[0]
-        self.weight, self.bias = np.zeros(layer.pattern.nnz, dtype), np.zeros(rows, dtype) if biased else None
+        self.weight, self.bias = np.empty(layer.pattern.nnz, dtype), np.empty(rows, dtype) if biased else None
         self.layer = layer.with_params(self.weight, self.bias)
-        self.x, self.y = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
-        self.seen = np.zeros((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
+        self.x, self.y = np.empty((batch, *layer.in_shape), dtype), np.empty((batch, *layer.out_shape), dtype)
+        self.seen = np.empty((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
+        self.workspace.passing = self.passing = {}
         self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
         self.workspace.whole = len(self.chunks) == 1
 
@@ -78,6 +82,10 @@ class _Arrays:
         """What tiles hold, written to some of the samples."""
         self.kernels.unpack(tiles.data, _flat(rows))
 
+    def replay(self, *stand_ins: Any) -> Replay:
+        """What has been recorded, to be run on what stood there for others."""
+        return Replay(self.tape, stand_ins, self.passing.values())
+
 
 def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay:
     it = _Arrays(layer, batch, dtype, biased)
@@ -87,13 +95,13 @@ def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay
             it.workspace.put("y", it.seen[chunk.tiles])
         y, _ = it.layer.forward_tiles(x, it.workspace)
         it.unpacked(y, it.y[chunk.samples])
-    return Replay(it.tape, [it.x, it.weight, it.bias, it.y, it.seen])
+    return it.replay(it.x, it.weight, it.bias, it.y, it.seen)
 
 
 def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx: bool) -> Replay:
     it = _Arrays(layer, batch, dtype, biased)
-    dx, dw = np.zeros_like(it.x) if need_dx else None, np.zeros_like(it.weight)
-    db = None if it.bias is None else np.zeros_like(it.bias)
+    dx, dw = np.empty_like(it.x) if need_dx else None, np.empty_like(it.weight)
+    db = None if it.bias is None else np.empty_like(it.bias)
     it.workspace.put("weight", dw)
     if db is not None:
         it.workspace.put("bias", db)
@@ -104,7 +112,7 @@ def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx:
         found, _ = it.layer.backward_tiles(dy, cache, it.workspace, need_dx=need_dx)
         if found is not None and dx is not None:
             it.unpacked(found, dx[chunk.samples])
-    return Replay(it.tape, [it.y, it.x, it.seen, it.weight, dx, dw, db])
+    return it.replay(it.y, it.x, it.seen, it.weight, dx, dw, db)
 
 
 def _flat(rows: Any) -> Any:
