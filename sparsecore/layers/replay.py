@@ -16,6 +16,7 @@ import numpy as np
 
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
+from ..runtime.scratch import nowhere
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
@@ -62,10 +63,10 @@ class _Arrays:
 
     def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool) -> None:
         rows = layer.pattern.shape[0]
-        self.weight, self.bias = np.empty(layer.pattern.nnz, dtype), np.empty(rows, dtype) if biased else None
+        self.weight, self.bias = nowhere((layer.pattern.nnz,), dtype), nowhere((rows,), dtype) if biased else None
         self.layer = layer.with_params(self.weight, self.bias)
-        self.x, self.y = np.empty((batch, *layer.in_shape), dtype), np.empty((batch, *layer.out_shape), dtype)
-        self.seen = np.empty((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
+        self.x, self.y = nowhere((batch, *layer.in_shape), dtype), nowhere((batch, *layer.out_shape), dtype)
+        self.seen = nowhere((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
         self.workspace.passing = self.passing = {}
@@ -100,8 +101,8 @@ def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay
 
 def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx: bool) -> Replay:
     it = _Arrays(layer, batch, dtype, biased)
-    dx, dw = np.empty_like(it.x) if need_dx else None, np.empty_like(it.weight)
-    db = None if it.bias is None else np.empty_like(it.bias)
+    dx, dw = nowhere(it.x.shape, dtype) if need_dx else None, nowhere(it.weight.shape, dtype)
+    db = None if it.bias is None else nowhere(it.bias.shape, dtype)
     it.workspace.put("weight", dw)
     if db is not None:
         it.workspace.put("bias", db)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import weakref
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from .devices import cpu
+
+
+def nowhere(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """An array to record calls on: it has addresses that nothing else has, on pages that there are once somebody writes.
+    """
+    kind, size = np.dtype(dtype), math.prod(shape)
+    pages = mmap.mmap(-1, max(1, size * kind.itemsize))
+    return np.frombuffer(pages, kind, size).reshape(shape)
 
 
 class Room:

@@ -15,6 +15,7 @@ from .border import NO_BORDER, Border, bordered
 from .device import Device, place_of
 from .devices import cpu
 from .recording import Buffer, buffer
+from .scratch import nowhere
 
 
 class Sampled(NamedTuple):
@@ -135,10 +136,12 @@ class Workspace:
         """The array of this name; uninitialised, or zero, when it is new or its shape or dtype has changed."""
         found = self._arrays.get(name)
         if found is None or found.shape != shape or found.dtype != dtype:
-            make = self.device.zeros if zero else self.device.empty
-            found = self._arrays[name] = make(shape, dtype)
-            if self.passing is not None:
+            if self.passing is None:
+                found = (self.device.zeros if zero else self.device.empty)(shape, dtype)
+            else:
+                found = nowhere(shape, dtype)
                 self.passing.setdefault(name, []).append(found)
+            self._arrays[name] = found
         return self._handed_out(name, found)
 
     def images(self, name: str, tiles: int, shape: tuple[int, ...], border: Border, dtype: Any) -> tuple[Any, Any]:
