@@ -69,7 +69,8 @@ class _Arrays:
         self.seen = nowhere((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
-        self.workspace.passing = self.passing = {}
+        self.passing: dict[str, list[Any]] = {}
+        self.workspace.passing = self.passing
         self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
         self.workspace.whole = len(self.chunks) == 1
 
