@@ -1,9 +1,10 @@
-"""Memory that recorded calls share while they run: two at once never have the same, and nobody keeps what none needs."""
+"""Memory that recorded calls share while they run: two at once never have the same, and what none needs is freed."""
 
 from __future__ import annotations
 
 import gc
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,11 @@ def test_arrays_to_record_on_have_addresses_of_their_own_and_take_no_memory():
     before, made = resident(), [nowhere((1 << 24,), np.float32) for _ in range(20)]
     assert resident() - before < 100
     starts = sorted(array.ctypes.data for array in made)
-    assert all(second - first >= made[0].nbytes for first, second in zip(starts, starts[1:], strict=False))
+    assert all(second - first >= made[0].nbytes for first, second in pairwise(starts))
 
 
 def test_passes_of_several_shapes_leave_nothing_to_one_another():
-    """Borders are zero in every run, whatever was last in that memory: results are those of fresh memory, bit by bit."""
+    """Borders are zero in every run, whatever was last in that memory: bits are those of fresh memory."""
     layers = [conv(channels, size, relu=relu) for channels, size, relu in ((4, 8, False), (3, 15, True), (8, 5, False))]
     given = [(layer, batch, *arrays(layer, batch)) for layer in layers for batch in (3, 17, 70)]
     first = [passes(*each) for each in given]

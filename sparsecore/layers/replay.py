@@ -1,8 +1,8 @@
 """A layer on ordinary arrays: packed, computed and unpacked a few tiles at a time, so that a tile stays in the cache.
 
 Both passes are recorded once for a batch size, chunk after chunk on the same small buffers, then run on their caller's
-arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two. Gradients of parameters are summed over
-the chunks, whose borders depend on the layer's shape alone.
+arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two.
+Gradients of parameters are summed over the chunks, whose borders depend on the layer's shape alone.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from .devices import cpu
 
 
 def nowhere(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """An array to record calls on: it has addresses that nothing else has, on pages that there are once somebody writes.
-    """
+    """An array to record calls on: it has addresses of its own, on pages that there are once somebody writes."""
     kind, size = np.dtype(dtype), math.prod(shape)
     pages = mmap.mmap(-1, max(1, size * kind.itemsize))
     return np.frombuffer(pages, kind, size).reshape(shape)
