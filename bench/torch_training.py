@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sparsecore.runtime.devices import set_threads
 
 from .engines import has_torch
@@ -58,7 +56,7 @@ def _times(name: str, batch: int, options: Options) -> list[Row]:
 def _memory(row: Row, options: Options) -> Row:
     """The least of two processes, since the first may compile; and of other batch sizes, once a model."""
     name, batch = row["model"], row["batch"]
-    given: tuple[Any, ...] = (name, row["variant"], batch, row["threads"])
+    given: tuple[str, str, int, int] = (name, row["variant"], batch, row["threads"])
     few = 1 if options.quick else 0
     found = [peak(*given, few, small=options.quick) for _ in range(1 if options.quick else 2)]
     if found[0] is None:

@@ -288,12 +288,15 @@ def test_the_size_of_a_chunk():
 
 
 def test_buffers_are_those_of_a_chunk():
-    """Of 512 tiles, four are packed at a time: nothing of the size of the batch stays."""
+    """Of 512 tiles, four are packed at a time: nothing of the size of the batch stays, and buffers are nobody's."""
     from sparsecore.layers.replay import backward_of, forward_of
+    from sparsecore.runtime.scratch import scratch
 
     layer = linear(2560, 640)
     for made in (forward_of(layer, 8192, "float32", biased=True),
                  backward_of(layer, 8192, "float32", biased=True, need_dx=True)):
-        held = {id(array): array for _, array in made._tape._kept.values() if isinstance(array, np.ndarray)}
-        buffers = [array for array in held.values() if array.ndim == 3]
-        assert buffers and all(len(array) == 4 for array in buffers)
+        held = [thing for thing in made._kept if isinstance(thing, np.ndarray)]
+        assert held and not any(array.ndim == 3 for array in held)
+        tile = 16 * 4 * (2560 + 640)
+        assert 4 * tile <= made._nbytes <= 4 * 2 * tile + 4 * layer.pattern.nnz + 1024
+        assert made._nbytes <= scratch._largest

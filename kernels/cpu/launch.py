@@ -104,6 +104,11 @@ class Tape:
         self.count += 1
         self.parts = max(self.parts, parts)
 
+    @property
+    def kept(self) -> list[tuple[int, Any]]:
+        """What the calls point to, kernels too, and at which address each lies."""
+        return list(self._kept.values())
+
     def append_host(self, call: HostCall) -> None:
         self.hosts.append((self.count, call))
 

@@ -1,8 +1,8 @@
 """A layer on ordinary arrays: packed, computed and unpacked a few tiles at a time, so that a tile stays in the cache.
 
 Both passes are recorded once for a batch size, chunk after chunk on the same small buffers, then run on their caller's
-arrays. A backward pass packs x again: nothing packed is kept between the two. Gradients of parameters are summed over
-the chunks, whose borders depend on the layer's shape alone.
+arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two.
+Gradients of parameters are summed over the chunks, whose borders depend on the layer's shape alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
+from ..runtime.scratch import nowhere
 from ..runtime.tiles import LANES, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
@@ -55,16 +56,21 @@ def backward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, nee
 
 
 class _Arrays:
-    """What a pass is recorded on: arrays that stand for those of its callers, and a workspace of its own."""
+    """What a pass is recorded on: arrays that stand for those of its callers, and a workspace of its own.
+
+    Nobody writes to the arrays, so that they take addresses but no memory.
+    """
 
     def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool) -> None:
         rows = layer.pattern.shape[0]
-        self.weight, self.bias = np.zeros(layer.pattern.nnz, dtype), np.zeros(rows, dtype) if biased else None
+        self.weight, self.bias = nowhere((layer.pattern.nnz,), dtype), nowhere((rows,), dtype) if biased else None
         self.layer = layer.with_params(self.weight, self.bias)
-        self.x, self.y = np.zeros((batch, *layer.in_shape), dtype), np.zeros((batch, *layer.out_shape), dtype)
-        self.seen = np.zeros((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
+        self.x, self.y = nowhere((batch, *layer.in_shape), dtype), nowhere((batch, *layer.out_shape), dtype)
+        self.seen = nowhere((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
+        self.passing: dict[str, list[Any]] = {}
+        self.workspace.passing = self.passing
         self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
         self.workspace.whole = len(self.chunks) == 1
 
@@ -78,6 +84,10 @@ class _Arrays:
         """What tiles hold, written to some of the samples."""
         self.kernels.unpack(tiles.data, _flat(rows))
 
+    def replay(self, *stand_ins: Any) -> Replay:
+        """What has been recorded, to be run on what stood there for others."""
+        return Replay(self.tape, stand_ins, self.passing.values())
+
 
 def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay:
     it = _Arrays(layer, batch, dtype, biased)
@@ -87,13 +97,13 @@ def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay
             it.workspace.put("y", it.seen[chunk.tiles])
         y, _ = it.layer.forward_tiles(x, it.workspace)
         it.unpacked(y, it.y[chunk.samples])
-    return Replay(it.tape, [it.x, it.weight, it.bias, it.y, it.seen])
+    return it.replay(it.x, it.weight, it.bias, it.y, it.seen)
 
 
 def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx: bool) -> Replay:
     it = _Arrays(layer, batch, dtype, biased)
-    dx, dw = np.zeros_like(it.x) if need_dx else None, np.zeros_like(it.weight)
-    db = None if it.bias is None else np.zeros_like(it.bias)
+    dx, dw = nowhere(it.x.shape, dtype) if need_dx else None, nowhere(it.weight.shape, dtype)
+    db = None if it.bias is None else nowhere(it.bias.shape, dtype)
     it.workspace.put("weight", dw)
     if db is not None:
         it.workspace.put("bias", db)
@@ -104,7 +114,7 @@ def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx:
         found, _ = it.layer.backward_tiles(dy, cache, it.workspace, need_dx=need_dx)
         if found is not None and dx is not None:
             it.unpacked(found, dx[chunk.samples])
-    return Replay(it.tape, [it.y, it.x, it.seen, it.weight, dx, dw, db])
+    return it.replay(it.y, it.x, it.seen, it.weight, dx, dw, db)
 
 
 def _flat(rows: Any) -> Any:

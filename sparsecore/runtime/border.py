@@ -20,6 +20,16 @@ class Border(NamedTuple):
         height, width = padded.shape[2:4]
         return padded[:, :, self.top : height - self.bottom, self.left : width - self.right]
 
+    def edges(self, padded: Any) -> list[Any]:
+        """The rest of them, in up to four views."""
+        height, width = padded.shape[2:4]
+        rows = slice(self.top, height - self.bottom)
+        views = [
+            padded[:, :, : self.top], padded[:, :, height - self.bottom :],
+            padded[:, :, rows, : self.left], padded[:, :, rows, width - self.right :],
+        ]  # fmt: skip
+        return [view for view in views if view.size]
+
 
 NO_BORDER = Border(0, 0, 0, 0)
 

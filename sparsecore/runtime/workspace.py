@@ -15,6 +15,7 @@ from .border import NO_BORDER, Border, bordered
 from .device import Device, place_of
 from .devices import cpu
 from .recording import Buffer, buffer
+from .scratch import nowhere
 
 
 class Sampled(NamedTuple):
@@ -88,6 +89,9 @@ class Workspace:
         Whether gradients of parameters are added to what is there: to those of the same batch's chunks before.
     whole : bool
         Whether what a layer is given is a whole batch, not one of its chunks.
+    passing : dict, optional
+        Where a recording's arrays are noted by their names, several if their shape changes: others write to their
+        memory between two runs, so that borders are made zero in each.
     onto : Tiles, optional
         A gradient that is added to the one that this layer gives back; its array may be written over. A layer that has
         added it there says so by its Tiles.
@@ -115,6 +119,7 @@ class Workspace:
         self.recording = getattr(self.kernels, "recording", False) is True
         self.kernels_given = kernels is not None
         self.ahead, self.back_border, self.more, self.whole = Ahead(), NO_BORDER, False, True
+        self.passing: dict[str, list[Any]] | None = None
         self.onto: Any = None
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
@@ -131,8 +136,12 @@ class Workspace:
         """The array of this name; uninitialised, or zero, when it is new or its shape or dtype has changed."""
         found = self._arrays.get(name)
         if found is None or found.shape != shape or found.dtype != dtype:
-            make = self.device.zeros if zero else self.device.empty
-            found = self._arrays[name] = make(shape, dtype)
+            if self.passing is None:
+                found = (self.device.zeros if zero else self.device.empty)(shape, dtype)
+            else:
+                found = nowhere(shape, dtype)
+                self.passing.setdefault(name, []).append(found)
+            self._arrays[name] = found
         return self._handed_out(name, found)
 
     def images(self, name: str, tiles: int, shape: tuple[int, ...], border: Border, dtype: Any) -> tuple[Any, Any]:
@@ -142,7 +151,13 @@ class Workspace:
         """
         if border == NO_BORDER:
             return self.array(name, (tiles, *shape, LANES), dtype), None
-        within = self.array(f"padded {name}", (tiles, *bordered(shape, border), LANES), dtype, zero=True)
+        name, passes = f"padded {name}", self.passing is not None
+        known = self._arrays.get(name)
+        within = self.array(name, (tiles, *bordered(shape, border), LANES), dtype, zero=not passes)
+        if passes and self._arrays[name] is not known:
+            nothing = np.zeros(LANES, dtype)
+            for edge in border.edges(within):
+                self.kernels.place(np.broadcast_to(nothing, edge.shape), edge)
         return border.interior(within), within
 
     def find(self, name: str) -> Any:

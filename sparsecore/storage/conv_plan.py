@@ -216,9 +216,11 @@ class ConvPlan(Patchable):
         rows, columns = (range(min(step, size)) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
         origins = [(a, b) for a in rows for b in columns]
         even = not any(size % step for step, size in zip(self.stride, self.in_shape[1:], strict=True))
-        if even and self.format == "csr" and self.in_shape[0] % self.together[1] == 0:
-            return [self._phase(origins)]
-        return [self._phase([each]) for each in origins]
+        whole = even and self.format == "csr" and self.in_shape[0] % self.together[1] == 0
+        made = [self._phase(origins)] if whole else [self._phase([each]) for each in origins]
+        for name in self.DROPPED:  # as large as all that stays
+            vars(self).pop(name, None)
+        return made
 
     def phase_grid(self, phase: Phase, tiles: int, dx: Any) -> Grid:
         """Positions of one phase of dx, and where they read dy within its border.
