@@ -44,11 +44,11 @@ _BITS = MOST_PARTS
 """A ticket is a number that counts calls, and below it a bit for each part that nobody has claimed."""
 _ALL = (1 << _BITS) - 1
 
-_yield = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
 @njit
-def _claim(words: Any, thread: int, threads: int) -> tuple[int, int]:
+def claim(words: Any, thread: int, threads: int) -> tuple[int, int]:
     """Claim parts of the call that is handed out, the first and the one after the last; two equal numbers if none are
     left."""
     while True:
@@ -77,7 +77,7 @@ def _claim(words: Any, thread: int, threads: int) -> tuple[int, int]:
 
 
 @njit
-def _do(words: Any, part: int, until: int) -> None:
+def do(words: Any, part: int, until: int) -> None:
     """Do parts that this thread has claimed."""
     call = ints(words[CALL], 8)
     atomics.jump(call[0], advance(call, 2), part, until, words[PARTS])
@@ -85,7 +85,7 @@ def _do(words: Any, part: int, until: int) -> None:
 
 
 @njit
-def _alone(calls: NDArray[np.int64], count: int) -> None:
+def alone(calls: NDArray[np.int64], count: int) -> None:
     """Do all parts of all calls."""
     at = pointer(calls)
     for k in range(count):
@@ -98,27 +98,34 @@ def _together(calls: NDArray[np.int64], count: int, threads: int, words: NDArray
     """Run a list with whoever is there; or return at once whether workers must be woken first."""
     at, begun = pointer(words), ticks()
     if begun < words[ALONE]:
-        _alone(calls, count)
+        alone(calls, count)
         return False
     atomics.swap(at, RUNNING, 1)
     for worker in range(1, threads):
         if not woken and atomics.load(at, SLEEPER + 8 * worker) != 0:
             return True
-    lost = 0
-    for k in range(count):
-        call = advance(pointer(calls), k * WORDS)
-        if call[1] == 1:
-            atomics.jump(call[0], advance(call, 2), 0, 1, 1)
-        else:
-            words[CALL], words[PARTS] = calls.ctypes.data + 8 * WORDS * k, call[1]
-            lost += _hand_out(at, threads)
-    atomics.swap(at, RUNNING, 0)
-    _weigh(words, begun, lost)
+    lead(at, calls.ctypes.data, count, threads, begun)
     return False
 
 
 @njit
-def _weigh(words: NDArray[np.int64], begun: int, lost: int) -> None:
+def lead(words: Any, calls: int, count: int, threads: int, begun: int) -> None:
+    """Walk the list at an address, begun at a time, and hand out what is cut."""
+    lost = 0
+    for k in range(count):
+        at = calls + 8 * WORDS * k
+        call = ints(at, 8)
+        if call[1] == 1:
+            atomics.jump(call[0], advance(call, 2), 0, 1, 1)
+        else:
+            words[CALL], words[PARTS] = at, call[1]
+            lost += _hand_out(words, threads)
+    atomics.swap(words, RUNNING, 0)
+    _weigh(words, begun, lost)
+
+
+@njit
+def _weigh(words: Any, begun: int, lost: int) -> None:
     """Whether the caller goes alone for a while: if it lost more than several threads gain, and the longer the more
     often that was so."""
     now = ticks()
@@ -142,17 +149,17 @@ def _hand_out(words: Any, threads: int) -> int:
     atomics.swap(words, TICKET, (((words[TICKET] >> _BITS) + 1) << _BITS) | ((1 << parts) - 1))
     begun = ticks()
     while True:
-        part, until = _claim(words, 0, threads)
+        part, until = claim(words, 0, threads)
         if part == until:
             break
-        _do(words, part, until)
+        do(words, part, until)
     if atomics.load(words, DONE) == parts:
         return 0
     ended, looks = ticks(), 0
     while atomics.load(words, DONE) < parts:
         looks += 1
         if looks % YIELD_EVERY == 0:
-            _yield()
+            give_way()
     waited = ticks() - ended
     # Whoever does as much as the caller may well need as long again.
     return 0 if waited < LONG_WAIT else max(0, waited - (ended - begun))
@@ -163,14 +170,14 @@ def _work(words: NDArray[np.int64], worker: int, threads: int) -> None:
     """Do what is handed out, until nothing has been for a while."""
     at, looks = pointer(words), 0
     while True:
-        part, until = _claim(at, worker, threads)
+        part, until = claim(at, worker, threads)
         if part < until:
-            _do(at, part, until)
+            do(at, part, until)
             looks = 0
             continue
         looks += 1
         if looks % YIELD_EVERY == 0:
-            _yield()
+            give_way()
         if looks < PATIENCE:
             continue
         atomics.swap(at, SLEEPER + 8 * worker, 1)
@@ -257,7 +264,7 @@ class Pool:
         """
         team = self._team
         if min(parts, self.threads) == 1 or team.busy.locked():
-            _alone(calls, count)
+            alone(calls, count)
         else:
             with team.busy:  # not acquire() and try: a signal could come between the two
                 team.run(calls, count)

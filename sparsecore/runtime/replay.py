@@ -61,8 +61,11 @@ class Replay:
         ]
         scratch.need(self, self._nbytes)
 
-    def run(self, *addresses: int) -> None:
-        """Run the calls on contiguous arrays of the stand-ins' shapes and dtypes at these addresses."""
+    def run(self, *addresses: int, by: Any = None) -> None:
+        """Run the calls on contiguous arrays of the stand-ins' shapes and dtypes at these addresses.
+
+        `by` says whose threads do it, if not the CPU's own pool.
+        """
         calls = self._calls.copy()
         words = calls.reshape(-1)
         room = scratch.take(self._nbytes)
@@ -70,7 +73,7 @@ class Replay:
             places = (*addresses, room.address)
             for k, slot, offset in self._replaced:
                 words[k] = places[slot] + offset
-            cpu().pool.run(calls, len(calls), self._parts)
+            (cpu().pool if by is None else by).run(calls, len(calls), self._parts)
         finally:
             scratch.give(room)
 

@@ -29,6 +29,7 @@ from ...runtime.device import Device
 from ...runtime.devices import cpu, cuda
 from ...runtime.replay import Replay
 from ...runtime.workspace import Workspace
+from .crew import crew
 from .given import NARROW, check, check_parameters, plain
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
@@ -78,12 +79,15 @@ class Use:
     ----------
     pattern : SparsityPattern
         The layer's when it was called: layers take another when connections move.
+    recorded : bool
+        Whether a backward pass may follow.
     """
 
-    __slots__ = ("layer", "module", "pattern")
+    __slots__ = ("layer", "module", "pattern", "recorded")
 
     def __init__(self, layer: SparseLayer, module: weakref.ref[Any]) -> None:
         self.layer, self.module, self.pattern = layer, module, layer.pattern
+        self.recorded = torch.is_grad_enabled()  # within a function's own methods it never is
 
     def check(self) -> None:
         """Refuse the gradients of connections that there were."""
@@ -106,7 +110,7 @@ class Product(Function):
         x, weight, bias, ctx.use = inputs
         need_dx, need_dw, *_ = ctx.needs_input_grad
         # A batch of data is copied: whoever loads the next may write over it. The weights are read only for dx.
-        kept = x.clone() if need_dw and not need_dx else x
+        kept = x.clone() if need_dw and not need_dx and ctx.use.recorded else x
         ctx.save_for_backward(kept, weight if need_dx else None)
         ctx.save_for_forward(x, weight)
         ctx.biased = bias is not None
@@ -282,7 +286,7 @@ def _run(replay: Replay, *tensors: torch.Tensor | None) -> None:
         if not address and tensor is not None and tensor.numel():
             raise TypeError(f"a sparse layer computes with numbers in memory, got a {type(tensor).__name__} without: "
                             "parameters must be whole tensors on each rank, as DistributedDataParallel has them")
-    replay.run(*addresses)
+    replay.run(*addresses, by=crew())
 
 
 def _product_on_gpu(
