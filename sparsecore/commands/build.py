@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,8 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     """The data set, and the network as it starts out."""
     if config.start_from is not None:
         network = read(config.start_from).network
-        dataset = load(_said(config.dataset), data_dir=config.data_dir)
+        dataset = loaded(config)
+        dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
         if config.rewind is not None and config.prune is None:
@@ -121,6 +123,11 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         return dataset, _with_logits(network, config)
     dataset, network = _wired(config, report)
     return dataset, _with_logits(network, config)
+
+
+def loaded(config: RunConfig) -> Dataset:
+    """The data set that a configuration names. Raises DataError."""
+    return load(_said(config.dataset), data_dir=config.data_dir, target=config.target, loss=config.loss)
 
 
 def earlier(config: RunConfig, step: int) -> Network:
@@ -210,7 +217,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
     known = CATALOGUE | {EMBEDDED: MNIST}
-    users = None if name in known else load(name, data_dir=config.data_dir)
+    users = None if name in known else loaded(config)
     about = known[name] if users is None else users
     own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
     hidden = config.hidden if config.hidden is not None else model.hidden
@@ -220,7 +227,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:
         raise _of_a_field(error) from None
-    dataset = users if users is not None else load(name, data_dir=config.data_dir)
+    dataset = users if users is not None else loaded(config)
     report.say(dataset.source)
     report.say(f"{config.model}, {note}")
     network = model.build(

@@ -137,16 +137,27 @@ def epoch_line(record: Record) -> str:
     parts = [
         f"epoch {record['epoch']:3}",
         f"loss {figure(record['train_loss'], '.4f')}",
-        f"accuracy {record['train_accuracy']:.2%}",
         *(
-            f"{name} {record[f'{name}_accuracy']:.2%}{_loss(record, name)}"
-            for name in ("validation", "test")
+            f"{WORDS.get(name, name)} {score(record, name)}{_loss(record, name)}"
+            for name in ("train", "validation", "test")
             if f"{name}_accuracy" in record
         ),
+        *(f"{name} R² {score(record, name)}" for name in ("train", "validation", "test") if f"{name}_r2" in record),
         f"lr {record['lr']:.3g}",
         f"{record['seconds']:.2f} s",
     ]
     return "  ".join(parts)
+
+
+WORDS = {"train": "accuracy"}
+"""What an epoch's line calls the accuracy of a split."""
+
+
+def score(record: Record, split: str) -> str:
+    """A split's accuracy, or its R² where numbers are told."""
+    if f"{split}_r2" in record:
+        return "none" if record[f"{split}_r2"] is None else figure(record[f"{split}_r2"], ".4f")
+    return figure(record[f"{split}_accuracy"], ".2%")
 
 
 def _loss(record: Record, split: str) -> str:
@@ -169,17 +180,19 @@ def moved(updates: Sequence[Record]) -> str:
 
 def prune_line(record: Record) -> str:
     """A pruning's record as a line."""
+    what, kind = ("R²", "r2") if "r2_before" in record else ("accuracy", "accuracy")
+    before, after = (score({f"{when}_{kind}": record[f"{kind}_{when}"]}, when) for when in ("before", "after"))
     return (
         f"pruned after step {record['step']:,} to {record['connections']:,} connections, sparse layers "
-        f"{record['sparsity']:.1%} sparse: {record['split']} accuracy {record['accuracy_before']:.2%} → "
-        f"{record['accuracy_after']:.2%}"
+        f"{record['sparsity']:.1%} sparse: {record['split']} {what} {before} → {after}"
     )
 
 
 def result_line(record: Record) -> str:
     """The result's record as a line."""
+    what = "R²" if "test_r2" in record else "accuracy"
     return (
-        f"{record['model']} on {record['dataset']}: test accuracy {figure(record['test_accuracy'], '.2%')}"
+        f"{record['model']} on {record['dataset']}: test {what} {score(record, 'test')}"
         f"{_loss(record, 'test')} "
         f"after {record['epochs']} epochs; {figure(record['connections'], ',')} connections, sparse layers "
         f"{figure(record['sparsity'], '.1%')} sparse, all {figure(record['global_sparsity'], '.1%')}; trained in "

@@ -15,11 +15,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.answers import Answers
 from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
 from ..files import check, memory, replace
@@ -114,6 +116,8 @@ def save(
         "sparse": network.sparse,
         "normalisation": asdict(norm) if norm else None,
     }
+    if network.answers is not None:
+        description["answers"] = network.answers.as_json()
     tensors = _tensors(network, columns) | {f"{KEPT}{name}": array for name, array in (arrays or {}).items()}
     header = {
         "format": FORMAT,
@@ -302,7 +306,10 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
     if norm is not None:
         shape, mean, std = (tuple(norm[field]) for field in ("shape", "mean", "std"))
         norm = Normalisation(shape, mean, std, norm.get("dtype"))
-    network = Network(layers, sparse=description["sparse"], normalisation=norm)
+    answers = Answers.from_json(description.get("answers"))
+    network = Network(layers, sparse=description["sparse"], normalisation=norm, answers=answers)
+    if answers is not None and len(answers) != prod(network.layers[-1].out_shape):
+        raise ValueError(f"answers of {len(answers)} outputs after {network.layers[-1]!r}")
     if norm is not None and not fits(norm.shape, network.layers[0].in_shape):
         raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")
     return network

@@ -80,8 +80,11 @@ class RunConfig:
         "starts from",
     )  # fmt: skip
     dataset: str | None = _in(
-        RUN, kinds.NAME, "mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y"
-    )
+        RUN, kinds.NAME,
+        "mnist (default), fashion-mnist, cifar10, mnist-subset, or a path: of an .npz file with x and y, a .csv file, "
+        "or a folder of images by class or of x.npy and y.npy",
+    )  # fmt: skip
+    target: str | None = _in(RUN, kinds.NAME, "the column of a .csv file that is to be told", metavar="COLUMN")
 
     radix: tuple[tuple[int, ...], ...] | None = _in(
         WIRING, kinds.RADICES, "a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10; 4,4*9 is nine such lists",
@@ -186,6 +189,10 @@ class RunConfig:
         REWIRING, kinds.FRACTION, "what regrow starts with (0.8, or its sparsity where that is less)", metavar="S"
     )
 
+    loss: Literal["cross-entropy", "mse"] | None = _in(
+        LEARNING, kinds.choice("a loss", ("cross-entropy", "mse")),
+        "cross-entropy, of classes (if not given), or mse, the squared error of numbers", metavar="LOSS",
+    )  # fmt: skip
     epochs: int | None = _in(LEARNING, kinds.COUNT, "passes over the training samples")
     batch_size: int | None = _in(LEARNING, kinds.COUNT, "samples a step")
     optimizer: Literal["sgd", "adam", "adamw"] = _in(
@@ -309,6 +316,13 @@ def dataset_in(record: Any) -> str | None:
     options = record.get("options") if isinstance(record, Mapping) else None
     name = options.get("dataset") if isinstance(options, Mapping) else None
     return name if isinstance(name, str) else None
+
+
+def loading(record: Any) -> dict[str, Any]:
+    """How that data set is read, as `data.load` takes it."""
+    options = record.get("options") if isinstance(record, Mapping) else None
+    found = options if isinstance(options, Mapping) else {}
+    return {name: found[name] for name in ("target", "loss") if isinstance(found.get(name), str)}
 
 
 def _listed(value: Any) -> Any:

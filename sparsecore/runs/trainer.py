@@ -18,7 +18,7 @@ from ..runtime.device import Device
 from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
-from ..training.evaluation import Evaluation, check_fit, store_of
+from ..training.evaluation import Evaluation, check_fit, loss_of, scores_of, store_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
@@ -63,7 +63,7 @@ class Trainer(Loop):
     Parameters
     ----------
     network : Network
-        Its `normalisation` becomes the data set's.
+        Its `normalisation` and `answers` become the data set's.
     dataset : Dataset
     optimizer : Optimizer
         The rate that it was given is what the schedule's factors apply to. One that another run has used begins anew,
@@ -143,19 +143,18 @@ class Trainer(Loop):
         )  # fmt: skip
         network.to(device)
         optimizer.to(device)
-        network.normalisation = normalisation
-        splits = {"validation": held_out, "test": dataset.test}
+        network.normalisation, network.answers = normalisation, data.answers
+        splits = {} if held_out is None else {"validation": held_out}
+        splits["test"] = dataset.test
+        batches = store_of(network, train, normalisation, device, augment, answers=data.answers)
         super().__init__(
-            Step(network, store_of(network, train, normalisation, device, augment), optimizer, device),
+            Step(network, batches, optimizer, device, loss=loss_of(data.answers)),
             recorder,
-            {
-                name: Evaluation(network, split, normalisation, device)
-                for name, split in splits.items()
-                if split is not None
-            },
+            {name: Evaluation(network, split, normalisation, device, data.answers) for name, split in splits.items()},
             epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
+            scores=scores_of(data.answers, {"train": train, **splits}),
         )  # fmt: skip
         self.dataset, self.config = dataset, recorder.config
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
@@ -226,6 +225,7 @@ def _checksum(*splits: Split) -> str:
     """Of samples and labels, in their order."""
     found = 0
     for split in splits:
-        for array in (split.x, split.y):
+        targets = () if split.targets is None else (split.targets,)
+        for array in (*((split.x,) if split.rows is None else split.blocks()), split.y, *targets):
             found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
     return f"{found:08x}"

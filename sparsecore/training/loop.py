@@ -17,7 +17,7 @@ from ..storage.pattern import SparsityPattern
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .epoch import steps_of_epoch
-from .evaluation import Evaluation
+from .evaluation import Evaluation, Scores, by_accuracy
 from .held import Held
 from .optimizers import Optimizer
 from .schedules import Schedule, constant
@@ -70,6 +70,8 @@ class Loop(Whole):
         Look at the loss and the parameters after every step, not at the loss alone ten times a second.
     about : mapping
         What the result says of the run beside what it came to.
+    scores : callable
+        What the totals of a split are called in lines of metrics.
 
     Raises
     ------
@@ -84,12 +86,14 @@ class Loop(Whole):
         The step's; `store` holds the training samples, in the order of the running epoch.
     steps : int
         In an epoch; the last one takes the samples that are left.
+    scores : callable
+        What totals are called, as given.
     """
 
     def __init__(
         self, step: Step, recorder: Recorder, evaluations: Mapping[str, Evaluation], *, epochs: int, batch_size: int,
         schedule: Schedule | None = None, seed: int = 0, callbacks: Sequence[Callback] = (), evaluate_every: int = 1,
-        check_every_step: bool = False, about: Mapping[str, Any] | None = None,
+        check_every_step: bool = False, about: Mapping[str, Any] | None = None, scores: Scores = by_accuracy,
     ) -> None:  # fmt: skip
         if step.optimizer is None:
             raise ValueError("a loop trains: its step needs an optimizer")
@@ -116,7 +120,7 @@ class Loop(Whole):
         self.schedule = schedule if schedule is not None else constant()
         self.evaluate_every, self.check_every_step = evaluate_every, check_every_step
         self.state = RunState()
-        self._step, self._about = step, dict(about or {})
+        self._step, self._about, self.scores = step, dict(about or {}), scores
         self._stopping = self._stepping = self._unsaved = False
         self._reported_at = 0.0
         self._held = Held()
@@ -322,9 +326,7 @@ class Loop(Whole):
         totals = self._step.totals(reset=False)
         self._check_finite(totals, values=True)
         epoch = self.state.epoch + 1
-        record: Record = {
-            "event": "epoch", "epoch": epoch, "train_loss": totals.mean_loss, "train_accuracy": totals.accuracy
-        }  # fmt: skip
+        record: Record = {"event": "epoch", "epoch": epoch} | self.scores("train", totals)
         if epoch % self.evaluate_every == 0 or epoch == self.epochs:
             record |= self._evaluated()
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
@@ -334,8 +336,7 @@ class Loop(Whole):
         record: Record = {}
         with self._held.opened():
             for name, evaluation in self.evaluations.items():
-                found = evaluation()
-                record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
+                record |= self.scores(name, evaluation())
         return record
 
     def _last_record(self) -> Record:
@@ -357,7 +358,7 @@ class Loop(Whole):
             "connections": network.connections,
             "sparsity": network.sparsity,
             "global_sparsity": network.global_sparsity,
-            **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss"))},
+            **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss", "_r2"))},
             "train_seconds": state.train_seconds,
             "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
         }

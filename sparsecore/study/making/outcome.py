@@ -85,7 +85,7 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
     dataset = load(state["config"]["options"]["dataset"], data_dir=data_dir)
-    answers, labels = network.predict(dataset.test.x), np.asarray(dataset.test.y)
+    answers, labels = network.predict(dataset.test.samples(0, len(dataset.test))), np.asarray(dataset.test.y)
     result = from_json(state["run"]).result or {} if "run" in state else {}
     outcome = Outcome(
         accuracy=float(result.get("test_accuracy", np.mean(answers == labels))),
