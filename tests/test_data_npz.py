@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.data import DataError, dataset, load, npz
+from sparsecore.data import DataError, load, npz, splits
 
 Y = np.arange(40) % 4
 
@@ -51,7 +51,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, given_shape: tuple, shape: tupl
 def test_moments_do_not_depend_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "mine.npz", x=pixels(40, 2, 3, 5), y=Y)
     whole = load(tmp_path / "mine.npz")
-    monkeypatch.setattr(dataset, "BLOCK", 7)
+    monkeypatch.setattr(splits, "BLOCK", 7)
     blocks = load(tmp_path / "mine.npz")
     assert np.allclose(whole.mean, blocks.mean, rtol=1e-12) and np.allclose(whole.std, blocks.std, rtol=1e-12)
 

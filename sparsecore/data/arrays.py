@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.answers import Answers
-from sparsecore.data.dataset import DataError, Dataset, Split, listed, not_finite, of_targets, rest, stratified
 from sparsecore.data.normalisation import scales
+from sparsecore.data.splits import DataError, Split, listed, not_finite, of_targets, rest, stratified
 from sparsecore.errors import one_line
 from sparsecore.files import memory
 from sparsecore.runtime.arrays import is_real, plain_array
@@ -67,8 +67,8 @@ class _Labels(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-def dataset_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HELD_OUT) -> Dataset:
-    """The data set of these arrays, as `Dataset.from_arrays` has it.
+def parts_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HELD_OUT) -> dict[str, Any]:
+    """The attributes of the data set of these arrays, as `Dataset.from_arrays` has it.
 
     `mean` and `std` are the training split's: of each channel of images, of all pixels of a flat sample, and of each
     column of a table, which numbers of shape (n, features) are.
@@ -107,8 +107,11 @@ def dataset_of(given: Given, *, loss: str = "cross-entropy", held_out: float = H
     moments = partial(moments_of, given.name, shape[0] if table or len(shape) == 3 else 1, table)
     mean, std = moments(train)
     answers = of_targets(train) if loss == "mse" else Answers(labels.names) if labels.names else None
-    source = f"{given.name}: {len(train):,} train, {len(test):,} test{said}"
-    return Dataset(given.name, source, train, test, shape, labels.classes, mean, std, moments, answers)
+    return {
+        "name": given.name, "source": f"{given.name}: {len(train):,} train, {len(test):,} test{said}", "train": train,
+        "test": test, "shape": shape, "classes": labels.classes, "mean": mean, "std": std, "moments": moments,
+        "answers": answers,
+    }  # fmt: skip
 
 
 def check(given: Given, role: str, shape: tuple[int, ...], dtype: Any, loss: str = "cross-entropy") -> None:

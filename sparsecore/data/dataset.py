@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparsecore.data.answers import Answers
-from sparsecore.errors import OneLineError, one_line
-
-BLOCK = 4096
-"""Rows that are looked at at once: of a memory map there is then never more than a part in memory."""
-
-
-class DataError(OneLineError):
-    """Data that is missing or cannot be used; one line that says which, what was expected and what was found."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled samples, one a row.
-
-    Attributes
-    ----------
-    x : ndarray of uint8 or float32, shape (n, features)
-        Contiguous. Images are flattened channel by channel, row by row.
-    y : ndarray of int32, shape (n,)
-        Classes, from 0; all 0 where there are targets.
-    targets : ndarray of float32, shape (n, outputs), optional
-        Numbers that the samples should give, instead of classes.
-    rows : ndarray of int64, shape (n,), optional
-        Which rows of x are this split's, ascending, where x is a memory map of more: it is then read as it is used and
-        never copied. All if not given.
-
-    Raises
-    ------
-    DataError
-        Where the arrays are not of these dtypes and shapes.
-    """
-
-    x: NDArray[np.uint8] | NDArray[np.float32]
-    y: NDArray[np.int32]
-    targets: NDArray[np.float32] | None = None
-    rows: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        x, y, targets, rows = self.x, self.y, self.targets, self.rows
-        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
-            raise DataError(f"x and y must be NumPy's arrays, got {type(x).__name__} and {type(y).__name__}")
-        if isinstance(x, np.ma.MaskedArray) or isinstance(y, np.ma.MaskedArray):
-            raise DataError("x and y must be plain arrays, got masked ones, whose hidden entries have no value")
-        if x.ndim != 2 or x.dtype not in (np.uint8, np.float32) or not x.flags.c_contiguous:
-            raise DataError(f"x must be contiguous uint8 or float32 of shape (n, features), got {x.dtype} {x.shape}")
-        count = len(x) if rows is None else len(rows)
-        if y.shape != (count,) or y.dtype != np.int32:
-            raise DataError(f"y must be int32 of shape ({count},), one label a row of x, got {y.dtype} {y.shape}")
-        if targets is not None and (targets.ndim != 2 or len(targets) != count or targets.dtype != np.float32):
-            raise DataError(f"targets must be float32 of shape ({count}, outputs), got {targets.dtype} {targets.shape}")
-        if rows is not None and count:
-            if rows.ndim != 1 or rows.dtype != np.int64 or (np.diff(rows) <= 0).any():
-                raise DataError(f"rows must be int64, ascending, got {rows.dtype} of shape {rows.shape}")
-            if rows[0] < 0 or rows[-1] >= len(x):
-                raise DataError(f"rows must be of the {len(x)} of x, got {rows[0]} to {rows[-1]}")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: NDArray[np.intp]) -> Split:
-        """The samples at `rows`, in that order: copied, or of a memory map chosen, and then ascending."""
-        targets = None if self.targets is None else self.targets[rows]
-        if self.rows is not None:
-            return Split(self.x, self.y[rows], targets, self.rows[rows])
-        return Split(self.x[rows], self.y[rows], targets)
-
-    def samples(self, start: int, stop: int) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """The samples at these places, as rows: a view, or of a memory map a copy."""
-        found: Any = self.x[start:stop] if self.rows is None else np.asarray(self.x[self.rows[start:stop]])
-        return found
-
-    def blocks(self, size: int | None = None) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
-        """All samples, so many at once."""
-        step = size if size is not None else BLOCK
-        return (self.samples(start, start + step) for start in range(0, len(self), step))
+from sparsecore.data.arrays import Given, parts_of
+from sparsecore.data.items import given_items
+from sparsecore.data.splits import DataError as DataError
+from sparsecore.data.splits import Split as Split
+from sparsecore.data.splits import listed, not_finite, of_targets
+from sparsecore.data.splits import rest as rest
+from sparsecore.data.splits import stratified as stratified
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +82,7 @@ class Dataset:
         DataError
             Names the array, what was expected and what was got.
         """
-        from sparsecore.data.arrays import Given, dataset_of
-
-        return dataset_of(Given(name, x, y, x_test, y_test), loss=loss, held_out=held_out)
+        return cls.of(Given(name, x, y, x_test, y_test), loss, held_out)
 
     @classmethod
     def from_items(
@@ -175,9 +104,12 @@ class Dataset:
         DataError
             Names the item, what was expected and what was got.
         """
-        from sparsecore.data.items import read_items
+        return cls.of(given_items(items, test, name, words=loss == "cross-entropy"), loss, held_out)
 
-        return read_items(items, test, loss=loss, held_out=held_out, name=name)
+    @classmethod
+    def of(cls, given: Given, loss: str = "cross-entropy", held_out: float = 0.2) -> Dataset:
+        """A data set of arrays as somebody gave them; see `from_arrays`."""
+        return cls(**parts_of(given, loss=loss, held_out=held_out))
 
     def __post_init__(self) -> None:
         for split, part in (("train", self.train), ("test", self.test)):
@@ -290,66 +222,3 @@ class Dataset:
         mean, std = (self.mean, self.std) if self.moments is None else self.moments(train)
         answers = self.answers if not self.numbers else of_targets(train)
         return replace(self, train=train, mean=mean, std=std, answers=answers), held_out
-
-
-def stratified(y: NDArray[np.integer], count: int, seed: int) -> NDArray[np.intp]:
-    """Draw `count` samples, of each class in proportion, so that every class also has samples left.
-
-    Shares are rounded by largest remainder. Within a class, samples are ranked by Philox's raw words, the part of
-    NumPy's random numbers that never changes between versions.
-
-    Parameters
-    ----------
-    y : ndarray of int, shape (n,)
-        Classes.
-    count : int
-        At most n. Where classes are too small to give their share and keep one sample, fewer are drawn.
-    seed : int
-        At least 0.
-
-    Returns
-    -------
-    ndarray of intp
-        Positions in `y`, ascending.
-    """
-    sizes = np.bincount(y)
-    spare = np.maximum(sizes - 1, 0)
-    quota, remainder = np.divmod(sizes * count, len(y))
-    quota = np.minimum(quota, spare)
-    by_remainder = np.argsort(-remainder, kind="stable")
-    able = by_remainder[(quota < spare)[by_remainder]]
-    quota[able[: count - quota.sum()]] += 1
-    order = np.lexsort((np.random.Philox(key=seed).random_raw(len(y)), y))
-    rank = np.arange(len(y)) - (np.cumsum(sizes) - sizes)[y[order]]
-    return np.sort(order[rank < quota[y[order]]])
-
-
-def rest(drawn: NDArray[np.intp], n: int) -> NDArray[np.intp]:
-    """The positions below `n` that are not in `drawn`, ascending."""
-    left = np.ones(n, dtype=bool)
-    left[drawn] = False
-    return np.flatnonzero(left)
-
-
-def not_finite(split: Split) -> int | None:
-    """The first sample with a NaN or an Inf, or None."""
-    start = 0
-    for block in split.blocks():
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            return start + int(finite.argmin())
-        start += len(block)
-    return None
-
-
-def of_targets(split: Split) -> Answers:
-    """The mean and the deviation of a split's targets; a deviation of 1 where they are all the same."""
-    targets = np.asarray(split.targets, np.float64)
-    std = targets.std(axis=0)
-    constant = np.ptp(targets, axis=0) == 0
-    return Answers(mean=tuple(targets.mean(axis=0).tolist()), std=tuple(np.where(constant, 1.0, std).tolist()))
-
-
-def listed(names: Sequence[Any] | NDArray[Any]) -> str:
-    """Some names for a message, and not without end."""
-    return one_line(", ".join(map(str, names[:12])) + (", …" if len(names) > 12 else ""), 160)

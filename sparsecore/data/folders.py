@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.arrays import ROLES, Given, dataset_of
-from sparsecore.data.dataset import DataError, Dataset, listed
+from sparsecore.data.arrays import ROLES, Given
+from sparsecore.data.dataset import Dataset
 from sparsecore.data.npz import roles_of
+from sparsecore.data.splits import DataError, listed
 from sparsecore.errors import one_line
 from sparsecore.files import check, memory
 
@@ -37,12 +38,12 @@ def read_folder(path: Path, loss: str = "cross-entropy") -> Dataset:
     """
     arrays = {each.stem: each for each in _within(path) if each.suffix == ".npy"}
     if arrays:
-        return dataset_of(_mapped(path, arrays), loss=loss)
+        return Dataset.of(_mapped(path, arrays), loss)
     if loss != "cross-entropy":
         raise DataError(f"{path}: expected arrays in .npy files for the loss {loss}, got a folder of images by class")
     train = next((path / name for name in TRAIN if (path / name).is_dir()), None)
     test = next((path / name for name in TEST if (path / name).is_dir()), None) if train is not None else None
-    return dataset_of(_pictures(path, [each for each in (train or path, test) if each is not None]))
+    return Dataset.of(_pictures(path, [each for each in (train or path, test) if each is not None]))
 
 
 def _within(path: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.arrays import Given, dataset_of
-from sparsecore.data.dataset import DataError, Dataset, listed
+from sparsecore.data.arrays import Given
+from sparsecore.data.splits import DataError, listed
 from sparsecore.errors import one_line
 from sparsecore.files import memory
 from sparsecore.runtime.arrays import plain_array
@@ -19,14 +19,13 @@ LABELS = ("label", "labels", "y", "target", "targets", "fine_label", "class")
 """What the entries of an item that is a mapping are called; the first that is there."""
 
 
-def read_items(items: Any, test: Any, *, loss: str, held_out: float, name: str) -> Dataset:
-    """The data set of `Dataset.from_items`."""
+def given_items(items: Any, test: Any, name: str, *, words: bool) -> Given:
+    """What `Dataset.from_items` makes a data set of; `words` says whether labels may have names."""
     x, y = _stacked(items, name)
     x_test, y_test = (None, None) if test is None else _stacked(test, f"{name} (test)")
-    names = _names_of(items) if loss == "cross-entropy" and y.dtype.kind in "iub" else ()
-    if names == tuple(map(str, range(len(names)))):
-        names = ()
-    return dataset_of(Given(name, x, y, x_test, y_test, names=names), loss=loss, held_out=held_out)
+    names = _names_of(items) if words and y.dtype.kind in "iub" else ()
+    plain = names == tuple(map(str, range(len(names))))
+    return Given(name, x, y, x_test, y_test, names=() if plain else names)
 
 
 def _stacked(items: Any, name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from sparsecore.data.arrays import ROLES, Given, check, dataset_of
+from sparsecore.data.arrays import ROLES, Given, check
 from sparsecore.data.dataset import DataError, Dataset
 from sparsecore.errors import one_line
 from sparsecore.files import check as check_file
@@ -44,7 +44,7 @@ def read_npz(path: Path, loss: str = "cross-entropy") -> Dataset:
     DataError
         Names the file, the array, what was expected and what was got.
     """
-    return dataset_of(_read(path, loss), loss=loss)
+    return Dataset.of(_read(path, loss), loss)
 
 
 def roles_of(names: Collection[str]) -> dict[str, str]:

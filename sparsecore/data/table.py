@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.data.arrays import Given, dataset_of
-from sparsecore.data.dataset import DataError, Dataset, listed
+from sparsecore.data.arrays import Given
+from sparsecore.data.dataset import Dataset
+from sparsecore.data.splits import DataError, listed
 from sparsecore.errors import one_line
 from sparsecore.files import content, memory
 
@@ -50,7 +51,7 @@ def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dat
     cells = [row[at].strip() for row in rows]
     y = wrong.numbers(target, cells) if loss == "mse" else wrong.classes(target, cells)
     given = Given(str(path), np.stack(columns, axis=1), y, called={"y": target, "x": "columns"})
-    return dataset_of(given, loss=loss)
+    return Dataset.of(given, loss)
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], int]:
