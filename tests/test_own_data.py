@@ -118,7 +118,8 @@ def test_what_cannot_be_is_said_in_one_line(words: list[str], said: str, capsys:
 def test_answers_that_do_not_fit_their_network_are_refused(tmp_path: Path) -> None:
     from sparsecore.data.answers import Answers
 
-    done = sparsecore.run(RunConfig(model="mlp", hidden=(4,), epochs=1, batch_size=10, dataset="kinds.csv", target="kind"))
+    about: dict[str, Any] = {"dataset": "kinds.csv", "target": "kind", "hidden": (4,), "epochs": 1, "batch_size": 10}
+    done = sparsecore.run(RunConfig(model="mlp", **about))
     done.network.answers = Answers(("a", "b"))
     save(done.network, "bad.safetensors")
     with pytest.raises(CheckpointError, match="answers of 2 outputs after"):

@@ -99,7 +99,7 @@ def build(
         schedule=_schedule(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
         config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
-        augment=augmentation_of(config, dataset.shape),
+        augment=augmentation_of(config, dataset.shape), patience=config.patience,
     )  # fmt: skip
     if checkpoint is not None:
         trainer.restore(checkpoint)

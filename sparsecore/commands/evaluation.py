@@ -37,6 +37,7 @@ class Arguments(NamedTuple):
     data_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    best: bool = False
     latency: bool = False
     json: bool = False
 
@@ -45,7 +46,7 @@ def evaluated(arguments: list[str]) -> list[str]:
     """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
     parser = _parser()
     given = Arguments(**vars(parser.parse_args(arguments)))
-    checkpoint = read(given.path)
+    checkpoint = read(given.path, best=given.best)
     name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
         parser.error(f"{given.path} does not say what it was trained on: say --dataset")
@@ -96,6 +97,7 @@ def _normalising(network: Network, dataset: Dataset) -> Network:
 def _parser() -> Parser:
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    parser.add_argument("--best", action="store_true", help="the best epoch on the validation split, not the last")
     parser.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
     parser.add_argument("--target", metavar="COLUMN", help="of a .csv file, if it is not the run's own")
     parser.add_argument("--loss", choices=LOSSES, help="mse for numbers, if the data are not the run's own")

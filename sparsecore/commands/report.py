@@ -197,5 +197,14 @@ def result_line(record: Record) -> str:
         f"after {record['epochs']} epochs; {figure(record['connections'], ',')} connections, sparse layers "
         f"{figure(record['sparsity'], '.1%')} sparse, all {figure(record['global_sparsity'], '.1%')}; trained in "
         f"{figure(record['train_seconds'], '.2f')} s, {figure(record['step_ms'], '.3f')} ms a step, on "
-        f"{record['device']}"
+        f"{record['device']}{_best(record)}"
     )
+
+
+def _best(record: Record) -> str:
+    """What the result says of the best epoch, where there is a validation split."""
+    best = record.get("best")
+    if best is None:
+        return ""
+    test = f", test {score(best, 'test')}" if {"test_accuracy", "test_r2"} & best.keys() else ""
+    return f"; best of the epochs was {best['epoch']}: validation {score(best, 'validation')}{test} (--best)"

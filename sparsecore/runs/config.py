@@ -223,6 +223,9 @@ class RunConfig:
     validation: float = _in(
         RUN, kinds.FRACTION, "of the training set, held out and evaluated on", 0.0, metavar="FRACTION"
     )
+    patience: int | None = _in(
+        RUN, kinds.COUNT, "end after so many epochs without a better one on the validation split", metavar="EPOCHS"
+    )
     dataset_name: str | None = _in(
         RUN, kinds.NAME, "what the data set was called when the run was begun, if `dataset` is a path"
     )

@@ -15,6 +15,7 @@ from ..data.augmentation import Augmentation
 from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.device import Device
+from ..training.best import Best
 from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
@@ -95,6 +96,9 @@ class Trainer(Loop):
         Where to train; the network and the optimizer move there. The network's own if not given.
     augment : Augmentation, optional
         Of the training samples; no other split is augmented.
+    patience : int, optional
+        The run ends after so many epochs without a better one on the validation split, which it needs. With that split
+        the best epoch's network is kept beside the last, in best.safetensors.
 
     Raises
     ------
@@ -121,11 +125,13 @@ class Trainer(Loop):
         callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
-        augment: Augmentation | None = None,
+        augment: Augmentation | None = None, patience: int | None = None,
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
         data, held_out = _splits(dataset, validation, seed)
+        if patience is not None and held_out is None:
+            raise ValueError("patience needs a validation split, by which epochs are compared")
         train = data.train
         device = device if device is not None else network.device
         normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
@@ -154,6 +160,7 @@ class Trainer(Loop):
             epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
+            best=None if held_out is None else Best(patience, recorder.keep_best),
             scores=scores_of(data.answers, {"train": train, **splits}),
         )  # fmt: skip
         self.dataset, self.config = dataset, recorder.config
