@@ -28,9 +28,10 @@ from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
-from .recipes import model_of, origin, resolved
-from .report import Quiet
+from .recipes import fitted, model_of, origin, own_line, resolved
+from .report import Lines, Quiet
 from .threads import FasterThreads
+from .trouble import Trouble
 
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
@@ -69,7 +70,7 @@ def build(
     where = device(config.device)
     dataset, initial = start(config, report)
     network = initial if checkpoint is None else checkpoint.network
-    kept, dataset = _kept(config, dataset), _as_before(_named(config, dataset), network)
+    path, dataset = dataset.name, _as_before(_named(config, dataset), network)
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
@@ -81,9 +82,15 @@ def build(
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
+    if None in (config.epochs, config.batch_size, config.warm_up):
+        config = fitted(config, len(dataset.train))
+        report.say(own_line(config))
+    kept = _kept(config, path)
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
+    if isinstance(report, Lines) and not dataset.numbers:
+        timing.append(Trouble(dataset, config, report))
     prunes: list[Callback] = []
     if pruning is not None:
         prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
@@ -143,6 +150,7 @@ def earlier(config: RunConfig, step: int) -> Network:
 def optimizer_of(config: RunConfig) -> Optimizer:
     """The optimizer of a configuration."""
     lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
+    clip = None if clip == "none" else clip
     if config.optimizer == "sgd":
         return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
     kind = Adam if config.optimizer == "adam" else AdamW
@@ -252,9 +260,9 @@ def _with_logits(network: Network, config: RunConfig) -> Network:
     return network
 
 
-def _kept(config: RunConfig, dataset: Dataset) -> RunConfig:
+def _kept(config: RunConfig, name: str) -> RunConfig:
     """The configuration that a run saves: enough to start it again from any folder."""
-    used = os.path.abspath(dataset.name) if dataset.name not in NAMES else dataset.name
+    used = os.path.abspath(name) if name not in NAMES else name
     return replace(config, dataset=used, dataset_name=config.dataset_name or config.dataset)
 
 

@@ -64,7 +64,7 @@ class Lines(Quiet):
 class Live(Lines):
     """A bar with loss, accuracy and images/s below the epochs' lines."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -74,7 +74,7 @@ class Live(Lines):
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(), console=self._console, auto_refresh=False, transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=epochs, epoch=f"1/{epochs}", shown="")
+        self._task = self._bar.add_task("", total=1, epoch="1", shown="")
 
     @output()
     def say(self, line: str) -> None:
@@ -93,6 +93,7 @@ class Live(Lines):
 
     @output()
     def started(self, trainer: Training) -> None:
+        self._bar.update(self._task, total=trainer.epochs, epoch=f"1/{trainer.epochs}")
         self._bar.start()
 
     @output()
@@ -107,12 +108,12 @@ class Live(Lines):
         self._bar.stop()
 
 
-def reporter(epochs: int, *, quiet: bool) -> Quiet:
+def reporter(*, quiet: bool) -> Quiet:
     """The report that suits where the output goes."""
     if quiet:
         return Quiet()
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Live(epochs) if terminal else Lines()
+    return Live() if terminal else Lines()
 
 
 TITLES = ("layer", "shape", "connections", "sparsity")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, Self
 
+from ..data.catalogue import NAMES
 from . import kinds
 from .combinations import check
 from .kinds import ConfigError as ConfigError
@@ -206,9 +207,11 @@ class RunConfig:
     )
     eps: float | None = _in(LEARNING, kinds.POSITIVE, "of adam and adamw: added to the denominator (1e-8)")
     weight_decay: float | None = _in(LEARNING, kinds.NOT_NEGATIVE, "none for adam, 0.01 for adamw, if not given")
-    clip_norm: float | None = _in(
-        LEARNING, kinds.POSITIVE, "scale the gradient down to this norm where it is larger"
-    )
+    clip_norm: float | Literal["none"] | None = _in(
+        LEARNING, kinds.NORM,
+        "scale the gradient down to this norm where it is larger (1 for data of your own, otherwise none)",
+        metavar="NORM|none",
+    )  # fmt: skip
     schedule: str | None = _in(LEARNING, kinds.SCHEDULE, "of the rate: constant, cosine, or step:EPOCHS[:FACTOR]")
     warm_up: float | None = _in(
         LEARNING, kinds.NOT_NEGATIVE, "rise to the full rate over so many epochs", metavar="EPOCHS"
@@ -311,6 +314,8 @@ def from_saved(record: Any) -> RunConfig:
         options = {**options, "asked": record["asked"]}
     if "from" in options:  # earlier versions wrote these, though a network from a file has them
         options = {name: value for name, value in options.items() if name not in ("padding", "format")}
+    if options.get("dataset") not in NAMES and options.get("optimizer", "sgd") == "sgd":
+        options = {"clip_norm": "none", **options}  # earlier versions did not clip, and said nothing then
     return RunConfig.from_dict(options)
 
 
