@@ -314,7 +314,8 @@ def from_saved(record: Any) -> RunConfig:
         options = {**options, "asked": record["asked"]}
     if "from" in options:  # earlier versions wrote these, though a network from a file has them
         options = {name: value for name, value in options.items() if name not in ("padding", "format")}
-    if options.get("dataset") not in NAMES and options.get("optimizer", "sgd") == "sgd":
+    own = isinstance(name := options.get("dataset"), str) and name not in NAMES and "batch_size" in options
+    if own and options.get("optimizer", "sgd") == "sgd":
         options = {"clip_norm": "none", **options}  # earlier versions did not clip, and said nothing then
     return RunConfig.from_dict(options)
 

@@ -230,7 +230,7 @@ MOMENT = Kind(
     lambda text: text if text in ("initial", "fresh") else int(text), older=True,
 )  # fmt: skip
 NORM = Kind(
-    "none, or a number above 0", _norm, lambda text: text if text == "none" else float(text), ("1", "none")
+    "a number above 0, or none", _norm, lambda text: text if text == "none" else float(text), ("1", "none")
 )  # fmt: skip
 GROWTH = Kind(
     "exact, or a number from 1", _growth, lambda text: text if text == "exact" else float(text), ("4", "exact")
