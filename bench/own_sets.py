@@ -6,7 +6,10 @@ the table of docs/measured/own_data.md.
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +110,8 @@ def main(names: list[str], seeds: int = 3) -> None:
             np.savez(path, x=x, y=y)
             cells = []
             for how in WIRINGS.values():
-                configs = [RunConfig(model=model, dataset=str(path), seed=seed, threads=1, **how) for seed in range(seeds)]
+                about: Any = {"model": model, "dataset": str(path), "threads": 1, **how}
+                configs = [RunConfig(seed=seed, **about) for seed in range(seeds)]
                 cells.append([(run(config).state.result or {})["test_accuracy"] for config in configs])
             cells.append([of_peer(path, seed) for seed in range(seeds)])
             shown = [", ".join(f"{100 * each:.1f}" for each in cell) for cell in cells]
