@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Trouble(Callback):
     def recorded(self, record: Record) -> None:
         if record["event"] == "epoch":
             self._look(record["epoch"], record["train_accuracy"])
-        elif record["event"] == "result" and (lost := self._lost(record["test_accuracy"])):
+        elif record["event"] == "result" and (lost := self._lost(record)):
             self.report.say(f"lost {len(lost)} of {self.dataset.classes} classes, which the network hardly ever answers"
                             f": {listed([self.dataset.names[k] for k in lost])}; {remedies(self.config)}")  # fmt: skip
 
@@ -55,11 +56,12 @@ class Trouble(Callback):
                             f"{accuracy:.2%}, next to chance; {remedies(self.config)}")  # fmt: skip
         self._best = max(self._best, accuracy)
 
-    def _lost(self, accuracy: float) -> tuple[int, ...]:
-        """The classes that are lost; nothing is computed where the accuracy leaves no room for one."""
+    def _lost(self, result: Record) -> tuple[int, ...]:
+        """The classes that are lost; nothing is computed where accuracy leaves no room for one, or answers are NaN."""
         test, classes = self.dataset.test, self.dataset.classes
         support = np.bincount(test.y, minlength=classes)
-        if accuracy > 1 - (1 - DEAD) * support[support > 0].min() / len(test):
+        room = 1 - (1 - DEAD) * support[support > 0].min() / len(test)
+        if not isfinite(result["test_loss"]) or result["test_accuracy"] > room:
             return ()
         if self._network is None:
             return ()
