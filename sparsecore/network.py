@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from .data.answers import Answers
 from .data.normalisation import Normalisation
 from .layers.compiled import Compiled
 from .layers.inputs import Inputs
@@ -83,6 +84,9 @@ class Network:
         not full.
     normalisation : Normalisation, optional
         How raw inputs are normalised for this network; a trainer sets it.
+    answers : Answers, optional
+        What the outputs mean, where they are not classes 0, 1, 2, …: the classes' names, or the scale of numbers; a
+        trainer sets it.
 
     Attributes
     ----------
@@ -103,12 +107,14 @@ class Network:
         If there are no layers, one appears twice or holds itself, shapes do not meet, or dtypes or devices differ.
     """
 
+    answers: Answers | None = None  # networks that earlier versions pickled have none
+
     def __init__(
         self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
-        normalisation: Normalisation | None = None,
+        normalisation: Normalisation | None = None, answers: Answers | None = None,
     ) -> None:  # fmt: skip
         self.root = Sequential(layers)
-        self.normalisation = normalisation
+        self.normalisation, self.answers = normalisation, answers
         first: dict[int, str] = {}
         self._by_path = self._tree()
         for path, layer in self.walk():

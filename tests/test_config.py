@@ -26,7 +26,8 @@ from tests.command.given import bits, command, environment, records
 SMALL: dict[str, Any] = {"model": "lenet300", "dataset": "mnist-subset", "hidden": (30, 20), "epochs": 1}
 WORDS = ["lenet300", "--dataset", "mnist-subset", "--hidden", "30,20", "--epochs", "1"]
 GOOD: dict[str, Any] = {
-    "model": "lenet5", "dataset": "mine.npz", "radix": ((2, 5), (10,)), "expander": "explicit", "random": True,
+    "model": "lenet5", "dataset": "mine.npz", "target": "kind", "loss": "mse",
+    "radix": ((2, 5), (10,)), "expander": "explicit", "random": True,
     "dense": True, "widths": (8, 3, 1), "hidden": (30, 20), "sparsity": (0.5, 0.0), "granularity": "channel",
     "distribution": "uniform", "sparse_all": True, "padding": 2, "width": 0.5, "batch_norm": True,
     "relu_logits": True, "format": "coo",
@@ -37,7 +38,8 @@ GOOD: dict[str, Any] = {
     "fixed_fan_in": True, "start_sparsity": 0.0,
     "epochs": 3, "batch_size": 100, "optimizer": "adam", "lr": 0.05, "momentum": 0.8, "nesterov": True,
     "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 1e-4, "clip_norm": 2.0, "schedule": "step:5:0.5",
-    "warm_up": 0.25, "augment": "2,flip", "seed": 7, "validation": 0.1, "dataset_name": "mine", "data_dir": "cache",
+    "warm_up": 0.25, "augment": "2,flip", "seed": 7, "validation": 0.1, "patience": 5,
+    "dataset_name": "mine", "data_dir": "cache",
     "device": "cuda:1", "threads": 2, "evaluate_every": 4, "save_every": 0.5, "save_epochs": 2,
     "check_every_step": True,
 }  # fmt: skip
@@ -49,9 +51,9 @@ TOGETHER: list[tuple[str, ...]] = [
     ("prune", "prune_to", "prune_by", "prune_global", "prune_start", "prune_end", "prune_every", "prune_exponent",
      "prune_empty", "rewind"),
     ("rewire", "sparsity", "every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity"),
-    ("start_from", "rewind", "dataset", "data_dir"), ("optimizer", "betas", "eps"),
+    ("start_from", "rewind", "dataset", "target", "loss", "data_dir"), ("optimizer", "betas", "eps"),
     ("lr", "momentum", "nesterov", "weight_decay", "clip_norm", "schedule", "warm_up", "augment", "batch_size"),
-    ("epochs", "seed", "validation", "dataset_name", "device", "threads", "evaluate_every", "save_every",
+    ("epochs", "seed", "validation", "patience", "dataset_name", "device", "threads", "evaluate_every", "save_every",
      "save_epochs", "check_every_step"),
 ]  # fmt: skip
 """Fields that go together."""

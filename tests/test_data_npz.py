@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsecore.data import DataError, load, npz
+from sparsecore.data import DataError, load, npz, splits
 
 Y = np.arange(40) % 4
 
@@ -51,7 +51,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, given_shape: tuple, shape: tupl
 def test_moments_do_not_depend_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "mine.npz", x=pixels(40, 2, 3, 5), y=Y)
     whole = load(tmp_path / "mine.npz")
-    monkeypatch.setattr(npz, "BLOCK", 7)
+    monkeypatch.setattr(splits, "BLOCK", 7)
     blocks = load(tmp_path / "mine.npz")
     assert np.allclose(whole.mean, blocks.mean, rtol=1e-12) and np.allclose(whole.std, blocks.std, rtol=1e-12)
 
@@ -83,19 +83,20 @@ NAN[7, 2], INF[39, 0], TOO_LARGE[3, 3] = np.nan, -np.inf, 1e39
     ({"x": X.astype(object), "y": Y}, "x: expected uint8 or floating, got object"),
     ({"x": X, "y": Y.astype(object)}, "y: expected integers, got object"),
     ({"x": X, "y": Y.astype(float)}, "y: expected integers, got float64"),
-    ({"x": X, "y": Y.astype(str)}, "y: expected integers, got <U"),
     ({"x": X[:, 0], "y": Y}, "x: expected 2, 3 or 4 dimensions"),
     ({"x": X.reshape(40, 1, 1, 1, 6), "y": Y}, "x: expected 2, 3 or 4 dimensions"),
     ({"x": X, "y": Y[:, None]}, "y: expected 1 dimension"),
     ({"x": X, "y": Y[0]}, "y: expected 1 dimension"),
+    ({"x": X, "y": np.arange(40) * 3}, "y: expected classes with two or more samples each, got 40 different labels"),
+    ({"x": X, "y": Y - 1, "x_test": X, "y_test": Y}, r"y_test: expected labels as in y, -1, 0, 1, 2, got 3"),
+    ({"x": X, "y": Y.astype(str), "x_test": X, "y_test": (Y + 1).astype(str)}, "expected labels as in y, .* got 4"),
+    ({"images": X, "labels": Y.astype(float)}, "labels: expected integers, got float64; classes may be words too"),
+    ({"images": X[:, 0], "labels": Y}, "images: expected 2, 3 or 4 dimensions"),
     ({"x": X[:0], "y": Y[:0]}, "x: expected at least one sample"),
     ({"x": X[:, :0], "y": Y}, "x: expected at least one sample with at least one value"),
     ({"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]}, "x_test: expected at least one sample"),
     ({"x": X, "y": Y[:39]}, "y: expected 40 labels, one a sample, got 39"),
     ({"x": X, "y": Y, "x_test": X, "y_test": Y[:1]}, "y_test: expected 40 labels, one a sample, got 1"),
-    ({"x": X, "y": Y - 1}, "y: expected labels from 0, .* got -1 to 2"),
-    ({"x": X, "y": Y + 37}, "y: expected labels from 0, fewer than the 40 samples of y, got 37 to 40"),
-    ({"x": X, "y": Y.astype(np.uint64) + np.uint64(2**63)}, "y: expected labels from 0"),
     ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test: expected labels 0 to 3 as in y, got 4"),
     ({"x": X, "y": Y * 0 + 3}, "y: expected two or more classes, got only the label 3"),
     ({"x": X, "y": Y, "x_test": X[:, 1:], "y_test": Y}, r"x_test: expected samples like x's, .*\(6,\).* \(5,\)"),
@@ -112,6 +113,38 @@ def test_the_unusable_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], 
     with pytest.raises(DataError, match=words):
         load(tmp_path / "mine.npz")
     refused(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(("y", "names"), [
+    (np.array(["cat", "dog", "eel", "fly"])[Y], ("cat", "dog", "eel", "fly")),
+    (np.array(["b", "a", "d", "ç"])[Y], ("a", "b", "d", "ç")),
+    (np.array([b"no", b"yes"])[Y % 2], ("no", "yes")),
+    (Y - 1, ("-1", "0", "1", "2")),
+    (Y + 37, ("37", "38", "39", "40")),
+    (Y * 100, ("0", "100", "200", "300")),
+    (Y.astype(np.uint64) + np.uint64(2**63), tuple(str(2**63 + k) for k in range(4))),
+])
+def test_labels_of_any_kind_are_classes_with_names(tmp_path: Path, y: np.ndarray, names: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "mine.npz", x=X, y=y, x_test=X[:8], y_test=y[:8])
+    data = load(tmp_path / "mine.npz")
+    said = [each.decode() if isinstance(each, bytes) else str(each) for each in y.tolist()]
+    assert data.names == names and data.classes == len(names)
+    assert [names[k] for k in data.train.y] == said and [names[k] for k in data.test.y] == said[:8]
+    assert data.source.endswith(f", classes {', '.join(names)}")
+
+
+@pytest.mark.parametrize("keys", [
+    ("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"),
+    ("X", "Y", "X_test", "Y_test"), ("train_images", "train_labels", "test_images", "test_labels"),
+    ("data", "target", "test_data", "test_target"),
+])
+def test_usual_names_of_arrays_are_known(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "other.npz", **dict(zip(keys, (X, Y, X[:8], Y[:8]), strict=True)), val_images=X)
+    np.savez(tmp_path / "mine.npz", x=X, y=Y, x_test=X[:8], y_test=Y[:8])
+    other, mine = load(tmp_path / "other.npz"), load(tmp_path / "mine.npz")
+    for split in ("train", "test"):
+        for part in ("x", "y"):
+            assert np.array_equal(getattr(getattr(other, split), part), getattr(getattr(mine, split), part))
 
 
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:

@@ -330,3 +330,16 @@ def test_sparsify_refuses_and_changes_nothing():
         with pytest.raises(ValueError, match=words):
             sparsify(each, **options)
         assert not any(isinstance(module, SparseLinear | SparseConv2d) for module in each.modules())
+
+
+def test_a_data_set_of_pytorch_is_taken_item_by_item() -> None:
+    from sparsecore.data import Dataset
+
+    rng = np.random.default_rng(0)
+    x, y, wanted = rng.standard_normal((60, 5)).astype(np.float32), np.arange(60) % 3, rng.standard_normal((60, 2))
+    items = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    one, other = Dataset.from_items(items), Dataset.from_arrays(x, y)
+    assert np.array_equal(one.train.x, other.train.x) and np.array_equal(one.test.y, other.test.y)
+    numbers = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(wanted))
+    found = Dataset.from_items(numbers, loss="mse").train.targets
+    assert np.array_equal(found, Dataset.from_arrays(x, wanted, loss="mse").train.targets)  # type: ignore[arg-type]

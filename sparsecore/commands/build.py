@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,10 @@ from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
-from .recipes import model_of, origin, resolved
-from .report import Quiet
+from .recipes import fitted, model_of, origin, own_line, resolved
+from .report import Lines, Quiet
 from .threads import FasterThreads
+from .trouble import Trouble
 
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
@@ -68,7 +70,7 @@ def build(
     where = device(config.device)
     dataset, initial = start(config, report)
     network = initial if checkpoint is None else checkpoint.network
-    kept, dataset = _kept(config, dataset), _as_before(_named(config, dataset), network)
+    path, dataset = dataset.name, _as_before(_named(config, dataset), network)
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
@@ -80,9 +82,15 @@ def build(
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
+    if None in (config.epochs, config.batch_size, config.warm_up):
+        config = fitted(config, len(dataset.train))
+        report.say(own_line(config))
+    kept = _kept(config, path)
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)
     pruning = _pruning(config, total)
+    if isinstance(report, Lines) and not dataset.numbers:
+        timing.append(Trouble(dataset, config, report))
     prunes: list[Callback] = []
     if pruning is not None:
         prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
@@ -98,7 +106,7 @@ def build(
         schedule=_schedule(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
         config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
-        augment=augmentation_of(config, dataset.shape),
+        augment=augmentation_of(config, dataset.shape), patience=config.patience,
     )  # fmt: skip
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -111,7 +119,8 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     """The data set, and the network as it starts out."""
     if config.start_from is not None:
         network = read(config.start_from).network
-        dataset = load(_said(config.dataset), data_dir=config.data_dir)
+        dataset = loaded(config)
+        dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
         if config.rewind is not None and config.prune is None:
@@ -121,6 +130,11 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         return dataset, _with_logits(network, config)
     dataset, network = _wired(config, report)
     return dataset, _with_logits(network, config)
+
+
+def loaded(config: RunConfig) -> Dataset:
+    """The data set that a configuration names. Raises DataError."""
+    return load(_said(config.dataset), data_dir=config.data_dir, target=config.target, loss=config.loss)
 
 
 def earlier(config: RunConfig, step: int) -> Network:
@@ -136,6 +150,7 @@ def earlier(config: RunConfig, step: int) -> Network:
 def optimizer_of(config: RunConfig) -> Optimizer:
     """The optimizer of a configuration."""
     lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
+    clip = None if clip == "none" else clip
     if config.optimizer == "sgd":
         return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
     kind = Adam if config.optimizer == "adam" else AdamW
@@ -210,7 +225,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
     known = CATALOGUE | {EMBEDDED: MNIST}
-    users = None if name in known else load(name, data_dir=config.data_dir)
+    users = None if name in known else loaded(config)
     about = known[name] if users is None else users
     own = {name: getattr(config, name) for name in model.own} | {"every": config.sparse_all}
     hidden = config.hidden if config.hidden is not None else model.hidden
@@ -220,7 +235,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:
         raise _of_a_field(error) from None
-    dataset = users if users is not None else load(name, data_dir=config.data_dir)
+    dataset = users if users is not None else loaded(config)
     report.say(dataset.source)
     report.say(f"{config.model}, {note}")
     network = model.build(
@@ -245,9 +260,9 @@ def _with_logits(network: Network, config: RunConfig) -> Network:
     return network
 
 
-def _kept(config: RunConfig, dataset: Dataset) -> RunConfig:
+def _kept(config: RunConfig, name: str) -> RunConfig:
     """The configuration that a run saves: enough to start it again from any folder."""
-    used = os.path.abspath(dataset.name) if dataset.name not in NAMES else dataset.name
+    used = os.path.abspath(name) if name not in NAMES else name
     return replace(config, dataset=used, dataset_name=config.dataset_name or config.dataset)
 
 

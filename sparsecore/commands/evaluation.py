@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, prod
 from typing import NamedTuple
 
 from ..console.arguments import Parser
 from ..data import Dataset, load
+from ..data.arrays import LOSSES
 from ..data.normalisation import Normalisation
 from ..errors import figure
 from ..network import Network
 from ..runs.checkpoint import read
-from ..runs.config import dataset_in
+from ..runs.config import dataset_in, loading
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
 from ..runs.strict import as_line
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
-from ..training.evaluation import Evaluation, check_fit
+from ..training.evaluation import Evaluation, check_fit, scores_of
+from ..training.state import Record
 from ..training.step import Totals
 from .latency import Latency, latencies
+from .report import score
 
 PROGRAM = "python -m sparsecore.evaluate"
 EXAMPLE = f"{PROGRAM} runs/radix"
@@ -29,9 +32,12 @@ class Arguments(NamedTuple):
 
     path: str
     dataset: str | None = None
+    target: str | None = None
+    loss: str | None = None
     data_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    best: bool = False
     latency: bool = False
     json: bool = False
 
@@ -40,11 +46,15 @@ def evaluated(arguments: list[str]) -> list[str]:
     """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
     parser = _parser()
     given = Arguments(**vars(parser.parse_args(arguments)))
-    checkpoint = read(given.path)
+    checkpoint = read(given.path, best=given.best)
     name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
         parser.error(f"{given.path} does not say what it was trained on: say --dataset")
-    dataset = load(name, data_dir=given.data_dir)
+    config = checkpoint.state.get("config")
+    how = loading(config) if name == dataset_in(config) else {}
+    how |= {name: value for name, value in (("target", given.target), ("loss", given.loss)) if value is not None}
+    dataset = load(name, data_dir=given.data_dir, **how)
+    dataset = dataset.answered_by(checkpoint.network.answers, prod(checkpoint.network.layers[-1].out_shape))
     if given.threads is not None:
         set_threads(given.threads)
     totals = totals_of(checkpoint.network, dataset, given.device)
@@ -64,7 +74,7 @@ def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
     """
     check_fit(network, dataset)
     network.to(device)
-    totals = Evaluation(network, dataset.test, _normalisation(network, dataset), network.device)()
+    totals = Evaluation(network, dataset.test, _normalisation(network, dataset), network.device, dataset.answers)()
     if not isfinite(totals.loss):
         raise NotFiniteError(
             f"{network!r} cannot be evaluated on {dataset.name}: its loss is {totals.loss}, so its outputs are too "
@@ -87,7 +97,10 @@ def _normalising(network: Network, dataset: Dataset) -> Network:
 def _parser() -> Parser:
     parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
     parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    parser.add_argument("--best", action="store_true", help="the best epoch on the validation split, not the last")
     parser.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
+    parser.add_argument("--target", metavar="COLUMN", help="of a .csv file, if it is not the run's own")
+    parser.add_argument("--loss", choices=LOSSES, help="mse for numbers, if the data are not the run's own")
     parser.add_argument("--data-dir", help="folder of fetched data sets")
     parser.add_argument("--threads", type=typed(THREADS))
     parser.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
@@ -101,19 +114,27 @@ def _parser() -> Parser:
 def _lines(
     network: Network, dataset: Dataset, totals: Totals, found: list[Latency], *, as_json: bool
 ) -> list[str]:
+    found_out = scores_of(dataset.answers, {"test": dataset.test})("test", totals)
+    if dataset.answers is not None and len(dataset.answers.std) == 1:
+        found_out["test_rmse"] = (2 * totals.mean_loss) ** 0.5 * dataset.answers.std[0]
     if as_json:
         record = {
             "dataset": dataset.name,
             "source": dataset.source,
             "samples": totals.samples,
-            "test_accuracy": totals.accuracy,
-            "test_loss": totals.mean_loss,
+            **dict(reversed(found_out.items())),
             "connections": network.connections,
             "sparsity": network.sparsity,
         }
         return [as_line(record | ({"latency": [each.record() for each in found]} if found else {}))]
     answer = (
-        f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; {network.connections:,} "
-        f"connections, sparse layers {network.sparsity:.1%} sparse"
+        f"test {'R²' if dataset.numbers else 'accuracy'} {score(found_out, 'test')}, loss "
+        f"{figure(totals.mean_loss, '.4f')}{_error(found_out)}; {network.connections:,} connections, "
+        f"sparse layers {network.sparsity:.1%} sparse"
     )
     return [dataset.source, answer, *(each.line() for each in found)]
+
+
+def _error(scores: Record) -> str:
+    """The root of the mean squared error, in the units of what is told."""
+    return f", root mean squared error {figure(scores['test_rmse'], '.4g')}" if "test_rmse" in scores else ""

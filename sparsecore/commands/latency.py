@@ -43,7 +43,7 @@ def latencies(network: Network, dataset: Dataset) -> list[Latency]:
     """The network, compiled, on samples of a test split as they are stored: whole calls, normalisation included."""
     shown = _Shown()
     try:
-        return [_latency(network, batch, dataset.test.x, shown) for batch in BATCHES]
+        return [_latency(network, batch, dataset.test.samples(0, 8 * max(BATCHES)), shown) for batch in BATCHES]
     finally:
         shown.close()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparsecore.models.catalogue import MODELS, Kind, Model
 
+from ..data.catalogue import NAMES
 from ..runs.checkpoint import read
 from ..runs.combinations import SIZES, said
 from ..runs.config import RunConfig, from_saved
@@ -20,6 +22,10 @@ CANDIDATES, START_SPARSITY = 4.0, 0.8
 ADAM_LR, ADAM_BETAS, ADAM_EPS = 1e-3, (0.9, 0.999), 1e-8
 ADAM_DECAY = {"adam": 0.0, "adamw": 0.01}
 """Recipes are for SGD; other optimizers get these, their usual numbers."""
+
+CLIP_NORM, STEPS, STEPS_AN_EPOCH, SMALLEST_BATCH = 1.0, 1000, 8, 16
+"""For data that no recipe was made for: the largest norm of a gradient, the fewest steps of a run and, as far as
+batches are not too small, of an epoch. Chosen on validation splits: docs/measured/own_data.md."""
 
 OWN = {
     "padding": "no convolutions, or their own padding",
@@ -56,8 +62,53 @@ def resolved(config: RunConfig) -> RunConfig:
     wired = config.start_from is not None  # then it has its padding, and each layer its format
     recipe = recipe | (dict.fromkeys(SIZES) if wired else {"format": "csr"})
     recipe = recipe | {name: None for name in OWN if name not in model.own}
+    recipe = recipe | {"dataset": dataset}
+    if dataset in NAMES:
+        return _with_epochs(_filled(config, recipe | {"warm_up": None}), recipe)
+    recipe = recipe | {"augment": recipe["augment"].removesuffix(",flip")}  # what is mirrored may be of another class
+    if config.optimizer == "sgd":
+        recipe = recipe | {"clip_norm": CLIP_NORM}
+    if config.epochs is not None and config.batch_size is not None:
+        return _with_epochs(_filled(config, recipe | {"warm_up": None}), recipe)
+    return _filled(config, recipe | dict.fromkeys(("epochs", "batch_size", "warm_up")))
+
+
+def fitted(config: RunConfig, samples: int) -> RunConfig:
+    """The configuration of a run on data of a user's own, with what depends on how many training samples there are.
+
+    The batch is the recipe's, or smaller where an epoch would have few steps; the epochs are the recipe's, or more
+    where the run would have few steps. A batch that leaves one sample alone is made one larger.
+    """
+    recipe = vars(model_of(config).recipe_for(_said(config.dataset), _kind(config)))
+    smaller = 1 << max((samples // STEPS_AN_EPOCH).bit_length() - 1, 0)
+    batch = config.batch_size or min(samples, max(SMALLEST_BATCH, min(recipe["batch_size"], smaller)))
+    if config.batch_size is None and batch < samples and samples % batch == 1:
+        batch += 1
+    epochs = max(recipe["epochs"], -(-STEPS // -(-samples // batch)))
+    return _with_epochs(replace(config, batch_size=batch), recipe | {"epochs": epochs})
+
+
+def own_line(config: RunConfig) -> str:
+    """What a run says of the recipe for data of a user's own."""
+    clip = "" if config.clip_norm in (None, "none") else f", gradients of norm at most {config.clip_norm:g}"
+    return (f"data of your own: batches of {config.batch_size}, {config.epochs} epochs, rate {config.lr:g}{clip} "
+            "(--batch-size, --epochs, --lr, --clip-norm)")  # fmt: skip
+
+
+def _with_epochs(config: RunConfig, recipe: Mapping[str, Any]) -> RunConfig:
+    """With the recipe's epochs and warm-up, where the configuration does not say; a short run has a short warm-up."""
     epochs = config.epochs or recipe["epochs"]
-    recipe = recipe | {"dataset": dataset, "warm_up": min(recipe["warm_up"], epochs / 2)}  # a short run has a short one
+    return _filled(config, {"epochs": epochs, "warm_up": min(recipe["warm_up"], epochs / 2)})
+
+
+def _said(value: Any) -> Any:
+    """A field that is not None by now."""
+    assert value is not None
+    return value
+
+
+def _filled(config: RunConfig, recipe: Mapping[str, Any]) -> RunConfig:
+    """With the recipe's values where the configuration does not say."""
     return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
 
 

@@ -64,7 +64,7 @@ class Lines(Quiet):
 class Live(Lines):
     """A bar with loss, accuracy and images/s below the epochs' lines."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -74,7 +74,7 @@ class Live(Lines):
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(), console=self._console, auto_refresh=False, transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=epochs, epoch=f"1/{epochs}", shown="")
+        self._task = self._bar.add_task("", total=1, epoch="1", shown="")
 
     @output()
     def say(self, line: str) -> None:
@@ -93,6 +93,7 @@ class Live(Lines):
 
     @output()
     def started(self, trainer: Training) -> None:
+        self._bar.update(self._task, total=trainer.epochs, epoch=f"1/{trainer.epochs}")
         self._bar.start()
 
     @output()
@@ -107,12 +108,12 @@ class Live(Lines):
         self._bar.stop()
 
 
-def reporter(epochs: int, *, quiet: bool) -> Quiet:
+def reporter(*, quiet: bool) -> Quiet:
     """The report that suits where the output goes."""
     if quiet:
         return Quiet()
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Live(epochs) if terminal else Lines()
+    return Live() if terminal else Lines()
 
 
 TITLES = ("layer", "shape", "connections", "sparsity")
@@ -137,16 +138,27 @@ def epoch_line(record: Record) -> str:
     parts = [
         f"epoch {record['epoch']:3}",
         f"loss {figure(record['train_loss'], '.4f')}",
-        f"accuracy {record['train_accuracy']:.2%}",
         *(
-            f"{name} {record[f'{name}_accuracy']:.2%}{_loss(record, name)}"
-            for name in ("validation", "test")
+            f"{WORDS.get(name, name)} {score(record, name)}{_loss(record, name)}"
+            for name in ("train", "validation", "test")
             if f"{name}_accuracy" in record
         ),
+        *(f"{name} R² {score(record, name)}" for name in ("train", "validation", "test") if f"{name}_r2" in record),
         f"lr {record['lr']:.3g}",
         f"{record['seconds']:.2f} s",
     ]
     return "  ".join(parts)
+
+
+WORDS = {"train": "accuracy"}
+"""What an epoch's line calls the accuracy of a split."""
+
+
+def score(record: Record, split: str) -> str:
+    """A split's accuracy, or its R² where numbers are told."""
+    if f"{split}_r2" in record:
+        return "none" if record[f"{split}_r2"] is None else figure(record[f"{split}_r2"], ".4f")
+    return figure(record[f"{split}_accuracy"], ".2%")
 
 
 def _loss(record: Record, split: str) -> str:
@@ -169,20 +181,31 @@ def moved(updates: Sequence[Record]) -> str:
 
 def prune_line(record: Record) -> str:
     """A pruning's record as a line."""
+    what, kind = ("R²", "r2") if "r2_before" in record else ("accuracy", "accuracy")
+    before, after = (score({f"{when}_{kind}": record[f"{kind}_{when}"]}, when) for when in ("before", "after"))
     return (
         f"pruned after step {record['step']:,} to {record['connections']:,} connections, sparse layers "
-        f"{record['sparsity']:.1%} sparse: {record['split']} accuracy {record['accuracy_before']:.2%} → "
-        f"{record['accuracy_after']:.2%}"
+        f"{record['sparsity']:.1%} sparse: {record['split']} {what} {before} → {after}"
     )
 
 
 def result_line(record: Record) -> str:
     """The result's record as a line."""
+    what = "R²" if "test_r2" in record else "accuracy"
     return (
-        f"{record['model']} on {record['dataset']}: test accuracy {figure(record['test_accuracy'], '.2%')}"
+        f"{record['model']} on {record['dataset']}: test {what} {score(record, 'test')}"
         f"{_loss(record, 'test')} "
         f"after {record['epochs']} epochs; {figure(record['connections'], ',')} connections, sparse layers "
         f"{figure(record['sparsity'], '.1%')} sparse, all {figure(record['global_sparsity'], '.1%')}; trained in "
         f"{figure(record['train_seconds'], '.2f')} s, {figure(record['step_ms'], '.3f')} ms a step, on "
-        f"{record['device']}"
+        f"{record['device']}{_best(record)}"
     )
+
+
+def _best(record: Record) -> str:
+    """What the result says of the best epoch, where there is a validation split."""
+    best = record.get("best")
+    if best is None:
+        return ""
+    test = f", test {score(best, 'test')}" if {"test_accuracy", "test_r2"} & best.keys() else ""
+    return f"; best of the epochs was {best['epoch']}: validation {score(best, 'validation')}{test} (--best)"

@@ -127,8 +127,7 @@ def trainer_of(job: Job, report: Quiet) -> Trainer:
 
 def reporter_of(job: Job) -> Quiet:
     """What shows the run's progress."""
-    assert job.config.epochs is not None
-    return reporter(job.config.epochs, quiet=job.quiet)
+    return reporter(quiet=job.quiet)
 
 
 def say_finished(job: Job, result: Record, report: Quiet) -> int:
@@ -186,7 +185,12 @@ def _configured(
         return resolved(config), found.checkpoint if found is not None else None
     assert folder is not None
     whole = {} if config is None else vars(resolved(config))
-    given = {field.name: whole[field.name] for field in fields(RunConfig) if whole and field.name != "dataset_name"}
+    later = [name for name in ("epochs", "batch_size", "warm_up") if whole.get(name) is None]  # by the samples
+    given = {
+        field.name: whole[field.name]
+        for field in fields(RunConfig)
+        if whole and field.name not in ("dataset_name", *later)
+    }
     return gone_on(found.config, given, folder), found.checkpoint
 
 

@@ -80,12 +80,14 @@ class Batches(Whole):
         affine = Normalisation((channels, features // channels), mean, std).affine(split.x.dtype, dtype)
         self.device = device
         self._scale, self._shift = map(device.put, affine)
-        self._x, self._y = device.put(split.x), device.put(split.y)
+        self._samples, self._rows = len(split), split.rows
+        self._x = split.x if split.rows is not None and device.name == "cpu" else device.put(split.x)
+        self._y = device.put(self._by_row(split.y, len(split.x)))
         self._position = device.zeros((3,), np.int64)
-        self._order = device.put(np.arange(len(split), dtype=np.int64))
+        self._order = device.put(np.arange(len(split), dtype=np.int64) if split.rows is None else split.rows)
         self._targets: Any = None
         if targets is not None:
-            rows = self._checked_targets(targets, len(split))
+            rows = self._by_row(self._checked_targets(targets, len(split)), len(split.x))
             self._targets, outputs = device.put(rows), rows.shape[1:]
             self._ones, self._zeros = device.put(np.ones(outputs, dtype)), device.zeros(outputs, dtype)
         if augment is not None:  # augmented samples are in the batch's order already
@@ -93,7 +95,7 @@ class Batches(Whole):
         self.seek(0, len(split))
 
     def __len__(self) -> int:
-        return len(self._y)
+        return self._samples
 
     @property
     def position(self) -> Any:
@@ -104,6 +106,7 @@ class Batches(Whole):
     def order(self) -> Any:
         """The samples' numbers. A kernel takes them for addresses: nobody writes there but who has looked at them."""
         seen = self.device.get(self._order).view()
+        seen = seen if self._rows is None else np.searchsorted(self._rows, seen)
         seen.flags.writeable = False
         return seen
 
@@ -116,12 +119,12 @@ class Batches(Whole):
             raise ValueError(
                 f"order must be of samples 0 to {len(self) - 1}, got numbers from {given.min()} to {given.max()}"
             )
-        self.device.fill(self._order, given.astype(np.int64))
+        self._put_order(given.astype(np.int64))
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the samples into the order of this seed and epoch, whatever the order before."""
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, _ORDERS + epoch], np.uint64)))
-        self.device.fill(self._order, rng.permutation(len(self)))
+        self._put_order(rng.permutation(len(self)))
         self.device.fill(self._position[1:], np.array([epoch, seed], np.uint64).view(np.int64))
 
     def seek(self, start: int, batch: int) -> None:
@@ -154,6 +157,18 @@ class Batches(Whole):
         if self._targets is not None:
             return Tiles(x, batch), self._packed_targets(workspace, addresses)
         return Tiles(x, batch), Labels(labels, batch, self.classes)
+
+    def _put_order(self, numbers: Any) -> None:
+        """Kernels read the order as rows of the store, which may hold more than this split."""
+        self.device.fill(self._order, numbers if self._rows is None else self._rows[numbers])
+
+    def _by_row(self, values: Any, rows: int) -> Any:
+        """What the split's samples have, at the places of the store's rows."""
+        if self._rows is None:
+            return values
+        found = np.zeros((rows, *values.shape[1:]), values.dtype)
+        found[self._rows] = values
+        return found
 
     def _packed_targets(self, workspace: Workspace, addresses: Any) -> Targets:
         batch, tiles, outputs = self._batch, tiles_of(self._batch), self._targets.shape[1]

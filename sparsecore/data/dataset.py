@@ -5,54 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sparsecore.errors import OneLineError
-
-
-class DataError(OneLineError):
-    """Data that is missing or cannot be used; one line that says which, what was expected and what was found."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled samples, one a row.
-
-    Attributes
-    ----------
-    x : ndarray of uint8 or float32, shape (n, features)
-        Contiguous. Images are flattened channel by channel, row by row.
-    y : ndarray of int32, shape (n,)
-        Classes, from 0.
-
-    Raises
-    ------
-    DataError
-        Where the arrays are not of these dtypes and shapes.
-    """
-
-    x: NDArray[np.uint8] | NDArray[np.float32]
-    y: NDArray[np.int32]
-
-    def __post_init__(self) -> None:
-        x, y = self.x, self.y
-        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
-            raise DataError(f"x and y must be NumPy's arrays, got {type(x).__name__} and {type(y).__name__}")
-        if isinstance(x, np.ma.MaskedArray) or isinstance(y, np.ma.MaskedArray):
-            raise DataError("x and y must be plain arrays, got masked ones, whose hidden entries have no value")
-        if x.ndim != 2 or x.dtype not in (np.uint8, np.float32) or not x.flags.c_contiguous:
-            raise DataError(f"x must be contiguous uint8 or float32 of shape (n, features), got {x.dtype} {x.shape}")
-        if y.shape != x.shape[:1] or y.dtype != np.int32:
-            raise DataError(f"y must be int32 of shape ({len(x)},), one label a row of x, got {y.dtype} {y.shape}")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: NDArray[np.intp]) -> Split:
-        """The samples at `rows`, copied, in that order."""
-        return Split(self.x[rows], self.y[rows])
+from sparsecore.data.answers import Answers
+from sparsecore.data.arrays import Given, parts_of
+from sparsecore.data.items import given_items
+from sparsecore.data.splits import DataError as DataError
+from sparsecore.data.splits import Split as Split
+from sparsecore.data.splits import listed, not_finite, of_targets
+from sparsecore.data.splits import rest as rest
+from sparsecore.data.splits import stratified as stratified
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +39,9 @@ class Dataset:
     moments : callable, optional
         How mean and std follow from a training split. None where they are not this split's but the ones that everybody
         uses for the set.
+    answers : Answers, optional
+        The classes' names, where they are not their numbers; or the targets' mean and deviation, by which they are
+        standardised for training.
     """
 
     name: str
@@ -86,6 +53,63 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     moments: Callable[[Split], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
+    answers: Answers | None = None
+
+    @classmethod
+    def from_arrays(
+        cls, x: Any, y: Any, *, x_test: Any = None, y_test: Any = None, loss: str = "cross-entropy",
+        held_out: float = 0.2, name: str = "arrays",
+    ) -> Dataset:  # fmt: skip
+        """A data set of arrays: NumPy's, pandas', PyTorch's or JAX's, SciPy's sparse ones, lists.
+
+        Parameters
+        ----------
+        x : array of shape (n, features), (n, height, width), (n, channels, height, width) or (n, height, width, 3)
+            uint8 is taken for pixels, and divided by 255; all else for numbers, in float32. Images whose channels come
+            last are transposed, which the result's `source` says. A memory map stays one.
+        y : array of shape (n,) or (n, outputs)
+            Classes, as numbers or words of any kind; with loss "mse" the numbers to predict, one or several a sample.
+        x_test, y_test : arrays, optional
+            Of the same kinds. Without them a part of the samples is held out, the same in every run.
+        loss : {"cross-entropy", "mse"}
+            Whether y are classes or numbers.
+        held_out : float
+            Fraction that is held out for testing, of each class in proportion.
+        name : str
+
+        Raises
+        ------
+        DataError
+            Names the array, what was expected and what was got.
+        """
+        return cls.of(Given(name, x, y, x_test, y_test), loss, held_out)
+
+    @classmethod
+    def from_items(
+        cls, items: Any, *, test: Any = None, loss: str = "cross-entropy", held_out: float = 0.2, name: str = "items"
+    ) -> Dataset:
+        """A data set of any map-style one, such as PyTorch's, torchvision's or Hugging Face's.
+
+        Parameters
+        ----------
+        items : has a length and can be indexed
+            Each item is a pair (x, y), or a mapping with an entry such as "image" or "x" and one such as "label" or
+            "y". x is an image of Pillow's or an array; y a class, or with loss "mse" a number or several.
+        test : the same, optional
+        loss, held_out, name
+            As for `from_arrays`.
+
+        Raises
+        ------
+        DataError
+            Names the item, what was expected and what was got.
+        """
+        return cls.of(given_items(items, test, name, words=loss == "cross-entropy"), loss, held_out)
+
+    @classmethod
+    def of(cls, given: Given, loss: str = "cross-entropy", held_out: float = 0.2) -> Dataset:
+        """A data set of arrays as somebody gave them; see `from_arrays`."""
+        return cls(**parts_of(given, loss=loss, held_out=held_out))
 
     def __post_init__(self) -> None:
         for split, part in (("train", self.train), ("test", self.test)):
@@ -94,14 +118,71 @@ class Dataset:
             if part.x.shape[1] != prod(self.shape):
                 raise DataError(f"{self.name}: {split} x must have {prod(self.shape)} features for shape "
                                 f"{self.shape}, got {part.x.shape[1]}")
-            if part.x.dtype == np.float32 and not (finite := np.isfinite(part.x).all(axis=1)).all():
+            if part.x.dtype == np.float32 and (found := not_finite(part)) is not None:
                 raise DataError(f"{self.name}: {split} x must hold finite numbers, got NaN or Inf, first in sample "
-                                f"{finite.argmin()}")
-            if part.y.min() < 0 or part.y.max() >= self.classes:
+                                f"{found}")
+            if self.numbers:
+                self._check_targets(split, part)
+            elif part.y.min() < 0 or part.y.max() >= self.classes:
                 raise DataError(f"{self.name}: {split} labels must be 0 to {self.classes - 1}, "
                                 f"got {part.y.min()} to {part.y.max()}")
-        if self.train.y.min() == self.train.y.max():
+        if not self.numbers and self.train.y.min() == self.train.y.max():
             raise DataError(f"{self.name}: train labels must be of two or more classes, got only {self.train.y[0]}")
+        if self.answers is not None and len(self.answers) != self.classes:
+            raise DataError(f"{self.name}: answers must be of {self.classes} outputs, got {len(self.answers)}")
+
+    def _check_targets(self, split: str, part: Split) -> None:
+        targets = part.targets
+        if targets is None or targets.shape[1] != self.classes:
+            got = "none" if targets is None else f"{targets.shape[1]} a sample"
+            raise DataError(f"{self.name}: {split} targets must be {self.classes} a sample, got {got}")
+        if not (finite := np.isfinite(targets).all(axis=1)).all():
+            raise DataError(f"{self.name}: {split} targets must be finite, got NaN or Inf, first in sample "
+                            f"{finite.argmin()}")
+
+    @property
+    def numbers(self) -> bool:
+        """Whether numbers are to be predicted, not classes."""
+        return self.answers is not None and self.answers.numbers
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called: their names, or else their numbers; empty where there are none."""
+        if self.answers is not None:
+            return self.answers.names
+        return tuple(map(str, range(self.classes)))
+
+    def answered_by(self, answers: Answers | None, outputs: int) -> Dataset:
+        """This data set as a network's outputs have it: the same classes, by the numbers that the network gives them.
+
+        Parameters
+        ----------
+        answers : Answers or None
+            The network's.
+        outputs : int
+            How many it has.
+
+        Raises
+        ------
+        DataError
+            If a class is none of the network's, or one has classes and the other numbers.
+        """
+        if self.numbers != (answers is not None and answers.numbers):
+            kinds = "classes", "numbers"
+            raise DataError(f"{self.name}: expected {kinds[not self.numbers]}, which the network tells, got "
+                            f"{kinds[self.numbers]}")
+        if self.numbers:
+            return replace(self, answers=answers)
+        theirs = answers.names if answers is not None else tuple(map(str, range(outputs)))
+        if self.names == theirs[: len(self.names)] or (answers is None and self.answers is None):
+            return replace(self, answers=answers, classes=len(answers)) if answers is not None else self
+        number = {name: k for k, name in enumerate(theirs)}
+        used = {int(k) for split in (self.train, self.test) for k in np.unique(split.y)}
+        if unknown := [name for k, name in enumerate(self.names) if k in used and name not in number]:
+            raise DataError(f"{self.name}: expected the network's classes, {listed(theirs)}, got {listed(unknown)}")
+        table = np.array([number.get(name, -1) for name in self.names], np.int32)
+        train, test = (replace(split, y=table[split.y]) for split in (self.train, self.test))
+        return replace(self, train=train, test=test, classes=len(theirs), answers=answers)
 
     def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
         """Set a validation split aside from the training split.
@@ -139,43 +220,5 @@ class Dataset:
         """
         train, held_out = self.holdout(fraction, seed)
         mean, std = (self.mean, self.std) if self.moments is None else self.moments(train)
-        return replace(self, train=train, mean=mean, std=std), held_out
-
-
-def stratified(y: NDArray[np.integer], count: int, seed: int) -> NDArray[np.intp]:
-    """Draw `count` samples, of each class in proportion, so that every class also has samples left.
-
-    Shares are rounded by largest remainder. Within a class, samples are ranked by Philox's raw words, the part of
-    NumPy's random numbers that never changes between versions.
-
-    Parameters
-    ----------
-    y : ndarray of int, shape (n,)
-        Classes.
-    count : int
-        At most n. Where classes are too small to give their share and keep one sample, fewer are drawn.
-    seed : int
-        At least 0.
-
-    Returns
-    -------
-    ndarray of intp
-        Positions in `y`, ascending.
-    """
-    sizes = np.bincount(y)
-    spare = np.maximum(sizes - 1, 0)
-    quota, remainder = np.divmod(sizes * count, len(y))
-    quota = np.minimum(quota, spare)
-    by_remainder = np.argsort(-remainder, kind="stable")
-    able = by_remainder[(quota < spare)[by_remainder]]
-    quota[able[: count - quota.sum()]] += 1
-    order = np.lexsort((np.random.Philox(key=seed).random_raw(len(y)), y))
-    rank = np.arange(len(y)) - (np.cumsum(sizes) - sizes)[y[order]]
-    return np.sort(order[rank < quota[y[order]]])
-
-
-def rest(drawn: NDArray[np.intp], n: int) -> NDArray[np.intp]:
-    """The positions below `n` that are not in `drawn`, ascending."""
-    left = np.ones(n, dtype=bool)
-    left[drawn] = False
-    return np.flatnonzero(left)
+        answers = self.answers if not self.numbers else of_targets(train)
+        return replace(self, train=train, mean=mean, std=std, answers=answers), held_out

@@ -34,6 +34,7 @@ def _inspected(arguments: list[str]) -> list[str]:
 
     parser = Parser(PROGRAM, "Look at the structure of a trained network.", EXAMPLE)
     parser.add_argument("path", metavar="FILE", help="a run's folder or a checkpoint")
+    parser.add_argument("--best", action="store_true", help="the best epoch on the validation split, not the last")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--pictures",
@@ -51,7 +52,7 @@ def _inspected(arguments: list[str]) -> list[str]:
         parser.error(f"--out: {options['out']} is there already; choose another name")
     if "out" in options and os.path.abspath(options["out"]) == os.path.abspath(options.get("pictures", "")):
         parser.error(f"--out, --pictures: expected a file and a folder, got {options['out']} for both")
-    checkpoint = read(options["path"])
+    checkpoint = read(options["path"], best=options.get("best", False))
     network, path = checkpoint.network, Path(options["path"])
     tried = tried_of(checkpoint)
     facts, out = describe(network, tried), options.get("out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,8 @@ def remove_dead(network: Network) -> Network:
     """
     survey = Survey(network)
     layers = _narrowed(network.root, _Narrowing(survey))
-    return Network(layers, sparse=network.sparse, normalisation=network.normalisation).to(network.device)
+    about: Any = {"normalisation": network.normalisation, "answers": network.answers}
+    return Network(layers, sparse=network.sparse, **about).to(network.device)
 
 
 def dead_units(network: Network) -> dict[str, NDArray[np.int64]]:

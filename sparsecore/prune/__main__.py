@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
     from ..data.normalisation import Normalisation
-    from ..runs.config import dataset_in
+    from ..runs.config import dataset_in, loading
     from ..training.evaluation import check_fit, store_of
     from .saliency import curvature, gradient
 
@@ -163,7 +164,8 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     name = options.get("dataset") or dataset_in(config)
     if name is None:
         parser.error(f"--by {by}: needs data, and {options['path']} does not say which: say --dataset")
-    dataset = load(name, data_dir=options.get("data_dir"))
+    dataset = load(name, data_dir=options.get("data_dir"), **(loading(config) if name == dataset_in(config) else {}))
+    dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
     check_fit(network, dataset)
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
     batches = store_of(network, dataset.train, normalisation, network.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..layers.folding import folded_layers
 from ..network import Network
 
@@ -29,4 +31,5 @@ def folded(network: Network) -> Network:
     2018, equation 14.
     """
     layers = folded_layers(network.root)
-    return Network(layers, sparse=network.sparse, normalisation=network.normalisation).to(network.device)
+    about: Any = {"normalisation": network.normalisation, "answers": network.answers}
+    return Network(layers, sparse=network.sparse, **about).to(network.device)

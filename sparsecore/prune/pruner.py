@@ -11,6 +11,7 @@ from ..network import Network
 from ..runtime.tiles import LANES, Tiles
 from ..runtime.workspace import Workspace
 from ..training.callbacks import Callback, Training
+from ..training.step import Totals
 from .saliency import Saliencies, curvature, gradient
 from .schedule import PruningSchedule
 from .shrink import PrunedLayer, Targets, by_quality, by_threshold, shrink, to_sparsity
@@ -60,12 +61,12 @@ class Pruner(Callback):
         split, evaluation = next(iter(trainer.evaluations.items()))
         with trainer.aside():
             trainer.check()
-            before = evaluation().accuracy
+            before = _told(trainer, split, evaluation(), "before")
         layers = self.rule(trainer, step)
         if step == self.schedule.end and self.afterwards is not None:
             self.afterwards(trainer)
         with trainer.aside():
-            after = evaluation().accuracy
+            after = _told(trainer, split, evaluation(), "after")
         trainer.record(
             {
                 "event": "prune",
@@ -75,11 +76,17 @@ class Pruner(Callback):
                 "sparsity": trainer.network.sparsity,
                 "global_sparsity": trainer.network.global_sparsity,
                 "split": split,
-                "accuracy_before": before,
-                "accuracy_after": after,
+                **before,
+                **after,
                 "layers": [layer._asdict() for layer in layers],
             }
         )
+
+
+def _told(trainer: Training, split: str, totals: Totals, when: str) -> dict[str, float]:
+    """How well the network does, as `accuracy_before` for example."""
+    scores = trainer.scores(split, totals).items()
+    return {f"{name.removeprefix(f'{split}_')}_{when}": value for name, value in scores if not name.endswith("_loss")}
 
 
 def sparsity_rule(

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from ..data.batches import Batches
 from ..layers.curvature import behind_relu
 from ..network import Network
-from ..runtime.tiles import Tiles
+from ..runtime.tiles import Targets, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.parameters import ByPath, LayerPath
-from ..training.losses import CrossEntropy
+from ..training.losses import CrossEntropy, Loss, SquaredError
 
 Saliencies = Mapping[Any, NDArray[np.floating[Any]]]
 """For each layer, by its path or number, an array of shape (nnz,), at least 0."""
@@ -43,9 +43,10 @@ def gradient(network: Network, store: Batches, samples: int = SAMPLES) -> Salien
     M. Mozer, P. Smolensky, Skeletonization, NIPS 1988; for single connections: N. Lee, T. Ajanthan, P. Torr, SNIP:
     Single-shot network pruning based on connection sensitivity, ICLR 2019.
     """
-    workspace, x, labels = _packed(network, store, samples)
-    logits, caches = network.forward(x, workspace)
-    network.backward(CrossEntropy()(logits, labels, workspace), caches, workspace)
+    workspace, x, wanted = _packed(network, store, samples)
+    z, caches = network.forward(x, workspace)
+    loss: Loss = SquaredError() if isinstance(wanted, Targets) else CrossEntropy()
+    network.backward(loss(z, wanted, workspace), caches, workspace)
     return ByPath(
         {
             path: np.abs(weight * network.device.get(workspace.at(path).array("weight", weight.shape, weight.dtype)))
@@ -59,9 +60,9 @@ def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Salie
 
     h is OBD's own estimate: the Hessian's diagonal passed back from layer to layer, without its off-diagonal terms and,
     as in Levenberg and Marquardt's method, without second derivatives of the activations, so that it is the diagonal of
-    a Gauss-Newton matrix, approximated layer by layer. h of a logit is p·(1 − p) for the softmax's p, h of a connection
-    is Σ h[row]·x[column]² over the samples, and h of an input is Σ w²·h over the connections that read it: the ordinary
-    backward pass of a layer with squared weights on squared inputs.
+    a Gauss-Newton matrix, approximated layer by layer. h of a logit is p·(1 − p) for the softmax's p (1 for numbers), h
+    of a connection is Σ h[row]·x[column]² over the samples, and h of an input is Σ w²·h over the connections that read
+    it: the ordinary backward pass of a layer with squared weights on squared inputs.
 
     Parameters
     ----------
@@ -77,10 +78,10 @@ def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Salie
     ----------
     Y. LeCun, J. Denker, S. Solla, Optimal Brain Damage, NIPS 1989.
     """
-    workspace, x, _ = _packed(network, store, samples)
+    workspace, x, wanted = _packed(network, store, samples)
     x.clear_padding()
     z, back = network.root.curvature(x, workspace)
-    _, found = back(behind_relu(_logits_curvature(z, workspace), z, workspace), False)
+    _, found = back(behind_relu(_output_curvature(z, wanted, workspace), z, workspace), False)
     return ByPath(
         {
             path: network.device.get(found[f"{path}.weight"]) * weight**2 / 2
@@ -89,8 +90,9 @@ def curvature(network: Network, store: Batches, samples: int = SAMPLES) -> Salie
     )
 
 
-def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
-    """p·(1 − p)/n for the softmax's p: the diagonal of the mean loss's second derivative with respect to the logits."""
+def _output_curvature(z: Tiles, wanted: Any, workspace: Workspace) -> Tiles:
+    """The diagonal of the mean loss's second derivative with respect to the outputs: p·(1 − p)/n for the softmax's p of
+    logits, 1/n for numbers."""
     device = workspace.device
     flat = device.empty((z.batch, z.features), z.data.dtype)
     workspace.kernels.unpack(z.data, flat)
@@ -98,7 +100,8 @@ def _logits_curvature(z: Tiles, workspace: Workspace) -> Tiles:
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = logits / logits.sum(axis=1, keepdims=True)
     h = workspace.array("h of the logits", z.data.shape, z.data.dtype)
-    workspace.kernels.pack(device.put(p * (1 - p) / max(z.batch, 1)), h)
+    second = np.ones_like(p) if isinstance(wanted, Targets) else p * (1 - p)
+    workspace.kernels.pack(device.put(second / max(z.batch, 1)), h)
     return Tiles(h, z.batch)
 
 

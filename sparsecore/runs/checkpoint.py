@@ -15,11 +15,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.answers import Answers
 from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
 from ..files import check, memory, replace
@@ -34,6 +36,9 @@ KEPT = "kept:"
 """How the names of a run's own arrays begin."""
 NAME = "model.safetensors"
 """What the file is called in a run's folder."""
+
+BEST = "best.safetensors"
+"""What the file of the best epoch is called there."""
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -114,6 +119,8 @@ def save(
         "sparse": network.sparse,
         "normalisation": asdict(norm) if norm else None,
     }
+    if network.answers is not None:
+        description["answers"] = network.answers.as_json()
     tensors = _tensors(network, columns) | {f"{KEPT}{name}": array for name, array in (arrays or {}).items()}
     header = {
         "format": FORMAT,
@@ -123,7 +130,7 @@ def save(
         "state": json.dumps(state or {}),
     }
     try:
-        replace(path, serialised(tensors, header | {"sha256": _checksum(tensors, header)}), _previous(path))
+        replace(path, serialised(tensors, header | {"sha256": _checksum(tensors, header)}), previous(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
@@ -140,20 +147,26 @@ def load(path: str | Path) -> Network:
     return read(path).network
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, best: bool = False) -> Checkpoint:
     """Everything in a checkpoint, or in the one in a run's folder. Nothing is built before all of it is checked.
+
+    Parameters
+    ----------
+    path : str or Path
+    best : bool
+        That of the best epoch on the validation split, of a run's folder.
 
     Raises
     ------
     CheckpointError
         If there is no such file, it is truncated or altered, of another format or version, or its parts do not fit.
     """
-    path = located(path)
+    path = located(path, best=best)
     try:
         return _checked(path)
     except CheckpointError as error:
-        if (previous := _previous(path)).is_file():
-            raise CheckpointError(f"{error}; the one written before it is {previous}") from None
+        if (before := previous(path)).is_file():
+            raise CheckpointError(f"{error}; the one written before it is {before}") from None
         raise
 
 
@@ -204,7 +217,7 @@ def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) ->
             )
 
 
-def located(path: str | Path) -> Path:
+def located(path: str | Path, *, best: bool = False) -> Path:
     """The checkpoint's file, given it or a run's folder.
 
     Without hard links, a crash between two renames can leave the previous file alone, which is then taken.
@@ -216,20 +229,27 @@ def located(path: str | Path) -> Path:
     """
     path = Path(path)
     try:
-        file = path / NAME if path.is_dir() else path
-        previous = _previous(file)
+        if best and path.is_file():
+            raise CheckpointError(f"{path!s:.200}: the best epoch is asked of a run's folder, got a file")
+        file = path / (BEST if best else NAME) if path.is_dir() else path
+        before = previous(file)
         if file.is_file():
             return file
-        if previous.is_file():
-            return previous
+        if before.is_file():
+            return before
         if file.exists():
             return file  # whatever it is, and as will be said of it
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path!s:.200}: not a path that can be read ({error!s:.100})") from None
+    if best:
+        raise CheckpointError(f"{file}: no such file; a run with a validation split keeps its best epoch there")
     raise CheckpointError(f"{file}: no such file" + ("" if file == path else "; the folder holds no checkpoint"))
 
 
-def _previous(path: Path) -> Path:
+def previous(path: Path) -> Path:
+    """Where the file is that a new one took the place of."""
     return path.with_name(path.name + ".previous")
 
 
@@ -302,7 +322,10 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
     if norm is not None:
         shape, mean, std = (tuple(norm[field]) for field in ("shape", "mean", "std"))
         norm = Normalisation(shape, mean, std, norm.get("dtype"))
-    network = Network(layers, sparse=description["sparse"], normalisation=norm)
+    answers = Answers.from_json(description.get("answers"))
+    network = Network(layers, sparse=description["sparse"], normalisation=norm, answers=answers)
+    if answers is not None and len(answers) != prod(network.layers[-1].out_shape):
+        raise ValueError(f"answers of {len(answers)} outputs after {network.layers[-1]!r}")
     if norm is not None and not fits(norm.shape, network.layers[0].in_shape):
         raise ValueError(f"normalisation of shape {norm.shape} before {network.layers[0]!r}")
     return network

@@ -20,6 +20,7 @@ def check(config: Any) -> None:
     _check_start(config)
     _check_optimizer(config)
     _check_rewiring(config)
+    _check_patience(config)
     if config.prune is None:
         _check_no_pruning(config)
     else:
@@ -118,6 +119,15 @@ def _check_optimizer(config: Any) -> None:
         raise ConfigError(f"{{{others[0]}}}: goes with {{optimizer}} {kind}, got {config.optimizer}")
     if config.nesterov and config.momentum == 0:
         raise ConfigError("{nesterov}: needs a {momentum} above 0, got 0")
+
+
+def _check_patience(config: Any) -> None:
+    if config.patience is None:
+        return
+    if not config.validation:
+        raise ConfigError("{patience}: needs {validation}, by which epochs are compared", {"validation": 0.1})
+    if changing := said(config, ("prune", "rewire")):
+        raise ConfigError(f"{{patience}}: not with {{{changing[0]}}}, whose steps are counted from the run's end")
 
 
 def _check_no_pruning(config: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, Self
 
+from ..data.catalogue import NAMES
 from . import kinds
 from .combinations import check
 from .kinds import ConfigError as ConfigError
@@ -80,8 +81,11 @@ class RunConfig:
         "starts from",
     )  # fmt: skip
     dataset: str | None = _in(
-        RUN, kinds.NAME, "mnist (default), fashion-mnist, cifar10, mnist-subset, or an .npz file with x and y"
-    )
+        RUN, kinds.NAME,
+        "mnist (default), fashion-mnist, cifar10, mnist-subset, or a path: of an .npz file with x and y, a .csv file, "
+        "or a folder of images by class or of x.npy and y.npy",
+    )  # fmt: skip
+    target: str | None = _in(RUN, kinds.NAME, "the column of a .csv file that is to be told", metavar="COLUMN")
 
     radix: tuple[tuple[int, ...], ...] | None = _in(
         WIRING, kinds.RADICES, "a RadiX-Net, one radix a sparse layer: 10,10 or 2,5/10; 4,4*9 is nine such lists",
@@ -186,6 +190,10 @@ class RunConfig:
         REWIRING, kinds.FRACTION, "what regrow starts with (0.8, or its sparsity where that is less)", metavar="S"
     )
 
+    loss: Literal["cross-entropy", "mse"] | None = _in(
+        LEARNING, kinds.choice("a loss", ("cross-entropy", "mse")),
+        "cross-entropy, of classes (if not given), or mse, the squared error of numbers", metavar="LOSS",
+    )  # fmt: skip
     epochs: int | None = _in(LEARNING, kinds.COUNT, "passes over the training samples")
     batch_size: int | None = _in(LEARNING, kinds.COUNT, "samples a step")
     optimizer: Literal["sgd", "adam", "adamw"] = _in(
@@ -199,9 +207,11 @@ class RunConfig:
     )
     eps: float | None = _in(LEARNING, kinds.POSITIVE, "of adam and adamw: added to the denominator (1e-8)")
     weight_decay: float | None = _in(LEARNING, kinds.NOT_NEGATIVE, "none for adam, 0.01 for adamw, if not given")
-    clip_norm: float | None = _in(
-        LEARNING, kinds.POSITIVE, "scale the gradient down to this norm where it is larger"
-    )
+    clip_norm: float | Literal["none"] | None = _in(
+        LEARNING, kinds.NORM,
+        "scale the gradient down to this norm where it is larger (1 for data of your own, otherwise none)",
+        metavar="NORM|none",
+    )  # fmt: skip
     schedule: str | None = _in(LEARNING, kinds.SCHEDULE, "of the rate: constant, cosine, or step:EPOCHS[:FACTOR]")
     warm_up: float | None = _in(
         LEARNING, kinds.NOT_NEGATIVE, "rise to the full rate over so many epochs", metavar="EPOCHS"
@@ -215,6 +225,9 @@ class RunConfig:
     seed: int = _in(RUN, kinds.SEED, "of wiring, initial values, the samples' order and dropout", 0)
     validation: float = _in(
         RUN, kinds.FRACTION, "of the training set, held out and evaluated on", 0.0, metavar="FRACTION"
+    )
+    patience: int | None = _in(
+        RUN, kinds.COUNT, "end after so many epochs without a better one on the validation split", metavar="EPOCHS"
     )
     dataset_name: str | None = _in(
         RUN, kinds.NAME, "what the data set was called when the run was begun, if `dataset` is a path"
@@ -301,6 +314,9 @@ def from_saved(record: Any) -> RunConfig:
         options = {**options, "asked": record["asked"]}
     if "from" in options:  # earlier versions wrote these, though a network from a file has them
         options = {name: value for name, value in options.items() if name not in ("padding", "format")}
+    own = isinstance(name := options.get("dataset"), str) and name not in NAMES and "batch_size" in options
+    if own and options.get("optimizer", "sgd") == "sgd":
+        options = {"clip_norm": "none", **options}  # earlier versions did not clip, and said nothing then
     return RunConfig.from_dict(options)
 
 
@@ -309,6 +325,13 @@ def dataset_in(record: Any) -> str | None:
     options = record.get("options") if isinstance(record, Mapping) else None
     name = options.get("dataset") if isinstance(options, Mapping) else None
     return name if isinstance(name, str) else None
+
+
+def loading(record: Any) -> dict[str, Any]:
+    """How that data set is read, as `data.load` takes it."""
+    options = record.get("options") if isinstance(record, Mapping) else None
+    found = options if isinstance(options, Mapping) else {}
+    return {name: found[name] for name in ("target", "loss") if isinstance(found.get(name), str)}
 
 
 def _listed(value: Any) -> Any:

@@ -74,7 +74,10 @@ def draw(history: Sequence[Record], folder: Path) -> Path | None:
 def _panels(history: Sequence[Record]) -> list[Panel]:
     prunings = [record for record in history if record["event"] == "prune"]
     moves = [record for record in history if record["event"] == "rewire"]
-    loss, accuracy = (Panel(kind, _of_splits(history, prunings, kind)) for kind in ("loss", "accuracy"))
+    numbers = any("train_r2" in record for record in history)
+    loss, accuracy = (Panel(title, _of_splits(history, prunings, kind)) for title, kind in (
+        ("loss", "loss"), ("R²", "r2") if numbers else ("accuracy", "accuracy")
+    ))  # fmt: skip
     if prunings:
         threshold = _by_layer(prunings, lambda layer: layer["threshold"] if layer["removed"] else None)
         return [Panel("threshold", threshold, dots=True), _sparsity(prunings, _end(history)), accuracy]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import OneLineError
 from ..files import content, replace
+from .checkpoint import BEST
 from .checkpoint import NAME as CHECKPOINT
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
@@ -40,6 +41,10 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     @property
+    def best(self) -> Path:
+        return self.path / BEST
+
+    @property
     def metrics(self) -> Path:
         return self.path / METRICS
 
@@ -55,7 +60,8 @@ class RunFolder:
         with path_errors(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path}: expected a folder, got a file: choose another")
-            if any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous")):
+            names = CONFIG, METRICS, CHECKPOINT, f"{CHECKPOINT}.previous", BEST
+            if any((self.path / name).exists() for name in names):
                 raise RunFolderError(
                     f"{self.path}: there is a run in it: go on with it (--resume) or choose another folder"
                 )

@@ -194,6 +194,10 @@ def _growth(value: Any) -> float | str:
     return "exact" if isinstance(value, str) and value == "exact" else _good(_number(value), value >= 1)
 
 
+def _norm(value: Any) -> float | str:
+    return "none" if isinstance(value, str) and value == "none" else _good(_number(value), value > 0)
+
+
 def _threads(value: Any) -> int | str:
     return "auto" if isinstance(value, str) and value == "auto" else THREADS.take(value)
 
@@ -224,6 +228,9 @@ SCHEDULE = Kind("constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5",
 MOMENT = Kind(
     "initial, fresh, or a number of steps such as 469", _moment,
     lambda text: text if text in ("initial", "fresh") else int(text), older=True,
+)  # fmt: skip
+NORM = Kind(
+    "a number above 0, or none", _norm, lambda text: text if text == "none" else float(text), ("1", "none")
 )  # fmt: skip
 GROWTH = Kind(
     "exact, or a number from 1", _growth, lambda text: text if text == "exact" else float(text), ("4", "exact")

@@ -7,13 +7,15 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .._package import source
 from ..network import Network
+from ..training.best import NAME, best_of
 from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
-from .checkpoint import Checkpoint, CheckpointError, save
+from .checkpoint import Checkpoint, CheckpointError, previous, read, save
 from .folder import RunFolder
 from .lock import FolderLock
 from .metrics import Metrics
@@ -90,6 +92,8 @@ class Recorder:
                 self.folder.configure(self.config)
                 self.begun = True
             self.metrics.cut(state.metrics)
+            if self.folder is not None:
+                self._go_back_to_best(best_of(state))
         except BaseException:
             self.release()
             raise
@@ -140,6 +144,13 @@ class Recorder:
                     run["settings"] = dict(self._settings())
                 save(network, self.folder.checkpoint, state=strict(run), optimizer=optimizer, arrays=state.arrays)
         self._saved_at = time.monotonic()
+
+    def keep_best(self, network: Network, record: Record) -> None:
+        """Keep the network of the best epoch so far beside the checkpoint, if there is a folder."""
+        if self.folder is not None:
+            with self._alone():
+                state = {"config": self.config, NAME: record, "source": self._source}
+                save(network, self.folder.best, state=strict(state))
 
     def saved(self) -> str | None:
         """The folder that has a checkpoint in it; None if there is none."""
@@ -199,6 +210,19 @@ class Recorder:
             if not held:
                 self.release()
 
+    def _go_back_to_best(self, known: Record | None) -> None:
+        """See to it that the best network is the one that the run's state knows of, not one of an epoch to come again.
+
+        A checkpoint follows each best network at once. If it could not, the one before is still there.
+        """
+        assert self.folder is not None
+        file, before = self.folder.best, previous(self.folder.best)
+        if known is None:
+            for each in (file, before):
+                each.unlink(missing_ok=True)
+        elif _epoch_in(file) != known["epoch"] and _epoch_in(before) == known["epoch"]:
+            before.replace(file)
+
     def _check_new(self) -> None:
         if self.folder is not None and not self.begun:
             self.folder.check_new()
@@ -240,3 +264,12 @@ class Recorder:
         if self._known is None and self._data is not None:
             self._known = self._data()
         return str(self._known)
+
+
+def _epoch_in(file: Path) -> int | None:
+    """The epoch of the best network in a file, or None where there is none."""
+    try:
+        found = read(file).state[NAME]["epoch"] if file.is_file() else None
+    except (CheckpointError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) else None

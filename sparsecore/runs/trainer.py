@@ -15,10 +15,11 @@ from ..data.augmentation import Augmentation
 from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.device import Device
+from ..training.best import Best
 from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
-from ..training.evaluation import Evaluation, check_fit, store_of
+from ..training.evaluation import Evaluation, check_fit, loss_of, scores_of, store_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
@@ -63,7 +64,7 @@ class Trainer(Loop):
     Parameters
     ----------
     network : Network
-        Its `normalisation` becomes the data set's.
+        Its `normalisation` and `answers` become the data set's.
     dataset : Dataset
     optimizer : Optimizer
         The rate that it was given is what the schedule's factors apply to. One that another run has used begins anew,
@@ -95,6 +96,9 @@ class Trainer(Loop):
         Where to train; the network and the optimizer move there. The network's own if not given.
     augment : Augmentation, optional
         Of the training samples; no other split is augmented.
+    patience : int, optional
+        The run ends after so many epochs without a better one on the validation split, which it needs. With that split
+        the best epoch's network is kept beside the last, in best.safetensors.
 
     Raises
     ------
@@ -121,11 +125,13 @@ class Trainer(Loop):
         callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
-        augment: Augmentation | None = None,
+        augment: Augmentation | None = None, patience: int | None = None,
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
         data, held_out = _splits(dataset, validation, seed)
+        if patience is not None and held_out is None:
+            raise ValueError("patience needs a validation split, by which epochs are compared")
         train = data.train
         device = device if device is not None else network.device
         normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
@@ -143,19 +149,19 @@ class Trainer(Loop):
         )  # fmt: skip
         network.to(device)
         optimizer.to(device)
-        network.normalisation = normalisation
-        splits = {"validation": held_out, "test": dataset.test}
+        network.normalisation, network.answers = normalisation, data.answers
+        splits = {} if held_out is None else {"validation": held_out}
+        splits["test"] = dataset.test
+        batches = store_of(network, train, normalisation, device, augment, answers=data.answers)
         super().__init__(
-            Step(network, store_of(network, train, normalisation, device, augment), optimizer, device),
+            Step(network, batches, optimizer, device, loss=loss_of(data.answers)),
             recorder,
-            {
-                name: Evaluation(network, split, normalisation, device)
-                for name, split in splits.items()
-                if split is not None
-            },
+            {name: Evaluation(network, split, normalisation, device, data.answers) for name, split in splits.items()},
             epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
+            best=None if held_out is None else Best(patience, recorder.keep_best),
+            scores=scores_of(data.answers, {"train": train, **splits}),
         )  # fmt: skip
         self.dataset, self.config = dataset, recorder.config
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
@@ -226,6 +232,7 @@ def _checksum(*splits: Split) -> str:
     """Of samples and labels, in their order."""
     found = 0
     for split in splits:
-        for array in (split.x, split.y):
+        targets = () if split.targets is None else (split.targets,)
+        for array in (*((split.x,) if split.rows is None else split.blocks()), split.y, *targets):
             found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
     return f"{found:08x}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from ..data.batches import Batches
 from ..network import Network
 from ..storage.pattern import SparsityPattern
-from .evaluation import Evaluation
+from .evaluation import Evaluation, Scores
 from .optimizers import Optimizer
 from .state import Record, RunState
 from .step import Totals
@@ -25,6 +25,7 @@ class Training(Protocol):
     state: RunState
     steps: int
     epochs: int
+    scores: Scores
 
     @property
     def steps_done(self) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from ..data import Split
+from ..data.answers import Answers
 from ..data.augmentation import Augmentation
 from ..data.batches import Batches
 from ..data.normalisation import Normalisation
@@ -14,10 +18,62 @@ from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..storage.sizes import fits, spell
 from .divergence import NotFiniteError, broken_layers
+from .losses import CrossEntropy, Loss, SquaredError
+from .state import Record
 from .step import Step, Totals
 
 BATCH = 1000
 """Samples evaluated at once, or fewer in a deep network."""
+
+
+class Scores(Protocol):
+    """What totals of a split are called in the lines of metrics."""
+
+    def __call__(self, split: str, totals: Totals) -> Record:
+        """Entries such as `test_loss` and `test_accuracy`."""
+
+
+def by_accuracy(split: str, totals: Totals) -> Record:
+    """The scores of classes."""
+    return {f"{split}_loss": totals.mean_loss, f"{split}_accuracy": totals.accuracy}
+
+
+class ByDetermination:
+    """The scores of numbers: the loss, and R², the part of the targets' variance that is told.
+
+    Parameters
+    ----------
+    spreads : mapping of str to float
+        Of each split: the sum over outputs of its standardised targets' variances.
+    """
+
+    def __init__(self, spreads: Mapping[str, float]) -> None:
+        self.spreads = dict(spreads)
+
+    def __call__(self, split: str, totals: Totals) -> Record:
+        spread = self.spreads[split]
+        return {f"{split}_loss": totals.mean_loss, f"{split}_r2": 1 - 2 * totals.mean_loss / spread if spread else 0.0}
+
+
+def scores_of(answers: Answers | None, splits: Mapping[str, Split]) -> Scores:
+    """How well a network does is told so, where its outputs mean this."""
+    if answers is None or not answers.numbers:
+        return by_accuracy
+
+    def spread(split: Split) -> float:
+        return float(standardised(split, answers).var(axis=0, dtype=np.float64).sum())
+
+    return ByDetermination({name: spread(split) for name, split in splits.items()})
+
+
+def loss_of(answers: Answers | None) -> Loss:
+    """What training makes small, where a network's outputs mean this."""
+    return SquaredError() if answers is not None and answers.numbers else CrossEntropy()
+
+
+def standardised(split: Split, answers: Answers) -> Any:
+    """A split's targets as a network gives them: float32, of mean 0 and deviation 1 over what it was trained on."""
+    return ((np.asarray(split.targets, np.float64) - answers.mean) / answers.std).astype(np.float32)
 
 
 class Evaluation(Whole):
@@ -30,11 +86,16 @@ class Evaluation(Whole):
         With at most as many classes as the network has outputs; see `check_fit`.
     normalisation : Normalisation
     device : Device
+    answers : Answers, optional
+        What the network's outputs mean.
     """
 
-    def __init__(self, network: Network, split: Split, normalisation: Normalisation, device: Device) -> None:
-        self._batches = store_of(network, split, normalisation, device)
-        self._step = Step(network, self._batches, None, device)
+    def __init__(
+        self, network: Network, split: Split, normalisation: Normalisation, device: Device,
+        answers: Answers | None = None,
+    ) -> None:  # fmt: skip
+        self._batches = store_of(network, split, normalisation, device, answers=answers)
+        self._step = Step(network, self._batches, None, device, loss=loss_of(answers))
 
     def __call__(self) -> Totals:
         """Loss and accuracy as the network is now.
@@ -56,8 +117,9 @@ class Evaluation(Whole):
 
 
 def store_of(
-    network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None
-) -> Batches:
+    network: Network, split: Split, normalisation: Normalisation, device: Device, augment: Augmentation | None = None,
+    *, answers: Answers | None = None,
+) -> Batches:  # fmt: skip
     """The batches of a split, normalised and shaped as a network takes them.
 
     Raises ValueError where the data's samples are not of the network's shape, or not of the kind it was trained on.
@@ -67,7 +129,10 @@ def store_of(
         raise ValueError(f"{network!r}: takes samples of {spell(shape)}, got {spell(normalisation.shape)}")
     if normalisation.dtype not in (None, split.x.dtype.name):
         raise ValueError(f"{network!r}: was trained on samples of {normalisation.dtype}, got {split.x.dtype}")
-    return Batches(split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment)
+    targets = standardised(split, answers) if answers is not None and answers.numbers else None
+    return Batches(
+        split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment, targets=targets
+    )  # fmt: skip
 
 
 def check_fit(network: Network, dataset: Any) -> None:

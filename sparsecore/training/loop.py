@@ -14,10 +14,11 @@ import numpy as np
 from ..network import Network
 from ..runtime.copies import Whole
 from ..storage.pattern import SparsityPattern
+from .best import Best, best_of
 from .callbacks import Callback, Progress
 from .divergence import Diverged, explanation
 from .epoch import steps_of_epoch
-from .evaluation import Evaluation
+from .evaluation import Evaluation, Scores, by_accuracy
 from .held import Held
 from .optimizers import Optimizer
 from .schedules import Schedule, constant
@@ -70,6 +71,10 @@ class Loop(Whole):
         Look at the loss and the parameters after every step, not at the loss alone ten times a second.
     about : mapping
         What the result says of the run beside what it came to.
+    scores : callable
+        What the totals of a split are called in lines of metrics.
+    best : Best, optional
+        Looks for the best epoch, and may end the run.
 
     Raises
     ------
@@ -84,12 +89,15 @@ class Loop(Whole):
         The step's; `store` holds the training samples, in the order of the running epoch.
     steps : int
         In an epoch; the last one takes the samples that are left.
+    scores : callable
+        What totals are called, as given.
     """
 
     def __init__(
         self, step: Step, recorder: Recorder, evaluations: Mapping[str, Evaluation], *, epochs: int, batch_size: int,
         schedule: Schedule | None = None, seed: int = 0, callbacks: Sequence[Callback] = (), evaluate_every: int = 1,
-        check_every_step: bool = False, about: Mapping[str, Any] | None = None,
+        check_every_step: bool = False, about: Mapping[str, Any] | None = None, scores: Scores = by_accuracy,
+        best: Best | None = None,
     ) -> None:  # fmt: skip
         if step.optimizer is None:
             raise ValueError("a loop trains: its step needs an optimizer")
@@ -116,7 +124,7 @@ class Loop(Whole):
         self.schedule = schedule if schedule is not None else constant()
         self.evaluate_every, self.check_every_step = evaluate_every, check_every_step
         self.state = RunState()
-        self._step, self._about = step, dict(about or {})
+        self._step, self._about, self.scores, self._best = step, dict(about or {}), scores, best
         self._stopping = self._stepping = self._unsaved = False
         self._reported_at = 0.0
         self._held = Held()
@@ -221,7 +229,7 @@ class Loop(Whole):
         if not state.finished:
             self.prepare()
         self._reported_at = time.monotonic()
-        while state.epoch < self.epochs:
+        while state.epoch < self.epochs and not self._is_enough():
             self._train_epoch()
             if self._stopping:
                 self.save()
@@ -233,7 +241,8 @@ class Loop(Whole):
             self._step.totals()
             self._told_last = record
             self._notify(record)
-            if state.epoch < self.epochs and self.recorder.due(state.epoch):
+            better = self._best is not None and self._best.look(record, self.network, state)
+            if state.epoch < self.epochs and (better or self.recorder.due(state.epoch)):
                 self.save()
             self._held.let_through()
         if not state.finished:
@@ -242,6 +251,10 @@ class Loop(Whole):
             self.save()
         self._stopping = False
         return state.result
+
+    def _is_enough(self) -> bool:
+        """Whether the run ends before its last epoch."""
+        return self.state.finished or (self._best is not None and self._best.is_enough(self.state))
 
     def _take_optimizer(self) -> None:
         """See to it that the optimizer has this run's rates and columns, and no other's."""
@@ -322,9 +335,7 @@ class Loop(Whole):
         totals = self._step.totals(reset=False)
         self._check_finite(totals, values=True)
         epoch = self.state.epoch + 1
-        record: Record = {
-            "event": "epoch", "epoch": epoch, "train_loss": totals.mean_loss, "train_accuracy": totals.accuracy
-        }  # fmt: skip
+        record: Record = {"event": "epoch", "epoch": epoch} | self.scores("train", totals)
         if epoch % self.evaluate_every == 0 or epoch == self.epochs:
             record |= self._evaluated()
         return record | {"lr": self._lr(self.steps - 1), "seconds": self.state.epoch_seconds}
@@ -334,14 +345,13 @@ class Loop(Whole):
         record: Record = {}
         with self._held.opened():
             for name, evaluation in self.evaluations.items():
-                found = evaluation()
-                record |= {f"{name}_loss": found.mean_loss, f"{name}_accuracy": found.accuracy}
+                record |= self.scores(name, evaluation())
         return record
 
     def _last_record(self) -> Record:
         """That of the last epoch, for a run that stands behind it: from the metrics, or what can be found anew."""
         for record in reversed(list(getattr(self.recorder, "metrics", ()))):
-            if record["event"] == "epoch" and record.get("epoch") == self.epochs:
+            if record["event"] == "epoch" and record.get("epoch") == self.state.epoch:
                 found: Record = record
                 return found
         return self._evaluated()
@@ -353,14 +363,16 @@ class Loop(Whole):
             "event": "result",
             **self._about,
             "seed": self.seed,
-            "epochs": self.epochs,
+            "epochs": state.epoch,
             "connections": network.connections,
             "sparsity": network.sparsity,
             "global_sparsity": network.global_sparsity,
-            **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss"))},
+            **{key: last[key] for key in last if key.endswith(("_accuracy", "_loss", "_r2"))},
             "train_seconds": state.train_seconds,
-            "step_ms": 1000 * state.train_seconds / (self.epochs * self.steps),
+            "step_ms": 1000 * state.train_seconds / (state.epoch * self.steps),
         }
+        if (best := best_of(state)) is not None:
+            result["best"] = best
         self.recorder.append(result)
         self._unsaved, state.result = True, result
         self.save()

@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 import sparsecore
-from sparsecore.data import Dataset, Split, load, npz
+from sparsecore.data import Dataset, Split, arrays, load
 from sparsecore.data.batches import Batches
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.interop.operator import SparseOperator
@@ -198,9 +198,9 @@ class Stop(Callback):
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_its_one_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, moments = table(tmp_path), npz._moments
+    path, moments = table(tmp_path), arrays.moments_of
     with monkeypatch.context() as earlier:
-        earlier.setattr(npz, "_moments", lambda path, channels, table, split: moments(path, 1, False, split))
+        earlier.setattr(arrays, "moments_of", lambda name, channels, table, split: moments(name, 1, False, split))
         whole = run_on(path)
         assert run_on(path, tmp_path / "run", [Stop()]).state.result is None
     again = sparsecore.run(out=tmp_path / "run", resume=True)

@@ -8,10 +8,11 @@ import pytest
 
 from sparsecore.study import studies
 from sparsecore.study.making.archive import Archive
-from sparsecore.study.making.outcome import Outcome, dead_classes
+from sparsecore.study.making.outcome import Outcome
 from sparsecore.study.making.scale import full
 from sparsecore.study.reporting.readings import beside_slides, course, dead_runs, explained, versus
 from sparsecore.study.reporting.results import Cell, Results, differ, gather
+from sparsecore.training.lost import lost_classes
 from tests.study.given import outcome, point, results
 
 pytest.importorskip("matplotlib")
@@ -19,14 +20,14 @@ pytest.importorskip("matplotlib")
 
 def test_dead_classes_are_told_from_a_bad_network() -> None:
     even, ten = (1000,) * 10, range(10)
-    assert dead_classes(even, even) == ()
-    assert dead_classes(tuple(1111 * (k != 3) for k in ten), even) == (3,)
-    assert dead_classes(tuple(19 if k == 3 else 1109 for k in ten), even) == (3,)
-    assert dead_classes(tuple(20 if k == 3 else 1109 for k in ten), even) == ()
-    assert dead_classes(tuple(10_000 * (k == 1) for k in ten), even) == (0, 2, 3, 4, 5, 6, 7, 8, 9)
-    assert dead_classes((500, 500), (1000, 0)) == ()  # a class without samples cannot be lost
+    assert lost_classes(even, even) == ()
+    assert lost_classes(tuple(1111 * (k != 3) for k in ten), even) == (3,)
+    assert lost_classes(tuple(19 if k == 3 else 1109 for k in ten), even) == (3,)
+    assert lost_classes(tuple(20 if k == 3 else 1109 for k in ten), even) == ()
+    assert lost_classes(tuple(10_000 * (k == 1) for k in ten), even) == (0, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert lost_classes((500, 500), (1000, 0)) == ()  # a class without samples cannot be lost
     # As bad as a network that lost a class, and yet it answers all: 90% right everywhere.
-    assert dead_classes(even, even) == ()
+    assert lost_classes(even, even) == ()
 
 
 def test_runs_that_lost_classes_are_found_and_named() -> None:

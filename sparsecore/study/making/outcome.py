@@ -18,10 +18,9 @@ from ..._package import source
 from ...errors import one_line
 from ...files import content, memory, replace
 from ...runs.folder import METRICS
+from ...training.lost import lost_classes
 
 NAME = "outcome.json"
-DEAD = 0.02
-"""A class is dead if the network answers it for fewer samples than this fraction of those that belong to it."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,7 @@ class Outcome:
     @property
     def dead(self) -> tuple[int, ...]:
         """The classes that the network never or hardly ever answers, although samples belong to them."""
-        return dead_classes(self.answers, self.support)
-
-
-def dead_classes(answers: tuple[int, ...], support: tuple[int, ...]) -> tuple[int, ...]:
-    """The classes that have samples but are answered for next to none.
-
-    A network that has lost k of ten equal classes reaches at most 100 − 10·k percent. The answers distinguish such a
-    plateau from a network that is merely bad; the accuracy alone does not.
-    """
-    pairs = enumerate(zip(answers, support, strict=True))
-    return tuple(k for k, (answered, present) in pairs if present and answered < DEAD * present)
+        return lost_classes(self.answers, self.support)
 
 
 def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome:
@@ -85,7 +74,7 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
     dataset = load(state["config"]["options"]["dataset"], data_dir=data_dir)
-    answers, labels = network.predict(dataset.test.x), np.asarray(dataset.test.y)
+    answers, labels = network.predict(dataset.test.samples(0, len(dataset.test))), np.asarray(dataset.test.y)
     result = from_json(state["run"]).result or {} if "run" in state else {}
     outcome = Outcome(
         accuracy=float(result.get("test_accuracy", np.mean(answers == labels))),

@@ -1,0 +1,118 @@
+"""A table of a user's own: a .csv file whose columns are numbers, one of them what is to be told."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecore.data.arrays import Given
+from sparsecore.data.dataset import Dataset
+from sparsecore.data.splits import DataError, listed
+from sparsecore.errors import one_line
+from sparsecore.files import content, memory
+
+SEPARATORS = ",;\t"
+
+
+def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dataset:
+    """The data in a .csv file, its columns separated by commas, semicolons or tabs.
+
+    The first line has the columns' names, unless it has numbers alone: they are then called 1, 2, 3, …. A fifth of the
+    rows is held out for testing, the same in every run.
+
+    Parameters
+    ----------
+    path : Path
+    target : str or None
+        The column to be told: classes, as numbers or words, or with loss "mse" numbers. All others are inputs, numbers.
+    loss : {"cross-entropy", "mse"}
+
+    Raises
+    ------
+    DataError
+        Names the file, the line and the column, what was expected and what was got.
+    """
+    names, rows, first = _rows(path)
+    if target is None or target not in names:
+        got = "no --target" if target is None else repr(target)
+        raise DataError(f"{path}: expected a column to be told, one of {listed(names)}, got {got}")
+    if len(names) < 2:
+        raise DataError(f"{path}: expected columns beside {target!r}, which is the only one")
+    if names.count(target) > 1:
+        raise DataError(f"{path}: expected one column of the name {target!r}, got {names.count(target)}")
+    at = names.index(target)
+    wrong = _Where(path, first)
+    columns = [wrong.numbers(name, [row[k] for row in rows]) for k, name in enumerate(names) if k != at]
+    cells = [row[at].strip() for row in rows]
+    y = wrong.numbers(target, cells) if loss == "mse" else wrong.classes(target, cells)
+    given = Given(str(path), np.stack(columns, axis=1), y, called={"y": target, "x": "columns"})
+    return Dataset.of(given, loss)
+
+
+def _rows(path: Path) -> tuple[list[str], list[list[str]], int]:
+    """The columns' names, the cells of each row, and the line of the first."""
+    try:
+        text = content(path, memory() // 4).decode("utf-8-sig")
+        line = text[: text.find("\n")] if "\n" in text else text
+        separator = max(SEPARATORS, key=line.count)
+        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected a .csv file in UTF-8, could not read it ({error})") from None
+    headed = bool(lines) and not all(map(_is_number, lines[0]))
+    first = lines[0] if lines else []
+    names = [name.strip() for name in first] if headed else [str(k + 1) for k in range(len(first))]
+    rows = lines[headed:]
+    if not rows:
+        raise DataError(f"{path}: expected rows of numbers, got none")
+    for k, row in enumerate(rows):
+        if len(row) != len(names):
+            raise DataError(f"{path}: row {k + 1 + headed}: expected {len(names)} cells, got {len(row)}")
+    return names, rows, 1 + headed
+
+
+class _Where:
+    """Columns of a file, and what is wrong with them where it is."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path, self.first = path, first
+
+    def numbers(self, name: str, cells: list[str]) -> NDArray[np.float64]:
+        """A column of finite numbers."""
+        try:
+            found = np.asarray(cells, np.float64)
+        except ValueError:
+            found = np.array([float(cell) if _is_number(cell) else np.nan for cell in cells])
+        if not (finite := np.isfinite(found)).all():
+            self._refuse(name, int(finite.argmin()), cells, "a finite number")
+        return found
+
+    def classes(self, name: str, cells: list[str]) -> NDArray[Any]:
+        """A column of classes: whole numbers where all are, or else words."""
+        if "" in cells:
+            self._refuse(name, cells.index(""), cells, "a class")
+        try:
+            return np.array([int(cell) for cell in cells], np.int64)
+        except (ValueError, OverflowError):
+            return np.array(cells)
+
+    def _refuse(self, name: str, at: int, cells: list[str], wanted: str) -> None:
+        got = repr(one_line(cells[at], 60)) if cells[at].strip() else "nothing"
+        hint = "; words become numbers as one column of 0 and 1 for each" if not _is_number(cells[at]) else ""
+        raise DataError(f"{self.path}: row {at + self.first}, column {name!r}: expected {wanted}, got {got}{hint}")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
