@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "commands.evaluation", "how well a trained network does"),
     "inspect": Command("inspect.__main__", "inspect.__main__", "a network's structure, in numbers and pictures"),
     "prune": Command("prune.__main__", "prune.__main__", "prune a network that was trained earlier"),
+    "export": Command("commands.export", "commands.export", "write a network as ONNX, or as arrays"),
     "data": Command("data.__main__", "data.__main__", "fetch data sets, and list them"),
     "study": Command("study.__main__", "study.__main__", "train the networks of the studies, and report"),
 }
