@@ -13,11 +13,13 @@ from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.pictures import can_draw
 from ..runs.strict import as_line
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit
 from ..training.step import Totals
+from .answers import Answers, check_file, draw
 from .latency import Latency, latencies
 
 PROGRAM = "python -m sparsecore.evaluate"
@@ -33,6 +35,8 @@ class Arguments(NamedTuple):
     threads: int | None = None
     device: str = "cpu"
     latency: bool = False
+    predictions: str | None = None
+    plot: str | None = None
     json: bool = False
 
 
@@ -40,6 +44,10 @@ def evaluated(arguments: list[str]) -> list[str]:
     """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
     asked = parser()
     given = Arguments(**vars(asked.parse_args(arguments)))
+    table = check_file("--predictions", given.predictions, (".csv", ".npz")) if given.predictions is not None else None
+    picture = check_file("--plot", given.plot, (".png",)) if given.plot is not None else None
+    if picture is not None and not can_draw():
+        raise ValueError("--plot: needs matplotlib, not installed here: pip install 'sparsecore[plot]'")
     checkpoint = read(given.path)
     name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
@@ -48,8 +56,21 @@ def evaluated(arguments: list[str]) -> list[str]:
     if given.threads is not None:
         set_threads(given.threads)
     totals = totals_of(checkpoint.network, dataset, given.device)
-    found = latencies(_normalising(checkpoint.network, dataset), dataset) if given.latency else []
-    return _lines(checkpoint.network, dataset, totals, found, as_json=given.json)
+    network = _normalising(checkpoint.network, dataset)
+    answers = answers_of(network, dataset)
+    if table is not None:
+        answers.write(table)
+    if picture is not None:
+        draw(answers, picture, f"{given.path} on {dataset.name}: {totals.accuracy:.2%}")
+    found = latencies(network, dataset) if given.latency else []
+    lines = _lines(network, dataset, totals, answers, found, as_json=given.json)
+    return lines if given.json else [*lines, *(str(path) for path in (table, picture) if path is not None)]
+
+
+def answers_of(network: Network, dataset: Dataset) -> Answers:
+    """What a network that normalises answers to a test split."""
+    probabilities = network.predict_proba(dataset.test.x)
+    return Answers(dataset.test.y, probabilities.reshape(len(dataset.test), -1))
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
@@ -95,12 +116,19 @@ def parser() -> Parser:
     made.add_argument(
         "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
     )
+    made.add_argument(
+        "--predictions", metavar="FILE",
+        help="write label, answer and probabilities of each sample, as .csv or .npz (not written if not given)",
+    )  # fmt: skip
+    made.add_argument(
+        "--plot", metavar="FILE", help="draw confusions and calibration, as .png (not drawn if not given)"
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
 
 
 def _lines(
-    network: Network, dataset: Dataset, totals: Totals, found: list[Latency], *, as_json: bool
+    network: Network, dataset: Dataset, totals: Totals, answers: Answers, found: list[Latency], *, as_json: bool
 ) -> list[str]:
     if as_json:
         record = {
@@ -111,10 +139,10 @@ def _lines(
             "test_loss": totals.mean_loss,
             "connections": network.connections,
             "sparsity": network.sparsity,
-        }
+        } | answers.record()
         return [as_line(record | ({"latency": [each.record() for each in found]} if found else {}))]
     answer = (
         f"test accuracy {totals.accuracy:.2%}, loss {figure(totals.mean_loss, '.4f')}; {network.connections:,} "
         f"connections, sparse layers {network.sparsity:.1%} sparse"
     )
-    return [dataset.source, answer, *(each.line() for each in found)]
+    return [dataset.source, answer, *answers.lines(), *(each.line() for each in found)]
