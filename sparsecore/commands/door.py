@@ -34,6 +34,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "commands.options", "train a network in sparse storage"),
     "evaluate": Command("evaluate", "commands.evaluation", "how well a trained network does"),
+    "compare": Command("commands.compare", "commands.compare", "runs beside each other: a table, a page"),
     "inspect": Command("inspect.__main__", "inspect.__main__", "a network's structure, in numbers and pictures"),
     "prune": Command("prune.__main__", "prune.__main__", "prune a network that was trained earlier"),
     "export": Command("commands.export", "commands.export", "write a network as ONNX, or as arrays"),
