@@ -33,7 +33,7 @@ class CommandLine(NamedTuple):
         Those of the configuration that were given.
     out : str or None
         The run's folder.
-    resume, quiet, curves : bool
+    resume, quiet, curves, tensorboard : bool
     """
 
     fields: dict[str, Any]
@@ -41,6 +41,7 @@ class CommandLine(NamedTuple):
     resume: bool
     quiet: bool
     curves: bool
+    tensorboard: bool
 
     def config(self) -> RunConfig:
         """The configuration of these fields. Raises UsageError, which names flags."""
@@ -57,7 +58,8 @@ def read(arguments: list[str]) -> CommandLine:
     given = vars(parser().parse_args(arguments))
     fields = {setting.name: given[setting.name] for setting in settings() if given.get(setting.name) is not None}
     return CommandLine(
-        fields, given.get("out"), resume="resume" in given, quiet="quiet" in given, curves="no_curves" not in given
+        fields, given.get("out"), resume="resume" in given, quiet="quiet" in given, curves="no_curves" not in given,
+        tensorboard="tensorboard" in given,
     )
 
 
@@ -89,6 +91,7 @@ def parser(run: RunConfig | None = None) -> Parser:
     )  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
+    command.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard, in --out")
     command.add_argument("--quiet", action="store_true", help="print the result only")
     return made
 
