@@ -114,7 +114,7 @@ class Answers:
         if count > SHOWN:
             shown = sorted(shown, key=lambda k: self.classes[k].recall)[:WORST]
             lines.append(f"the {WORST} of {count} classes that are found least:")
-        rows = [("class", "samples", "precision", "recall", "F1", "taken for (times)")]
+        rows: list[tuple[str, ...]] = [("class", "samples", "precision", "recall", "F1", "taken for (times)")]
         rows += [self._row(k) for k in shown]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:

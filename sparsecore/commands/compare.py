@@ -145,7 +145,7 @@ def _run(name: str, folder: RunFolder, history: list[Record]) -> Run:
 def rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """The table: titles, and a row for each run."""
     titles = ("run", "model", "data", "epochs", "test", "best", "connections", "sparsity", "seconds")
-    return [titles] + [
+    rows: list[tuple[str, ...]] = [
         (
             run.name + ("" if run.finished else " (unfinished)"), run.model, run.dataset, f"{len(run.epochs)}",
             f"{run.accuracy:.2%}", f"{run.best:.2%}", f"{run.connections:,}", f"{run.sparsity:.1%}",
@@ -153,6 +153,7 @@ def rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         )
         for run in runs
     ]  # fmt: skip
+    return [titles, *rows]
 
 
 def table(runs: Sequence[Run]) -> list[str]:
@@ -199,6 +200,7 @@ def _curves(runs: Sequence[Run], name: str, title: str, key: str, unit: float, l
             if points:
                 axes.plot(*zip(*points, strict=True), label=_label(run), marker=".", **_look(k))
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
     return _figure(name, title, draw)
 

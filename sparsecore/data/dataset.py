@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import OneLineError
+from sparsecore.storage.sizes import spell
 
 
 class DataError(OneLineError):
@@ -49,6 +50,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} samples of {self.x.shape[1]:,} features in {self.x.dtype})"
 
     def take(self, rows: NDArray[np.intp]) -> Split:
         """The samples at `rows`, copied, in that order."""
@@ -102,6 +106,10 @@ class Dataset:
                                 f"got {part.y.min()} to {part.y.max()}")
         if self.train.y.min() == self.train.y.max():
             raise DataError(f"{self.name}: train labels must be of two or more classes, got only {self.train.y[0]}")
+
+    def __repr__(self) -> str:
+        return (f"Dataset({self.name!r}, {len(self.train):,} train, {len(self.test):,} test, samples of "
+                f"{spell(self.shape)} in {self.train.x.dtype}, {self.classes} classes)")  # fmt: skip
 
     def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
         """Set a validation split aside from the training split.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -102,6 +104,20 @@ def test_the_page_has_a_picture_for_each_figure_and_needs_nothing_else(capsys: p
     assert "a$b<i>" in page.cells and "<i>" not in text.replace("&lt;i&gt;", "")
     for name in ("_sparse", "a$b&lt;i&gt;"):
         assert text.count(name) >= 5  # in the table, and in the legend of every figure
+
+
+def test_a_browser_shows_every_figure() -> None:
+    """In Chromium, where the variable SPARSECORE_BROWSER names a folder in which npm has installed it."""
+    pytest.importorskip("matplotlib")
+    folder = os.environ.get("SPARSECORE_BROWSER")
+    if folder is None:
+        pytest.skip("needs SPARSECORE_BROWSER, a folder in which to: npm install @sparticuz/chromium puppeteer-core")
+    assert compare.main(["_sparse", "a$b<i>", "--out", "page.html"]) == 0
+    command = ["node", str(Path(__file__).with_name("look.mjs")), str(Path("page.html").absolute())]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    found = json.loads(done.stdout)
+    assert len(found["sizes"]) == 4 and all(width > 300 and height > 200 for width, height in found["sizes"])
+    assert (found["rows"], found["wide"], found["said"]) == (2, False, [])
 
 
 @pytest.mark.parametrize(
