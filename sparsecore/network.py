@@ -513,11 +513,29 @@ class Network:
         ValueError
             Where a logit is NaN, of which none is the largest.
         """
+        return np.argmax(self._answers(x, batch_size, normalised), axis=1)
+
+    def predict_proba(self, x: Any, batch_size: int | None = None, *, normalised: bool = False) -> Any:
+        """The probability of each class, the softmax of `logits`, in their shape and dtype; arguments as for these.
+
+        Raises
+        ------
+        ValueError
+            Where a logit is NaN, as of `predict`.
+        """
+        found = self._answers(x, batch_size, normalised)
+        with np.errstate(invalid="ignore"):  # of a logit that is infinite: it has all, and equals share it
+            powers = np.exp(found - found.max(axis=1, keepdims=True))
+        powers[np.isnan(powers)] = 1
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def _answers(self, x: Any, batch_size: int | None, normalised: bool) -> Any:
+        """Logits, none of which is NaN."""
         found = self.logits(x, batch_size, normalised=normalised)
         if (unanswered := np.isnan(found)).any():
             sample = int(np.argwhere(unanswered)[0, 0])
             raise ValueError(f"{self!r}: x must be samples that it can answer, got NaN as logits of sample {sample}")
-        return np.argmax(found, axis=1)
+        return found
 
     @property
     def patterns(self) -> ByPath[SparsityPattern]:

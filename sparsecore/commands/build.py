@@ -29,7 +29,7 @@ from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .recipes import fitted, model_of, origin, own_line, resolved
-from .report import Lines, Quiet
+from .report import Lines, Quiet, learning_line
 from .threads import FasterThreads
 from .trouble import Trouble
 
@@ -74,6 +74,7 @@ def build(
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
+    report.say(learning_line(config))
     timing: list[Callback] = []
     if isinstance(config.threads, int):
         set_threads(config.threads)

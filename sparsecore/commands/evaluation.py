@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite, prod
 from typing import NamedTuple
 
-from ..console.arguments import Parser
+from ..console.arguments import CACHE, Parser
 from ..data import Dataset, load
 from ..data.arrays import LOSSES
 from ..data.normalisation import Normalisation
@@ -14,12 +14,14 @@ from ..network import Network
 from ..runs.checkpoint import read
 from ..runs.config import dataset_in, loading
 from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.pictures import can_draw
 from ..runs.strict import as_line
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit, scores_of
 from ..training.state import Record
 from ..training.step import Totals
+from .answers import Answers, check_file, draw
 from .latency import Latency, latencies
 from .report import score
 
@@ -39,27 +41,49 @@ class Arguments(NamedTuple):
     device: str = "cpu"
     best: bool = False
     latency: bool = False
+    predictions: str | None = None
+    plot: str | None = None
     json: bool = False
 
 
 def evaluated(arguments: list[str]) -> list[str]:
     """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
-    parser = _parser()
-    given = Arguments(**vars(parser.parse_args(arguments)))
+    asked = parser()
+    given = Arguments(**vars(asked.parse_args(arguments)))
+    table = check_file("--predictions", given.predictions, (".csv", ".npz")) if given.predictions is not None else None
+    picture = check_file("--plot", given.plot, (".png",)) if given.plot is not None else None
+    if picture is not None and not can_draw():
+        raise ValueError("--plot: needs matplotlib, not installed here: pip install 'sparsecore[plot]'")
     checkpoint = read(given.path, best=given.best)
     name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
-        parser.error(f"{given.path} does not say what it was trained on: say --dataset")
+        asked.error(f"{given.path} does not say what it was trained on: say --dataset")
     config = checkpoint.state.get("config")
     how = loading(config) if name == dataset_in(config) else {}
     how |= {name: value for name, value in (("target", given.target), ("loss", given.loss)) if value is not None}
     dataset = load(name, data_dir=given.data_dir, **how)
     dataset = dataset.answered_by(checkpoint.network.answers, prod(checkpoint.network.layers[-1].out_shape))
+    if dataset.numbers and (table is not None or picture is not None):
+        flag = "--plot" if table is None else "--predictions"
+        raise ValueError(f"{flag}: is for classes, and {given.path} tells numbers; leave it out")
     if given.threads is not None:
         set_threads(given.threads)
     totals = totals_of(checkpoint.network, dataset, given.device)
-    found = latencies(_normalising(checkpoint.network, dataset), dataset) if given.latency else []
-    return _lines(checkpoint.network, dataset, totals, found, as_json=given.json)
+    network = _normalising(checkpoint.network, dataset)
+    answers = None if dataset.numbers else answers_of(network, dataset)
+    if answers is not None and table is not None:
+        answers.write(table)
+    if answers is not None and picture is not None:
+        draw(answers, picture, f"{given.path} on {dataset.name}: {totals.accuracy:.2%}")
+    found = latencies(network, dataset) if given.latency else []
+    lines = _lines(network, dataset, totals, answers, found, as_json=given.json)
+    return lines if given.json else [*lines, *(str(path) for path in (table, picture) if path is not None)]
+
+
+def answers_of(network: Network, dataset: Dataset) -> Answers:
+    """What a network that normalises answers to a test split."""
+    probabilities = network.predict_proba(dataset.test.x)
+    return Answers(dataset.test.y, probabilities.reshape(len(dataset.test), -1))
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
@@ -94,25 +118,35 @@ def _normalising(network: Network, dataset: Dataset) -> Network:
     return network
 
 
-def _parser() -> Parser:
-    parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
-    parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
-    parser.add_argument("--best", action="store_true", help="the best epoch on the validation split, not the last")
-    parser.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
-    parser.add_argument("--target", metavar="COLUMN", help="of a .csv file, if it is not the run's own")
-    parser.add_argument("--loss", choices=LOSSES, help="mse for numbers, if the data are not the run's own")
-    parser.add_argument("--data-dir", help="folder of fetched data sets")
-    parser.add_argument("--threads", type=typed(THREADS))
-    parser.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
-    parser.add_argument(
+def parser() -> Parser:
+    """The parser of this command."""
+    made = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
+    made.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    made.add_argument("--best", action="store_true", help="the best epoch on the validation split, not the last")
+    made.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
+    made.add_argument("--target", metavar="COLUMN", help="of a .csv file; the run's own if not given")
+    made.add_argument(
+        "--loss", choices=LOSSES, help="mse for numbers, cross-entropy for classes; the run's own if not given"
+    )
+    made.add_argument("--data-dir", help=CACHE)
+    made.add_argument("--threads", type=typed(THREADS), help="on a CPU: one for each core if not given")
+    made.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
+    made.add_argument(
         "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
+    made.add_argument(
+        "--predictions", metavar="FILE",
+        help="write label, answer and probabilities of each sample, as .csv or .npz (not written if not given)",
+    )  # fmt: skip
+    made.add_argument(
+        "--plot", metavar="FILE", help="draw confusions and calibration, as .png (not drawn if not given)"
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
 
 
 def _lines(
-    network: Network, dataset: Dataset, totals: Totals, found: list[Latency], *, as_json: bool
+    network: Network, dataset: Dataset, totals: Totals, answers: Answers | None, found: list[Latency], *, as_json: bool
 ) -> list[str]:
     found_out = scores_of(dataset.answers, {"test": dataset.test})("test", totals)
     if dataset.answers is not None and len(dataset.answers.std) == 1:
@@ -125,14 +159,14 @@ def _lines(
             **dict(reversed(found_out.items())),
             "connections": network.connections,
             "sparsity": network.sparsity,
-        }
+        } | (answers.record() if answers is not None else {})
         return [as_line(record | ({"latency": [each.record() for each in found]} if found else {}))]
     answer = (
         f"test {'R²' if dataset.numbers else 'accuracy'} {score(found_out, 'test')}, loss "
         f"{figure(totals.mean_loss, '.4f')}{_error(found_out)}; {network.connections:,} connections, "
         f"sparse layers {network.sparsity:.1%} sparse"
     )
-    return [dataset.source, answer, *(each.line() for each in found)]
+    return [dataset.source, answer, *(answers.lines() if answers is not None else []), *(each.line() for each in found)]
 
 
 def _error(scores: Record) -> str:

@@ -20,7 +20,7 @@ from ..runs.trainer import Trainer
 from ..training.callbacks import Callback
 from ..training.divergence import Diverged
 from ..training.state import Record
-from . import options
+from . import options, tensorboard
 from .build import build
 from .options import PROGRAM
 from .recipes import resolved
@@ -41,6 +41,8 @@ class Job(NamedTuple):
     quiet, curves : bool
     again : bool
         The run is in the folder already.
+    tensorboard : bool
+        Write event files.
     """
 
     config: RunConfig
@@ -49,6 +51,7 @@ class Job(NamedTuple):
     quiet: bool = True
     curves: bool = False
     again: bool = False
+    tensorboard: bool = False
 
     @property
     def result(self) -> Record | None:
@@ -102,6 +105,8 @@ def job_of(arguments: list[str]) -> Job:
     try:
         if line.resume and line.out is None:
             options.parser().error("--resume: needs --out, the folder of the run to go on with")
+        if line.tensorboard:
+            tensorboard.check(line.out)
         found = begun(RunFolder(line.out)) if line.resume and line.out is not None else None
         if found is not None and found.config is not None:
             config = gone_on(found.config, line.fields, RunFolder(str(line.out)))
@@ -112,13 +117,16 @@ def job_of(arguments: list[str]) -> Job:
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     checkpoint = found.checkpoint if found is not None else None
-    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None)
+    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard)
 
 
 def trainer_of(job: Job, report: Quiet) -> Trainer:
     """The run, ready for its first step, its folder made. Raises ValueError, whose text names flags."""
+    callbacks = [tensorboard.EventFiles(job.out)] if job.tensorboard and job.out is not None else []
     try:
-        trainer = build(job.config, job.checkpoint, out=job.out, report=report, again=job.again)
+        trainer = build(
+            job.config, job.checkpoint, out=job.out, report=report, callbacks=callbacks, again=job.again
+        )
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     trainer.prepare()

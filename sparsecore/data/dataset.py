@@ -17,6 +17,7 @@ from sparsecore.data.splits import Split as Split
 from sparsecore.data.splits import listed, not_finite, of_targets
 from sparsecore.data.splits import rest as rest
 from sparsecore.data.splits import stratified as stratified
+from sparsecore.storage.sizes import spell
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +184,10 @@ class Dataset:
         table = np.array([number.get(name, -1) for name in self.names], np.int32)
         train, test = (replace(split, y=table[split.y]) for split in (self.train, self.test))
         return replace(self, train=train, test=test, classes=len(theirs), answers=answers)
+
+    def __repr__(self) -> str:
+        return (f"Dataset({self.name!r}, {len(self.train):,} train, {len(self.test):,} test, samples of "
+                f"{spell(self.shape)} in {self.train.x.dtype}, {self.classes} classes)")  # fmt: skip
 
     def holdout(self, fraction: float, seed: int) -> tuple[Split, Split]:
         """Set a validation split aside from the training split.

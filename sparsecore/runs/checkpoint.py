@@ -70,6 +70,11 @@ class Checkpoint:
     state: dict[str, Any]
     arrays: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        run = f", epoch {self.state['run']['epoch']}" if isinstance(self.state.get("run"), dict) else ""
+        columns = f", {', '.join(self.columns)}" if self.columns else ""
+        return f"Checkpoint({self.network!r}, {self.network.connections:,} connections{columns}{run})"
+
     @property
     def velocity(self) -> Any:
         """The column that SGD keeps, or None."""

@@ -7,11 +7,12 @@ changes it, and no screen is needed.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def write(figure: Any, path: Path, *, dpi: int) -> Path:
         figure.savefig(picture, format="png", dpi=dpi)
     replace(path, picture.getvalue())
     return path
+
+
+def svg(figure: Any, name: str) -> str:
+    """A figure as a part of an HTML page; `name` is its own on the page.
+
+    Letters stay letters, which a browser draws sharply and finds; names of parts are the figure's own, since all
+    figures of a page share one space of names.
+    """
+    out = StringIO()
+    with settings(svg__fonttype="none", svg__hashsalt=name):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text[text.index("<svg") :])
 
 
 def _matplotlib() -> Any:

@@ -166,6 +166,10 @@ class Trainer(Loop):
         self.dataset, self.config = dataset, recorder.config
         self.folder, self.metrics, self._recorder = recorder.folder, recorder.metrics, recorder
 
+    def __repr__(self) -> str:
+        where = f", in {self.folder.path}" if self.folder is not None else ""
+        return f"Trainer({self.network!r}, {self.optimizer!r}, epoch {self.state.epoch} of {self.epochs}{where})"
+
     @property
     def done(self) -> int:
         """The old name of `steps_done`."""

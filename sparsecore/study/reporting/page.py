@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from ...files import replace
-from ...runs.pictures import settings
+from ...runs.pictures import svg
 from .figures import Drawing
 from .readings import duration
 from .report import Report, Section, below, dead, failures, overview, table_of
@@ -77,10 +75,4 @@ def _pixels(drawing: Drawing) -> int:
 
 def _svg(drawing: Drawing) -> str:
     """A figure as a part of the page."""
-    out = io.StringIO()
-    # Letters stay letters, which a browser draws sharply and finds; names of parts are the figure's own, since all
-    # figures of the page share one space of names.
-    with settings(svg__fonttype="none", svg__hashsalt=drawing.name):
-        drawing.figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{drawing.name}-", text[text.index("<svg") :])
+    return svg(drawing.figure, drawing.name)
