@@ -74,7 +74,6 @@ def build(
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
-    report.say(learning_line(config))
     timing: list[Callback] = []
     if isinstance(config.threads, int):
         set_threads(config.threads)
@@ -86,6 +85,7 @@ def build(
     if None in (config.epochs, config.batch_size, config.warm_up):
         config = fitted(config, len(dataset.train))
         report.say(own_line(config))
+    report.say(learning_line(config))
     kept = _kept(config, path)
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)

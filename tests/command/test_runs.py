@@ -60,7 +60,7 @@ def test_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert not err
     found_lines = [re.fullmatch(r"(\d+) samples?: p50 ([\d.]+) [µm]s, p99 ([\d.]+) [µm]s, of [\d,]+ calls", line)
-                   for line in out.splitlines()[2:]]  # fmt: skip
+                   for line in out.splitlines()[-3:]]  # fmt: skip
     assert [line and line[1] for line in found_lines] == ["1", "16", "256"]
     assert evaluate.main(["run", "--latency", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -179,7 +179,7 @@ def test_a_run_that_moves_connections_says_so_in_its_epochs(capsys: pytest.Captu
     for words, sparser in ((["rigl", "--sparsity", "0.9"], ""), (["regrow", "--sparsity", "0.98"], "  to 9")):
         assert train.main([*small, "--rewire", *words, "--out", words[0]]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert f"{words[0]} after every 50 steps until step 189: 30% of a layer's connections move" in lines[7]
+        assert f"{words[0]} after every 50 steps until step 189: 30% of a layer's connections move" in lines[8]
         epochs = [line for line in lines if line.startswith("epoch ")]
         moves = [line for line in records(words[0]) if line["event"] == "rewire"]
         assert len(moves) == 3 and len(epochs) == 4
