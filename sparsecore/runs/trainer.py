@@ -19,7 +19,9 @@ from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, store_of
+from ..training.hosted import name_of
 from ..training.loop import Loop, check_seed
+from ..training.losses import CrossEntropy
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
 from ..training.state import Record
@@ -44,13 +46,14 @@ class _Settings:
     epochs: int
     batch_size: int
     augment: Augmentation | None
+    loss: Any
 
     def __call__(self) -> dict[str, Any]:
         told = {name: value for name, value in self.optimizer.description().items() if name in _NUMBERS}
         last = self.epochs * -(-self.samples // self.batch_size) - 1
         factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
         return told | {
-            "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
+            "loss": name_of(self.loss), "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
         }  # fmt: skip
 
 
@@ -95,6 +98,9 @@ class Trainer(Loop):
         Where to train; the network and the optimizer move there. The network's own if not given.
     augment : Augmentation, optional
         Of the training samples; no other split is augmented.
+    loss : Loss or callable, optional
+        What training makes small, as `training.step.Step` takes it; cross-entropy if not given. Evaluation tells
+        cross-entropy.
 
     Raises
     ------
@@ -121,7 +127,7 @@ class Trainer(Loop):
         callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
-        augment: Augmentation | None = None,
+        augment: Augmentation | None = None, loss: Any = None,
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
@@ -136,7 +142,7 @@ class Trainer(Loop):
         config = dict(config or {})
         begun = schedule if schedule is not None else constant()
         lr = getattr(optimizer, "base_lr", optimizer.lr)
-        self._settings = _Settings(optimizer, lr, begun, len(train), epochs, batch_size, augment)
+        self._settings = _Settings(optimizer, lr, begun, len(train), epochs, batch_size, augment, loss or CrossEntropy())
         recorder = Recorder(
             RunFolder(out) if out is not None else None, config, identity, save_every=save_every,
             save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self._settings,
@@ -146,7 +152,7 @@ class Trainer(Loop):
         network.normalisation = normalisation
         splits = {"validation": held_out, "test": dataset.test}
         super().__init__(
-            Step(network, store_of(network, train, normalisation, device, augment), optimizer, device),
+            Step(network, store_of(network, train, normalisation, device, augment), optimizer, device, loss=loss),
             recorder,
             {
                 name: Evaluation(network, split, normalisation, device)
