@@ -53,7 +53,8 @@ class _Settings:
         last = self.epochs * -(-self.samples // self.batch_size) - 1
         factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
         return told | {
-            "loss": name_of(self.loss), "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
+            "loss": name_of(self.loss),
+            "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
         }  # fmt: skip
 
 
@@ -142,7 +143,9 @@ class Trainer(Loop):
         config = dict(config or {})
         begun = schedule if schedule is not None else constant()
         lr = getattr(optimizer, "base_lr", optimizer.lr)
-        self._settings = _Settings(optimizer, lr, begun, len(train), epochs, batch_size, augment, loss or CrossEntropy())
+        self._settings = _Settings(
+            optimizer, lr, begun, len(train), epochs, batch_size, augment, loss or CrossEntropy(),
+        )  # fmt: skip
         recorder = Recorder(
             RunFolder(out) if out is not None else None, config, identity, save_every=save_every,
             save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self._settings,
