@@ -1,4 +1,4 @@
-"""What this package is: its version and commit; where modules of the last release stand now, whose paths still work."""
+"""What this package is: its version and commit; which of its modules are found by paths at which no file stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # importing this costs every user of the package
     from collections.abc import Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
 VERSION = "0.1.0"
 
@@ -75,6 +75,9 @@ MOVED = {
 }
 """Old paths in this package, and new ones."""
 
+DOORS = {"__main__": "commands.door"}
+"""What `python -m` runs by a path of the package, and the module in its room whose `main` that is."""
+
 
 _read: dict[str, str] = {}
 
@@ -119,20 +122,36 @@ def _old_path(name: str) -> str:
     return path if package == __package__ else ""
 
 
+def _stands(name: str) -> str:
+    """The file of the module that is found by this path."""
+    return "/".join([__file__.rpartition("/")[0], *(MOVED | DOORS)[_old_path(name)].split(".")]) + ".py"
+
+
 class _Finder:
-    """Answers for a module's old path with the module itself, not with a copy; asked only where no file answers."""
+    """Answers for a path at which no file stands with the module itself, not with a copy."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if _old_path(name) not in MOVED:
+        if _old_path(name) not in MOVED | DOORS:
             return None
         from importlib.util import spec_from_loader
 
-        return spec_from_loader(name, cast("Loader", self))  # not of that class, whose import is not free
+        # Not of that class, whose import is not free. The origin is what a program is called by in `sys.argv`.
+        return spec_from_loader(name, cast("Loader", self), origin=_stands(name))
+
+    def get_code(self, name: str) -> CodeType | None:
+        """What `python -m` runs. Processes that a program starts run it too, under another name."""
+        if _old_path(name) not in DOORS:
+            return None
+        module = f"{__package__}.{DOORS[_old_path(name)]}"
+        return compile(
+            f"if __name__ == '__main__':\n    import sys\n    from {module} import main\n    sys.exit(main())\n",
+            _stands(name), "exec",
+        )  # fmt: skip
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(f".{MOVED[_old_path(spec.name)]}", __package__)
+        module = import_module(f".{(MOVED | DOORS)[_old_path(spec.name)]}", __package__)
         self._own = module.__spec__
         return module
 

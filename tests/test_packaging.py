@@ -115,6 +115,15 @@ def test_wheel_holds_every_file(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in about)
 
 
+def test_metadata_say_what_this_is() -> None:
+    """Classifiers are the index's own words; URLs come when there is a public place that they name."""
+    project = SETTINGS["project"]
+    assert project["scripts"] == {"sparsecore": "sparsecore.commands.door:main"}
+    known = pytest.importorskip("trove_classifiers").classifiers
+    assert [each for each in project["classifiers"] if each not in known] == []
+    assert sorted(set(project["classifiers"])) == sorted(project["classifiers"])
+
+
 def test_wheel_imports_away_from_and_in_the_checkout(wheel: Path, tmp_path: Path) -> None:
     python = new_environment(tmp_path / "installed")
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
@@ -122,6 +131,8 @@ def test_wheel_imports_away_from_and_in_the_checkout(wheel: Path, tmp_path: Path
     assert all(Path(file).is_relative_to(tmp_path / "installed") for file in away)
     version = "import importlib.metadata as m; print(m.version('sparsecore'))"
     assert run(python, "-c", version, cwd=tmp_path) == sparsecore.__version__
+    script = tmp_path / "installed" / "bin" / "sparsecore"
+    assert run(script, "--version", cwd=tmp_path) == f"sparsecore {sparsecore.__version__}"
     # Python looks in the current folder first, so at the root the checkout wins over the wheel.
     at_root = run(python, "-c", WHERE, cwd=ROOT).splitlines()
     assert all(Path(file).is_relative_to(ROOT) for file in at_root)

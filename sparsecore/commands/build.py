@@ -28,7 +28,7 @@ from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .recipes import model_of, origin, resolved
-from .report import Quiet
+from .report import Quiet, learning_line
 from .threads import FasterThreads
 
 if TYPE_CHECKING:  # imported only by runs that prune
@@ -72,6 +72,7 @@ def build(
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
     report.layers(network)
+    report.say(learning_line(config))
     timing: list[Callback] = []
     if isinstance(config.threads, int):
         set_threads(config.threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import NamedTuple
 
-from ..console.arguments import Parser
+from ..console.arguments import CACHE, Parser
 from ..data import Dataset, load
 from ..data.normalisation import Normalisation
 from ..errors import figure
@@ -38,12 +38,12 @@ class Arguments(NamedTuple):
 
 def evaluated(arguments: list[str]) -> list[str]:
     """Evaluate as a command line says; returns the lines to print. Raises ValueError."""
-    parser = _parser()
-    given = Arguments(**vars(parser.parse_args(arguments)))
+    asked = parser()
+    given = Arguments(**vars(asked.parse_args(arguments)))
     checkpoint = read(given.path)
     name = given.dataset or dataset_in(checkpoint.state.get("config"))
     if name is None:
-        parser.error(f"{given.path} does not say what it was trained on: say --dataset")
+        asked.error(f"{given.path} does not say what it was trained on: say --dataset")
     dataset = load(name, data_dir=given.data_dir)
     if given.threads is not None:
         set_threads(given.threads)
@@ -84,18 +84,19 @@ def _normalising(network: Network, dataset: Dataset) -> Network:
     return network
 
 
-def _parser() -> Parser:
-    parser = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
-    parser.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
-    parser.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
-    parser.add_argument("--data-dir", help="folder of fetched data sets")
-    parser.add_argument("--threads", type=typed(THREADS))
-    parser.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
-    parser.add_argument(
+def parser() -> Parser:
+    """The parser of this command."""
+    made = Parser(PROGRAM, "Evaluate a trained network on a test split.", EXAMPLE)
+    made.add_argument("path", metavar="DIR", help="a run's folder, or a .safetensors file")
+    made.add_argument("--dataset", type=typed(NAME), help="the run's own if not given")
+    made.add_argument("--data-dir", help=CACHE)
+    made.add_argument("--threads", type=typed(THREADS), help="on a CPU: one for each core if not given")
+    made.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
+    made.add_argument(
         "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
 
 
 def _lines(

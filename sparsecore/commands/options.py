@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ OLD_FLAGS = {"granularity": "--pattern", "evaluate_every": "--look-epochs"}
 """Flags of earlier versions, by the field that they still set."""
 WITHOUT_VALUE = {"expander": "fixed"}
 """What a flag means that may stand without a value."""
+FROM_RECIPE = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warm_up", "augment", "hidden",
+               "padding", "width")  # fmt: skip
+"""Fields whose default is the model's own."""
 WITHOUT_FLAG = ("model", "dataset_name")
 """Fields that are no flags: the model comes first, and a command names its data set by `--dataset`."""
 
@@ -48,6 +52,8 @@ class CommandLine(NamedTuple):
 
 def read(arguments: list[str]) -> CommandLine:
     """Read the words of a command line. Raises UsageError."""
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        parser(_of_help(arguments)).parse_args(["--help"])
     given = vars(parser().parse_args(arguments))
     fields = {setting.name: given[setting.name] for setting in settings() if given.get(setting.name) is not None}
     return CommandLine(
@@ -60,22 +66,26 @@ def written(fields: Mapping[str, Any]) -> list[str]:
     return [flag(name) if value is True else f"{flag(name)}={spelled(value)}" for name, value in fields.items()]
 
 
-def parser() -> Parser:
-    """The parser of the training command; what is not given is not in its result."""
-    made = Parser(PROGRAM, "Train a network in sparse storage.", EXAMPLE)
+def parser(run: RunConfig | None = None) -> Parser:
+    """The parser of the training command; what is not given is not in its result.
+
+    Its help has the defaults of a run, where one is given.
+    """
+    about = "Train a network in sparse storage." + (f" [In brackets: what {run.model} gets here.]" if run else "")
+    made = Parser(PROGRAM, about, EXAMPLE)
     groups: dict[str, Any] = {}
     for setting in settings():
         group = groups.get(setting.group) or made.add_argument_group(setting.group)
         groups[setting.group] = group
         if setting.name == "model":
             made.add_argument("model", nargs="?", default=None, type=typed(setting.kind), metavar="MODEL",
-                              help=setting.help)  # fmt: skip
+                              help=setting.help + "; before --help, it shows its recipe")  # fmt: skip
         elif setting.name not in WITHOUT_FLAG:
-            _add(group, setting)
+            _add(group, setting, run)
     command = made.add_argument_group("this command")
     command.add_argument(
         "--out", type=typed(NAME), metavar="DIR",
-        help="folder for config.json, metrics.jsonl, model.safetensors, curves.png",
+        help="folder for config.json, metrics.jsonl, model.safetensors, curves.png; nothing is kept if not given",
     )  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
@@ -83,9 +93,9 @@ def parser() -> Parser:
     return made
 
 
-def _add(group: Any, setting: Setting) -> None:
+def _add(group: Any, setting: Setting, run: RunConfig | None) -> None:
     name = setting.name
-    about: dict[str, Any] = {"dest": name, "help": setting.help}
+    about: dict[str, Any] = {"dest": name, "help": f"{setting.help}{_default(setting, run)}"}
     if setting.kind is TRUTH:
         group.add_argument(flag(name), action="store_true", **about)
         return
@@ -94,3 +104,25 @@ def _add(group: Any, setting: Setting) -> None:
     group.add_argument(flag(name), **about, **bare)
     if name in OLD_FLAGS:
         group.add_argument(OLD_FLAGS[name], **about | {"help": argparse.SUPPRESS})
+
+
+def _default(setting: Setting, run: RunConfig | None) -> str:
+    """What holds where an option is not given, as far as its help does not say so."""
+    if run is not None and (value := getattr(run, setting.name)) not in (None, False):
+        return f" [{spelled(value)}]"
+    if setting.kind is TRUTH or re.search(r"default|if not given|\(\d", setting.help):
+        return ""
+    if setting.default is not None:
+        return f" ({spelled(setting.default)} if not given)"
+    return " (the recipe's if not given)" if setting.name in FROM_RECIPE else " (none if not given)"
+
+
+def _of_help(arguments: list[str]) -> RunConfig | None:
+    """The run that a command line describes which asks for help; None if it does not describe one."""
+    from .recipes import resolved
+
+    try:
+        given = vars(parser().parse_args([word for word in arguments if word not in ("-h", "--help")]))
+        return resolved(RunConfig(**{each.name: given[each.name] for each in settings() if each.name in given}))
+    except ValueError:
+        return None

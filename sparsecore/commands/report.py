@@ -9,6 +9,8 @@ from math import isfinite
 from ..console.output import output
 from ..errors import figure
 from ..network import LayerSummary, Network
+from ..runs.config import RunConfig
+from ..runs.kinds import spelled
 from ..training.callbacks import Callback, Progress, Training
 from ..training.state import Record
 
@@ -130,6 +132,17 @@ def rows_of(network: Network) -> list[tuple[str, str, str, str]]:
 def _called(line: LayerSummary) -> str:
     """A layer's name, after its path where that is more than a number."""
     return line.name if line.path.isdecimal() else f"{line.path} {line.name}"
+
+
+def learning_line(config: RunConfig) -> str:
+    """How a run learns, as a line: what stands in its recipe, or was asked for."""
+    epochs = f"{config.epochs:,} epochs" if config.epochs != 1 else "1 epoch"
+    how = {"momentum": config.momentum, "betas": config.betas, "weight decay": config.weight_decay,
+           "clipped to": config.clip_norm, "warm-up": config.warm_up, "augment": config.augment}  # fmt: skip
+    said = [f"{name} {spelled(value)}" for name, value in how.items() if value not in (None, 0.0, "none")]
+    name = "nesterov's sgd" if config.nesterov else config.optimizer
+    first = f"{name}: batch size {config.batch_size:,}, rate {config.lr:g} ({config.schedule})"
+    return ", ".join([first, *said, epochs])
 
 
 def epoch_line(record: Record) -> str:

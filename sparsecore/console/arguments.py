@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from os.path import expanduser
 from typing import Any, NoReturn
 
 from ..errors import OneLineError, one_line
+from .called import as_called
+
+CACHE = "folder of fetched data sets ($SPARSECORE_DATA_DIR, or else the platform's cache folder, if not given)"
 
 
 class UsageError(OneLineError):
@@ -19,15 +23,22 @@ class UsageError(OneLineError):
 class Parser(argparse.ArgumentParser):
     """argparse, but errors raise UsageError, options cannot be abbreviated, and ~ is the home folder in any word.
 
-    A shell leaves it in `--out=~/x`, from which a folder called ~ was made.
+    A shell leaves it in `--out=~/x`, from which a folder called ~ was made. A word that is nearly an option or a choice
+    is not taken for it, since the next version may have another that is nearer; the error names what is close.
     """
 
     def __init__(self, prog: str, description: str, example: str, **others: Any) -> None:
+        self.example = as_called(example)
         super().__init__(
-            prog, description=description, epilog=f"for example: {example}", argument_default=argparse.SUPPRESS,
-            allow_abbrev=False, **others,
+            as_called(prog), description=description, epilog=f"for example: {self.example}",
+            argument_default=argparse.SUPPRESS, allow_abbrev=False, **{"formatter_class": _Help} | others,
         )  # fmt: skip
-        self.example = example
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}{_meant(rest, list(self._options()))}")
+        return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = [_at_home(word) for word in (sys.argv[1:] if args is None else args)]
@@ -38,7 +49,44 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{one_line(message)}; for example: {self.example}")
+        wrong = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message, re.DOTALL)
+        close = _meant([wrong[1]], wrong[2].replace("'", "").split(", ")) if wrong else ""
+        raise UsageError(f"{one_line(message)}{close}; for example: {self.example}")
+
+    def walk(self) -> Iterator[Parser]:
+        """This parser, and those of its sub-commands."""
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser.walk()
+
+    def actions(self) -> list[argparse.Action]:
+        """The arguments and options of this parser itself."""
+        return list(self._actions)
+
+    def _options(self) -> Iterator[str]:
+        for parser in self.walk():
+            yield from parser._option_string_actions
+
+
+class _Help(argparse.HelpFormatter):
+    """Says of an option that takes no value what holds without it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        alone = isinstance(action, argparse._StoreTrueAction) and action.help
+        return as_called(f"{action.help} (off if not given)" if alone else action.help or "")
+
+
+def _meant(words: list[str], known: list[str]) -> str:
+    """A question for each word that is nearly one of those known."""
+    found = [match for word in words for match in _near(word.partition("=")[0], known)]
+    return f"; did you mean {' or '.join(dict.fromkeys(found))}?" if found else ""
+
+
+def _near(word: str, known: list[str]) -> list[str]:
+    longer = [each for each in known if each.startswith(word)] if len(word) > len("--e") else []
+    return longer if 1 <= len(longer) <= 3 else get_close_matches(word, known, 1)
 
 
 def _at_home(word: str) -> str:

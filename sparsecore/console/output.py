@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import one_line
+from .called import as_called
 from .interrupts import Interrupted, Interrupts
 
 
@@ -86,7 +87,7 @@ def leave_stdout() -> None:
 
 def complain(program: str, problem: object, status: int) -> int:
     """Say on one line of stderr what is wrong; gives back the exit status."""
-    print(f"{program}: {one_line(problem)}", file=sys.stderr)
+    print(as_called(f"{program}: {one_line(problem)}"), file=sys.stderr)
     return status
 
 

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparsecore.console.arguments import Parser, UsageError
+from sparsecore.console.arguments import CACHE, Parser, UsageError
 from sparsecore.console.output import complain, print_lines
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
+from sparsecore.data.dataset import DataError
 from sparsecore.data.loading import load_cached
 from sparsecore.data.sources.fetch import KINDS, fetch
 from sparsecore.data.subset import TEST, TRAIN, write_subset
@@ -25,14 +26,14 @@ EXAMPLE = f"{PROGRAM} fetch fashion-mnist"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
     except UsageError as error:
         return complain(PROGRAM, error, 2)
     try:
         root = cache.folder(options.data_dir)
         lines = []
         if options.command == "fetch":
-            lines = [_fetch(options.name, root, options.source)]
+            lines = [_fetch(options.name, root, options.source, again="again" in options)]
         elif options.command == "list":
             lines = _list(root)
         else:
@@ -52,24 +53,37 @@ class _Parser(Parser):
                          **others)  # fmt: skip
 
 
-def _parser() -> Parser:
-    parser = _Parser()
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> Parser:
+    """The parser of this command."""
+    made = _Parser()
+    commands = made.add_subparsers(dest="command", required=True, help="what to do")
     cached = _Parser(add_help=False)
-    cached.add_argument("--data-dir", type=Path, default=None, help="the cache's folder (also: SPARSECORE_DATA_DIR)")
+    cached.add_argument("--data-dir", type=Path, default=None, help=CACHE)
     get = commands.add_parser("fetch", parents=[cached], help="fetch a data set, verify it and keep it in the cache")
-    get.add_argument("name", choices=tuple(CATALOGUE))
-    get.add_argument("--source", choices=KINDS, default=None, help="only this kind; otherwise each in turn")
+    get.add_argument("name", choices=tuple(CATALOGUE), help="of the data set")
+    get.add_argument("--source", choices=KINDS, default=None, help="only this kind; each in turn if not given")
+    get.add_argument("--again", action="store_true", help="fetch it even if it is here and whole")
     commands.add_parser("list", parents=[cached], help="the data sets, and which of them are at hand")
     draw = commands.add_parser("make-subset", parents=[cached], help="draw the embedded subset from the cached MNIST")
-    draw.add_argument("path", type=Path)
-    return parser
+    draw.add_argument("path", type=Path, metavar="FILE", help="to write, an .npz")
+    return made
 
 
-def _fetch(name: str, root: Path, kind: str | None) -> str:
+def _fetch(name: str, root: Path, kind: str | None, *, again: bool) -> str:
+    if not again and _is_whole(name, root):
+        return f"{name}: is in {root / name}, verified; nothing was fetched"
     start = time.monotonic()
     source = fetch(CATALOGUE[name], root, kind)
     return f"{name}: fetched from {source} in {time.monotonic() - start:.1f} s, verified, kept in {root / name}"
+
+
+def _is_whole(name: str, root: Path) -> bool:
+    """Whether a set is in the cache, each file as its hash says."""
+    try:
+        cache.read(CATALOGUE[name], root)
+    except DataError:
+        return False
+    return True
 
 
 def _list(root: Path) -> list[str]:

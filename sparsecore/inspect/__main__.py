@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..console.output import answer, write_anything
+
+if TYPE_CHECKING:
+    from ..console.arguments import Parser
 
 PROGRAM = "python -m sparsecore.inspect"
 EXAMPLE = f"{PROGRAM} runs/pruned --pictures pictures"
@@ -24,7 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _inspected(arguments: list[str]) -> list[str]:
     """Inspect as a command line says; returns the lines to print. Raises ValueError."""
-    from ..console.arguments import Parser
     from ..runs.checkpoint import read, save
     from ..runs.strict import as_line
     from .dead import dead_lines, remove_dead
@@ -32,25 +34,14 @@ def _inspected(arguments: list[str]) -> list[str]:
     from .pictures import draw
     from .report import describe
 
-    parser = Parser(PROGRAM, "Look at the structure of a trained network.", EXAMPLE)
-    parser.add_argument("path", metavar="FILE", help="a run's folder or a checkpoint")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--pictures",
-        metavar="DIR",
-        help="folder for layers.png, inputs.png and moves.png (FILE's name with .pictures if not given)",
-    )
-    parser.add_argument(
-        "--remove-dead", action="store_true", help="write the network without its dead neurons to --out"
-    )
-    parser.add_argument("--out", metavar="FILE", help="for --remove-dead, such as smaller.safetensors")
-    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    asked = parser()
+    options: dict[str, Any] = vars(asked.parse_args(arguments))
     if ("remove_dead" in options) != ("out" in options):
-        parser.error("--remove-dead and --out go together")
+        asked.error("--remove-dead and --out go together")
     if "out" in options and Path(options["out"]).exists():
-        parser.error(f"--out: {options['out']} is there already; choose another name")
+        asked.error(f"--out: {options['out']} is there already; choose another name")
     if "out" in options and os.path.abspath(options["out"]) == os.path.abspath(options.get("pictures", "")):
-        parser.error(f"--out, --pictures: expected a file and a folder, got {options['out']} for both")
+        asked.error(f"--out, --pictures: expected a file and a folder, got {options['out']} for both")
     checkpoint = read(options["path"])
     network, path = checkpoint.network, Path(options["path"])
     tried = tried_of(checkpoint)
@@ -70,6 +61,27 @@ def _inspected(arguments: list[str]) -> list[str]:
     if out is not None and "json" not in options:
         lines += [*dead_lines(network), f"{out}: {smaller!r}, {smaller.connections:,} connections"]
     return lines
+
+
+def parser() -> Parser:
+    """The parser of this command."""
+    from ..console.arguments import Parser
+
+    made = Parser(PROGRAM, "Look at the structure of a trained network.", EXAMPLE)
+    made.add_argument("path", metavar="FILE", help="a run's folder or a checkpoint")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    made.add_argument(
+        "--pictures",
+        metavar="DIR",
+        help="folder for layers.png, inputs.png and moves.png (FILE's name with .pictures if not given)",
+    )
+    made.add_argument(
+        "--remove-dead", action="store_true", help="write the network without its dead neurons to --out"
+    )
+    made.add_argument(
+        "--out", metavar="FILE", help="for --remove-dead, such as smaller.safetensors (none if not given)"
+    )
+    return made
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from ..data.normalisation import Normalisation
 from ..files import replace
 from ..layers.norm import BatchNorm
 from ..layers.sparse import SparseLayer
@@ -22,8 +23,11 @@ _FLOAT32_ALONE = ("Conv", "AveragePool", "GlobalAveragePool")
 """What ONNX defines for float64 too, but its runtimes do not compute."""
 
 
-def to_onnx(network: Network, path: str | Path, *, sparse: bool = False, fold: bool = False) -> None:
-    """Write a network as an ONNX model that takes `x` of shape (batch, *in_shape) and gives `y`.
+def to_onnx(
+    network: Network, path: str | Path, *, sparse: bool = False, fold: bool = False, normalise: bool = False,
+    names: tuple[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Write a network as an ONNX model that takes `x` of shape (batch, *in_shape) and gives logits.
 
     It computes what `network.logits` does of x that is normalised already. `network.normalisation`, if there is one, is
     in the model's metadata. In a float64 network convolutions and averages are computed in float32, since runtimes have
@@ -39,13 +43,19 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False, fold: b
         them dense when it does; other runtimes may not read them.
     fold : bool
         Take batch normalisation into the weights before it, where it directly follows some; see `prune.folded`.
+    normalise : bool
+        Take samples as they are stored, pixels in uint8 or numbers in float32, and normalise them in the model, as
+        `network.logits` does.
+    names : tuple of str, optional
+        What the model calls its input and its output: "x", and a name that tells the last layer, if not given.
 
     Raises
     ------
     ImportError
         If onnx is missing: pip install 'sparsecore[onnx]'.
     ValueError
-        If the network has a layer of another kind than the engine's own.
+        If the network has a layer of another kind than the engine's own, does not know how samples are normalised that
+        it is to normalise, or a name is another's.
     OSError
         If the file cannot be written.
     """
@@ -53,21 +63,25 @@ def to_onnx(network: Network, path: str | Path, *, sparse: bool = False, fold: b
     from onnx import helper
 
     network = folded(network) if fold else network
-    graph = _Graph(network, sparse)
-    float_type = helper.np_dtype_to_tensor_dtype(network.dtype)
+    norm = network.normalisation
+    graph = _Graph(network, sparse, _raw(network) if normalise else None)
+    given, found = names or ("x", graph.value)
+    graph.rename({"x": given, graph.value: found})
+    kinds = (norm.dtype if normalise and norm is not None else network.dtype), network.dtype
     ends = [
-        helper.make_tensor_value_info(name, float_type, ["batch", *shape])
-        for name, shape in (("x", network.layers[0].in_shape), (graph.value, network.layers[-1].out_shape))
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), ["batch", *shape])
+        for name, kind, shape in zip(
+            (given, found), kinds, (network.layers[0].in_shape, network.layers[-1].out_shape), strict=True
+        )
     ]
     made = helper.make_graph(
         graph.nodes, "sparsecore", ends[:1], ends[1:], graph.dense, sparse_initializer=graph.sparse
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="sparsecore")
     model.ir_version = 8  # as old as this opset, so that older runtimes read it too
-    norm = network.normalisation
     if norm is not None:
-        known = {} if norm.dtype is None else {"dtype": norm.dtype}
-        helper.set_model_props(model, {"mean": str(list(norm.mean)), "std": str(list(norm.std))} | known)
+        how = {"normalisation": "inside"} if normalise else {"mean": str(list(norm.mean)), "std": str(list(norm.std))}
+        helper.set_model_props(model, how | ({} if norm.dtype is None else {"dtype": norm.dtype}))
     onnx.checker.check_model(model)
     replace(Path(path), model.SerializeToString())
 
@@ -120,15 +134,26 @@ def to_scipy(network: Network) -> ByPath[tuple[scipy.sparse.csr_array, Any]]:
     return found
 
 
+def _raw(network: Network) -> Normalisation:
+    """How a network's samples are normalised, of which it is known what they are."""
+    norm = network.normalisation
+    if norm is None or norm.dtype is None:
+        raise ValueError(f"{network!r}: does not know how its samples are normalised: it was not trained by a run of "
+                         "this version, or has no `normalisation`")  # fmt: skip
+    return norm
+
+
 class _Graph:
     """Nodes and initializers, layer by layer; `value` is the name of what came out of the last, `shape` its shape."""
 
-    def __init__(self, network: Network, sparse: bool) -> None:
+    def __init__(self, network: Network, sparse: bool, norm: Normalisation | None) -> None:
         self.nodes: list[Any] = []
         self.dense: list[Any] = []
         self.sparse: list[Any] = []
         self.value, self._sparse, self._dtype = "x", sparse, network.dtype
         self.shape = tuple(network.layers[0].in_shape)
+        if norm is not None:
+            self._normalise(norm)
         network.root.export(self, "")
 
     def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
@@ -139,6 +164,26 @@ class _Graph:
             self.value = self._cast(out, f"y{path}", np.float64)
         else:
             self.value = self._add(kind, given, f"y{path}", **attributes)
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Give values other names. Raises ValueError if one is already another's."""
+        tensors = [each.name for each in self.dense] + [each.values.name for each in self.sparse]
+        others = {name for node in self.nodes for name in (*node.input, *node.output)} | set(tensors)
+        new = list(names.values())
+        if len(set(new)) < len(new) or (taken := (others - names.keys()) & set(new)) or not all(new):
+            what = f"{sorted(taken)[0]!r}, which another value has" if len(set(new)) == len(new) and taken else f"{new}"
+            raise ValueError(f"names: expected two that differ and that no other value has, got {what}")
+        for node in self.nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+
+    def _normalise(self, norm: Normalisation) -> None:
+        if norm.dtype != self._dtype:
+            self.value = self._cast("x", "x.numbers", self._dtype)
+        for what, kind, row in zip(("scale", "shift"), ("Mul", "Add"), norm.affine(np.dtype(norm.dtype), self._dtype),
+                                   strict=True):  # fmt: skip
+            row = row[:1] if (row == row[0]).all() else row.reshape(self.shape)
+            self.value = self._add(kind, [self.value, self.array(f"x.{what}", row)], f"x.{what}.out")
 
     def _add(self, kind: str, given: Sequence[str], out: str, **attributes: Any) -> str:
         from onnx import helper

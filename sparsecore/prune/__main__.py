@@ -32,24 +32,24 @@ def _pruned(arguments: list[str]) -> list[str]:
     """Prune as a command line says; returns the lines to print. Raises ValueError."""
     from ..runs.checkpoint import save
 
-    parser = _parser()
-    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    asked = parser()
+    options: dict[str, Any] = vars(asked.parse_args(arguments))
     goals = [name for name in ("sparsity", "threshold", "quality") if name in options]
     if len(goals) > 1 or not (goals or "compact" in options):
-        parser.error("expected one of --sparsity, --threshold and --quality, or --compact alone or with one of them")
+        asked.error("expected one of --sparsity, --threshold and --quality, or --compact alone or with one of them")
     if "sparsity" not in options and (other := {"by", "global"} & options.keys()):
-        parser.error(f"--{other.pop()}: goes with --sparsity only")
+        asked.error(f"--{other.pop()}: goes with --sparsity only")
     if not goals and "allow_empty" in options:
-        parser.error("--allow-empty: goes with pruning, and --compact removes nothing that is in use")
+        asked.error("--allow-empty: goes with pruning, and --compact removes nothing that is in use")
     out = Path(options["out"])
     if out.suffix == ".npz":  # which would be read as one
-        parser.error(f"--out: expected a name such as a.safetensors, which is what is written, got {out}")
+        asked.error(f"--out: expected a name such as a.safetensors, which is what is written, got {out}")
     if out.exists():
-        parser.error(f"--out: {out} is there already; choose another name")
+        asked.error(f"--out: {out} is there already; choose another name")
     network, config = _read(Path(options["path"]))
     lines = []
     if goals:
-        pruned = _prune(network, options, config, parser)
+        pruned = _prune(network, options, config, asked)
         network.sparse = network.sparse or tuple(line.layer for line in pruned)
         lines = [_line(line) for line in pruned]
     if "compact" in options:
@@ -69,38 +69,48 @@ def _compacted(network: Network) -> tuple[Network, list[str]]:
     return smaller, [*dead_lines(network), f"{before:,} parameters before, {after:,} after"]
 
 
-def _parser() -> Parser:
-    from ..console.arguments import Parser
+def parser() -> Parser:
+    """The parser of this command."""
+    from ..console.arguments import CACHE, Parser
     from ..runs.kinds import GOALS, GRANULARITY, POSITIVE, typed
     from .pruner import SALIENCIES
 
-    parser = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
-    parser.add_argument(
+    made = Parser(PROGRAM, "Prune a trained network.", EXAMPLE)
+    made.add_argument(
         "path", metavar="FILE", help="a run's folder, a checkpoint, or an .npz or .safetensors file of dense weights"
     )
-    parser.add_argument(
+    made.add_argument(
         "--sparsity", type=typed(GOALS), metavar="S",
-        help="of each sparse layer afterwards (of every layer if none is), or of each layer: 0.9, or 0.9,0.9,0",
+        help="of each sparse layer afterwards (of every layer if none is), or of each layer: 0.9, or 0.9,0.9,0; "
+             "nothing is pruned if not given",
     )  # fmt: skip
-    parser.add_argument("--threshold", type=typed(POSITIVE), metavar="T", help="instead: |w| below this goes")
-    parser.add_argument(
-        "--quality", type=typed(POSITIVE), metavar="Q", help="instead: |w| below Q of its layer's std goes"
+    made.add_argument(
+        "--threshold", type=typed(POSITIVE), metavar="T", help="instead: |w| below this goes (none if not given)"
     )
-    parser.add_argument("--by", choices=tuple(SALIENCIES), help="what ranks connections; all but magnitude need data")
-    parser.add_argument(
+    made.add_argument(
+        "--quality", type=typed(POSITIVE), metavar="Q",
+        help="instead: |w| below Q of its layer's std goes (none if not given)",
+    )  # fmt: skip
+    made.add_argument(
+        "--by", choices=tuple(SALIENCIES), help="what ranks connections: magnitude (default), or others, that need data"
+    )
+    made.add_argument(
         "--granularity", type=typed(GRANULARITY), metavar="UNIT",
         help="what goes as a whole: weight (default), channel, rows:G or block:G,H",
     )  # fmt: skip
-    parser.add_argument("--global", action="store_true", help="rank the connections of all layers together")
-    parser.add_argument(
+    made.add_argument("--global", action="store_true", help="rank the connections of all layers together")
+    made.add_argument(
         "--compact", action="store_true",
         help="remove channels and neurons that no input reaches or no output uses, alone or after pruning",
     )  # fmt: skip
-    parser.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
-    parser.add_argument("--dataset", help="for --by; the run's own if not given")
-    parser.add_argument("--data-dir", help="folder of fetched data sets")
-    parser.add_argument("--out", required=True, default=argparse.SUPPRESS, metavar="FILE", help="such as a.safetensors")
-    return parser
+    made.add_argument("--allow-empty", action="store_true", help="let a layer lose all its connections")
+    made.add_argument("--dataset", help="for --by; the run's own if not given")
+    made.add_argument("--data-dir", help=CACHE)
+    made.add_argument(
+        "--out", required=True, default=argparse.SUPPRESS, metavar="FILE",
+        help="file to write, such as a.safetensors; must be given",
+    )  # fmt: skip
+    return made
 
 
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:

@@ -148,9 +148,17 @@ class RunConfig:
         "what ranks connections: magnitude |w| (default), gradient |w·dw|, curvature ½·h·w²", metavar="SALIENCY",
     )  # fmt: skip
     prune_global: bool = _in(PRUNING, kinds.TRUTH, "rank the connections of all sparse layers together", False)
-    prune_start: int | None = _in(PRUNING, kinds.STEP, "steps before the first pruning", metavar="STEP")
-    prune_end: int | None = _in(PRUNING, kinds.STEP, "steps before the last pruning", metavar="STEP")
-    prune_every: int | None = _in(PRUNING, kinds.STEPS, "steps between prunings", metavar="STEPS")
+    prune_start: int | None = _in(
+        PRUNING, kinds.STEP, "steps before the first pruning (0.05 to 0.5 of the run, by the way, if not given)",
+        metavar="STEP",
+    )  # fmt: skip
+    prune_end: int | None = _in(
+        PRUNING, kinds.STEP, "steps before the last pruning (half of the run if not given)", metavar="STEP"
+    )
+    prune_every: int | None = _in(
+        PRUNING, kinds.STEPS, "steps between prunings (such that there are 5, or 50 gradual ones, if not given)",
+        metavar="STEPS",
+    )  # fmt: skip
     prune_exponent: float | None = _in(
         PRUNING, kinds.POSITIVE, "of the gradual curve (3 if not given); larger is sooner", metavar="E"
     )

@@ -152,37 +152,39 @@ class Plan:
 
 
 def _options(arguments: list[str]) -> dict[str, Any]:
-    options: dict[str, Any] = vars(_parser().parse_args(arguments))
+    options: dict[str, Any] = vars(parser().parse_args(arguments))
     missing = " and ".join(name for name in ("matplotlib", "jinja2") if find_spec(name) is None)
     if missing:
         raise ValueError(f"the report needs {missing}, not installed here: pip install 'sparsecore[plot]'")
     return options
 
 
-def _parser() -> Parser:
-    from ..console.arguments import Parser, integer
+def parser() -> Parser:
+    """The parser of this command."""
+    from ..console.arguments import CACHE, Parser, integer
     from .studies import STUDIES
 
-    parser = Parser(PROGRAM, "Train the networks of the studies and report on them.", EXAMPLE)
+    made = Parser(PROGRAM, "Train the networks of the studies and report on them.", EXAMPLE)
     count = integer("a whole number from 1 to 256", 2, 1, 256)
-    parser.add_argument(
+    made.add_argument(
         "names", nargs="*", default=(), type=_study, metavar="NAME",
         help=f"studies, all if none is given: {', '.join(STUDIES)}",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=count, help=f"of each run: {SEEDS} if not given, {QUICK_SEEDS} with --quick")
-    parser.add_argument("--quick", action="store_true", help="few epochs on the embedded digits, to see that all works")
-    parser.add_argument(
+    made.add_argument("--seeds", type=count, help=f"of each run: {SEEDS} if not given, {QUICK_SEEDS} with --quick")
+    made.add_argument("--quick", action="store_true", help="few epochs on the embedded digits, to see that all works")
+    made.add_argument(
         "--dataset", choices=("mnist", "cifar10"), help="the part of the studies on this data set; both if not given"
     )
-    parser.add_argument(
-        "--from", action="append", metavar="FILE", help="a runs.jsonl, whose runs need not be made; may be repeated"
+    made.add_argument(
+        "--from", action="append", metavar="FILE",
+        help="a runs.jsonl, whose runs need not be made; may be repeated (none if not given)",
     )
-    parser.add_argument("--out", metavar="DIR", help="for runs, which are kept, and reports: runs/study if not given")
-    parser.add_argument("--results", metavar="FILE", help="the report in Markdown: results.md in --out if not given")
-    parser.add_argument("--workers", type=count, help="processes, one for each core if not given")
-    parser.add_argument("--data-dir", help="folder of fetched data sets")
-    parser.add_argument("--dry-run", action="store_true", help="say how long it would take, and stop")
-    return parser
+    made.add_argument("--out", metavar="DIR", help="for runs, which are kept, and reports: runs/study if not given")
+    made.add_argument("--results", metavar="FILE", help="the report in Markdown: results.md in --out if not given")
+    made.add_argument("--workers", type=count, help="processes, one for each core if not given")
+    made.add_argument("--data-dir", help=CACHE)
+    made.add_argument("--dry-run", action="store_true", help="say how long it would take, and stop")
+    return made
 
 
 def _study(text: str) -> str:
