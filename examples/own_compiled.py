@@ -130,7 +130,7 @@ def main() -> None:
     gradcheck(Swish(5), rng.standard_normal((19, 5)))
     gradcheck(Smoothed(), rng.standard_normal((19, 5)), labels=rng.integers(0, 5, 19))
     trainer = Trainer(network(), load("mnist-subset"), Lion(1e-3, weight_decay=0.1), epochs=6, loss=Smoothed())
-    found = trainer.run()
+    found = trainer.run() or {}
     print(f"test accuracy {found['test_accuracy']:.1%}")
     assert found["test_accuracy"] > 0.9
 

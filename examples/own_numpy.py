@@ -65,7 +65,7 @@ def main() -> None:
     gradcheck(smoothed, rng.standard_normal((19, 5)), labels=rng.integers(0, 5, 19))
     warnings.simplefilter("ignore")  # which says once for each that it is plain Python
     trainer = Trainer(network(), load("mnist-subset"), Lion(1e-3, weight_decay=0.1), epochs=6, loss=smoothed)
-    found = trainer.run()
+    found = trainer.run() or {}
     print(f"test accuracy {found['test_accuracy']:.1%}")
     assert found["test_accuracy"] > 0.9
 

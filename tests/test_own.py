@@ -287,6 +287,7 @@ ONES = np.ones(4)
         (copied, 2, (ONES[::2],), (ONES,), "copied: argument 0 must be contiguous, got strides"),
         (copied, 2, (ONES,), (ONES.astype("M8[s]"),), "copied: argument 1 must hold ordinary numbers, got datetime64"),
         (copied, 2, (ONES.astype(">f8"),), (ONES,), "copied: argument 0 must hold ordinary numbers, got >f8"),
+        (copied, 2, (ONES,), (np.frombuffer(bytes(32)),), "copied: argument 1 is written to, got a read-only array"),
         (copied, 2, ("x",), (ONES,), "copied: argument 0 must be an array or a number, got str"),
         (copied, 2, (ONES,), (1.0,), "copied: argument 1 must be an array, which is written to, got float"),
         (copied, 2, (ONES,) * 30, (ONES,), "copied: a call must fit 48 words, one of a number and 1 . dimensions"),

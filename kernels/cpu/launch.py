@@ -180,7 +180,7 @@ class Launcher:
         Inputs are arrays, which it cannot write to, and numbers; all arrays are contiguous. `work` says how many
         multiply-adds there are in about: as many as the arrays have numbers, if not given.
         """
-        check_own(function, count, inputs, outputs)
+        check_own(function, count, inputs, outputs, recorded=self._tape is not None)
         if is_python(function):
             self.host(function.__name__, *python_call(function, count, inputs, outputs))
             return

@@ -35,8 +35,11 @@ def is_python(function: Any) -> bool:
     return not isinstance(function, Dispatcher)
 
 
-def check_own(function: Any, count: int, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Refuse a function that is no kernel, and what it would misread. Raises TypeError or ValueError."""
+def check_own(function: Any, count: int, inputs: Sequence[Any], outputs: Sequence[Any], *, recorded: bool) -> None:
+    """Refuse a function that is no kernel, and what it would misread. Raises TypeError or ValueError.
+
+    Arrays cannot be written to while a call is `recorded`.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     if not isinstance(function, Dispatcher) and not (config.DISABLE_JIT and callable(function)):
         raise TypeError(f"{name}: a kernel must be a function compiled by numba.njit, got {type(function).__name__}")
@@ -50,6 +53,8 @@ def check_own(function: Any, count: int, inputs: Sequence[Any], outputs: Sequenc
         if isinstance(value, np.ndarray):
             if not value.flags.c_contiguous:
                 raise ValueError(f"{name}: argument {k} must be contiguous, got strides {value.strides}")
+            if k >= len(inputs) and not (recorded or value.flags.writeable):
+                raise ValueError(f"{name}: argument {k} is written to, got a read-only array")
             if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8 or not value.dtype.isnative:
                 raise TypeError(f"{name}: argument {k} must hold ordinary numbers, got {value.dtype}")
         elif k >= len(inputs) or not isinstance(value, int | float | np.integer | np.floating):
@@ -115,7 +120,7 @@ def _compiled(function: Any, kinds: tuple[Any, ...], outputs: int) -> Any:
         except Exception:
             jump(address, call, part, until, parts)
 
-    made = CFunc(run, (SIGNATURE.args, SIGNATURE.return_type), locals={}, options={"error_model": "numpy"})
+    made: Any = CFunc(run, (SIGNATURE.args, SIGNATURE.return_type), locals={}, options={"error_model": "numpy"})
     made.compile()
     made.failed = failed  # which must live as long
     return made
@@ -172,8 +177,8 @@ def _failure(name: str, kinds: tuple[Any, ...], outputs: int) -> Any:
             dimensions = kind.ndim if isinstance(kind, types.Array) else 0
             if dimensions and k >= len(kinds) - outputs and kind.dtype in SCALAR:
                 size = int(np.prod(words[at + 1 : at + 1 + dimensions]))
-                number = ctypes.c_float if kind.dtype == types.float32 else ctypes.c_double
-                np.frombuffer((number * size).from_address(words[at]), number).fill(np.nan)
+                number: Any = ctypes.c_float if kind.dtype == types.float32 else ctypes.c_double
+                np.ctypeslib.as_array((number * size).from_address(words[at])).fill(np.nan)
             at += 1 + dimensions
         what = f"{name}: raised an exception on a tape; what it was to write is NaN"
         warnings.warn(what, RuntimeWarning, stacklevel=1)

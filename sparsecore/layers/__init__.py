@@ -8,7 +8,7 @@ from .layer import Layer
 from .linear import SparseLinear
 from .norm import BatchNorm
 from .pooling import AvgPool2d, GlobalAvgPool, MaxPool2d
-from .registry import register
+from .registry import KINDS, register
 from .relu import ReLU
 from .residual import Residual
 from .sequential import Sequential
@@ -28,7 +28,7 @@ _ALL: tuple[type[Layer], ...] = (
     Sequential,
     Residual,
 )
-KINDS = {kind.__name__: kind for kind in _ALL}
+KINDS.update({kind.__name__: kind for kind in _ALL})
 """Every kind of layer of this package by the name it has in a checkpoint; `register` names others."""
 
 __all__ = [

@@ -9,8 +9,10 @@ from .layer import Layer
 
 L = TypeVar("L", bound=Layer)
 
+KINDS: dict[str, type[Layer]] = {}
+"""This package's own kinds of layers by the names that they have in a checkpoint; `sparsecore.layers` fills it."""
 REGISTERED: dict[str, type[Layer]] = {}
-"""Kinds of layers that are not this package's own, by the names that they have in a checkpoint."""
+"""Others."""
 
 
 def register(name: str) -> Callable[[type[L]], type[L]]:
@@ -37,8 +39,6 @@ def register(name: str) -> Callable[[type[L]], type[L]]:
     def named(kind: type[L]) -> type[L]:
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise TypeError(f"register: {name!r} must be a class of layers, got {kind!r}")
-        from . import KINDS
-
         other = KINDS.get(name) or REGISTERED.get(name)
         if other is not None and _place(other) != _place(kind):
             raise ValueError(f"register: {name!r} is the name of {'.'.join(_place(other))}: choose another")
@@ -50,15 +50,11 @@ def register(name: str) -> Callable[[type[L]], type[L]]:
 
 def kind_named(name: object) -> type[Layer] | None:
     """The class of layers that has a name in a checkpoint; None if there is none."""
-    from . import KINDS
-
     return (KINDS.get(name) or REGISTERED.get(name)) if isinstance(name, str) else None
 
 
 def name_of(layer: Layer) -> str | None:
     """The name that a layer's class has in a checkpoint; None if it has none."""
-    from . import KINDS
-
     own = type(layer)
     if KINDS.get(own.__name__) is own:
         return own.__name__

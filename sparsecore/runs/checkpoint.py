@@ -238,10 +238,10 @@ def _description(layer: Layer) -> dict[str, Any]:
     """A layer and all that it holds, in JSON's types."""
     kind = name_of(layer)
     if kind is None:
-        found = type(layer).__name__
+        own = type(layer).__name__
         raise CheckpointError(
-            f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {found}: give your own class a "
-            f"name, @sparsecore.layers.register({found!r})"
+            f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {own}: give your own class a "
+            f"name, @sparsecore.layers.register({own!r})"
         )
     pattern: SparsityPattern | None = getattr(layer, "pattern", None)
     found: dict[str, Any] = {
