@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.sweep"
 EXAMPLE = f"{PROGRAM} sweep.toml --workers 2"
+MOST_COMPARED = 6
+"""Runs on the comparison page, one of each of the best points: as many as there are colours that can be told apart."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,6 +143,8 @@ class Lines:
 
 def _write(sweep: Sweep, board: Board, out: Path) -> None:
     """The table, best first, as lines and as sweep.csv; and the comparison of the runs."""
+    from statistics import fmean
+
     from ..files import replace
 
     rows = [_row(point, found) for point in sweep.points if (found := _outcomes(point, board))]
@@ -158,21 +162,27 @@ def _write(sweep: Sweep, board: Board, out: Path) -> None:
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(out / "sweep.csv")
-    for path in compared([out / "runs" / run.key for run in sweep.runs if run.key in board.finished], out):
+    best = sorted((-fmean(each.accuracy for _, each in found), point.title, found[0][0].key)
+                  for point in sweep.points if (found := _outcomes(point, board)))  # fmt: skip
+    for path in compared([(title, out / "runs" / key) for _, title, key in dict.fromkeys(best)], out):
         print(path)
 
 
-def compared(runs: list[Path], out: Path) -> list[Path]:
-    """The comparison page of some runs, where this version has one: `commands.compare.page(runs, path)` makes it."""
+def compared(runs: Sequence[tuple[str, Path]], out: Path) -> list[Path]:
+    """The comparison page of the first of some runs, each a title and a folder; none where nothing can make one."""
     from importlib import import_module
     from importlib.util import find_spec
 
-    name = f"{__package__.rpartition('.')[0]}.commands.compare"
-    page = getattr(import_module(name), "page", None) if find_spec(name) is not None else None
-    if page is None:
+    try:
+        compare = import_module(f"{__package__.rpartition('.')[0]}.commands.compare")
+    except ModuleNotFoundError:
         return []
-    page(runs, out / "compare.html")
-    return [out / "compare.html"]
+    if any(find_spec(name) is None for name in ("matplotlib", "jinja2")):
+        return []
+    page = out / "compare.html"
+    shown = [compare.run_in(str(folder))._replace(name=title) for title, folder in runs[:MOST_COMPARED]]
+    compare.write_page(shown, page)
+    return [page]
 
 
 def _outcomes(point: Point, board: Board) -> list[tuple[Run, Outcome]]:
@@ -189,7 +199,7 @@ def _row(point: Point, found: list[tuple[Run, Outcome]]) -> dict[str, Any]:
     return {name: shown(value) for name, value in point.given.items()} | {
         "accuracy": fmean(accuracies), "deviation": stdev(accuracies) if len(found) > 1 else 0.0, "runs": len(found),
         "connections": round(fmean(outcome.connections for _, outcome in found)),
-        "sparsity": fmean(outcome.sparsity for _, outcome in found),
+        "layer_sparsity": fmean(outcome.sparsity for _, outcome in found),
         "seconds": fmean(outcome.seconds for _, outcome in found), "lost": sum(bool(each.dead) for _, each in found),
     }  # fmt: skip
 

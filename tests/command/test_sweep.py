@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,16 +12,16 @@ import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from sparsecore.study.making import mpi, worker
+from sparsecore.study.making import mpi
 from sparsecore.study.making.sweep import SweepError, read_sweep, sweep_of
 from sparsecore.study.sweep import main
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = {"model": "lenet300", "dataset": "mnist-subset", "epochs": 1, "random": True, "hidden": [20, 10]}
+RUN = {"model": "lenet300", "dataset": "mnist-subset", "epochs": 1, "random": True, "hidden": [60, 30]}
 TEXT = """
 seeds = 2
 [run]
@@ -30,7 +29,7 @@ model = "lenet300"
 dataset = "mnist-subset"
 epochs = 1
 random = true
-hidden = [20, 10]
+hidden = [60, 30]
 [grid]
 sparsity = [0.5, 0.9]
 """
@@ -156,7 +155,7 @@ def test_runs_are_made_once_and_the_table_is_best_first(file: Path, capsys: Any)
     assert "4 runs to make, 0 are there, in runs/small" in said and "4/4" in said
     rows = table(Path("runs/small"))
     accuracies = [float(row["accuracy"]) for row in rows]
-    assert {row["sparsity"] for row in rows} and accuracies == sorted(accuracies, reverse=True)
+    assert {row["sparsity"] for row in rows} == {"0.5", "0.9"} and accuracies == sorted(accuracies, reverse=True)
     assert [row["runs"] for row in rows] == ["2", "2"] and all(0.2 < each < 1 for each in accuracies)
     folders = sorted(path.name for path in Path("runs/small/runs").iterdir())
     assert folders == sorted(run.key for run in read_sweep(file).runs)
@@ -230,12 +229,29 @@ def test_mpi_makes_the_same_runs(file: Path, capsys: Any, monkeypatch: pytest.Mo
     assert len(jobs) == 4, "what is there is not made again"
 
 
-def test_a_job_leaves_the_streams_of_its_process_alone(tmp_path: Path, capfd: Any) -> None:
+def test_the_best_points_are_compared_on_a_page(file: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for the room's own comparison: one run of each point under its title, best first."""
+
+    class Run(NamedTuple):
+        name: str
+
+    pages: list[Any] = []
+    module = types.ModuleType("sparsecore.commands.compare")
+    module.run_in = Run  # type: ignore[attr-defined]
+    module.write_page = lambda runs, page: pages.append((runs, page))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sparsecore.commands.compare", module)
+    assert main([str(file), "--workers", "2"]) == 0
+    ((runs, page),) = pages
+    assert page == Path("runs/small/compare.html") and capsys.readouterr().out.splitlines()[-1] == str(page)
+    assert [run.name for run in runs] == [f"sparsity={row['sparsity']}" for row in table(Path("runs/small"))]
+
+
+def test_a_job_leaves_the_streams_of_its_process_alone(tmp_path: Path) -> None:
     job = {"kind": "train", "folder": str(tmp_path / "run"), "arguments": ["--", "nothing"], "data_dir": None}
-    found = worker.made(job)
-    os.write(1, b"still here\n")
-    assert found["status"] == 2 and "expected a model" in found["why"]
-    assert capfd.readouterr().out == "still here\n"
+    code = f"from sparsecore.study.making.worker import made; print(made({job!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("{'status': 2, 'why': 'python -m sparsecore.train: expected a model")
+    assert done.stderr == ""
 
 
 def test_the_pages_files_are_sweeps() -> None:
