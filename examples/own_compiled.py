@@ -66,9 +66,10 @@ class Swish(Layer):
 @njit
 def lion(dw, rates, decays, w, mean, first, last):  # type: ignore[no-untyped-def]
     """One step for some of the parameters."""
+    lr, decay, scale = rates[LR], decays * rates[WEIGHT_DECAY], rates[SCALE]
     for k in range(first, last):
-        g = dw[k] * rates[SCALE]
-        w[k] -= rates[LR] * (np.sign(0.9 * mean[k] + 0.1 * g) + decays * rates[WEIGHT_DECAY] * w[k])
+        g = dw[k] * scale
+        w[k] -= lr * (np.sign(0.9 * mean[k] + 0.1 * g) + decay * w[k])
         mean[k] += 0.01 * (g - mean[k])
 
 

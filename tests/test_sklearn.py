@@ -306,7 +306,7 @@ def test_fitting_in_parts():
     np.testing.assert_array_equal(model.network_.params, before)
     x, y = numeric()
     regressor = quick(SparseMLPRegressor, learning_rate_init=0.02)
-    for k in range(40):
+    for k in range(120):
         regressor.partial_fit(x[k % 2 :: 2], y[k % 2 :: 2])
     assert regressor.score(x, y) > 0.9
     with pytest.raises(ValueError, match="y must have 2 columns, as before, got 3"):

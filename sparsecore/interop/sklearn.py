@@ -98,9 +98,6 @@ class _SparseMLP(BaseEstimator):
 
     def _fit(self, x: Any, targets: Any, outputs: int, weights: Any, part: bool) -> None:
         """Standardise, wire, and train until the loss no longer falls; `targets` are classes or rows of floats."""
-        if weights is not None:  # samples that weigh nothing are not there
-            x, targets, weights = x[weights > 0], targets[weights > 0], weights[weights > 0]
-            weights = None if (weights == weights[0]).all() else weights
         going_on = self._goes_on(part)
         if not going_on:
             self._mean, self._scale = _moments(x, weights)
@@ -325,6 +322,15 @@ class _SparseMLP(BaseEstimator):
         return tags
 
 
+def _present(x: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """The samples that weigh anything, and their weights: None where all weigh the same."""
+    if weights is None:
+        return x, targets, None
+    there = weights > 0
+    weights = weights[there]
+    return x[there], targets[there], None if (weights == weights[0]).all() else weights
+
+
 def _moments(x: Any, weights: Any) -> tuple[Any, Any]:
     """The columns' means, and what standardising divides them by; of samples that may have weights."""
     if isinstance(x, np.ndarray) and weights is None:
@@ -461,7 +467,8 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
                 raise ValueError(f"{type(self).__name__}: class_weight must be a dict for partial_fit, got 'balanced'")
             of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
             weights = (1.0 if weights is None else weights) * of_class[labels]
-        self._fit(x, labels, len(self.classes_), self._weights(weights, x.shape[0]), part)
+        x, labels, weights = _present(x, labels, self._weights(weights, x.shape[0]))
+        self._fit(x, labels, len(self.classes_), weights, part)
 
     def predict_proba(self, X: Any) -> Any:
         """Probability of each class, shape (n, n_classes)."""
@@ -503,8 +510,8 @@ class SparseMLPRegressor(RegressorMixin, _SparseMLP):
         x, y = self._validated(x, y, multi_output=True, y_numeric=True, reset=not goes_on)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        weights = self._weights(weights, x.shape[0])
         rows = np.asarray(real_numbers(y, type(self).__name__, "y"), np.float64).reshape(x.shape[0], -1)
+        x, rows, weights = _present(x, rows, self._weights(weights, x.shape[0]))
         if goes_on and rows.shape[1] != len(self._y_mean):
             raise ValueError(
                 f"{type(self).__name__}: y must have {len(self._y_mean)} columns, as before, got {rows.shape[1]}"
