@@ -248,9 +248,9 @@ def test_the_best_points_are_compared_on_a_page(file: Path, capsys: Any, monkeyp
 
 def test_a_job_leaves_the_streams_of_its_process_alone(tmp_path: Path) -> None:
     job = {"kind": "train", "folder": str(tmp_path / "run"), "arguments": ["--", "nothing"], "data_dir": None}
-    code = f"from sparsecore.study.making.worker import made; print(made({job!r}))"
+    code = f"from sparsecore.study.making.worker import made; import json; print(json.dumps(made({job!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("{'status': 2, 'why': 'python -m sparsecore.train: expected a model")
+    assert done.stdout.startswith('{"status": 2, "why": "python -m sparsecore.train: expected a model')
     assert done.stderr == ""
 
 
