@@ -132,12 +132,14 @@ def gradcheck(
         if labels is not None:
             raise ValueError("gradcheck: labels are for networks, and this is a layer")
         function = _of_layer(subject, x, rng, seed, training)
-    elif callable(subject) and not isinstance(subject, type):
+    elif isinstance(subject, Loss):
         if labels is None:
             raise ValueError("gradcheck: a loss needs labels, or targets under that name")
-        function = _of_loss(subject, x, labels) if isinstance(subject, Loss) else _of_function(subject, x, labels)
+        function = _of_loss(subject, x, labels)
+    elif labels is not None and callable(subject) and not isinstance(subject, type):
+        function = _of_function(subject, x, labels)
     else:
-        raise TypeError(f"gradcheck: a Layer, a Network or a loss is needed, got {type(subject).__name__}")
+        raise TypeError(f"gradcheck: a Layer or a Network is needed, got {type(subject).__name__}")
     worst, checked = GradCheck(-1.0, "", 0.0, 0.0, 0), 0
     for name, (array, gradient) in function.arrays.items():
         if gradient.shape != array.shape:

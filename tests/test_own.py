@@ -243,7 +243,7 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(way: str, tmp
         _, optimizer, loss = parts(way)
         given = {"epochs": 2, "batch_size": 27, "seed": 5, "out": tmp_path / f"{at}"}
         other = Trainer(found.network, dataset(), optimizer, **given)
-        with pytest.raises(CheckpointError, match="loss was (Smoothed|smoothed), got CrossEntropy"):
+        with pytest.raises(CheckpointError, match=r"loss was (Smoothed|smoothed), got CrossEntropy"):
             other.restore(found)
         found = read(tmp_path / f"{at}")
         again = Trainer(found.network, dataset(), parts(way)[1], loss=loss, **given)
@@ -370,5 +370,5 @@ def test_a_config_needs_the_constructors_names() -> None:
 
 def test_what_is_no_loss_is_refused() -> None:
     assert issubclass(CrossEntropy, Loss)
-    with pytest.raises(TypeError, match="gradcheck: a Layer, a Network or a loss is needed, got ABCMeta"):
+    with pytest.raises(TypeError, match="gradcheck: a Layer or a Network is needed, got ABCMeta"):
         gradcheck(CrossEntropy, numbers((4, 4)), labels=np.arange(4))  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def _compiled(function: Any, kinds: tuple[Any, ...], outputs: int) -> Any:
     def run(call, part, until, parts):  # type: ignore[no-untyped-def]
         count, values = given(call)
         first, last = share(count, part, until, parts)
-        arguments = values + (first, last)
+        arguments = (*values, first, last)
         try:
             function(*arguments)
         except Exception:
