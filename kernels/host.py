@@ -6,7 +6,7 @@ on every device. It sees the values of that moment, and what it computes reaches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -29,3 +29,18 @@ class HostCall(NamedTuple):
     function: Callable[..., Any]
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
+
+
+def python_call(
+    function: Callable[..., Any], count: int, inputs: Sequence[Any], outputs: Sequence[Any]
+) -> tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]:
+    """A call function(*inputs, *outputs, 0, count), whose inputs may be numbers, as a host call has it: a function, and
+    arrays by name."""
+    arrays = {f"input {k}": value for k, value in enumerate(inputs) if hasattr(value, "shape") and value.shape != ()}
+    written = {f"output {k}": array for k, array in enumerate(outputs)}
+
+    def call(**given: Any) -> None:
+        read = [given.get(f"input {k}", value) for k, value in enumerate(inputs)]
+        function(*read, *(given[name] for name in written), 0, count)
+
+    return call, arrays, written

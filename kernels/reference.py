@@ -6,7 +6,7 @@ beside these. Only the lanes of a line, and the features of a sample, are writte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,15 @@ def host(
 ) -> None:
     """function(**inputs, **outputs), in Python: NumPy arrays, of which only the outputs can be written to."""
     function(**inputs, **outputs)
+
+
+def compiled(
+    function: Any, count: int, inputs: Sequence[Any], outputs: Sequence[Array], *, work: int | None = None
+) -> None:
+    """function(*inputs, *outputs, first, last), a function of one's own that does the things from `first` to before
+    `last`: all of so many."""
+    del work
+    function(*inputs, *outputs, 0, count)
 
 
 # ---------------------------------------------------------------------------------------------- elementwise

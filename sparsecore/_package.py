@@ -75,7 +75,7 @@ MOVED = {
 }
 """Old paths in this package, and new ones."""
 
-DOORS = {"__main__": "commands.door", "compare": "commands.compare"}
+DOORS = {"__main__": "commands.door", "compare": "commands.compare", "sweep": "study.sweep"}
 """What `python -m` runs by a path of the package, and the module in its room whose `main` that is."""
 
 

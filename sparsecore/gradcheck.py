@@ -1,4 +1,4 @@
-"""A gradient check for any layer or network: what `backward` gives, held against central differences in float64."""
+"""A gradient check for any layer, network or loss: what `backward` gives, against central differences in float64."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from .layers.layer import Layer
 from .network import Network
 from .runtime.arrays import real_numbers
-from .runtime.tiles import LANES, Labels, Tiles, rows_of_tiles, tiled
+from .runtime.tiles import LANES, Labels, Targets, Tiles, rows_of_tiles, tiled
 from .runtime.workspace import Workspace
-from .training.losses import CrossEntropy
+from .training.losses import CrossEntropy, Loss
 
 Array = NDArray[np.float64]
 
@@ -70,27 +70,29 @@ class _Function(NamedTuple):
 
 
 def gradcheck(
-    subject: Layer | Network, x: Any, *, labels: Any = None, eps: float = 1e-5, rtol: float = 1e-5,
-    samples: int | None = 1000, seed: int = 0, training: bool = False,
+    subject: Layer | Network | Loss | Callable[..., Any], x: Any, *, labels: Any = None, eps: float = 1e-5,
+    rtol: float = 1e-5, samples: int | None = 1000, seed: int = 0, training: bool = False,
 ) -> GradCheck:  # fmt: skip
     """Compare gradients with central differences, (f(v + ε) − f(v − ε)) / 2ε.
 
     For a layer, f is a random linear function of its output, differentiated by the input and all parameters; for a
-    network, it is the mean cross-entropy, differentiated by all parameters. Everything is computed in float64 on a
+    network, it is the mean cross-entropy, differentiated by all parameters; for a loss, it is the loss, differentiated
+    by x, which stands for a network's outputs. Everything is computed in float64 on a
     copy on the processor, so the parameters may be float32 or on a GPU, and are not changed. In the copy, parameters of
     exactly 0, such as fresh biases, are small random numbers instead.
 
     Beyond that, gradients must be the same when `backward` is called again and when it need not give dx; and what a
-    layer says of its tiles must be true: that y is rectified, or dx masked.
+    layer says of its tiles must be true: that y is rectified, or dx masked. A `Loss` must divide by the divisor it is
+    given, and not see what is in lanes past the batch.
 
     Parameters
     ----------
-    subject : Layer or Network
+    subject : Layer, Network, Loss, or function (outputs, labels) → loss, gradient
         Yours or the engine's. It must be deterministic.
     x : array of shape (batch, features) or (batch, *in_shape)
         Random numbers are best: exactly where the derivative jumps (a ReLU at 0) there is nothing to agree on.
-    labels : integer array of shape (batch,)
-        Classes: for a network only, which needs them.
+    labels : integer array of shape (batch,), or float array of shape (batch, outputs)
+        Classes, for a network or a loss, which need them; or a loss's targets.
     eps : float
         ε, relative to values larger than 1.
     rtol : float
@@ -130,6 +132,12 @@ def gradcheck(
         if labels is not None:
             raise ValueError("gradcheck: labels are for networks, and this is a layer")
         function = _of_layer(subject, x, rng, seed, training)
+    elif isinstance(subject, Loss):
+        if labels is None:
+            raise ValueError("gradcheck: a loss needs labels, or targets under that name")
+        function = _of_loss(subject, x, labels)
+    elif labels is not None and callable(subject) and not isinstance(subject, type):
+        function = _of_function(subject, x, labels)
     else:
         raise TypeError(f"gradcheck: a Layer or a Network is needed, got {type(subject).__name__}")
     worst, checked = GradCheck(-1.0, "", 0.0, 0.0, 0), 0
@@ -232,6 +240,43 @@ def _of_network(network: Network, x: Array, labels: Any, seed: int, training: bo
             _check_same(f"layer {path} {network[path]!r}", pieces, again[path], "a second time")
 
     return _Function(losses, 1 / max(targets.batch, 1), arrays, contract)
+
+
+def _of_loss(loss: Loss, z: Array, labels: Any) -> _Function:
+    z = z.reshape(len(z), -1)
+    goal: Any = np.asarray(labels)
+    wanted = Labels.pack(goal, z.shape[1]) if goal.ndim == 1 else Targets.pack(goal)
+    workspace, batch = Workspace(training=True), len(z)
+    totals = workspace.array("totals", (3,), np.float64, zero=True)
+
+    def computed(beyond: float = 0.0, **how: Any) -> Array:
+        tiles = tiled(z, np.float64)
+        tiles[-1, :, batch % LANES or LANES :] = beyond
+        totals[:] = 0
+        return rows_of_tiles(loss(Tiles(tiles, batch), wanted, workspace, **how).data, batch)
+
+    def mean() -> Array:
+        computed()
+        return np.array([totals[0] / batch])
+
+    gradient = computed()
+
+    def contract() -> None:
+        found = {"z": computed(), "totals": totals.copy()}
+        _check_same(repr(loss), found, {"z": computed(7.0), "totals": totals}, "when lanes past the batch hold numbers")
+        _check_same(repr(loss), {"z": gradient / 2}, {"z": computed(divisor=2 * batch)}, "for a divisor of 2 batches")
+
+    return _Function(mean, 1.0, {"z": (z, gradient)}, contract)
+
+
+def _of_function(loss: Callable[..., Any], z: Array, labels: Any) -> _Function:
+    goal = np.asarray(labels)
+    gradient = np.array(loss(z, goal)[1], np.float64)
+
+    def contract() -> None:
+        _check_same(getattr(loss, "__name__", repr(loss)), {"z": gradient}, {"z": loss(z, goal)[1]}, "a second time")
+
+    return _Function(lambda: np.array([float(loss(z, goal)[0])]), 1.0, {"z": (z, gradient)}, contract)
 
 
 def _check_contract(layer: Layer, x: Array, weights: Array, workspace: Workspace) -> None:

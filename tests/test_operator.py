@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.sparse.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,3 +139,72 @@ def test_copies_and_threads():
         thread.join()
     for many, one in zip(results, alone, strict=True):
         assert all(np.array_equal(each, one) for each in many)
+
+
+# ------------------------------------------------------------------------------------------ SciPy's solvers
+
+SOLVERS = scipy.sparse.linalg
+NEAR = {np.float32: 2e-3, np.float64: 1e-7}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["cg", "minres", "gmres", "bicgstab"])
+def test_systems_are_solved_as_with_the_matrix(solver, dtype):
+    a = matrix(60, 60, 0.1, dtype)
+    a = scipy.sparse.csr_array(a @ a.T + 3 * scipy.sparse.eye_array(60, dtype=dtype))
+    a.sort_indices()
+    b = numbers(60, dtype=dtype)
+    x, told = getattr(SOLVERS, solver)(SparseOperator(a), b, rtol=1e-5 if dtype == np.float32 else 1e-10, maxiter=500)
+    assert told == 0 and np.abs(a @ x - b).max() < NEAR[dtype] * np.abs(b).max()
+    if solver == "bicgstab":  # not symmetric
+        x, told = SOLVERS.bicgstab(SparseOperator(a + 0.5 * matrix(60, 60, 0.05, dtype, 1)), b, rtol=1e-4)
+        assert told == 0 and np.abs(a @ x + 0.5 * matrix(60, 60, 0.05, dtype, 1) @ x - b).max() < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["lsqr", "lsmr"])
+def test_least_squares_are_those_of_the_matrix(solver, dtype):
+    a, b = matrix(80, 30, 0.3, dtype), numbers(80, dtype=dtype)
+    given = SparseOperator(a)
+    found = getattr(SOLVERS, solver)(given, b, atol=1e-12, btol=1e-12)[0]
+    np.testing.assert_allclose(found, np.linalg.lstsq(a.toarray().astype(float), b, rcond=None)[0], atol=NEAR[dtype])
+    turned = getattr(SOLVERS, solver)(given.T, numbers(30, dtype=dtype), atol=1e-12, btol=1e-12)[0]
+    smallest = np.linalg.pinv(a.toarray().astype(float).T) @ numbers(30, dtype=dtype)
+    np.testing.assert_allclose(turned, smallest, atol=20 * NEAR[dtype])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["arpack", "lobpcg", "propack"])
+def test_singular_values_are_those_of_the_matrix(solver, dtype):
+    a = matrix(90, 70, 0.2, dtype)
+    found = SOLVERS.svds(SparseOperator(a), k=4, solver=solver, rng=0, return_singular_vectors=False)
+    wanted = np.linalg.svd(a.toarray().astype(float), compute_uv=False)[:4]
+    np.testing.assert_allclose(np.sort(found)[::-1], wanted, rtol=NEAR[dtype])
+    u, s, v = SOLVERS.svds(SparseOperator(a).T, k=2, rng=0)
+    np.testing.assert_allclose(np.abs(np.diag(u.T @ (a.T @ v.T))), s, rtol=10 * NEAR[dtype])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_eigenvalues_are_those_of_the_matrix(dtype):
+    a = matrix(64, 64, 0.1, dtype)
+    a = scipy.sparse.csr_array(a + a.T)
+    found, vectors = SOLVERS.eigsh(SparseOperator(a), k=3, which="LA", v0=np.ones(64, dtype))
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(a.toarray().astype(float))[-3:], rtol=NEAR[dtype])
+    np.testing.assert_allclose(a @ vectors, vectors * found, atol=NEAR[dtype])
+
+
+def test_it_becomes_a_linear_operator_of_scipys():
+    a = matrix()
+    operator, x, y = SparseOperator(a), numbers((53, 3), dtype=np.float32), numbers((37, 3), dtype=np.float32)
+    linear = SOLVERS.aslinearoperator(operator)
+    assert linear.shape == operator.shape == (37, 53) and linear.dtype == np.float32 and operator.ndim == 2
+    for got, wanted in (
+        (linear @ x, a @ x), (linear.H @ y, a.T @ y), (linear.matvec(x[:, 0]), a @ x[:, 0]),
+        (linear.matvec(x[:, :1]), a @ x[:, :1]), (linear.rmatvec(y[:, 0]), a.T @ y[:, 0]), (operator.dot(x), a @ x),
+        (operator.H.matmat(y), a.T @ y), (linear.rmatmat(y), a.T @ y), ((2 * linear).matmat(x), 2 * (a @ x)),
+    ):  # fmt: skip
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    a.data *= 2  # what is written into the matrix counts here, too
+    np.testing.assert_allclose(linear @ x, a @ x, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="dimension mismatch"):
+        linear.matvec(np.ones(5))

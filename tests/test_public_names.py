@@ -38,8 +38,8 @@ PUBLIC = {
     ),
     "sparsecore.kernels.cpu": ("sddmm", "spmm"),
     "sparsecore.layers": (
-        "KINDS", "AvgPool2d", "BatchNorm", "Dropout", "Flatten", "GlobalAvgPool", "Layer", "MaxPool2d",
-        "PadChannels", "ReLU", "Residual", "Sequential", "SparseConv2d", "SparseLinear",
+        "KINDS", "ArrayLayer", "AvgPool2d", "BatchNorm", "Dropout", "Flatten", "GlobalAvgPool", "Layer", "MaxPool2d",
+        "PadChannels", "ReLU", "Residual", "Sequential", "SparseConv2d", "SparseLinear", "register",
     ),
     "sparsecore.models.lenet300": ("lenet300",),
     "sparsecore.models.lenet5": ("lenet5",),

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
-from ..host import HostCall
+from ..host import HostCall, python_call
 from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     COST_ADAM,
@@ -47,6 +47,7 @@ from .norm import (
     settle_kernel,
     settle_slopes_kernel,
 )
+from .own import check_own, is_python, own_kernel, words_of
 from .pack import (
     CLEAR_LANES,
     PACK,
@@ -174,6 +175,24 @@ class Launcher:
             self._tape.append_host(call)
         else:
             function(**call.inputs, **call.outputs)
+
+    def compiled(
+        self, function: Any, count: int, inputs: Sequence[Any], outputs: Sequence[Array], *, work: int | None = None
+    ) -> None:
+        """function(*inputs, *outputs, first, last), a function of one's own that `numba.njit` compiled, which does the
+        things from `first` to before `last` of so many.
+
+        Inputs are arrays, which it cannot write to, and numbers; all arrays are contiguous. `work` says how many
+        multiply-adds there are in about: as many as the arrays have numbers, if not given.
+        """
+        check_own(function, count, inputs, outputs, recorded=self._tape is not None)
+        if is_python(function):
+            self.host(function.__name__, *python_call(function, count, inputs, outputs))
+            return
+        words, kernel = words_of(inputs, outputs), own_kernel(function, inputs, outputs)
+        sizes = sum(value.size for value in words.values() if isinstance(value, np.ndarray))
+        kind = np.dtype([("count", np.int64), *((name, np.int64) for name in words)])
+        self._launch(kernel, sizes if work is None else work, kind, count=count, **words)
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,

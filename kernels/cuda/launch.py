@@ -7,7 +7,7 @@ change: each is put on the device at its first use.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import cupy
 import numpy as np
 
 from .. import rates
-from ..host import HostCall
+from ..host import HostCall, python_call
 from ..layout import LANES, CooLayout, Grid, Layout, Window
 from ..tuning import (
     CUDA_AHEAD,
@@ -193,6 +193,14 @@ class Launcher:
         tape.append_host(HostCall(name, function, dict(inputs), dict(outputs)))
         if self._tape is None:
             self.replay(tape)
+
+    def compiled(
+        self, function: Any, count: int, inputs: Sequence[Any], outputs: Sequence[Array], *, work: int | None = None
+    ) -> None:
+        """function(*inputs, *outputs, 0, count), a function of one's own that `numba.njit` compiled: a host call, since
+        it is for processors."""
+        del work
+        self.host(getattr(function, "__name__", "compiled"), *python_call(function, count, inputs, outputs))
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,

@@ -39,6 +39,7 @@ COMMANDS = {
     "prune": Command("prune.__main__", "prune.__main__", "prune a network that was trained earlier"),
     "export": Command("commands.export", "commands.export", "write a network as ONNX, or as arrays"),
     "data": Command("data.__main__", "data.__main__", "fetch data sets, and list them"),
+    "sweep": Command("study.sweep", "study.sweep", "train a network with many settings, and compare"),
     "study": Command("study.__main__", "study.__main__", "train the networks of the studies, and report"),
 }
 

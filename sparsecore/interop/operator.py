@@ -27,6 +27,9 @@ _MOST = 8
 class SparseOperator:
     """A sparse matrix to multiply by, many times, with batches of vectors.
 
+    SciPy's solvers take it where they take a `scipy.sparse.linalg.LinearOperator`: cg, gmres, lsqr, lsmr, svds, eigsh
+    and their like.
+
     A CSR matrix of float32 or float64 in canonical form shares its values with the operator: what is later written into
     `matrix.data` counts from the next product on. Its index arrays are copied and checked once, so that a later change
     of them cannot lead a kernel astray.
@@ -107,6 +110,35 @@ class SparseOperator:
     def __rmatmul__(self, x: Any) -> np.ndarray[Any, Any]:
         """x @ A for x of shape (rows,) or (batch, rows)."""
         return (self.T @ real_numbers(x if on_host(x) else host_array(x), self, "x").T).T
+
+    # What `scipy.sparse.linalg.aslinearoperator` asks for: products under SciPy's names. The matrix is real.
+
+    ndim = 2
+
+    def matvec(self, x: Any) -> np.ndarray[Any, Any]:
+        """A @ x for x of shape (columns,) or (columns, 1)."""
+        return self @ x
+
+    def matmat(self, x: Any) -> np.ndarray[Any, Any]:
+        """A @ x for x of shape (columns, batch)."""
+        return self @ x
+
+    def rmatvec(self, x: Any) -> np.ndarray[Any, Any]:
+        """A.T @ x for x of shape (rows,) or (rows, 1)."""
+        return self.T @ x
+
+    def rmatmat(self, x: Any) -> np.ndarray[Any, Any]:
+        """A.T @ x for x of shape (rows, batch)."""
+        return self.T @ x
+
+    def dot(self, x: Any) -> np.ndarray[Any, Any]:
+        """A @ x."""
+        return self @ x
+
+    @property
+    def H(self) -> SparseOperator:
+        """The transpose, since the matrix is real."""
+        return self.T
 
     def gradient(self, dy: Any, x: Any) -> np.ndarray[Any, Any]:
         """(dy xᵀ) at the stored entries only: how a function of A @ x changes with each of `data`.

@@ -1,5 +1,6 @@
 """Layers: forward beside backward."""
 
+from .array_layer import ArrayLayer
 from .conv import SparseConv2d
 from .dropout import Dropout
 from .flatten import Flatten
@@ -7,6 +8,7 @@ from .layer import Layer
 from .linear import SparseLinear
 from .norm import BatchNorm
 from .pooling import AvgPool2d, GlobalAvgPool, MaxPool2d
+from .registry import KINDS, register
 from .relu import ReLU
 from .residual import Residual
 from .sequential import Sequential
@@ -26,11 +28,12 @@ _ALL: tuple[type[Layer], ...] = (
     Sequential,
     Residual,
 )
-KINDS = {kind.__name__: kind for kind in _ALL}
-"""Every kind of layer by the name it has in a checkpoint."""
+KINDS.update({kind.__name__: kind for kind in _ALL})
+"""Every kind of layer of this package by the name it has in a checkpoint; `register` names others."""
 
 __all__ = [
     "KINDS",
+    "ArrayLayer",
     "AvgPool2d",
     "BatchNorm",
     "Dropout",
@@ -44,4 +47,5 @@ __all__ = [
     "Sequential",
     "SparseConv2d",
     "SparseLinear",
+    "register",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -278,14 +280,58 @@ class Layer(Whole, ABC):
         """
         return after
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """What makes this layer again, beside its pattern and parameters: JSON's types only."""
+        """What makes this layer again, beside its pattern, parameters and children: JSON's types only.
+
+        This version takes the attributes that have the names of the constructor's parameters.
+
+        Raises
+        ------
+        ValueError
+            If one is missing, or JSON has no such type.
+        """
+        names = [name for name in inspect.signature(type(self)).parameters if name not in self.children]
+        return {name: self._told(name) for name in names}
+
+    def _told(self, name: str) -> Any:
+        try:
+            return json.loads(json.dumps(getattr(self, name), allow_nan=False))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self!r}: expected an attribute {name}, as the constructor has it and of JSON's types: set it, or "
+                f"write config ({error})"
+            ) from None
 
     @classmethod
-    @abstractmethod
     def from_config(cls, config: dict[str, Any], pattern: SparsityPattern | None, params: Params) -> Layer:
-        """Make the layer that gave this config; foreign input may raise KeyError, TypeError or ValueError."""
+        """Make the layer that gave this config; foreign input may raise KeyError, TypeError or ValueError.
+
+        This version calls the constructor with the config, and gives the layer these parameters.
+        """
+        layer = cls(**config)
+        layer.take(params)
+        return layer
+
+    @classmethod
+    def from_children(cls, config: dict[str, Any], children: Mapping[str, Layer]) -> Layer:
+        """Make the layer that holds these; this version calls the constructor with them, by name, and the config."""
+        return cls(**children, **config)
+
+    def take(self, arrays: Mapping[str, Any]) -> None:
+        """Have these arrays instead of those in `params` and `kept`.
+
+        Raises
+        ------
+        ValueError
+            If names or sizes are others.
+        """
+        own = {**self.params, **self.kept}
+        wanted, found = ({name: np.shape(array) for name, array in each.items()} for each in (own, arrays))
+        if wanted != found:
+            raise ValueError(f"{self!r}: expected arrays {wanted}, got {found}")
+        self.params = {name: arrays[name] for name in self.params}
+        if self.kept:
+            self.kept = {name: arrays[name] for name in self.kept}
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -26,6 +26,7 @@ from ..data.normalisation import Normalisation
 from ..errors import OneLineError, one_line
 from ..files import check, memory, replace
 from ..layers import KINDS, Layer, Residual, Sequential
+from ..layers.registry import kind_named, name_of
 from ..network import Network
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import fits
@@ -260,11 +261,19 @@ def previous(path: Path) -> Path:
 
 def _description(layer: Layer) -> dict[str, Any]:
     """A layer and all that it holds, in JSON's types."""
-    kind = type(layer).__name__
-    if KINDS.get(kind) is not type(layer):
-        raise CheckpointError(f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {kind}")
+    kind = name_of(layer)
+    if kind is None:
+        own = type(layer).__name__
+        raise CheckpointError(
+            f"{layer!r}: a checkpoint can hold only layers of {', '.join(KINDS)}, got {own}: give your own class a "
+            f"name, @sparsecore.layers.register({own!r})"
+        )
     pattern: SparsityPattern | None = getattr(layer, "pattern", None)
-    found = {"kind": kind, "config": layer.config(), "shape": pattern.shape if pattern is not None else None}
+    found: dict[str, Any] = {
+        "kind": kind, "config": layer.config(), "shape": pattern.shape if pattern is not None else None
+    }  # fmt: skip
+    if kind not in KINDS:
+        found["module"] = type(layer).__module__  # for whoever is told that it is not there
     if layer.children:
         found["layers"] = {name: _description(child) for name, child in layer.children.items()}
     return found
@@ -338,12 +347,19 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
 
 def _layer(line: dict[str, Any], path: str, parts: dict[str, Tensors]) -> Layer:
     """The layer of a description; what belongs to it is taken out of `parts`."""
-    kind = KINDS.get(line["kind"])
+    kind = kind_named(line["kind"])
     if kind is None:
-        raise ValueError(f"expected layers of {', '.join(KINDS)}, got {line['kind']!r}")
-    if issubclass(kind, Sequential | Residual):
-        held = {name: _layer(child, f"{path}.{name}", parts) for name, child in line["layers"].items()}
-        layer: Layer = kind.from_children(line["config"], held)
+        of = f" of the module {line['module']}" if "module" in line else ""
+        raise ValueError(
+            f"got a layer of unknown kind {line['kind']!r}{of}: first import what defines it, a class below "
+            f"@sparsecore.layers.register({line['kind']!r})"
+        )
+    children = line["layers"] if issubclass(kind, Sequential | Residual) else line.get("layers", {})
+    held = {name: _layer(child, f"{path}.{name}", parts) for name, child in children.items()}
+    if held:
+        layer = kind.from_children(line["config"], held)
+        if layer.params or layer.kept:
+            layer.take(parts.pop(path, {}))
     else:
         part = parts.pop(path, {})
         pattern = None

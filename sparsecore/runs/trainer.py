@@ -20,6 +20,7 @@ from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, loss_of, scores_of, store_of
+from ..training.hosted import name_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
@@ -45,12 +46,14 @@ class _Settings:
     epochs: int
     batch_size: int
     augment: Augmentation | None
+    loss: Any
 
     def __call__(self) -> dict[str, Any]:
         told = {name: value for name, value in self.optimizer.description().items() if name in _NUMBERS}
         last = self.epochs * -(-self.samples // self.batch_size) - 1
         factors = [f"{float(self.schedule(k)):.9g}" for k in sorted({last * part // 64 for part in range(65)})]
         return told | {
+            "loss": name_of(self.loss),
             "lr": self.lr, "schedule": f"{zlib.crc32(' '.join(factors).encode()):08x}", "augment": repr(self.augment),
         }  # fmt: skip
 
@@ -99,6 +102,9 @@ class Trainer(Loop):
     patience : int, optional
         The run ends after so many epochs without a better one on the validation split, which it needs. With that split
         the best epoch's network is kept beside the last, in best.safetensors.
+    loss : Loss or callable, optional
+        What training makes small, as `training.step.Step` takes it; if not given, cross-entropy, or half the
+        squared error where the data set has numbers. Evaluation tells that.
 
     Raises
     ------
@@ -125,7 +131,7 @@ class Trainer(Loop):
         callbacks: Sequence[Callback] = (), out: str | Path | None = None, config: Mapping[str, Any] | None = None,
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
-        augment: Augmentation | None = None, patience: int | None = None,
+        augment: Augmentation | None = None, patience: int | None = None, loss: Any = None,
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
@@ -133,6 +139,7 @@ class Trainer(Loop):
         if patience is not None and held_out is None:
             raise ValueError("patience needs a validation split, by which epochs are compared")
         train = data.train
+        loss = loss if loss is not None else loss_of(data.answers)
         device = device if device is not None else network.device
         normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
         identity = {
@@ -142,7 +149,9 @@ class Trainer(Loop):
         config = dict(config or {})
         begun = schedule if schedule is not None else constant()
         lr = getattr(optimizer, "base_lr", optimizer.lr)
-        self._settings = _Settings(optimizer, lr, begun, len(train), epochs, batch_size, augment)
+        self._settings = _Settings(
+            optimizer, lr, begun, len(train), epochs, batch_size, augment, loss,
+        )  # fmt: skip
         recorder = Recorder(
             RunFolder(out) if out is not None else None, config, identity, save_every=save_every,
             save_epochs=save_epochs, data=lambda: _checksum(train, dataset.test), settings=self._settings,
@@ -154,7 +163,7 @@ class Trainer(Loop):
         splits["test"] = dataset.test
         batches = store_of(network, train, normalisation, device, augment, answers=data.answers)
         super().__init__(
-            Step(network, batches, optimizer, device, loss=loss_of(data.answers)),
+            Step(network, batches, optimizer, device, loss=loss),
             recorder,
             {name: Evaluation(network, split, normalisation, device, data.answers) for name, split in splits.items()},
             epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,

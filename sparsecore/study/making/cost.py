@@ -16,6 +16,8 @@ EVALUATION = 0.5
 """Time to evaluate a sample, as a fraction of the time to train on one."""
 UPDATE = 0.002
 """Seconds for moving connections once."""
+UNKNOWN = 60.0
+"""Seconds for a run that is not of a study's network: nobody knows, and all such are taken for equally long."""
 TEST = {"mnist-subset": 2_000}
 """Samples of a test split, where they are not 10,000."""
 
@@ -26,7 +28,9 @@ def seconds_of(run: Run) -> float:
     if run.kind == "prune":
         return AROUND
     options = run.options
-    net = next(each for each in (LENET300, LENET5, LENET5_CIFAR, RESNET20) if _alike(each, options))
+    net = next((each for each in (LENET300, LENET5, LENET5_CIFAR, RESNET20) if _alike(each, options)), None)
+    if net is None or not net.recipe.keys() <= options.keys():
+        return UNKNOWN
     samples = {"mnist-subset": 8_000}.get(options["dataset"], net.samples)
     floor, layers = net.seconds
     if isinstance(net, LeNet):

@@ -42,6 +42,22 @@ def main() -> int:
     return 0
 
 
+def made(job: dict[str, Any]) -> dict[str, Any]:
+    """Make one run in a process that has other things to do, such as MPI's: its exit status and, if it failed, why."""
+    from ...runtime.devices import set_threads
+
+    set_threads(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        return _done(job)
+    finally:
+        for number, own in zip((1, 2), kept, strict=True):
+            os.dup2(own, number)
+            os.close(own)
+
+
 def _channels() -> tuple[Iterator[Any], TextIO]:
     """The jobs and where answers go; stdin, stdout and stderr are then no longer those of the study."""
     lines = os.fdopen(os.dup(0), encoding="utf-8")
