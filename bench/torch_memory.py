@@ -50,7 +50,7 @@ def main(name: str, layout: str, batch: int, threads: int, sizes: int, small: bo
 
     from sparsecore.runtime.devices import set_threads
 
-    from .torch_models import MODELS, Training
+    from .engines.torch_models import MODELS, Training
 
     set_threads(threads)
     torch.set_num_threads(threads)

@@ -40,7 +40,7 @@ def _times(name: str, batch: int, options: Options) -> list[Row]:
     """A row of ours, and one of the dense model in the faster of its layouts."""
     import torch
 
-    from .torch_models import MODELS, SPARSITY, Training
+    from .engines.torch_models import MODELS, SPARSITY, Training
 
     set_threads(options.threads)
     torch.set_num_threads(options.threads)

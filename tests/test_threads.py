@@ -254,12 +254,12 @@ def claimed(pool: Pool, worker: int) -> tuple[int, int]:
 
 @njit
 def _claim(words: Any, worker: int, threads_: int) -> Any:
-    return threads._claim(pointer(words), worker, threads_)
+    return threads.claim(pointer(words), worker, threads_)
 
 
 @njit
 def _do(words: Any, part: int, until: int) -> None:
-    threads._do(pointer(words), part, until)
+    threads.do(pointer(words), part, until)
 
 
 def test_a_part_that_was_begun_is_waited_for_and_then_the_caller_goes_alone(monkeypatch):

@@ -640,6 +640,8 @@ def on_a_rank(rank: int, folder: str, wrapped: bool) -> None:
         with pytest.raises(ValueError, match="has other connections on other ranks"):
             rewire(other, torch.optim.SGD(other.parameters(), 0.1), schedule=SCHEDULE)
     finally:
+        used = moving = None  # before the group: the last to let go of it may wait for its threads with the GIL in hand
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

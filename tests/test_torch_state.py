@@ -496,6 +496,8 @@ def on_a_rank(rank: int, folder: str, shared: Any) -> None:
         if rank == 0:
             by_copying(shared, linear(4))
     finally:
+        used = None  # before the group: the last to let go of it may wait for its threads with the GIL in hand
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

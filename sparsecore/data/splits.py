@@ -69,6 +69,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} samples of {self.x.shape[1]:,} features in {self.x.dtype})"
+
     def take(self, rows: NDArray[np.intp]) -> Split:
         """The samples at `rows`, in that order: copied, or of a memory map chosen, and then ascending."""
         targets = None if self.targets is None else self.targets[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def on_a_rank(rank: int, folder: str, shared: dict[str, Any]) -> None:
                         parameter.mul_(2)
         distributed.barrier()
     finally:
+        gc.collect()  # models before the group: the last to let go of it may wait for its threads with the GIL in hand
         distributed.destroy_process_group()
 
 
