@@ -52,9 +52,15 @@ def passes(module: Any, x: Any) -> list[Any]:
 
 
 @needed
-def test_it_is_used_where_both_have_as_many_threads() -> None:
+def test_it_is_used_unless_somebody_has_asked_for_another_number() -> None:
     found = crew()
     assert found is not None and found.threads == 2
+    set_threads(None)
+    assert crew() is found and found.threads == 2
+    torch.set_num_threads(3)
+    assert crew() is found and found.threads == 3
+    torch.set_num_threads(2)
+    set_threads(2)
     torch.set_num_threads(1)
     assert crew() is None
     torch.set_num_threads(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..console.arguments import UsageError
+from ..errors import one_line
 from ..files import replace
 
 BINS = 15
@@ -19,6 +21,8 @@ BINS = 15
 SHOWN = 20
 """Classes that a terminal shows all of; of more, those that are found least."""
 WORST = 10
+LONGEST = 24
+"""Characters of a class's name in a table."""
 
 
 class Bin(NamedTuple):
@@ -53,6 +57,8 @@ class Answers:
         From 0 to below the number of classes.
     probabilities : ndarray of float, shape (n, classes)
         Rows that add up to 1.
+    names : sequence of str, optional
+        What the classes are called; their numbers if not given.
 
     Attributes
     ----------
@@ -60,8 +66,11 @@ class Answers:
         The most probable class, the first of equals.
     """
 
-    def __init__(self, labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> None:
+    def __init__(
+        self, labels: NDArray[np.integer], probabilities: NDArray[np.floating], names: Sequence[str] = ()
+    ) -> None:
         self.labels, self.probabilities = labels, probabilities
+        self.names = tuple(names) or tuple(map(str, range(probabilities.shape[1])))
         self.predicted = probabilities.argmax(axis=1)
 
     def __repr__(self) -> str:
@@ -125,16 +134,20 @@ class Answers:
     def _row(self, k: int) -> tuple[str, ...]:
         each, others = self.classes[k], self.confusion[k].copy()
         others[k] = 0
-        often = [f"{j} ({others[j]:,})" for j in np.argsort(-others, kind="stable")[:3] if others[j]]
+        often = [f"{self._called(j)} ({others[j]:,})" for j in np.argsort(-others, kind="stable")[:3] if others[j]]
         shares = (f"{share:.2%}" for share in (each.precision, each.recall, each.f1))
-        return str(k), f"{each.samples:,}", *shares, ", ".join(often)
+        return self._called(k), f"{each.samples:,}", *shares, ", ".join(often)
+
+    def _called(self, k: int) -> str:
+        """A class's name as a cell, whatever it holds."""
+        return one_line(self.names[k], LONGEST)
 
     def record(self) -> dict[str, Any]:
         """For programs."""
         return {
             "calibration_error": self.calibration_error,
             "bins": [each._asdict() for each in self.bins],
-            "classes": [each._asdict() for each in self.classes],
+            "classes": [{"name": name} | each._asdict() for name, each in zip(self.names, self.classes, strict=True)],
             "confusion": self.confusion.tolist(),
         }
 
@@ -142,14 +155,17 @@ class Answers:
         """Write label, answer and probabilities of each sample, in their order, as .csv or .npz."""
         if path.suffix == ".npz":
             file = io.BytesIO()
-            np.savez_compressed(file, label=self.labels, predicted=self.predicted, probability=self.probabilities)
+            np.savez_compressed(
+                file, label=self.labels, predicted=self.predicted, probability=self.probabilities, classes=self.names
+            )
             replace(path, file.getvalue())
             return
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["sample", "label", "predicted", *(f"p{k}" for k in range(self.probabilities.shape[1]))])
+        names = self.names
+        table.writerow(["sample", "label", "predicted", *(f"p{name}" for name in names)])
         for k, (label, answer, row) in enumerate(zip(self.labels, self.predicted, self.probabilities, strict=True)):
-            table.writerow([k, label, answer, *(f"{p:.9g}" for p in row.tolist())])
+            table.writerow([k, names[label], names[answer], *(f"{p:.9g}" for p in row.tolist())])
         replace(path, text.getvalue().encode())
 
 
@@ -166,6 +182,10 @@ def draw(answers: Answers, path: Path, title: str) -> None:
         if len(shares) <= SHOWN:
             matrix.set_xticks(range(len(shares)))
             matrix.set_yticks(range(len(shares)))
+            if answers.names != tuple(map(str, range(len(shares)))):
+                called = [answers._called(k).replace("$", r"\$") for k in range(len(shares))]
+                matrix.set_xticklabels(called, rotation=45, ha="right")
+                matrix.set_yticklabels(called)
             for i, j in np.argwhere(answers.confusion):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 matrix.text(j, i, f"{answers.confusion[i, j]}", ha="center", va="center", color=colour, fontsize=7)

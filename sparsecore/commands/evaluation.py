@@ -83,7 +83,7 @@ def evaluated(arguments: list[str]) -> list[str]:
 def answers_of(network: Network, dataset: Dataset) -> Answers:
     """What a network that normalises answers to a test split."""
     probabilities = network.predict_proba(dataset.test.x)
-    return Answers(dataset.test.y, probabilities.reshape(len(dataset.test), -1))
+    return Answers(dataset.test.y, probabilities.reshape(len(dataset.test), -1), dataset.names)
 
 
 def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:

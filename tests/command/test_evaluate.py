@@ -79,6 +79,33 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert all(each.recall >= worst for k, each in enumerate(many.classes) if k not in shown)
 
 
+def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
+    names = ("cat", "a\ndog", "x" * 60)
+    found = Answers(np.array([0, 1, 2, 2], np.int32), np.eye(3)[[0, 2, 2, 1]], names)
+    cells = [line.split("  ") for line in found.lines()[2:]]
+    assert [line.strip().split("  ")[0] for line in found.lines()[2:4]] == ["cat", "a dog"]
+    assert "a dog (1)" in cells[2][-1] and all(len(line) < 120 for line in found.lines())
+    assert [each["name"] for each in found.record()["classes"]] == list(names)
+    found.write(tmp_path / "a.csv")
+    found.write(tmp_path / "a.npz")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    assert (rows[0]["label"], rows[0]["predicted"], rows[1]["label"]) == ("cat", "cat", "a\ndog")
+    assert rows[0]["pcat"] == "1" and tuple(np.load(tmp_path / "a.npz")["classes"]) == names
+
+
+def test_numbers_have_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)).astype(np.float32)
+    np.savez("told.npz", x=x, y=x @ np.array([1, 2, 0, -1], np.float32))
+    assert train.main(["mlp", "--dataset", "told.npz", "--loss", "mse", "--hidden", "8", "--dense", "--epochs", "2",
+                       "--quiet", "--no-curves", "--out", "run"]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert evaluate.main(["run"]) == 0
+    assert "R²" in capsys.readouterr().out
+    assert evaluate.main(["run", "--predictions", "a.csv"]) == 2
+    assert "--predictions: is for classes" in one_line(capsys, PROGRAM) and not Path("a.csv").exists()
+
+
 @pytest.mark.parametrize("shape", [(5,), (3, 1, 1)])
 def test_probabilities_are_the_softmax_of_logits(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)

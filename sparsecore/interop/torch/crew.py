@@ -14,9 +14,12 @@ from ...runtime.devices import cpu
 
 
 def crew() -> Any:
-    """Whose threads run what modules compute: PyTorch's, where these are as many as the engine's; or None, its own."""
-    threads = cpu().pool.threads
-    if threads == 1 or torch.get_num_threads() != threads:
+    """Whose threads run what modules compute: PyTorch's, or None, the engine's own.
+
+    PyTorch's, where it has several, unless somebody has asked the engine for another number.
+    """
+    device, threads = cpu(), torch.get_num_threads()
+    if threads == 1 or (device.given is not None and device.given != threads):
         return None
     found = _crew()
     if found is None or not found.alive:
