@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from ..layout import LANES
+from ..layout import LANES, kept_size, registers_of_line
 from ..tuning import SAMPLE_BLOCK, linear_lines
 from .call import arguments, kernel, share
 from .ir.runs import gather_runs, settle
@@ -35,7 +35,7 @@ SDDMM_COO = arguments(
 @cache
 def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
-    most_lines = linear_lines(1, size, width)
+    most_lines = linear_lines(1, kept_size(size) * width, registers_of_line(size, width))
 
     def spmm_coo(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]

@@ -61,6 +61,11 @@ class SparseLayer(Layer):
             params[name] = np.array(narrowed(array, kind, self, name), kind)
         self._set(pattern, params["weight"], params.get("bias"))
 
+    @property
+    def halves(self) -> bool:
+        """In CSR."""
+        return self.format == "csr"
+
     @abstractmethod
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> Any:
         """The plan by which this layer walks a pattern; `moving` if it may be patched later.
