@@ -86,16 +86,17 @@ def test_compiled_rounding_is_the_references_bit_for_bit(bits: list[int]) -> Non
     assert np.array_equal(wide.view(np.uint32), exact.view(np.uint32))
 
 
+@pytest.mark.parametrize("format", ["csr", "coo"])
 @pytest.mark.parametrize("register_bytes", WIDTHS)
 @given(data=st.data())
 @settings(max_examples=8, deadline=None)
-def test_products_are_those_of_the_rounded_numbers(register_bytes: int, data: st.DataObject) -> None:
+def test_products_are_those_of_the_rounded_numbers(register_bytes: int, format: str, data: st.DataObject) -> None:
     rows, columns = (data.draw(st.integers(1, 40)) for _ in range(2))
     batch = data.draw(st.sampled_from([1, 16, 31, 32, 33, 100, 160]))
     sparsity = data.draw(st.sampled_from([0, 0.5, 0.9]))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     pattern = uniform_random(rows, columns, sparsity, rng)
-    plan, kernels = Plan(pattern), Launcher(ALONE, register_bytes=register_bytes)
+    plan, kernels = Plan(pattern, format), Launcher(ALONE, register_bytes=register_bytes)
     weight, bias = (rng.standard_normal(size).astype(np.float32) for size in (pattern.nnz, rows))
     x, dy = rounded(rng.standard_normal((batch, columns))), rounded(rng.standard_normal((batch, rows)))
     tiles = tiles_of(batch, PAIRS)
@@ -126,6 +127,20 @@ def test_a_wide_row_is_not_rounded_between_blocks_of_columns() -> None:
     y = np.empty((1, 8, LANES), PAIRS)
     Launcher(ALONE).spmm(plan.forward, plan.grid(1), weight, in_pairs(np.ones((32, 1000))), None, y)
     assert close(rows_of(y, 32), np.add.reduceat(weight.astype(np.float64), pattern.indptr[:-1]))
+
+
+def test_a_row_of_several_segments_is_not_rounded_between_them() -> None:
+    """COO cuts long rows; what one segment leaves to the next waits in float32."""
+    rng = np.random.default_rng(0)
+    pattern = uniform_random(3, 4000, 0.5, rng)
+    plan = Plan(pattern, "coo")
+    assert plan.forward.carries > 6
+    weight = rng.uniform(0.001, 0.002, pattern.nnz).astype(np.float32)
+    weight[pattern.indptr[:-1]] = 1
+    bias, y = np.array([0.5, 0, -9], np.float32), np.empty((2, 3, LANES), PAIRS)
+    Launcher(ALONE).spmm(plan.forward, plan.grid(2), weight, in_pairs(np.ones((50, 4000))), bias, y, relu=True)
+    right = np.maximum(np.add.reduceat(weight.astype(np.float64), pattern.indptr[:-1]) + bias, 0)
+    assert close(rows_of(y, 50), right) and (rows_of(y, 50)[:, 2] == 0).all()
 
 
 SHAPE = (3, 6, 6)

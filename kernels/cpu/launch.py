@@ -214,10 +214,12 @@ class Launcher:
             return
         segments = len(layout.edges) - 1
         fields |= _segments(layout)
-        fields["carries"] = self._scratch(segments * positions * LANES if layout.carries else 0, out.dtype)
-        self._launch(spmm_coo_kernel(out.itemsize, width, _ahead(grid, x)), multiplies, SPMM_COO, **fields)
+        size = element_size(out)
+        waiting = 2 * samples_of_tile(size) if size == 2 else LANES  # also what a row begins with
+        fields["carries"] = self._scratch(segments * positions * waiting if layout.carries else 0, data.dtype)
+        self._launch(spmm_coo_kernel(size, width, _ahead(grid, x)), multiplies, SPMM_COO, **fields)
         if layout.carries:
-            self._launch(carry_kernel(out.itemsize, width), layout.carries * positions * LANES, SPMM_COO, **fields)
+            self._launch(carry_kernel(size, width), layout.carries * positions * LANES, SPMM_COO, **fields)
 
     def sddmm(
         self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None,
@@ -238,7 +240,7 @@ class Launcher:
             fields |= sweep(grid, layout.most_group)._asdict()
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:
-            kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))
+            kernel = sddmm_coo_kernel(element_size(x), width, _ahead(grid, x))
             self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:

@@ -38,6 +38,8 @@ class SparseLayer(Layer):
     pattern: SparsityPattern
     plan: Any
 
+    halves = True
+
     def __init__(
         self, pattern: SparsityPattern, weight: Any, bias: Any, *, relu: bool, format: Format,
         rng: np.random.Generator | None, dtype: Any,
@@ -60,11 +62,6 @@ class SparseLayer(Layer):
                 raise ValueError(f"{self!r}: {name} must have shape ({count},), got {np.shape(array)}")
             params[name] = np.array(narrowed(array, kind, self, name), kind)
         self._set(pattern, params["weight"], params.get("bias"))
-
-    @property
-    def halves(self) -> bool:
-        """In CSR."""
-        return self.format == "csr"
 
     @abstractmethod
     def plan_of(self, pattern: SparsityPattern, *, moving: bool = False, together: Pair = (1, 1)) -> Any:

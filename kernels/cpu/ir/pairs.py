@@ -56,6 +56,29 @@ class PairLines(Lines):
         return ir.Constant(self.words, [number] * self.width)
 
 
+def parts_of(b: Builder, kind: Any, part: Any, width: int) -> Lines:
+    """What emits code for sums of lines of an element type that wait, as elements of type `part`, to be gone on with.
+
+    Those of two bfloat16 wait as float32, a line for each half, and are not rounded.
+    """
+    return lines_of(b, kind, width) if kind == part else _LinesOfPairs(b, width)
+
+
+class _LinesOfPairs(PairLines):
+    """The same registers, as two lines of float32."""
+
+    def load(self, base: Value, register: int = 0) -> Value:
+        where, upper = divmod(register, 2)
+        value = self.b.load(self._cast(self.b.gep(base, [I64(upper * LANES + where * self.width)]), self.vector))
+        value.align = self.size
+        return value
+
+    def store_pair(self, lower: Value, upper: Value, base: Value, where: int = 0) -> None:
+        for half, value in enumerate((lower, upper)):
+            target = self._cast(self.b.gep(base, [I64(half * LANES + where * self.width)]), self.vector)
+            self.b.store(value, target).align = self.size
+
+
 # Loops over numbers, which LLVM makes vectors of, are written once for lines of any kind: with `lower`, `upper` and
 # `write`. Where a word is one number, that is the lower one, and what is made of the upper is left out.
 
