@@ -117,8 +117,9 @@ def _of_moves(moves: Sequence[Record], end: float) -> list[Panel]:
     everywhere = [(each["epoch"], _share(each["layers"], "tried", "possible")) for each in moves]
     empty = _by_layer(moves, lambda layer: layer["empty_rows"])
     spread = _by_layer(moves, lambda layer: layer["fan_in"][2])
+    new = _by_layer(moves, lambda layer: _share([layer], "came"))
     return [
-        Panel("new at an update, of all connections", _by_layer(moves, lambda layer: _share([layer], "came")), shares=True),
+        Panel("new at an update, of all connections", new, shares=True),
         Panel("ever tried, of all places", _until(end, tried | {"all": everywhere}), steps=True, shares=True),
         Panel("outputs without connections", _until(end, empty), steps=True, counts=True),
         Panel("fan-in, standard deviation", _until(end, spread), steps=True),
