@@ -8,18 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.interrupts import Interrupted, Interrupts
-from ..console.output import complain, leave_stdout
+from ..console.output import complain, work
 
 if TYPE_CHECKING:
     from ..console.arguments import Parser
+    from ..console.interrupts import Interrupts
     from .making.outcome import Outcome
     from .making.run import Run
     from .making.runner import Board
@@ -27,22 +26,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.sweep"
 EXAMPLE = f"{PROGRAM} sweep.toml --workers 2"
+SCORES = {"accuracy": "accuracy", "r2": "R²"}
+"""What a point is compared by, by the name of its column."""
 MOST_COMPARED = 6
 """Runs on the comparison page, one of each of the best points: as many as there are colours that can be told apart."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
-        except BrokenPipeError:  # whoever read our lines has left
-            leave_stdout()
-            return 1
-        except (ValueError, OSError) as error:
-            return complain(PROGRAM, error, 2)
-        except Interrupted:
-            return complain(PROGRAM, "interrupted", interrupts.status)
+    return work(PROGRAM, _command, arguments)
 
 
 def parser() -> Parser:
@@ -128,7 +120,7 @@ class Lines:
         for key in [key for key in board.finished if key not in self._shown]:
             outcome = board.finished[key]
             dead = f"  lost classes {', '.join(map(str, outcome.dead))}" if outcome.dead else ""
-            self._line(key, f"{outcome.accuracy:.2%}  {outcome.seconds:.1f} s{dead}")
+            self._line(key, f"{outcome.shown}  {outcome.seconds:.1f} s{dead}")
         for run in [run for run in board.failed if run.key not in self._shown]:
             self._line(run.key, f"FAILED: {board.failed[run]}")
 
