@@ -10,10 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+ELSEWHERE = {"jobs"}
+"""Pages whose commands and Python run in tests of their own: tests/test_jobs.py."""
 NEEDS = {"torch": "torch", "finetuning": "torch", "jax": "jax", "sklearn": "sklearn", "deploy": "onnx"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem not in ELSEWHERE],
+    ids=lambda page: page.relative_to(ROOT / "docs").as_posix(),
+)  # fmt: skip
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.stem in NEEDS and find_spec(NEEDS[page.stem]) is None:
         pytest.skip(f"needs {NEEDS[page.stem]}")
