@@ -23,6 +23,7 @@ from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
 from ..runs.kinds import ConfigError, step_schedule
 from ..runs.trainer import Trainer
+from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
@@ -36,6 +37,8 @@ from .trouble import Trouble
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
 
+FIRST_RATE = 1.0
+"""What an optimizer has until a range test has found its rate."""
 BYTES_A_CONNECTION = 40
 """Values, gradients, an optimizer's column, pattern and plan together."""
 
@@ -82,8 +85,12 @@ def build(
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
-    if None in (config.epochs, config.batch_size, config.warm_up):
+    by_samples = None in (config.epochs, config.batch_size, config.warm_up)
+    if by_samples:
         config = fitted(config, len(dataset.train))
+    if config.lr == "auto":
+        config = _with_rate(config, network, dataset, where, report)
+    if by_samples:
         report.say(own_line(config))
     report.say(learning_line(config))
     kept = _kept(config, path)
@@ -151,7 +158,7 @@ def earlier(config: RunConfig, step: int) -> Network:
 def optimizer_of(config: RunConfig) -> Optimizer:
     """The optimizer of a configuration."""
     lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
-    clip = None if clip == "none" else clip
+    lr, clip = (FIRST_RATE if lr == "auto" else lr), (None if clip == "none" else clip)
     if config.optimizer == "sgd":
         return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
     kind = Adam if config.optimizer == "adam" else AdamW
@@ -259,6 +266,24 @@ def _with_logits(network: Network, config: RunConfig) -> Network:
         head: Any = network.layers[-1]
         head.relu = True
     return network
+
+
+def _with_rate(
+    config: RunConfig, network: Network, dataset: Dataset, where: Device, report: Quiet
+) -> RunConfig:
+    """With a rate found by a range test. Raises ConfigError."""
+    from ..training.range_test import RangeTestError, range_test
+
+    augment = augmentation_of(config, dataset.shape)
+    try:
+        found = range_test(
+            network, dataset, optimizer_of(config), batch_size=_said(config.batch_size), seed=config.seed,
+            augment=augment, device=where,
+        )  # fmt: skip
+    except RangeTestError as error:
+        raise ConfigError("{lr} auto: {problem}", problem=error) from None
+    report.say(f"rate {found.lr:g}, found in {len(found.rates)} steps at {found.rates[0]:g} to {found.rates[-1]:.2g}")
+    return replace(config, lr=found.lr, lr_found=True)
 
 
 def _kept(config: RunConfig, name: str) -> RunConfig:
