@@ -162,8 +162,8 @@ PEN_LINES = 4
 1,024 neurons a second-level cache holds them and what comes of them, and with more neurons as much of it as can be."""
 
 WINDOW_BYTES = 512 * 1024 * 1024
-"""Bytes of the layers of the Graph Challenge that are in memory at a time: all 120 of 1,024 or 4,096 neurons; 54 of
-65,536."""
+"""Bytes of the layers of the Graph Challenge that are in memory at a time: all 120 of up to 16,384 neurons, 52
+of 65,536."""
 
 
 # ---------------------------------------------------------------------------------------------- CPU: threads
