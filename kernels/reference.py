@@ -35,21 +35,26 @@ Array = NDArray[Any]
 
 def spmm(
     layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-    *, relu: bool = False, mask: Array | None = None, more: bool = False,
+    *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
 ) -> None:  # fmt: skip
     """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-    With `more`, sums go on from what is in `out` instead of the bias.
+    With `more`, sums go on from what is in `out` instead of the bias. With a `ceiling`, out[i] = min(max(sum + bias[i],
+    0), ceiling), and 0 where the sum is 0, whatever the bias.
     """
     x, out = _memory(x), _memory(out)
     gate = None if mask is None else _memory(mask)
     for image_row, x_at, out_at in _positions(grid):
         for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
             target = out_at + (row * grid.out_row if grid.places is None else int(grid.places[row]))
-            y = _line(out, target) if more else np.full(LANES, 0.0 if bias is None else bias[row])
+            shift = 0.0 if bias is None else float(bias[row])
+            y = _line(out, target) if more else np.full(LANES, 0.0 if ceiling is not None else shift)
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
-            if relu:
+            if ceiling is not None:
+                y[y != 0] += shift
+                y[y > ceiling] = ceiling
+            if relu or ceiling is not None:
                 y[y < 0] = 0
             if gate is not None:
                 y[~(_line(gate, target) > 0)] = 0

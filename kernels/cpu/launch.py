@@ -199,17 +199,21 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None, more: bool = False,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias. With a `ceiling`,
+        which they know too, out[i] = min(max(sum + bias[i], 0), ceiling), and 0 where the sum is 0, whatever the bias.
         """
         positions, width = grid.outer * grid.ys * grid.lines, self._bytes // out.itemsize
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
-            kernel = spmm_kernel(element_size(out), layout.most_group, width, int(grid.places is not None))
+            placed, capped = int(grid.places is not None), int(ceiling is not None)
+            kernel = spmm_kernel(element_size(out), layout.most_group, width, placed, capped)
+            fields["ceiling"] = np.array([ceiling], data.dtype) if capped else None
+            fields["relu"] = int(relu or capped)
             self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1

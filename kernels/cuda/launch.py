@@ -204,12 +204,15 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None, more: bool = False,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias. A `ceiling` is
+        refused.
         """
+        if ceiling is not None:
+            raise ValueError(f"spmm: sums with a ceiling are computed on a CPU only, got ceiling={ceiling} on a GPU")
         put, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
         if isinstance(put, DeviceCooLayout):
             carry = self._empty(put.carries * positions * LANES, out.dtype)

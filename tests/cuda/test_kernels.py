@@ -526,6 +526,14 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
 
 
+def test_sums_with_a_ceiling_are_refused(a_cuda):
+    pattern = SparsityPattern((1, 1), [0, 1], [0])
+    with pytest.raises(ValueError, match=r"computed on a CPU only, got ceiling=32\.0 on a GPU"):
+        a_cuda.launcher().spmm(
+            layout_of(pattern, pattern.indices), linear_grid(1, 1, 1), None, None, None, None, ceiling=32.0
+        )
+
+
 def test_there_is_a_kernel_for_every_size_of_group(a_cuda):
     launch = importlib.import_module("sparsecore.kernels.cuda.launch")
     for family in ("spmm", "sddmm"):
