@@ -372,11 +372,16 @@ def _windows(x: Array, window: Window, y: Array) -> Iterator[tuple[tuple[int, ..
 # ---------------------------------------------------------------------------------------------- packing
 
 
-def pack(x: Array, out: Array) -> None:
-    """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
-    out[:] = 0
+def pack(x: Array, out: Array, places: Array | None = None) -> None:
+    """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
+
+    With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+    """
+    lines = _lines(out)
+    at = np.arange(x.shape[1]) if places is None else places
+    lines[:, at] = 0
     for sample, row in enumerate(x):
-        out[sample // LANES, :, sample % LANES] = row
+        lines[sample // LANES, at, sample % LANES] = row
 
 
 def clear_lanes(x: Array, batch: int) -> None:
@@ -404,10 +409,16 @@ def narrow(x: Array, out: Array) -> None:
     out[...] = halves[0] | halves[1] << np.uint32(16)
 
 
-def unpack(x: Array, out: Array) -> None:
-    """(tiles, features, LANES) → (batch, features)."""
+def unpack(x: Array, out: Array, places: Array | None = None) -> None:
+    """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
+    lines = _lines(x)
+    at = np.arange(out.shape[1]) if places is None else places
     for sample in range(len(out)):
-        out[sample] = x[sample // LANES, :, sample % LANES]
+        out[sample] = lines[sample // LANES, at, sample % LANES]
+
+
+def _lines(tiles: Array) -> Array:
+    return tiles.reshape(len(tiles), tiles.size // LANES // max(len(tiles), 1), LANES)
 
 
 def pack_samples(

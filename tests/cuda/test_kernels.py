@@ -253,6 +253,10 @@ def test_packing(cuda, dtype, batch, features):
     against_the_oracle(cuda, "pack", x, packed)
     spare = rng.standard_normal((tiles, features, LANES)).astype(dtype)
     against_the_oracle(cuda, "unpack", spare, np.full((batch, features), np.nan, dtype))
+    places = rng.permutation(features + 5)[:features].astype(np.int32)  # a feature's line of a tile that has more
+    more = rng.standard_normal((tiles, features + 5, LANES)).astype(dtype)
+    against_the_oracle(cuda, "pack", x, more, places)
+    against_the_oracle(cuda, "unpack", more, np.full((batch, features), np.nan, dtype), places)
     rows = cuda.put(np.hstack([x, x]))
     out, expected = cuda.empty(packed.shape, dtype), packed.copy()
     cuda.launcher().pack(rows[:, :features], out)
