@@ -336,11 +336,10 @@ def small_lenet_5() -> Network:
 
 
 def test_a_convolutional_network_has_the_losses_of_the_cpu(a_cuda: CUDA) -> None:
-    found = {kind: losses(small_lenet_5().to(activations=kind), cpu(), 40, 10) for kind in ("bfloat16", "float32")}
-    mine = losses(small_lenet_5().to(activations="bfloat16"), a_cuda, 40, 10)
-    print(mine, found)
-    assert np.abs(mine - found["bfloat16"]).max() < 0.01 and mine[-1] < mine[0]
-    assert not np.array_equal(mine, losses(small_lenet_5(), a_cuda, 40, 10))
+    """A tenth as far from those in bfloat16 as these are from float32's, at most."""
+    right, exact = (losses(small_lenet_5().to(activations=kind), cpu(), 40, 8) for kind in ("bfloat16", "float32"))
+    mine = losses(small_lenet_5().to(activations="bfloat16"), a_cuda, 40, 8)
+    assert np.linalg.norm(mine - right) <= 0.1 * np.linalg.norm(right - exact) and mine[-1] < mine[0]
 
 
 def trained(device: Device, *, kind: str = "bfloat16") -> list[Any]:
@@ -355,11 +354,10 @@ def trained(device: Device, *, kind: str = "bfloat16") -> list[Any]:
 
 
 def test_a_network_with_batch_normalisation_trains_as_on_the_cpu(a_cuda: CUDA) -> None:
+    """A tenth as far from the CPU's bfloat16 as that is from float32, at most."""
     found, right, exact = trained(a_cuda), trained(cpu()), trained(cpu(), kind="float32")
     for mine, theirs, other in zip(found, right, exact, strict=True):
-        apart, far = np.linalg.norm(mine - theirs), np.linalg.norm(theirs - other)
-        print(apart / np.linalg.norm(theirs), far / np.linalg.norm(theirs))
-        assert apart <= 0.02 * np.linalg.norm(theirs)
+        assert np.linalg.norm(mine - theirs) <= 0.1 * np.linalg.norm(theirs - other)
 
 
 def test_the_same_bits_in_every_order_of_the_threads() -> None:
