@@ -67,6 +67,8 @@ class Options:
         Of every engine.
     shapes : tuple of ConvShape
         Of convolutions; empty for the benchmark's own.
+    activations : {"float32", "bfloat16"}
+        bfloat16 adds this engine with such activations, and PyTorch's dense steps in bfloat16.
     quick : bool
         The smallest sizes that still run all of the code: a check, not a measurement.
     """
@@ -76,6 +78,7 @@ class Options:
     sparsities: tuple[float, ...] = ()
     threads: int = 1
     shapes: tuple[ConvShape, ...] = ()
+    activations: str = "float32"
     quick: bool = False
 
     def budget(self, seconds: float) -> Budget:

@@ -19,6 +19,7 @@ from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
+from .runtime.halves import NO_FLOAT16
 from .runtime.halves import narrowed as in_halves
 from .runtime.recording import is_recorded
 from .runtime.tiles import LANES, PAIRS, Tiles, tiles_of
@@ -230,10 +231,7 @@ class Network:
     def _checked_activations(self, wanted: str, device: str | Device | None) -> str:
         known = [self.dtype.name, *(["bfloat16"] if self.dtype == np.float32 else [])]
         if wanted == "float16":
-            raise ValueError(
-                f"{self!r}: activations cannot be float16, whose smallest normal number is 6e-5: gradients vanish; "
-                f"bfloat16 has the range of float32"
-            )
+            raise ValueError(f"{self!r}: activations cannot be {NO_FLOAT16}")
         if wanted not in known:
             raise ValueError(f"{self!r}: activations must be {' or '.join(known)}, got {wanted!r}")
         return wanted

@@ -245,6 +245,10 @@ class RunConfig:
         RUN, kinds.DEVICE, "cpu (default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works", "cpu",
         decides=False,
     )  # fmt: skip
+    activations: Literal["float32", "bfloat16"] = _in(
+        RUN, kinds.ACTIVATIONS, "in what activations and their gradients are stored: float32 (default), or bfloat16, "
+        "half the bytes; parameters and sums are float32", "float32", metavar="DTYPE", decides=False,
+    )  # fmt: skip
     threads: int | str | None = _in(
         RUN, kinds.THREADS_OR_AUTO,
         "auto (the default) takes one or all there are, whichever is faster in the first steps", decides=False,
