@@ -22,7 +22,7 @@ from .runtime.device import Device, place_of
 from .runtime.halves import NO_FLOAT16
 from .runtime.halves import narrowed as in_halves
 from .runtime.recording import is_recorded
-from .runtime.tiles import LANES, PAIRS, Tiles, tiles_of
+from .runtime.tiles import LANES, PAIRS, Tiles, tile_samples, tiles_of
 from .runtime.workspace import Ahead, Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
@@ -449,7 +449,10 @@ class Network:
         Every layer keeps what it gives; all together should take no more than AT_ONCE bytes.
         """
         numbers = sum(int(np.prod(layer.out_shape)) for _, layer in self.walk() if not layer.children)
-        return max(LANES, min(most, AT_ONCE // (numbers * self.dtype.itemsize) // LANES * LANES))
+        kind = PAIRS if self._halves else self.dtype
+        samples = tile_samples(kind)
+        tiles = AT_ONCE // (numbers * LANES * kind.itemsize)
+        return max(samples, min(most, tiles * samples))
 
     def logits(self, x: Any, batch_size: int | None = None, *, normalised: bool = False) -> Any:
         """The network's output for ordinary arrays.
@@ -529,7 +532,7 @@ class Network:
             If batch is not at least 1.
         """
         self._check_own()
-        return Compiled(self.root, self.normalisation, self.dtype, self.device, batch)
+        return Compiled(self.root, self.normalisation, self.dtype, self.device, batch, halves=self._halves)
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:

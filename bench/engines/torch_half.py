@@ -1,4 +1,4 @@
-"""PyTorch in bfloat16, dense: activations and the weights that products read in bfloat16, weights that learn in float32.
+"""PyTorch in bfloat16, dense: so are activations and the weights that products read, while weights learn in float32.
 
 By hand, as torch_hand; or by `torch.autocast`, as its tutorials write it. Its products are those of oneDNN, with
 AVX512-BF16 where the processor has it.

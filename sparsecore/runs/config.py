@@ -30,7 +30,8 @@ class Setting(NamedTuple):
     metavar : str or None
         What stands for a value in the command's help.
     decides : bool
-        Whether it decides, on one processor, what is learned. A field that does not may change when a run goes on.
+        Whether it decides, on one processor, what is learned but for its rounding. A field that does not may change when
+        a run goes on.
     typed : str
         The field's type, as it is written below.
     default : value
@@ -344,6 +345,13 @@ def loading(record: Any) -> dict[str, Any]:
     options = record.get("options") if isinstance(record, Mapping) else None
     found = options if isinstance(options, Mapping) else {}
     return {name: found[name] for name in ("target", "loss") if isinstance(found.get(name), str)}
+
+
+def activations_in(record: Any) -> str | None:
+    """What that run stored activations in; None if it does not say so."""
+    options = record.get("options") if isinstance(record, Mapping) else None
+    name = options.get("activations") if isinstance(options, Mapping) else None
+    return name if name in ("float32", "bfloat16") else None
 
 
 def _listed(value: Any) -> Any:
