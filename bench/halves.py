@@ -30,7 +30,8 @@ def half_contenders(model: str, threads: int) -> list[Contender]:
 def half_table(rows: list[Row]) -> str:
     """All of one model, batch size and number of threads."""
     model, batch, threads = (rows[0][name] for name in ("model", "batch", "threads"))
-    by_hand = fastest(pick(rows, "numpy-hand", "torch-hand", "torch-eager", "torch-channels-last", topology="dense"))
+    peers = ("numpy-hand", "torch-hand") if model == "lenet300" else ("torch-eager", "torch-channels-last")
+    by_hand = fastest(pick(rows, *peers, topology="dense"))
     theirs = fastest(pick(rows, THEIRS))
     body = []
     for topology, sparsity in dict.fromkeys((row["topology"], row["sparsity"]) for row in rows):

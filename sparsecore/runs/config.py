@@ -30,8 +30,8 @@ class Setting(NamedTuple):
     metavar : str or None
         What stands for a value in the command's help.
     decides : bool
-        Whether it decides, on one processor, what is learned but for its rounding. A field that does not may change when
-        a run goes on.
+        Whether it decides, on one processor, what is learned but for rounding. A field that does not may change when a
+        run goes on.
     typed : str
         The field's type, as it is written below.
     default : value
