@@ -209,9 +209,9 @@ def drawn(data: st.DataObject) -> tuple[Callable[[Any], Network], tuple[int, ...
         for into, out in pairwise([features, *sizes]):
             layers.append(SparseLinear(uniform_random(out, into, sparsity, rng), relu=True, **options))
         network = Network([*layers, SparseLinear(dense(10, sizes[-1] if sizes else features), **options)])
-        for _, layer in network.walk():
-            for name in {"bias", "shift"} & layer.params.keys():
-                layer.params[name][:] = rng.choice([-9.0, 9.0], layer.params[name].shape)
+        biases = [layer.params[name] for _, layer in network.walk() for name in {"bias", "shift"} & layer.params.keys()]
+        for k, values in enumerate(biases):  # each far from what the one before lets come
+            values[:] = 9 * 10**k * rng.choice([-1, 1], values.shape)
         return network
 
     return make, shape if convolved else (channels * height * width,)
