@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from .engines import BOTH, DENSE, Contender, has_torch
 from .tables import fastest, markdown, number, pick, ratio, wires
@@ -22,7 +23,7 @@ def half_contenders(model: str, threads: int) -> list[Contender]:
     if has_torch():
         from .engines import torch_half
 
-        ways = torch_half.LINEAR if model == "lenet300" else torch_half.IMAGES
+        ways: Any = torch_half.LINEAR if model == "lenet300" else torch_half.IMAGES
         found += [Contender(THEIRS, name, DENSE, make) for name, make in ways.items()]
     return found
 

@@ -111,6 +111,7 @@ class Network:
 
     answers: Answers | None = None  # networks that earlier versions pickled have none
     _halves = False
+    _live: _Live | None = None
 
     def __init__(
         self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
@@ -283,7 +284,7 @@ class Network:
         self.table = table
         self._params = table.values[: table.trained]
         self._adopted = [(path, layer, _own(layer)) for path, layer in self.walk()]
-        self._live: _Live | None = None  # which would keep the old arrays
+        self._live = None  # which would keep the old arrays
         self.version += 1
 
     def rewire(
