@@ -51,17 +51,17 @@ class _Recorded:
 
 
 class Step(_Recorded):
-    """A training step, its activations in the parameters' dtype or in bfloat16."""
+    """A training step, with activations in float32 or bfloat16."""
 
     def __init__(
-        self, problem: AnyProblem, threads: int, device: Device | None = None, activations: str | None = None
+        self, problem: AnyProblem, threads: int, device: Device | None = None, activations: str = "float32"
     ) -> None:
         super().__init__(threads, device)
         network = problem.network().to(self.device, activations=activations)
         x = self.tiles(problem.x)
-        labels = self.device.zeros((len(x.data) * LANES,), np.int32)
         if activations == "bfloat16":
-            x = narrowed("x", x, Workspace(self.device, self.launcher))
+            x = narrowed("x", x, Workspace(self.device))
+        labels = self.device.zeros((tiles_of(x.batch) * LANES,), np.int32)
         self.device.fill(labels[: len(problem.labels)], problem.labels)
         workspace = Workspace(self.device, self.kernels, training=True)
         grads = self.device.zeros(network.params.shape, network.dtype)

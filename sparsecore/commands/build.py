@@ -30,7 +30,7 @@ from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 from .recipes import fitted, model_of, origin, own_line, resolved
-from .report import Lines, Quiet, learning_line
+from .report import Lines, Quiet, halves_line, learning_line
 from .threads import FasterThreads
 from .trouble import Trouble
 
@@ -73,6 +73,7 @@ def build(
     where = device(config.device)
     dataset, initial = start(config, report)
     network = initial if checkpoint is None else checkpoint.network
+    network.to(activations=config.activations)
     path, dataset = dataset.name, _as_before(_named(config, dataset), network)
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
@@ -93,6 +94,8 @@ def build(
     if by_samples:
         report.say(own_line(config))
     report.say(learning_line(config))
+    if config.activations == "bfloat16":
+        report.say(halves_line(_said(config.batch_size)))
     kept = _kept(config, path)
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)

@@ -12,8 +12,8 @@ from ..data.normalisation import Normalisation
 from ..errors import figure
 from ..network import Network
 from ..runs.checkpoint import read
-from ..runs.config import dataset_in, loading
-from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.config import activations_in, dataset_in, loading
+from ..runs.kinds import ACTIVATIONS, DEVICE, NAME, THREADS, typed
 from ..runs.pictures import can_draw
 from ..runs.strict import as_line
 from ..runtime.devices import set_threads
@@ -39,6 +39,7 @@ class Arguments(NamedTuple):
     data_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    activations: str | None = None
     best: bool = False
     latency: bool = False
     predictions: str | None = None
@@ -68,6 +69,7 @@ def evaluated(arguments: list[str]) -> list[str]:
         raise ValueError(f"{flag}: is for classes, and {given.path} tells numbers; leave it out")
     if given.threads is not None:
         set_threads(given.threads)
+    checkpoint.network.to(activations=given.activations or activations_in(config))
     totals = totals_of(checkpoint.network, dataset, given.device)
     network = _normalising(checkpoint.network, dataset)
     answers = None if dataset.numbers else answers_of(network, dataset)
@@ -131,6 +133,10 @@ def parser() -> Parser:
     made.add_argument("--data-dir", help=CACHE)
     made.add_argument("--threads", type=typed(THREADS), help="on a CPU: one for each core if not given")
     made.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
+    made.add_argument(
+        "--activations", type=typed(ACTIVATIONS), metavar="DTYPE",
+        help="float32 or bfloat16; the run's own if not given",
+    )  # fmt: skip
     made.add_argument(
         "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
     )
