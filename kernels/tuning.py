@@ -82,12 +82,13 @@ def sample_lines(register_bytes: int, registers_of_line: int) -> int:
     return max(1, (8 if register_bytes == 64 else 4) // registers_of_line)
 
 
-def sample_block(group: int, register_bytes: int) -> int:
-    """Connections that sample takes at once for a group of rows: as many sums as the register file holds."""
+def sample_block(group: int, register_bytes: int, together: int) -> int:
+    """Connections that sample takes at once for a group of rows: as many sums as the register file holds beside as many
+    registers of each row's dy as are loaded together."""
     if group == 1:
         return SAMPLE_BLOCK
     if register_bytes == 64:  # AVX-512 has 32 registers
-        return 4 if group == 4 else 8
+        return 4 if group == 4 or (group == 3 and together == 2) else 8
     return {2: 4}.get(group, 2)
 
 

@@ -14,9 +14,9 @@ from ..compile import njit
 from ..layout import LANES, kept_size, samples_of_tile
 from ..tuning import PACK_TILES
 from .call import arguments, kernel, share
-from .ir.pairs import clear_line, lower, upper, write, write_half
+from .ir.pairs import clear_line, lower, upper, write
 from .ir.transpose import gather_block, transpose_block
-from .ir.vector import advance, floats, ints, stored
+from .ir.vector import advance, element, floats, ints, stored
 from .spmm import units_of
 
 PACK_SAMPLES = arguments(
@@ -36,7 +36,6 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
     """
 
     kept, samples = kept_size(size), samples_of_tile(size)
-    halves = samples // LANES
 
     def pack_samples(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK_SAMPLES)[0]
@@ -44,22 +43,26 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
         scale, shift, out = floats(c.scale, kept), floats(c.shift, kept), floats(c.out, size)
         start = ints(c.at, 8)[0]
         first, last = share((c.batch + samples - 1) // samples, part, until, parts)
-        for block in range(first * halves, min(last * halves, (c.batch + LANES - 1) // LANES)):
-            tile, half = block // halves, block % halves
-            addresses = advance(ints(c.addresses, 8), block * LANES)
-            valid = min(LANES, c.batch - block * LANES)
-            for lane in range(LANES):
-                sample = order[start + block * LANES + min(lane, valid - 1)]
+        for tile in range(first, last):
+            addresses = advance(ints(c.addresses, 8), tile * samples)
+            valid = min(samples, c.batch - tile * samples)
+            for lane in range((valid + LANES - 1) // LANES * LANES):
+                sample = order[start + tile * samples + min(lane, valid - 1)]
                 addresses[lane] = c.store + sample * c.row_bytes
-                out_labels[block * LANES + lane] = labels[sample] if lane < valid else -1
+                out_labels[tile * samples + lane] = labels[sample] if lane < valid else -1
             whole = c.features // 16 * 16
             base = advance(out, tile * c.out_tile)
             for feature in range(0, whole, 16):
-                gather_block(store_size, addresses, feature, scale, shift, valid, half, advance(base, feature * LANES))
+                gather_block(store_size, addresses, feature, scale, shift, valid, advance(base, feature * LANES))
             for feature in range(whole, c.features):
+                factor, offset = scale[feature], shift[feature]
                 for lane in range(LANES):
-                    value = stored(addresses[lane], store_size)[feature] * scale[feature] + shift[feature]
-                    write_half(base, feature * LANES + lane, value if lane < valid else 0.0, half)
+                    low = high = element(scale, 0.0)
+                    if lane < valid:
+                        low = stored(addresses[lane], store_size)[feature] * factor + offset
+                    if lane + LANES < valid:
+                        high = stored(addresses[lane + LANES], store_size)[feature] * factor + offset
+                    write(base, feature * LANES + lane, low, high)
 
     return kernel(pack_samples)
 

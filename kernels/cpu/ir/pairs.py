@@ -29,6 +29,7 @@ class PairLines(Lines):
     def __init__(self, b: Builder, width: int) -> None:
         super().__init__(b, ir.FloatType(), width)
         self.registers *= 2
+        self.at_once = [(r, r + 1) for r in range(0, self.registers, 2)]
         self.words = ir.VectorType(I32, width)
 
     def load(self, base: Value, register: int = 0) -> Value:
@@ -131,23 +132,6 @@ def clear_line(out: Any, at: int, used: int) -> None:
     for lane in range(LANES):
         low = lower(out, at + lane) if lane < used else 0.0
         write(out, at + lane, low, upper(out, at + lane) if lane + LANES < used else 0.0)
-
-
-@intrinsic
-def write_half(_, out, k, value, half):  # type: ignore[no-untyped-def]
-    """Write a number into word k: the lower of two, and zero above it, for `half` 0; then the upper one for 1."""
-    kind = types.float32 if out.dtype == types.uint32 else out.dtype
-
-    def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        at, word = b.gep(args[0], [args[1]]), args[2]
-        if out.dtype == types.uint32:
-            bits = rounded(b, word, I32)
-            above = b.or_(b.load(at), b.and_(bits, I32(0xFFFF0000)))
-            word = b.select(b.icmp_signed("==", args[3], I64(0)), b.lshr(bits, I32(16)), above)
-        b.store(word, at)
-        return context.get_dummy_value()
-
-    return types.void(out, types.int64, kind, types.int64), emit
 
 
 def rounded(b: Builder, value: Value, kind: ir.Type) -> Value:

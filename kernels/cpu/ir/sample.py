@@ -165,7 +165,7 @@ class _Sample:
     def rows_together(self, group: int, tiles: Value, dy_tile: Value, x_tile: Value) -> None:
         """For a block of connections, the sums of all rows stay in registers over all positions."""
         v, b = self.v, self.v.b
-        most = sample_block(group, v.width * v.size)
+        most = sample_block(group, v.width * v.size, len(v.at_once[0]))
         numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
         dys = [b.gep(self.dy, [b.mul(number, self.dy_row)]) for number in numbers]
         targets = [b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
@@ -177,12 +177,13 @@ class _Sample:
                 sums = list(sums)
                 if group == 1:
                     dy_at, x_at = opaque_number(b, dy_at), opaque_number(b, x_at)
-                for r in range(v.registers):
-                    dy = [v.load(b.gep(base, [dy_at]), r) for base in dys]
+                for together in v.at_once:  # registers of a line that are loaded together
+                    dy = {r: [v.load(b.gep(base, [dy_at]), r) for base in dys] for r in together}
                     for c, base in enumerate(xs):  # one x at a time: the sums need the other registers
-                        x = v.load(b.gep(base, [x_at]), r)
-                        for row in range(group):
-                            sums[row * block + c] = v.fma(dy[row], x, sums[row * block + c])
+                        for r in together:
+                            x = v.load(b.gep(base, [x_at]), r)
+                            for row in range(group):
+                                sums[row * block + c] = v.fma(dy[r][row], x, sums[row * block + c])
                 return sums
 
             # Tiles, image rows and lines, from the outermost loop to the innermost.

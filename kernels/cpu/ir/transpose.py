@@ -30,52 +30,76 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
 
 
 @intrinsic(prefer_literal=True)
-def gather_block(_, store_size, rows, feature, scale, shift, valid, half, out):  # type: ignore[no-untyped-def]
+def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
     """out[f, lane] = rows[lane][feature + f] · scale[feature + f] + shift[feature + f], for 16 features of one tile.
 
-    `rows` points at the addresses of 16 samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid` on
-    become zero. Where words of `out` hold two numbers, `half` 0 writes the lower ones, and zeros above them, and 1 the
-    upper ones.
+    `rows` points at the addresses of the tile's samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid`
+    on become zero. Where words of `out` hold two bfloat16, samples lie 16 apart in a word: those are rounded and joined
+    before they are transposed, so that half as many are.
     """
     literal = literals(store_size)
     if literal is None:
         return None
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        _, rows, feature, scale, shift, valid, half, out = args
-        scalar = SCALAR[signature.args[3].dtype]
-        element, line = _STORED[literal[0]], ir.VectorType(scalar, LANES)
-        kind = ir.VectorType(element, 16)
-        loaded = []
-        for lane in range(LANES):
-            base = b.add(b.load(b.gep(rows, [I64(lane)])), b.mul(feature, I64(literal[0])))
-            value = b.load(b.inttoptr(base, kind.as_pointer()))
-            value.align = literal[0]
-            loaded.append(value)
-        keep = _first(b, valid)
-        for f, column in enumerate(transposed(b, loaded)):
-            at = b.add(feature, I64(f))
-            factor, offset = (broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
-            value = b.fadd(b.fmul(_converted(b, column, element, line), factor), offset)
-            value = b.select(keep, value, ir.Constant(line, [0.0] * LANES))
-            if signature.args[7].dtype == types.uint32:
-                value = _with_half(b, value, b.gep(out, [I64(f * LANES)]), half)
-            target = b.bitcast(b.gep(out, [I64(f * LANES)]), value.type.as_pointer())
-            b.store(value, target).align = 4
+        _, *given, out = args
+        element = _STORED[literal[0]]
+        if signature.args[6].dtype == types.uint32:
+            lines = _joined(b, element, *given)
+        else:
+            lines = _normalised(b, element, SCALAR[signature.args[3].dtype], *given)
+        for f, line in enumerate(lines):
+            b.store(line, b.bitcast(b.gep(out, [I64(f * LANES)]), line.type.as_pointer())).align = 4
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(store_size, rows, i, scale, shift, i, i, out), emit
+    return types.void(store_size, rows, i, scale, shift, i, out), emit
 
 
-def _with_half(b: Builder, value: Value, out: Value, half: Value) -> Value:
-    """A line of words of which values become one half, rounded to bfloat16."""
-    words = ir.VectorType(I32, LANES)
-    bits = rounded(b, value, words)
-    before = b.load(b.bitcast(out, words.as_pointer()))
-    before.align = 4
-    above = b.or_(before, b.and_(bits, ir.Constant(words, [0xFFFF0000] * LANES)))
-    return b.select(b.icmp_signed("==", half, I64(0)), b.lshr(bits, ir.Constant(words, [16] * LANES)), above)
+def _stored(b: Builder, element: ir.Type, rows: Value, lane: Value, feature: Value) -> Value:
+    """16 features of a sample, as they are stored."""
+    size = 1 if isinstance(element, ir.IntType) else 4
+    base = b.add(b.load(b.gep(rows, [lane])), b.mul(feature, I64(size)))
+    value = b.load(b.inttoptr(base, ir.VectorType(element, 16).as_pointer()))
+    value.align = size
+    return value
+
+
+def _normalised(
+    b: Builder, element: ir.Type, scalar: ir.Type, rows: Value, feature: Value, scale: Value, shift: Value, valid: Value
+) -> list[Value]:
+    """The lines of 16 features: transposed as they are stored, then multiplied."""
+    line = ir.VectorType(scalar, LANES)
+    keep, lines = _first(b, valid), []
+    loaded = [_stored(b, element, rows, I64(lane), feature) for lane in range(LANES)]
+    for f, column in enumerate(transposed(b, loaded)):
+        at = b.add(feature, I64(f))
+        factor, offset = (broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
+        value = b.fadd(b.fmul(_converted(b, column, element, line), factor), offset)
+        lines.append(b.select(keep, value, ir.Constant(line, [0.0] * LANES)))
+    return lines
+
+
+def _joined(
+    b: Builder, element: ir.Type, rows: Value, feature: Value, scale: Value, shift: Value, valid: Value
+) -> list[Value]:
+    """The same as words of two bfloat16: multiplied, rounded and joined, then transposed."""
+    line, words = ir.VectorType(ir.FloatType(), 16), ir.VectorType(I32, 16)
+    factors, offsets = (b.load(b.bitcast(b.gep(array, [feature]), line.as_pointer())) for array in (scale, shift))
+    factors.align = offsets.align = 4
+    last = b.sub(valid, I64(1))
+
+    def bits(lane: int) -> Value:
+        there = b.icmp_signed("<", I64(lane), valid)
+        value = _converted(b, _stored(b, element, rows, b.select(there, I64(lane), last), feature), element, line)
+        found = rounded(b, b.fadd(b.fmul(value, factors), offsets), words)
+        return b.select(there, found, ir.Constant(words, [0] * 16))
+
+    joined = []
+    for lane in range(LANES):
+        low, high = b.lshr(bits(lane), ir.Constant(words, [16] * 16)), bits(lane + LANES)
+        joined.append(b.or_(low, b.and_(high, ir.Constant(words, [0xFFFF0000] * 16))))
+    return transposed(b, joined)
 
 
 def _converted(b: Builder, value: Value, element: ir.Type, line: ir.Type) -> Value:

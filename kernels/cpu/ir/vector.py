@@ -148,6 +148,7 @@ class Lines:
         self.size = size_of(scalar)
         self.vector = ir.VectorType(scalar, width)
         self.registers = LANES // width
+        self.at_once: list[tuple[int, ...]] = [(r,) for r in range(self.registers)]  # what one load gives
         self.zero = ir.Constant(self.vector, [0.0] * width)
         suffix = f"v{width}f{8 * self.size}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
