@@ -33,5 +33,6 @@ def command(ranks: int, *words: str) -> list[str]:
 def started(ranks: int, *words: str, cwd: Path | None = None, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     """Run a job to its end."""
     return subprocess.run(
-        command(ranks, *words), cwd=cwd, env=os.environ | HERE, capture_output=True, text=True, timeout=timeout, check=False
+        command(ranks, *words), cwd=cwd, env=os.environ | HERE, capture_output=True, text=True, timeout=timeout,
+        check=False,
     )  # fmt: skip
