@@ -38,6 +38,9 @@ class Ranks:
     Attributes
     ----------
     rank, size : int
+    together : bool
+        Whether all are on one machine, where a message is a copy: none goes on while a rank computes, and asking MPI
+        for that costs more than the copy.
     threads : int
         That are this rank's share of the processors that it is bound to.
     """
@@ -45,7 +48,12 @@ class Ranks:
     def __init__(self, comm: Any) -> None:
         self.rank, self.size = int(comm.rank), int(comm.size)
         self._comm, self._pieces, self._end = comm.Dup(), comm.Dup(), comm.Dup()
-        self.threads = _share_of_processors(comm)
+        from mpi4py import MPI
+
+        here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.together = bool(here.size == self.size)
+        self.threads = _share_of_processors(here)
+        here.Free()
 
     def __repr__(self) -> str:
         return f"Ranks({self.rank} of {self.size})"
@@ -60,9 +68,9 @@ class Ranks:
         """The sum over ranks of arrays of one shape and dtype: a new array."""
         return _in_order(self.gather(array))
 
-    def begin(self, piece: Any) -> Summing:
-        """Begin to replace a flat array by its sum over ranks, in place; all ranks begin theirs in the same order."""
-        return Summing(self._pieces, self.rank, self.size, piece)
+    def summing(self, piece: Any) -> Summing:
+        """What replaces a flat array by its sum over ranks; all ranks begin and finish theirs in the same order."""
+        return Summing(self._pieces, self.rank, self.size, piece, waiting=self.together)
 
     def any(self, *wishes: bool) -> tuple[bool, ...]:
         """Which of these some rank wishes."""
@@ -98,31 +106,42 @@ class Ranks:
 
 
 class Summing:
-    """The sum over ranks of a flat array, under way; `finish` puts it in the array's place."""
+    """Replaces a flat array by its sum over ranks, in place, as often as it is begun and finished."""
 
-    def __init__(self, comm: Any, rank: int, size: int, piece: Any) -> None:
-        self._comm, self._rank, self._piece = comm, rank, piece
+    def __init__(self, comm: Any, rank: int, size: int, piece: Any, *, waiting: bool) -> None:
+        self.piece, self._comm, self._waiting = piece, comm, waiting
         self._cuts = _Cuts.of(piece.size, size)
         self._whole = size == 2 or piece.nbytes <= GATHERED
-        if self._whole:
-            self._received = np.empty((size, piece.size), piece.dtype)
-            self._request = comm.Iallgather(piece, self._received)
-            return
-        own = self._cuts.sizes[rank]
+        own = piece.size if self._whole else self._cuts.sizes[rank]
         self._received = np.empty((size, own), piece.dtype)
-        here = [own] * size, [own * k for k in range(size)]
-        self._request = comm.Ialltoallv([piece, self._cuts], [self._received, here])
+        self._own = piece if self._whole else np.empty(own, piece.dtype)
+        self._places = [own] * size, [own * k for k in range(size)]
+        self._request: Any = None
+
+    def begin(self) -> None:
+        """Send what this rank has; where that is a copy, wait for what the others have, too."""
+        comm: Any = self._comm
+        sent: Any = self.piece
+        received: Any = self._received
+        if self._whole:
+            call = comm.Allgather if self._waiting else comm.Iallgather
+        else:
+            call = comm.Alltoallv if self._waiting else comm.Ialltoallv
+            sent, received = [sent, self._cuts], [received, self._places]
+        self._request = call(sent, received)
 
     def look(self) -> None:
         """Give MPI an occasion to send and receive: most work only while they are called."""
-        self._request.Test()
+        if self._request is not None:
+            self._request.Test()
 
     def finish(self) -> None:
-        self._request.Wait()
-        if self._whole:
-            _in_order(self._received, self._piece)
-        else:
-            self._comm.Allgatherv(_in_order(self._received), [self._piece, self._cuts])
+        """Put the sum in the array's place."""
+        if self._request is not None:
+            self._request.Wait()
+        _in_order(self._received, self._own)
+        if not self._whole:
+            self._comm.Allgatherv(self._own, [self.piece, self._cuts])
 
 
 class _Cuts(NamedTuple):
@@ -171,15 +190,11 @@ def _in_order(arrays: Any, out: Any = None) -> Any:
     return out
 
 
-def _share_of_processors(comm: Any) -> int:
+def _share_of_processors(here: Any) -> int:
     """Threads for this rank: a processor that several ranks of this machine may use counts for each of them in part."""
-    from mpi4py import MPI
-
-    here = comm.Split_type(MPI.COMM_TYPE_SHARED)
     bound = here.allgather(_bound())
     own = bound[here.rank]
     share = sum(1 / sum(number in each for each in bound) for number in own) / len(own)
-    here.Free()
     return max(1, min(int(available() * share + 1e-9), asked_for() or 256))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ..runtime.ranks import Ranks, Summing
 from ..runtime.recording import extent
 from ..runtime.workspace import Share
 
-BUCKET = 1 << 16
+BUCKET = 1 << 18
 """Bytes of gradients that are summed at once, at least: neighbouring layers go together up to there."""
 
 
@@ -84,7 +85,8 @@ class Buckets:
         for first, last in reversed(self._edges):
             piece = self._grads[first:last]
             done = max(done, _last_use(tape, since, piece))
-            kernels.host("begin sum over ranks", self._begin, {}, {"piece": piece})
+            summing = self._sharing.ranks.summing(piece)
+            kernels.host("begin sum over ranks", partial(self._begin, summing), {}, {"piece": piece})
             _, call = tape.hosts.pop()
             where = sum(count <= done for count, _ in tape.hosts)
             tape.hosts.insert(where, (done, call))
@@ -95,10 +97,11 @@ class Buckets:
             each.finish()
         self._begun.clear()
 
-    def _begin(self, piece: Any) -> None:
+    def _begin(self, summing: Summing, piece: Any) -> None:
         for each in self._begun:
             each.look()
-        self._begun.append(self._sharing.ranks.begin(piece))
+        summing.begin()
+        self._begun.append(summing)
         self._sharing.elements += piece.size
 
 

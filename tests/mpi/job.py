@@ -31,12 +31,14 @@ from sparsecore.prune.pruner import Pruner, sparsity_rule
 from sparsecore.prune.rewirer import Rewirer
 from sparsecore.prune.schedule import gradual
 from sparsecore.runs.trainer import Trainer
+from sparsecore.runtime import ranks as ranks_module
 from sparsecore.runtime.devices import set_threads
 from sparsecore.runtime.processors import processes
 from sparsecore.runtime.ranks import Ranks, started
 from sparsecore.topology import dense, uniform_random
-from sparsecore.training.callbacks import Callback, Training
+from sparsecore.training.callbacks import Callback
 from sparsecore.training.optimizers import SGD, AdamW
+from sparsecore.training.sharing import BUCKET
 
 BATCH, STEPS, EPOCHS = 36, 13, 4
 SAMPLES = BATCH * (STEPS - 1) + 5  # the last batch leaves ranks without rows where there are several
@@ -141,18 +143,11 @@ CASES = {
     "rigl": Case(residual, callbacks=lambda: rewiring(RIGL)),
     "regrown": Case(flat, callbacks=lambda: rewiring(REGROW, targets=0.8, initial=0.4)),
     "local norms": Case(flat, local_norms=True),
+    "cut": Case(residual),
+    "cut, apart": Case(residual),
+    "whole": Case(residual),
 }
-
-
-class Stop(Callback):
-    """Stops a run after so many steps; of several ranks, only the last asks for it."""
-
-    def __init__(self, steps: int, ranks: Ranks | None) -> None:
-        self.steps, self.asks = steps, ranks is None or ranks.rank == ranks.size - 1
-
-    def stepped(self, trainer: Training) -> None:
-        if self.asks and trainer.steps_done == self.steps:
-            trainer.stop()
+"""Those that are cut have their sums shared out, however small, layer by layer; apart, as between machines."""
 
 
 def kept(trainer: Trainer) -> dict[str, Any]:
@@ -169,8 +164,13 @@ def kept(trainer: Trainer) -> dict[str, Any]:
 def main() -> None:
     set_threads(1)
     ranks = started() if processes() > 1 else None
+    gathered = ranks_module.GATHERED
     for name in sys.argv[2:]:
+        ranks_module.GATHERED = 0 if name.startswith("cut") else gathered
         trainer = CASES[name].trainer(ranks)
+        if ranks is not None and trainer._step.sharing is not None:
+            ranks.together = "apart" not in name
+            trainer._step.sharing.bucket = 0 if name.startswith("cut") else BUCKET
         trainer.run()
         found = kept(trainer)
         if ranks is not None:

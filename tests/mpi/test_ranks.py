@@ -71,3 +71,9 @@ def test_local_norms_are_others(came_to: dict[Any, Any]) -> None:
     alone, shared = came_to[1, 0, 0, "local norms"], came_to[2, 0, 0, "local norms"]
     assert np.abs(alone["values"] - shared["values"]).max() > 1e-3
     assert np.isfinite(shared["values"]).all() and BATCH % 2 == 0
+
+
+@pytest.mark.parametrize("name", ("cut", "cut, apart"))
+@pytest.mark.parametrize("ranks", (2, 3))
+def test_bits_do_not_depend_on_how_sums_are_shared_out(came_to: dict[Any, Any], name: str, ranks: int) -> None:
+    assert same_bits(came_to[ranks, 0, 0, name], came_to[ranks, 0, 0, "whole"])
