@@ -8,6 +8,7 @@ are summed at once: 0 sums layer by layer while the backward pass goes on, a lar
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from statistics import median
 from typing import Any
@@ -90,8 +91,10 @@ def main() -> None:
         ranks.leave(0)  # the others sleep meanwhile
         for bucket, step in shared.items():
             found[bucket].append(seconds(step, whole, given.seconds))
+    bound = ranks.gather(np.array([min(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))]))
     if ranks.rank:
         return
+    print(f"processors of each rank, the first and how many: {', '.join(f'{a} {b}' for a, b in bound.tolist())}")
     one = median(found[None])
     print(f"{given.model}, {given.sparsity:.0%} sparse, {alone.network.params.size:,} values, {given.batch} a rank")
     print(f"alone: {1000 * one:.3f} ms, {given.batch / one:,.0f} rows/s")

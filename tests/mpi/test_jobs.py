@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_other_ranks(whole: Path, tmp_path: Path) -> None:
         ("if rank == 1: words += ['--seed=5']", "rank 1: seed: expected 0, as rank 0 has, got 5"),
         ("if rank == 1: among.VERSION = '9.9'", "rank 1: version: expected 0.1.0, as rank 0 has, got 9.9"),
         ("if rank == 1: spoilt()", "rank 1: data: expected "),
-        ("if rank == 1: words += ['--epochs=none']", "rank 1: python -m sparsecore.train: --epochs"),
+        ("if rank == 1: words += ['--epochs=none']", "rank 1: python -m sparsecore.train: argument --epochs"),
         ("if rank == 1: fails_later()", "rank 1: Traceback"),
     ],
     ids=["options", "seed", "version", "data", "words", "a bug"],
