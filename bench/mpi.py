@@ -1,8 +1,8 @@
 """A step shared out among ranks: `mpiexec -n 2 python -m bench.mpi`, and what it is made of.
 
-Each rank trains on its own rows of one batch, on one thread; beside it, in turns, the first rank trains alone. The
-throughput that is printed is all ranks' rows a second over that of the one. `--bucket` says how many bytes of gradients
-are summed at once: 0 sums layer by layer while the backward pass goes on, a large number all at its end.
+Each rank trains on its own rows of one batch, on one thread; in turns with that, the first rank trains alone, and all do
+so at once, each for itself. The throughput that is printed is all ranks' rows a second over that of the one. `--bucket`
+says how many bytes of gradients are summed at once: 0 sums layer by layer while the backward pass goes on, a large number all at its end.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def main() -> None:
     command.add_argument("--batch", type=int, default=128, help="of a rank")
     command.add_argument("--sparsity", type=float, default=0.9)
     command.add_argument("--bucket", type=int, nargs="+", default=[BUCKET, AT_ONCE], help="bytes summed at once")
+    command.add_argument("--local-batch-norm", action="store_true", help="each rank normalises by its own rows")
     command.add_argument("--turns", type=int, default=9)
     command.add_argument("--seconds", type=float, default=0.3, help="of a turn")
     given = command.parse_args()
@@ -78,17 +79,22 @@ def main() -> None:
     whole = given.batch * ranks.size
     alone = step_of(given.model, given.sparsity, given.batch, None)
     shared = {
-        bucket: step_of(given.model, given.sparsity, whole, Sharing(ranks, whole, bucket=bucket))
+        bucket: step_of(
+            given.model, given.sparsity, whole,
+            Sharing(ranks, whole, bucket=bucket, local_norms=given.local_batch_norm),
+        )
         for bucket in given.bucket
-    }
+    }  # fmt: skip
     seconds(alone, given.batch, 0.0)
     for step in shared.values():
         seconds(step, whole, 0.0)
-    found: dict[Any, list[float]] = {name: [] for name in (None, *shared)}
+    found: dict[Any, list[float]] = {name: [] for name in (None, "beside", *shared)}
     for _ in range(given.turns):
         if not ranks.rank:
             found[None].append(seconds(alone, given.batch, given.seconds))
         ranks.leave(0)  # the others sleep meanwhile
+        found["beside"].append(seconds(alone, given.batch, given.seconds))
+        ranks.leave(0)
         for bucket, step in shared.items():
             found[bucket].append(seconds(step, whole, given.seconds))
     bound = ranks.gather(np.array([min(os.sched_getaffinity(0)), len(os.sched_getaffinity(0))]))
@@ -98,6 +104,8 @@ def main() -> None:
     one = median(found[None])
     print(f"{given.model}, {given.sparsity:.0%} sparse, {alone.network.params.size:,} values, {given.batch} a rank")
     print(f"alone: {1000 * one:.3f} ms, {given.batch / one:,.0f} rows/s")
+    beside = median(found["beside"])
+    print(f"each alone, all at once: {1000 * beside:.3f} ms, {ranks.size * one / beside:.2f} times one's, the most")
     for bucket, step in shared.items():
         times, number = found[bucket], sum(name == "begin sum over ranks" for name in step.host_calls)
         ratios = [ranks.size * each / other for each, other in zip(found[None], times, strict=True)]
