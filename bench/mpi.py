@@ -1,8 +1,9 @@
 """A step shared out among ranks: `mpiexec -n 2 python -m bench.mpi`, and what it is made of.
 
-Each rank trains on its own rows of one batch, on one thread; in turns with that, the first rank trains alone, and all do
-so at once, each for itself. The throughput that is printed is all ranks' rows a second over that of the one. `--bucket`
-says how many bytes of gradients are summed at once: 0 sums layer by layer while the backward pass goes on, a large number all at its end.
+Each rank trains on its own rows of one batch, on one thread; in turns with that, the first rank trains alone, and all
+do so at once, each for itself. The throughput that is printed is all ranks' rows a second over that of the one.
+`--bucket` says how many bytes of gradients are summed at once: 0 sums layer by layer while the backward pass goes on, a
+large number all at its end.
 """
 
 from __future__ import annotations
