@@ -136,7 +136,7 @@ def trained(
         return clock[0]
 
     monkeypatch.setattr(commands_threads, "time", SimpleNamespace(perf_counter=now))
-    monkeypatch.setattr(build, "FasterThreads", lambda _: FasterThreads(said.append))
+    monkeypatch.setattr(build, "FasterThreads", lambda _, most: FasterThreads(said.append, most))
     config = RunConfig(model="lenet300", dataset="mnist-subset", epochs=1, batch_size=16, **options)  # type: ignore[arg-type]
     steps.seen.clear()
     sparsecore.run(config, callbacks=[steps])
