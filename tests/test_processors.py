@@ -16,7 +16,7 @@ from sparsecore import RunConfig
 from sparsecore.commands import build
 from sparsecore.commands import threads as commands_threads
 from sparsecore.commands.threads import FasterThreads
-from sparsecore.runtime import processors
+from sparsecore.runtime import processors, ranks
 from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.training.callbacks import Callback
 
@@ -136,7 +136,7 @@ def trained(
         return clock[0]
 
     monkeypatch.setattr(commands_threads, "time", SimpleNamespace(perf_counter=now))
-    monkeypatch.setattr(build, "FasterThreads", lambda _: FasterThreads(said.append))
+    monkeypatch.setattr(build, "FasterThreads", lambda _, most: FasterThreads(said.append, most))
     config = RunConfig(model="lenet300", dataset="mnist-subset", epochs=1, batch_size=16, **options)  # type: ignore[arg-type]
     steps.seen.clear()
     sparsecore.run(config, callbacks=[steps])
@@ -187,3 +187,47 @@ def test_the_trial_changes_no_bits(groups: Path) -> None:
 def test_what_is_no_number_of_threads_is_refused(threads: object) -> None:
     with pytest.raises(ValueError, match=r"^threads: expected auto, or a whole number from 1 to 256, such as 2, got"):
         RunConfig(model="lenet300", threads=threads)  # type: ignore[arg-type]
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "count"),
+    [({}, 1), ({"PMI_SIZE": "4"}, 4), ({"OMPI_COMM_WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "3"}, 3),
+     ({"PMI_SIZE": "many"}, 1), ({"PMI_SIZE": ""}, 1), ({"PMI_SIZE": "0"}, 1)],
+)  # fmt: skip
+def test_processes_are_as_many_as_were_started(
+    told: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in processors.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert processors.processes() == count
+
+
+@pytest.mark.parametrize(
+    ("bound", "shares"),
+    [
+        ([range(8)] * 2, [4, 4]),
+        ([range(8)] * 3, [2, 2, 2]),
+        ([range(4), range(4, 8)], [4, 4]),  # mpiexec has bound each to its own
+        ([range(8), range(4)], [6, 2]),
+        ([range(8)] * 20, [1] * 20),
+    ],
+)
+def test_a_rank_has_its_share_of_processors(
+    bound: list[range], shares: list[int], monkeypatch: pytest.MonkeyPatch, groups: Path
+) -> None:
+    for rank, expected in enumerate(shares):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, own=bound[rank]: set(own), raising=False)
+        here = SimpleNamespace(rank=rank, allgather=lambda own: [set(each) for each in bound])
+        assert ranks._share_of_processors(here) == expected
+
+
+def test_a_rank_tries_no_more_threads_than_its_share() -> None:
+    tried = FasterThreads(lambda line: None, 3)
+    tried.started(None)  # type: ignore[arg-type]
+    assert get_threads() == 3
+    tried.ended(None)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from ..runs.kinds import ConfigError, step_schedule
 from ..runs.trainer import Trainer
 from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
+from ..runtime.ranks import Ranks
 from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
@@ -46,6 +47,7 @@ BYTES_A_CONNECTION = 40
 def build(
     config: RunConfig, checkpoint: Checkpoint | None = None, *, out: str | Path | None = None,
     report: Quiet | None = None, callbacks: Sequence[Callback] = (), again: bool = False,
+    ranks: Ranks | None = None,
 ) -> Trainer:  # fmt: skip
     """The trainer of a run.
 
@@ -63,6 +65,8 @@ def build(
         Others for the training.
     again : bool
         The folder has this run in it, which begins again if there is no checkpoint.
+    ranks : Ranks, optional
+        The processes that make the run together; the configuration's batch is that of all.
 
     Raises
     ------
@@ -71,6 +75,8 @@ def build(
     """
     report = report if report is not None else Quiet()
     where = device(config.device)
+    if ranks is not None and where.name != "cpu":
+        raise ConfigError("{device}: ranks of an MPI job train on cpu, got {got}", got=config.device)
     dataset, initial = start(config, report)
     network = initial if checkpoint is None else checkpoint.network
     network.to(activations=config.activations)
@@ -82,7 +88,7 @@ def build(
     if isinstance(config.threads, int):
         set_threads(config.threads)
     elif where.name == "cpu" and (config.threads == "auto" or cpu().given is None):
-        timing = [FasterThreads(report.say)]
+        timing = [FasterThreads(report.say, None if ranks is None else ranks.threads)]
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
@@ -104,7 +110,7 @@ def build(
         timing.append(Trouble(dataset, config, report))
     prunes: list[Callback] = []
     if pruning is not None:
-        prunes = [pruning.pruner(initial, lambda step: earlier(config, step))]
+        prunes = [pruning.pruner(initial, lambda step: earlier(config, step, ranks))]
     elif config.rewire is not None:
         from .rewiring import rewirer, rewiring_line
 
@@ -117,7 +123,8 @@ def build(
         schedule=_schedule(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
         config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
-        augment=augmentation_of(config, dataset.shape), patience=config.patience,
+        augment=augmentation_of(config, dataset.shape), patience=config.patience, ranks=ranks,
+        local_norms=config.local_batch_norm,
     )  # fmt: skip
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -148,12 +155,12 @@ def loaded(config: RunConfig) -> Dataset:
     return load(_said(config.dataset), data_dir=config.data_dir, target=config.target, loss=config.loss)
 
 
-def earlier(config: RunConfig, step: int) -> Network:
+def earlier(config: RunConfig, step: int, ranks: Ranks | None = None) -> Network:
     """The network of a run as it was after so many steps, found by training up to there again."""
     config = replace(config, threads=get_threads())
     if step == 0:
         return start(config, Quiet())[1]
-    trainer = build(config, callbacks=[_Until(step)])
+    trainer = build(config, callbacks=[_Until(step)], ranks=ranks)
     trainer.run()
     return trainer.network
 

@@ -111,11 +111,11 @@ class Live(Lines):
         self._bar.stop()
 
 
-def reporter(*, quiet: bool) -> Quiet:
-    """The report that suits where the output goes."""
+def reporter(*, quiet: bool, live: bool = True) -> Quiet:
+    """The report that suits where the output goes; mpiexec gives its processes a terminal, always."""
     if quiet:
         return Quiet()
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = live and sys.stdout is not None and sys.stdout.isatty()
     return Live() if terminal else Lines()
 
 

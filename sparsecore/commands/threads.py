@@ -20,17 +20,19 @@ class FasterThreads(Callback):
     ----------
     say : callable
         Told a line about what was found.
+    most : int, optional
+        All there are, if not as many as the process may use: where others of the same run use the rest.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], most: int | None = None) -> None:
+        self._say, self._most = say, most
         self._all, self._before = 1, cpu().given
         self._turn, self._step, self._began = 0, 0, 0.0
         self._times: dict[int, list[float]] = {}
 
     def started(self, trainer: Training) -> None:
         self._before = cpu().given
-        set_threads(None)
+        set_threads(self._most)
         self._all = get_threads()
         self._turn, self._step, self._times = 0, 0, {}
         if self._all == 1:
@@ -55,7 +57,7 @@ class FasterThreads(Callback):
             return
         one, several = median(self._times[1]), median(self._times[self._all])
         if several < one:
-            set_threads(None)
+            set_threads(self._most)
             self._say(f"{self._all} threads, {one / several:.1f} times as fast as one")
         else:
             set_threads(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from signal import SIGTERM
+from typing import Any, NamedTuple
 
 from ..console.arguments import UsageError
 from ..console.interrupts import Interrupts
@@ -17,10 +18,12 @@ from ..runs.folder import CURVES, RunFolder
 from ..runs.metrics import Metrics
 from ..runs.state import from_json
 from ..runs.trainer import Trainer
+from ..runtime.ranks import Ranks
 from ..training.callbacks import Callback
 from ..training.divergence import Diverged
 from ..training.state import Record
 from . import options, tensorboard
+from .among import agreed, joint
 from .build import build
 from .options import PROGRAM
 from .recipes import resolved
@@ -43,6 +46,8 @@ class Job(NamedTuple):
         The run is in the folder already.
     tensorboard : bool
         Write event files.
+    ranks : Ranks or None
+        The processes that make the run together.
     """
 
     config: RunConfig
@@ -52,6 +57,7 @@ class Job(NamedTuple):
     curves: bool = False
     again: bool = False
     tensorboard: bool = False
+    ranks: Ranks | None = None
 
     @property
     def result(self) -> Record | None:
@@ -61,7 +67,7 @@ class Job(NamedTuple):
 
 def run(
     config: RunConfig | None = None, *, out: str | Path | None = None, resume: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (), ranks: Ranks | None = None,
 ) -> Trainer:  # fmt: skip
     """Make a run, as `python -m sparsecore.train` does, to the same bits.
 
@@ -75,6 +81,9 @@ def run(
         Go on with the run in `out`, which must be the same one.
     callbacks : sequence of Callback
         Are called as training goes on; may stop the run.
+    ranks : Ranks, optional
+        The processes that make the run together, each by this call: `runtime.ranks.started()`. The batch of
+        the configuration is each one's.
 
     Returns
     -------
@@ -93,14 +102,16 @@ def run(
     folder = None if out is None else RunFolder(out)
     if resume and folder is None:
         raise ConfigError("resume: needs out, the folder of the run to go on with")
-    config, checkpoint = _configured(config, folder, resume)
-    trainer = build(config, checkpoint, out=out, callbacks=callbacks, again=resume)
+    config, checkpoint = _configured(config, folder, resume, ranks)
+    if ranks is not None:
+        agreed(config, ranks, out=str(out), resume=resume)
+    trainer = build(config, checkpoint, out=out, callbacks=callbacks, again=resume, ranks=ranks)
     trainer.run()
     return trainer
 
 
-def job_of(arguments: list[str]) -> Job:
-    """The run that a command line describes. Raises ValueError, whose text names flags."""
+def job_of(arguments: list[str], ranks: Ranks | None = None) -> Job:
+    """The run that a command line describes. Raises ValueError, whose text names flags, or a rank with other words."""
     line = options.read(arguments)
     try:
         if line.resume and line.out is None:
@@ -109,24 +120,28 @@ def job_of(arguments: list[str]) -> Job:
             tensorboard.check(line.out)
         found = begun(RunFolder(line.out)) if line.resume and line.out is not None else None
         if found is not None and found.config is not None:
-            config = gone_on(found.config, line.fields, RunFolder(str(line.out)))
+            config = gone_on(found.config, _joint(line.fields, ranks), RunFolder(str(line.out)))
         else:
             if line.out is not None and found is None:
                 RunFolder(line.out).check_new()
-            config = resolved(line.config())
+            config = joint(resolved(line.config()), ranks)
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     checkpoint = found.checkpoint if found is not None else None
-    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard)
+    if ranks is not None:
+        agreed(config, ranks, out=line.out, resume=line.resume)
+    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard, ranks)
 
 
 def trainer_of(job: Job, report: Quiet) -> Trainer:
     """The run, ready for its first step, its folder made. Raises ValueError, whose text names flags."""
-    callbacks = [tensorboard.EventFiles(job.out)] if job.tensorboard and job.out is not None else []
+    writes = job.out is not None and (job.ranks is None or job.ranks.rank == 0)
+    callbacks = [tensorboard.EventFiles(str(job.out))] if job.tensorboard and writes else []
     try:
         trainer = build(
-            job.config, job.checkpoint, out=job.out, report=report, callbacks=callbacks, again=job.again
-        )
+            job.config, job.checkpoint, out=job.out, report=report, callbacks=callbacks, again=job.again,
+            ranks=job.ranks,
+        )  # fmt: skip
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     trainer.prepare()
@@ -135,7 +150,7 @@ def trainer_of(job: Job, report: Quiet) -> Trainer:
 
 def reporter_of(job: Job) -> Quiet:
     """What shows the run's progress."""
-    return reporter(quiet=job.quiet)
+    return reporter(quiet=job.quiet, live=job.ranks is None)
 
 
 def say_finished(job: Job, result: Record, report: Quiet) -> int:
@@ -160,7 +175,7 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
     finally:
         report.close()
     if result is None:
-        return complain(PROGRAM, _stopped(trainer), interrupts.status)
+        return complain(PROGRAM, _stopped(trainer), interrupts.status or 128 + SIGTERM)  # another rank may have got it
     report.result(result_line(result))
     return draw_curves(trainer.folder) if job.curves and trainer.folder is not None else 0
 
@@ -180,8 +195,15 @@ def draw_curves(folder: RunFolder, *, anew: bool = True) -> int:
     return 0
 
 
+def _joint(fields: dict[str, Any], ranks: Ranks | None) -> dict[str, Any]:
+    """What was given of a configuration, with the batch of all ranks together."""
+    if ranks is None or fields.get("batch_size") is None:
+        return fields
+    return fields | {"batch_size": ranks.size * fields["batch_size"]}
+
+
 def _configured(
-    config: RunConfig | None, folder: RunFolder | None, resume: bool
+    config: RunConfig | None, folder: RunFolder | None, resume: bool, ranks: Ranks | None
 ) -> tuple[RunConfig, Checkpoint | None]:
     """The whole configuration for `run`'s arguments, and the checkpoint to go on from."""
     found = begun(folder) if resume and folder is not None else None
@@ -190,9 +212,9 @@ def _configured(
     if found is None or found.config is None:
         if config is None:
             raise ConfigError("config: needed where there is no run to go on with")
-        return resolved(config), found.checkpoint if found is not None else None
+        return joint(resolved(config), ranks), found.checkpoint if found is not None else None
     assert folder is not None
-    whole = {} if config is None else vars(resolved(config))
+    whole = {} if config is None else vars(joint(resolved(config), ranks))
     later = [name for name in ("epochs", "batch_size", "warm_up") if whole.get(name) is None]  # by the samples
     given = {
         field.name: whole[field.name]

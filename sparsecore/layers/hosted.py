@@ -95,6 +95,8 @@ def forward_by_host(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     y = workspace.array("host y", (len(x.data), *layer.out_shape, LANES), dtype)
 
     def forward(x: Array, y: Array, **others: Array) -> None:
+        if not batch:  # a rank's part of a small batch: nobody's Python need know of it
+            return
         given = Tiles(np.ascontiguousarray(_cleared(x, batch)), batch, rectified=use.x.rectified)
         result, use.cache = use.run("forward_tiles", others, given)
         copy_tiles(layer, "forward_tiles", result, y, batch)
@@ -120,6 +122,10 @@ def backward_by_host(
     dx = workspace.array("host dx", use.x.data.shape, use.x.data.dtype) if need_dx else None
 
     def backward(dy: Array, dx: Array | None = None, **others: Array) -> None:
+        if not batch:
+            for name in grads:
+                others[f"grad {name}"][...] = 0
+            return
         dy = np.ascontiguousarray(_cleared(dy, batch))  # it may lie within a border
         given = Tiles(dy.reshape(len(dy), *layer.out_shape, LANES), batch)
         result, found = use.run("backward_tiles", others, given, use.cache, need_dx=need_dx)

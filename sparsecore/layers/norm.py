@@ -19,6 +19,7 @@ from ..storage.sizes import sizes, spell
 from .call import mask_tiles
 from .curvature import Back, behind_relu
 from .layer import Graph, Layer, Params
+from .norm_shared import moments_of_all, slopes_of_all
 
 
 class BatchNorm(Layer):
@@ -114,21 +115,27 @@ class BatchNorm(Layer):
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
         kernels, channels, images = workspace.kernels, self.in_shape[0], self._images(x.data)
-        if workspace.training and x.batch * self.pixels < 2:
+        share = workspace.share if workspace.training else None
+        joint = share is not None and share.norms
+        whole = share.batch if share is not None and joint else x.batch  # what mean and variance are of
+        empty = share is not None and not whole
+        if workspace.training and whole * self.pixels < 2 and not empty:
             raise ValueError(
-                f"{self!r}: in training needs more than one value a channel, got a batch of {x.batch}: choose a "
+                f"{self!r}: in training needs more than one value a channel, got a batch of {whole}: choose a "
                 "batch size that leaves no batch of one sample"
             )
         y, within = self._out("y", x, workspace.ahead.border, workspace)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         found = workspace.array("found", (channels, 2), np.float64)
-        if workspace.training:
+        if workspace.training and not empty:
             partial = self._partial(x, workspace)
             kernels.moments(images, x.batch, partial)
+            if joint:
+                partial = moments_of_all(partial, self.pixels, x.batch, tile_samples(x.data.dtype), workspace)
             rows = self.kept["mean"], self.kept["var"]
             samples = {"samples": tile_samples(x.data.dtype)} if x.data.dtype == PAIRS else {}
-            kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found, **samples)
+            kernels.settle(partial, self.pixels, whole, self.eps, self.momentum, *rows, found, **samples)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
         ahead = workspace.ahead
@@ -159,8 +166,11 @@ class BatchNorm(Layer):
         partial, totals = self._partial(x, workspace), workspace.array("totals", found.shape, np.float64)
         kernels.slopes(given, images, found, x.batch, partial)
         kernels.settle_slopes(partial, found, totals, grads["scale"], grads["shift"])
+        share = workspace.share
         if not need_dx:
             return None, grads
+        if training and share is not None and share.norms:
+            slopes_of_all(totals, x.batch, workspace)
         border = workspace.back_border
         dx, within = self._out("dx", x, border, workspace)
         out = self._images(dx)

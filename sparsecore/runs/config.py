@@ -234,6 +234,9 @@ class RunConfig:
         "move each image by up to so many pixels each way, anew in every epoch, and mirror half of them; or none",
         metavar="PIXELS[,flip]",
     )  # fmt: skip
+    local_batch_norm: bool = _in(
+        LEARNING, kinds.TRUTH, "under mpiexec, let batch normalisation go by each rank's own part of the batch", False
+    )
 
     seed: int = _in(RUN, kinds.SEED, "of wiring, initial values, the samples' order and dropout", 0)
     validation: float = _in(

@@ -137,7 +137,7 @@ class Recorder:
         if self.folder is not None:
             with self._alone():
                 state.metrics = self.metrics.mark()
-                identity = self.identity if self._data is None else self.identity | {"data": self._checksum()}
+                identity = self.identity if self._data is None else self.identity | {"data": self.checksum()}
                 run: dict[str, Any] = {"config": self.config, "identity": identity, "run": as_json(state)}
                 run |= {"source": self._source, "changes": self._changes}
                 if self._settings is not None:
@@ -183,7 +183,7 @@ class Recorder:
             data, found = found.get("data"), {name: value for name, value in found.items() if name != "data"}
         if found != self.identity or state.epoch > epochs or state.batch > steps:
             raise CheckpointError(f"expected a checkpoint of this run, {self.identity}, got one of {found}")
-        if data is not None and self._data is not None and data != self._checksum():
+        if data is not None and self._data is not None and data != self.checksum():
             raise CheckpointError("expected a checkpoint of a run on these data, got one on other samples or labels")
         change = self._changed(checkpoint, changing) | self._moved(checkpoint)
         # Format 1 had SGD alone, and did not name it.
@@ -260,7 +260,8 @@ class Recorder:
             )  # fmt: skip
         return moved
 
-    def _checksum(self) -> str:
+    def checksum(self) -> str:
+        """Of the data and the labels."""
         if self._known is None and self._data is not None:
             self._known = self._data()
         return str(self._known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 from ..data import Dataset, Split
 from ..data.augmentation import Augmentation
 from ..data.normalisation import Normalisation
+from ..kernels.compile import register_bytes
 from ..network import Network
 from ..runtime.device import Device
+from ..runtime.ranks import Ranks
 from ..training.best import Best
 from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
@@ -24,6 +26,7 @@ from ..training.hosted import name_of
 from ..training.loop import Loop, check_seed
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
+from ..training.sharing import Sharing
 from ..training.state import Record
 from ..training.step import Step
 from .checkpoint import Checkpoint
@@ -105,6 +108,10 @@ class Trainer(Loop):
     loss : Loss or callable, optional
         What training makes small, as `training.step.Step` takes it; if not given, cross-entropy, or half the
         squared error where the data set has numbers. Evaluation tells that.
+    ranks : Ranks, optional
+        The processes of an MPI job, each of which makes the same trainer: they share every batch. One of them writes.
+    local_norms : bool
+        Let batch normalisation go by the rows of each rank alone, not by the whole batch.
 
     Raises
     ------
@@ -132,6 +139,7 @@ class Trainer(Loop):
         save_every: float = 5.0, save_epochs: int | None = None, evaluate_every: int = 1,
         look_epochs: int | None = None, check_every_step: bool = False, device: Device | None = None,
         augment: Augmentation | None = None, patience: int | None = None, loss: Any = None,
+        ranks: Ranks | None = None, local_norms: bool = False,
     ) -> None:  # fmt: skip
         check_seed(seed)
         check_fit(network, dataset)
@@ -147,6 +155,7 @@ class Trainer(Loop):
             "epochs": epochs, "batch_size": batch_size, "seed": seed,
         }  # fmt: skip
         config = dict(config or {})
+        out = None if ranks is not None and ranks.rank else out
         begun = schedule if schedule is not None else constant()
         lr = getattr(optimizer, "base_lr", optimizer.lr)
         self._settings = _Settings(
@@ -163,9 +172,15 @@ class Trainer(Loop):
         splits["test"] = dataset.test
         batches = store_of(network, train, normalisation, device, augment, answers=data.answers)
         super().__init__(
-            Step(network, batches, optimizer, device, loss=loss),
+            Step(
+                network, batches, optimizer, device, loss=loss,
+                sharing=None if ranks is None else Sharing(ranks, batch_size, local_norms=local_norms),
+            ),
             recorder,
-            {name: Evaluation(network, split, normalisation, device, data.answers) for name, split in splits.items()},
+            {
+                name: Evaluation(network, split, normalisation, device, data.answers, ranks=ranks)
+                for name, split in splits.items()
+            },
             epochs=epochs, batch_size=batch_size, schedule=begun, seed=seed, callbacks=callbacks,
             evaluate_every=evaluate_every if look_epochs is None else look_epochs, check_every_step=check_every_step,
             about={"model": config.get("model", repr(network)), "dataset": dataset.name, "device": device.name},
@@ -198,9 +213,26 @@ class Trainer(Loop):
             self._recorder.release()
 
     def prepare(self) -> None:
-        """As `Loop.prepare` says. From then on the folder is this run's alone."""
+        """As `Loop.prepare` says. From then on the folder is this run's alone.
+
+        Raises
+        ------
+        RanksError
+            If a rank has other data, values or settings than the first.
+        """
+        if self._ranks is not None:
+            self._ranks.same(self._recorder.identity | self.settings() | self._checksums())
         self._recorder.take()
         super().prepare()
+
+    def _checksums(self) -> dict[str, Any]:
+        """Of what ranks must have in common beside that; the vector registers, since sums go by their width."""
+        patterns = [array for each in self.network.patterns.values() for array in (each.indptr, each.indices)]
+        return {
+            "data": self._recorder.checksum(), "values": _crc([self.network.table.values]), "patterns": _crc(patterns),
+            "optimizer": _crc(self.optimizer.columns.values()), "bytes of a vector register": register_bytes(),
+            "epoch and batch": (self.state.epoch, self.state.batch),
+        }  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         """What decides how the run goes on, beside its identity: the given rate, the optimizer's numbers, the schedule.
@@ -246,6 +278,13 @@ def _checksum(*splits: Split) -> str:
     found = 0
     for split in splits:
         targets = () if split.targets is None else (split.targets,)
-        for array in (*((split.x,) if split.rows is None else split.blocks()), split.y, *targets):
-            found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
+        blocks = (split.x,) if split.rows is None else split.blocks()
+        found = _crc((*blocks, split.y, *targets), found)
     return f"{found:08x}"
+
+
+def _crc(arrays: Iterable[Any], found: int = 0) -> int:
+    """A checksum of arrays, on the host, one after another."""
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
+    return found

@@ -1,4 +1,5 @@
-"""How many processors this process may use: by affinity, by its control groups' quotas, and by what OpenMP is told."""
+"""How many processors this process may use: by affinity, by its control groups' quotas, and by what OpenMP is told; and
+how many processes were started with it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Where they say so."""
 
 
 def default_threads() -> int:
@@ -36,6 +40,12 @@ def asked_for() -> int | None:
         if text.isascii() and text.isdecimal() and text.strip("0"):
             found.append(int(text[:19]))  # no machine has more, and Python reads no longer ones
     return min(found, default=None)
+
+
+def processes() -> int:
+    """As many processes as mpiexec or srun says that it has started together, this one among them; 1 without them."""
+    told = (os.environ.get(name, "") for name in LAUNCHED)
+    return max((int(word[:9]) for word in told if word.isascii() and word.isdecimal()), default=1) or 1
 
 
 def _quotas() -> Iterator[int]:

@@ -14,6 +14,7 @@ from .arrays import unfit
 from .border import NO_BORDER, Border, bordered
 from .device import Device, place_of
 from .devices import cpu
+from .ranks import Ranks
 from .recording import Buffer, buffer
 from .scratch import nowhere
 
@@ -44,6 +45,26 @@ class SampledRows(NamedTuple):
     dy: Any
     x: Any
     seen: Any
+
+
+class Share(NamedTuple):
+    """What is known of a batch of which each rank of an MPI job takes some rows.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    batch : int
+        Samples of the whole.
+    rows : tuple of int
+        How many each rank takes.
+    norms : bool
+        Whether batch normalisation is of the whole.
+    """
+
+    ranks: Ranks
+    batch: int
+    rows: tuple[int, ...]
+    norms: bool
 
 
 class Ahead(NamedTuple):
@@ -100,6 +121,8 @@ class Workspace:
         added it there says so by its Tiles.
     back_border : Border
         Zeros that the layer before reads around the gradient that this one gives back.
+    share : Share, optional
+        What other ranks take of the same batch; children's too. A step sets it.
     kernels_given : bool
         Whether these are others than the device's own launcher.
     recording : bool
@@ -124,6 +147,7 @@ class Workspace:
         self.ahead, self.back_border, self.more, self.whole = Ahead(), NO_BORDER, False, True
         self.passing: dict[str, list[Any]] | None = None
         self.onto: Any = None
+        self.share: Share | None = None
         self._arrays: dict[str, Any] = {}
         self._children: dict[Any, Workspace] = {}
         self._played: Workspace | None = None  # the same arrays with values, where this one only records
@@ -217,7 +241,7 @@ class Workspace:
                 self._children[key] = made = Workspace(
                     self.device, self.kernels, training=self.training, position=self.position, stream=self.stream
                 )
-                made.kernels_given = self.kernels_given
+                made.kernels_given, made.share = self.kernels_given, self.share
         found = self._children[key]
         if stream is not None:
             found.stream = stream

@@ -16,6 +16,7 @@ from ..data.normalisation import Normalisation
 from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
+from ..runtime.ranks import Ranks
 from ..storage.sizes import fits, spell
 from .divergence import NotFiniteError, broken_layers
 from .losses import CrossEntropy, Loss, SquaredError
@@ -88,12 +89,15 @@ class Evaluation(Whole):
     device : Device
     answers : Answers, optional
         What the network's outputs mean.
+    ranks : Ranks, optional
+        That all evaluate this at the same time: they share the batches, and get the same totals, to the bit of one's.
     """
 
     def __init__(
         self, network: Network, split: Split, normalisation: Normalisation, device: Device,
-        answers: Answers | None = None,
+        answers: Answers | None = None, *, ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
+        self._ranks = ranks
         self._batches = store_of(network, split, normalisation, device, answers=answers)
         self._step = Step(network, self._batches, None, device, loss=loss_of(answers))
 
@@ -111,9 +115,22 @@ class Evaluation(Whole):
         samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
         batch = network.samples_at_once(BATCH)
+        if self._ranks is not None:
+            return self._by_turns(self._ranks, samples, batch)
         for start in range(0, samples, batch):
             self._step.run(start, min(batch, samples - start))
         return self._step.totals()
+
+    def _by_turns(self, ranks: Ranks, samples: int, batch: int) -> Totals:
+        """The same, each rank's turn after so many batches; their totals are added in the batches' order."""
+        own = np.zeros((-(-samples // batch), 3))
+        for k in range(ranks.rank, len(own), ranks.size):
+            self._step.run(k * batch, min(batch, samples - k * batch))
+            own[k] = self._step.totals()
+        found, totals = ranks.gather(own), np.zeros(3)
+        for k in range(len(own)):
+            totals += found[k % ranks.size, k]
+        return Totals(float(totals[0]), int(totals[1]), int(totals[2]))
 
 
 def store_of(

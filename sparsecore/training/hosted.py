@@ -26,15 +26,17 @@ Array = np.ndarray[Any, Any]
 
 def loss_through(loss: Any, z: Tiles, wanted: Labels | Targets, workspace: Workspace) -> Tiles:
     """The gradient of a loss, which is a `Loss` or any callable of ordinary arrays."""
+    divided = {} if workspace.share is None else {"divisor": workspace.share.batch}  # by the whole batch's size
     if isinstance(loss, Loss) and is_recorded(loss.__call__):
         with recording(loss, "__call__"):
-            dz = loss(z, wanted, workspace)
+            dz = loss(z, wanted, workspace, **divided)
         check_known(loss, "__call__", "dz", dz.data, [z.data, *workspace.arrays()])
         return dz
     say_once(loss, f"loss {name_of(loss)}")
     dz = Tiles(workspace.array("host dz", z.data.shape, z.data.dtype), z.batch)
     outputs = {"dz": dz.data, "totals": workspace.find("totals")}
-    function = _of_tiles(loss, z, wanted, workspace) if isinstance(loss, Loss) else _of_arrays(loss, z.batch, wanted)
+    make = _of_tiles if isinstance(loss, Loss) else _of_arrays
+    function = make(loss, z, wanted, workspace)
     workspace.kernels.host(name_of(loss), function, {"z": z.data, "wanted": wanted.data}, outputs)
     return dz
 
@@ -42,20 +44,25 @@ def loss_through(loss: Any, z: Tiles, wanted: Labels | Targets, workspace: Works
 def _of_tiles(loss: Loss, given: Tiles, like: Labels | Targets, workspace: Workspace) -> Any:
     """A host call of a loss that takes tiles and a workspace."""
     played = workspace.played if workspace.device.name == "cpu" else Workspace(cpu(), training=workspace.training)
+    divided = {} if workspace.share is None else {"divisor": workspace.share.batch}
 
     def call(z: Array, wanted: Array, dz: Array, totals: Array) -> None:
         played.put("totals", totals)
         goal = Labels(wanted, like.batch, like.classes) if isinstance(like, Labels) else Targets(wanted, like.batch)
-        result = loss(Tiles(z, given.batch, rectified=given.rectified), goal, played)
+        result = loss(Tiles(z, given.batch, rectified=given.rectified), goal, played, **divided)
         copy_tiles(loss, "__call__", result, dz, given.batch)
 
     return call
 
 
-def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
+def _of_arrays(loss: Any, given: Tiles, like: Labels | Targets, workspace: Workspace) -> Any:
     """A host call of a function (batch, outputs), labels or targets → mean loss, gradient."""
+    batch = given.batch
+    part = None if workspace.share is None else batch / workspace.share.batch  # its mean is over this rank's rows
 
     def call(z: Array, wanted: Array, dz: Array, totals: Array) -> None:
+        if part == 0:
+            return  # this rank has no rows
         rows, name = rows_of_tiles(z, batch), name_of(loss)
         goal = wanted[:batch] if isinstance(like, Labels) else rows_of_tiles(wanted, batch)
         found = loss(rows, goal)
@@ -66,7 +73,7 @@ def _of_arrays(loss: Any, batch: int, like: Labels | Targets) -> Any:
             raise ValueError(f"{name}: the gradient must have z's shape {rows.shape}, got {gradient.shape}")
         right = np.count_nonzero(rows.argmax(1) == goal) if batch and isinstance(like, Labels) else 0
         totals += batch * float(found[0]) if batch else 0.0, right, batch
-        np.copyto(dz, tiled(gradient, dz.dtype).reshape(dz.shape))
+        np.copyto(dz, tiled(gradient if part is None else gradient * part, dz.dtype).reshape(dz.shape))
 
     return call
 

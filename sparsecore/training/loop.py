@@ -110,6 +110,8 @@ class Loop(Whole):
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
         check_seed(seed)
         left = samples % batch_size or batch_size
+        if step.sharing is not None and step.sharing.local_norms:
+            left = min(rows for size in (left, batch_size) for rows in step.sharing.rows_of(size) if rows)
         for path, layer in step.network.walk():
             if left < layer.least_batch:
                 raise ValueError(
@@ -125,7 +127,8 @@ class Loop(Whole):
         self.evaluate_every, self.check_every_step = evaluate_every, check_every_step
         self.state = RunState()
         self._step, self._about, self.scores, self._best = step, dict(about or {}), scores, best
-        self._stopping = self._stepping = self._unsaved = False
+        self._ranks = None if step.sharing is None else step.sharing.ranks
+        self._stopping = self._halting = self._stepping = self._unsaved = False
         self._reported_at = 0.0
         self._held = Held()
         self._unstarted: list[Callback] | None = None  # who is still to be told, the last one first
@@ -231,9 +234,9 @@ class Loop(Whole):
         self._reported_at = time.monotonic()
         while state.epoch < self.epochs and not self._is_enough():
             self._train_epoch()
-            if self._stopping:
+            if self._ends:
                 self.save()
-                self._stopping = False
+                self._stopping = self._halting = False
                 return None
             record = self._epoch_record()
             self.recorder.append(record)
@@ -249,7 +252,7 @@ class Loop(Whole):
             self._finish(self._told_last if self._told_last is not None else self._last_record())
         elif self._unsaved:
             self.save()
-        self._stopping = False
+        self._stopping = self._halting = False
         return state.result
 
     def _is_enough(self) -> bool:
@@ -296,12 +299,13 @@ class Loop(Whole):
         self._settle()
         if state.batch == 0:
             step.totals()
+        self._agreed(False)
         self._stepping = True
-        for done in steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._stopping):
+        for done in steps_of_epoch(step, self.batch_size, first=state.batch, lr=self._lr, until=lambda: self._ends):
             self._stepping, self._untold, state.batch = False, hearers[:], done
             while self._untold:
                 self._untold.pop().stepped(self)
-            if time.monotonic() - self._reported_at >= pause:
+            if self._agreed(time.monotonic() - self._reported_at >= pause):
                 self._clock(begin)
                 self._report()
                 begin = time.perf_counter()
@@ -309,6 +313,17 @@ class Loop(Whole):
             self._stepping = True
         self._stepping = False
         self._clock(begin)
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the run is to end here: if there are ranks, when all have heard that one was asked to."""
+        return self._stopping if self._ranks is None else self._halting
+
+    def _agreed(self, due: bool) -> bool:
+        """Whether it is time to look at totals. Clocks and signals are a rank's own; what is done is not."""
+        if self._ranks is not None:
+            due, self._halting = self._ranks.any(due, self._stopping)
+        return due
 
     def _lr(self, batch: int) -> float:
         """The learning rate of a step of this epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from ..runtime.copies import Whole
 from ..runtime.device import Device
 from ..runtime.halves import widened
 from ..runtime.tiles import PAIRS, Tiles
-from ..runtime.workspace import Workspace
+from ..runtime.workspace import Share, Workspace
 from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
 from .hosted import loss_through, name_of, update_through
 from .losses import CrossEntropy, Loss
 from .optimizers import Optimizer
+from .sharing import Buckets, Sharing, mean_of_kept, place, total_of
 
 _MOST = 8
 """Batch sizes that a step keeps tapes and buffers of; an epoch has two."""
@@ -72,7 +74,10 @@ class Step(Whole):
         Cross-entropy if not given. What a callable takes and gives is said at `Loss`.
     reduce : callable, optional
         Called as `reduce(grads)` between backward and update, in Python, to change all gradients in place: one flat
-        NumPy array. It is where several machines sum theirs.
+        NumPy array.
+    sharing : Sharing, optional
+        How each batch is shared out among the ranks of an MPI job, of which this process is one: it takes its rows, and
+        gradients and totals are sums over all ranks.
 
     Raises
     ------
@@ -88,6 +93,7 @@ class Step(Whole):
     def __init__(
         self, network: Network, batches: Batches, optimizer: Optimizer | Any = None, device: Device | None = None, *,
         loss: Loss | Callable[..., Any] | None = None, reduce: Callable[[Any], Any] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:  # fmt: skip
         self.network, self.batches = network, batches
         self.optimizer: Any = optimizer
@@ -96,7 +102,9 @@ class Step(Whole):
             if where.name != self.device.name:
                 raise ValueError(f"a step on {self.device.name} needs all parts there, got {what} on {where.name}")
         self.loss = CrossEntropy() if loss is None else loss
-        self.reduce = reduce
+        if sharing is not None and (optimizer is None or self.device.name != "cpu"):
+            raise ValueError(f"only steps of training on cpu are shared out among ranks, got one on {self.device.name}")
+        self.reduce, self.sharing = reduce, sharing
         self._kernels = self.device.launcher()
         self._tapes: Few[int, Any] = Few(_MOST)
         self._workspaces: Few[int, Workspace] = Few(_MOST)
@@ -104,6 +112,7 @@ class Step(Whole):
         self._state: tuple[Any, ...] = ()
         self._phases: list[Phase] = []
         self._totals = self.device.zeros((3,), np.float64)
+        self._own_totals = self._totals if sharing is None else self.device.zeros((3,), np.float64)
 
     @property
     def store(self) -> Batches:
@@ -125,7 +134,8 @@ class Step(Whole):
     def run(self, start: int, batch: int) -> None:
         """One step on samples `start` to `start + batch` of the batches' order."""
         self.prepare(batch)
-        self.batches.seek(start, batch)
+        first, rows = (0, batch) if self.sharing is None else self.sharing.part(batch)
+        self.batches.seek(start + first, rows)
         self._kernels.replay(self._tapes[batch])
         self._last = batch
 
@@ -155,7 +165,8 @@ class Step(Whole):
         if self._last not in self._workspaces or not isinstance(found, SparseLayer):
             why = "it has no connections" if self._last in self._workspaces else "no step has run"
             raise ValueError(f"layer {layer}, {found!r}: has no gradient, since {why}")
-        return found.gradient_at(pattern, self._workspaces[self._last].at(layer))
+        own = found.gradient_at(pattern, self._workspaces[self._last].at(layer))
+        return own if self.sharing is None else self.sharing.ranks.total(own)
 
     def output(self, batch: int, layer: str | int) -> Any:
         """What a layer last gave for a batch of this size: floats on the device, or None where it keeps none."""
@@ -206,7 +217,7 @@ class Step(Whole):
         kernels, tape = self.device.recorder()
         workspace = self._workspace(batch).recorded_by(kernels)
         self._phases = []
-        self.batches.seek(0, batch)
+        self.batches.seek(0, batch if self.sharing is None else self.sharing.part(batch)[1])
         with self._phase("pack", tape):
             halves = {"halves": True} if self.network.activations == "bfloat16" else {}
             x, wanted = self.batches.pack(workspace, **halves)
@@ -216,9 +227,15 @@ class Step(Whole):
             dz = loss_through(self.loss, z, wanted, workspace)
         if self.optimizer is None:
             return tape
+        buckets = None if self.sharing is None else Buckets(self.sharing, self.network, self.grads)
         with self._phase("backward", tape):
+            begin = place(tape)
             self.network.backward(dz, caches, workspace)
+            if buckets is not None:
+                buckets.record(kernels, tape, begin)
         with self._phase("reduce", tape):
+            if buckets is not None and workspace.share is not None:
+                self._finish(kernels, buckets, workspace.share)
             self._reduce(kernels)
         with self._phase("update", tape):
             update_through(self.optimizer, self.network, self.grads, workspace)
@@ -231,8 +248,10 @@ class Step(Whole):
             self._workspaces[batch] = Workspace(
                 self.device, self._kernels, training=training, position=self.batches.position
             )  # fmt: skip
+            if self.sharing is not None:
+                self._workspaces[batch].share = self.sharing.share(batch)
         workspace = self._workspaces[batch]
-        workspace.put("totals", self._totals)
+        workspace.put("totals", self._own_totals)
         for path, pieces in self.network.views(self.grads).items():
             for name, piece in pieces.items():
                 workspace.at(path).put(name, piece)
@@ -242,6 +261,16 @@ class Step(Whole):
         if self.reduce is not None:
             reduce = self.reduce
             kernels.host(name_of(reduce), lambda grads: reduce(grads), {}, {"grads": self.grads})
+
+    def _finish(self, kernels: Any, buckets: Buckets, share: Share) -> None:
+        """What ranks owe each other at the end of a backward pass."""
+        kernels.host("sum over ranks", buckets.finish, {}, {"grads": self.grads})
+        totals = {"own": self._own_totals, "totals": self._totals}
+        kernels.host("totals of all ranks", partial(total_of, share.ranks), {}, totals)
+        table = self.network.table
+        if not share.norms and table.values.size > table.trained:
+            kept = {"kept": table.values[table.trained :]}
+            kernels.host("running rows of all ranks", partial(mean_of_kept, share), {}, kept)
 
     @contextmanager
     def _phase(self, name: str, tape: Any) -> Iterator[None]:

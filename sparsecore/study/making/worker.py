@@ -110,7 +110,7 @@ def _command(job: dict[str, Any], folder: Path) -> int:
     if job.get("data_dir"):
         free.append(f"--data-dir={job['data_dir']}")
     begun = any((folder / name).exists() for name in (CONFIG, METRICS))
-    return train.main([*free, "--resume"] if begun else [*free, *job["arguments"]])
+    return train.main([*free, "--resume"] if begun else [*free, *job["arguments"]], alone=True)
 
 
 def _last_line(path: Path) -> str:
