@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .layout import LANES, CooLayout, Grid, Layout, Window
+from .layout import LANES, PAIRS, CooLayout, Grid, Layout, Window
 from .rates import (
     BETA1,
     BETA2,
@@ -375,13 +375,14 @@ def _windows(x: Array, window: Window, y: Array) -> Iterator[tuple[tuple[int, ..
 def pack(x: Array, out: Array, places: Array | None = None) -> None:
     """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
 
-    With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+    Samples of bfloat16, as uint16, become words of two. With `places`, int32 of shape (features,), a feature goes to
+    that line of its tile, of as many as `out` has.
     """
-    lines = _lines(out)
     at = np.arange(x.shape[1]) if places is None else places
-    lines[:, at] = 0
+    _lines(out)[:, at] = 0
     for sample, row in enumerate(x):
-        lines[sample // LANES, at, sample % LANES] = row
+        tile, lines, lane = _place(out, sample)
+        lines[tile, at, lane] = row
 
 
 def clear_lanes(x: Array, batch: int) -> None:
@@ -411,10 +412,19 @@ def narrow(x: Array, out: Array) -> None:
 
 def unpack(x: Array, out: Array, places: Array | None = None) -> None:
     """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
-    lines = _lines(x)
     at = np.arange(out.shape[1]) if places is None else places
     for sample in range(len(out)):
-        out[sample] = lines[sample // LANES, at, sample % LANES]
+        tile, lines, lane = _place(x, sample)
+        out[sample] = lines[tile, at, lane]
+
+
+def _place(tiles: Array, sample: int) -> tuple[int, Array, int]:
+    """The tile of a sample, the lines of its half of the words, and its lane there."""
+    lines = _lines(tiles)
+    if tiles.dtype != PAIRS:
+        return sample // LANES, lines, sample % LANES
+    halves = lines.view("<u2").reshape(*lines.shape, 2)
+    return sample // (2 * LANES), halves[..., sample // LANES % 2], sample % LANES
 
 
 def _lines(tiles: Array) -> Array:

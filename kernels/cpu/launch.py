@@ -396,7 +396,8 @@ class Launcher:
     def pack(self, x: Array, out: Array, places: Array | None = None) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
 
-        With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+        Samples of bfloat16, as uint16, become words of two. With `places`, int32 of shape (features,), a feature goes
+        to that line of its tile, of as many as `out` has.
         """
         self._launch_pack(pack_kernel, x, out, places)
 
@@ -423,7 +424,7 @@ class Launcher:
     def _launch_pack(self, made: Any, rows: Array, tiles: Array, places: Array | None) -> None:
         batch, features = rows.shape
         self._launch(
-            made(rows.itemsize, int(places is not None)), COST_PACK * rows.size, PACK, rows=rows,
+            made(element_size(tiles), int(places is not None)), COST_PACK * rows.size, PACK, rows=rows,
             row=rows.strides[0] // rows.itemsize, features=features, batch=batch, tiles=tiles,
             tile=tiles.size // max(len(tiles), 1), places=places,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 from numba import carray
 
 from ..compile import njit
@@ -71,18 +72,19 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 def pack_kernel(size: int, placed: int) -> Any:
     """Transpose ordinary samples of the engine's own dtype into tiles; `placed` is 1 where each feature's line is
     said."""
+    samples = samples_of_tile(size)
 
     def pack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
-        x, out = floats(c.rows, size), floats(c.tiles, size)
-        tiles = (c.batch + LANES - 1) // LANES
+        x, out = stored(c.rows, size), floats(c.tiles, size)
+        tiles = (c.batch + samples - 1) // samples
         panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
         item, final_item = share(panels * pieces, part, until, parts)
         while item < final_item:
             panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
             for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
-                valid = min(LANES, c.batch - tile * LANES)
-                rows, base = advance(x, tile * LANES * c.row), advance(out, tile * c.tile)
+                valid = min(samples, c.batch - tile * samples)
+                rows, base = advance(x, tile * samples * c.row), advance(out, tile * c.tile)
                 for feature in range(first, whole, 16):
                     lines = advance(ints(c.places, 4), feature)
                     block = base if placed == 1 else advance(base, feature * LANES)
@@ -90,7 +92,11 @@ def pack_kernel(size: int, placed: int) -> Any:
                 for feature in range(whole, last):
                     line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(LANES):
-                        base[line + lane] = rows[lane * c.row + feature] if lane < valid else 0
+                        value = rows[lane * c.row + feature] if lane < valid else 0
+                        if size == 2 and lane + LANES < valid:
+                            base[line + lane] = value | np.uint32(rows[(lane + LANES) * c.row + feature]) << 16
+                        else:
+                            base[line + lane] = value
 
     return kernel(pack)
 
@@ -126,18 +132,19 @@ def clear_lanes_kernel(size: int) -> Any:
 @cache
 def unpack_kernel(size: int, placed: int) -> Any:
     """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
+    samples = samples_of_tile(size)
 
     def unpack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
-        x, out = floats(c.tiles, size), floats(c.rows, size)
-        tiles = (c.batch + LANES - 1) // LANES
+        x, out = floats(c.tiles, size), stored(c.rows, size)
+        tiles = (c.batch + samples - 1) // samples
         panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
         item, final_item = share(panels * pieces, part, until, parts)
         while item < final_item:
             panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
             for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
-                valid = min(LANES, c.batch - tile * LANES)
-                rows, base = advance(out, tile * LANES * c.row), advance(x, tile * c.tile)
+                valid = min(samples, c.batch - tile * samples)
+                rows, base = advance(out, tile * samples * c.row), advance(x, tile * c.tile)
                 for feature in range(first, whole, 16):
                     lines = advance(ints(c.places, 4), feature)
                     block = base if placed == 1 else advance(base, feature * LANES)
@@ -145,7 +152,10 @@ def unpack_kernel(size: int, placed: int) -> Any:
                 for feature in range(whole, last):
                     line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(valid):
-                        rows[lane * c.row + feature] = base[line + lane]
+                        if size == 2:
+                            rows[lane * c.row + feature] = base[line + lane % LANES] >> lane // LANES * 16
+                        else:
+                            rows[lane * c.row + feature] = base[line + lane]
 
     return kernel(unpack)
 

@@ -19,7 +19,7 @@ from ..runtime.border import NO_BORDER, Border, places
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.scratch import nowhere
-from ..runtime.tiles import LANES, Tiles, tiles_of
+from ..runtime.tiles import LANES, PAIRS, Tiles, tile_samples, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
 
@@ -34,11 +34,11 @@ class Chunk(NamedTuple):
     batch: int
 
 
-def chunks(batch: int, most: int) -> Iterator[Chunk]:
-    """The chunks of a batch, of at most so many tiles each; an empty batch is one chunk."""
-    for first in range(0, max(batch, 1), most * LANES):
-        last = min(first + most * LANES, batch)
-        yield Chunk(slice(first, last), slice(first // LANES, tiles_of(last)), last - first)
+def chunks(batch: int, most: int, samples: int = LANES) -> Iterator[Chunk]:
+    """The chunks of a batch, of at most so many tiles of so many samples each; an empty batch is one chunk."""
+    for first in range(0, max(batch, 1), most * samples):
+        last = min(first + most * samples, batch)
+        yield Chunk(slice(first, last), slice(first // samples, -(-last // samples)), last - first)
 
 
 def forward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, channels_last: bool = False) -> Replay:
@@ -47,7 +47,8 @@ def forward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, chan
     Runs on (x, weight, bias, y, seen): arrays of shape (batch, *in_shape), (nnz,), (rows,) and (batch, *out_shape), and
     y's tiles, of shape (tiles, *out_shape, LANES), which only a layer with a ReLU writes, and its backward pass reads.
     An address that is not used is 0. The layer's own parameters are not used. With `channels_last`, the numbers of x
-    and y, images both, lie as (batch, height, width, channels).
+    and y, images both, lie as (batch, height, width, channels). Where the dtype is bfloat16, x and y are, and a layer
+    takes them so (`Layer.halves`); the others are float32.
     """
     key = "forward", batch, dtype, biased, layer.relu, channels_last
     return _replay(layer, key, lambda: _forward(_Arrays(layer, batch, dtype, biased, channels_last)))
@@ -68,26 +69,30 @@ class _Arrays:
     """
 
     def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool, channels_last: bool) -> None:
-        rows = layer.pattern.shape[0]
-        self.weight, self.bias = nowhere((layer.pattern.nnz,), dtype), nowhere((rows,), dtype) if biased else None
-        self.layer, self.channels_last, self.dtype = layer.with_params(self.weight, self.bias), channels_last, dtype
-        self.x, self.y = nowhere((batch, *layer.in_shape), dtype), nowhere((batch, *layer.out_shape), dtype)
-        self.seen = nowhere((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
+        rows, halves = layer.pattern.shape[0], dtype == "bfloat16"
+        self.kept = kept = "float32" if halves else dtype  # of what is no activation
+        self.weight, self.bias = nowhere((layer.pattern.nnz,), kept), nowhere((rows,), kept) if biased else None
+        self.layer, self.channels_last = layer.with_params(self.weight, self.bias), channels_last
+        self.dtype, self.lines = (np.dtype(np.uint16), PAIRS) if halves else (np.dtype(dtype),) * 2
+        self.x, self.y = nowhere((batch, *layer.in_shape), self.dtype), nowhere((batch, *layer.out_shape), self.dtype)
+        tiles = tiles_of(batch, self.lines)
+        self.seen = nowhere((tiles, *layer.out_shape, LANES), self.lines) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
         self.workspace = Workspace(kernels=self.kernels)
         self.passing: dict[str, list[Any]] = {}
         self.workspace.passing = self.passing
-        self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
-        self.workspace.whole = len(self.chunks) == 1
+        self.chunks = list(chunks(batch, layer.plan.chunk(self.lines.itemsize), tile_samples(self.lines)))
+        self.workspace.whole = len(self.chunks) == 1 and not halves  # which know no strips
         self.x_border, self.dy_border = layer.borders(batch, whole=self.workspace.whole)
 
     def packed(self, rows: Any, name: str, border: Border) -> Tiles:
         """Tiles of some of the samples, written to the buffer of this name."""
         _, *shape = rows.shape
+        tiles = tiles_of(len(rows), self.lines)
         if border == NO_BORDER:
-            data, within = self.workspace.array(name, (tiles_of(len(rows)), *shape, LANES), rows.dtype), None
+            data, within = self.workspace.array(name, (tiles, *shape, LANES), self.lines), None
         else:
-            data, within = self.workspace.images(name, tiles_of(len(rows)), tuple(shape), border, rows.dtype)
+            data, within = self.workspace.images(name, tiles, tuple(shape), border, self.lines)
         self.kernels.pack(_flat(rows), data if within is None else within, self._places(rows, border))
         return Tiles(data, len(rows), border=border, within=within)
 
@@ -115,8 +120,8 @@ def _forward(it: _Arrays) -> Replay:
 
 
 def _backward(it: _Arrays, need_dx: bool) -> Replay:
-    dx, dw = nowhere(it.x.shape, it.dtype) if need_dx else None, nowhere(it.weight.shape, it.dtype)
-    db = None if it.bias is None else nowhere(it.bias.shape, it.dtype)
+    dx, dw = nowhere(it.x.shape, it.dtype) if need_dx else None, nowhere(it.weight.shape, it.kept)
+    db = None if it.bias is None else nowhere(it.bias.shape, it.kept)
     it.workspace.put("weight", dw)
     if db is not None:
         it.workspace.put("bias", db)

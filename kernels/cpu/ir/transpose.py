@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -114,7 +115,8 @@ def transpose_block(_, unpack, placed, rows, row_step, tile, lines, valid):  # t
 
     Line j is the j-th of the tile, or with `placed` 1 the one whose number is `lines[j]`. Packing (`unpack` 0) writes
     zeros into lanes from `valid` on and reads the last valid row there; unpacking goes the other way, and writes the
-    first `valid` rows only.
+    first `valid` rows only. Rows of bfloat16 become words of two, of up to 32 samples, joined before they are
+    transposed.
     """
     literal = literals(unpack, placed)
     if literal is None:
@@ -123,8 +125,6 @@ def transpose_block(_, unpack, placed, rows, row_step, tile, lines, valid):  # t
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         _, _, rows, row_step, tile, lines, valid = args
-        scalar = SCALAR[signature.args[2].dtype]
-        vector = ir.VectorType(scalar, LANES)
         last = b.sub(valid, I64(1))
 
         def row(k: int) -> Value:
@@ -135,6 +135,11 @@ def transpose_block(_, unpack, placed, rows, row_step, tile, lines, valid):  # t
             number = b.sext(b.load(b.gep(lines, [I64(k)])), I64) if is_placed else I64(k)
             return b.gep(tile, [b.mul(number, I64(LANES))])
 
+        if signature.args[4].dtype == types.uint32:
+            (_split if unpacks else _join)(b, row, line, valid)
+            return context.get_dummy_value()
+        scalar = SCALAR[signature.args[2].dtype]
+        vector = ir.VectorType(scalar, LANES)
         source, target = (line, row) if unpacks else (row, line)
         loaded = []
         for k in range(LANES):
@@ -152,6 +157,37 @@ def transpose_block(_, unpack, placed, rows, row_step, tile, lines, valid):  # t
 
     i = types.int64
     return types.void(unpack, placed, rows, i, tile, lines, i), emit
+
+
+_HALVES, _WORDS = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(I32, LANES)
+_UP = ir.Constant(_WORDS, [16] * LANES)
+
+
+def _join(b: Builder, row: Callable[[int], Value], line: Callable[[int], Value], valid: Value) -> None:
+    """Pack 32 rows of bfloat16: rows k and k + 16 share words."""
+
+    def bits(k: int) -> Value:
+        value = b.load(b.bitcast(row(k), _HALVES.as_pointer()))
+        value.align = 2
+        there = b.icmp_signed("<", I64(k), valid)
+        return b.select(there, b.zext(value, _WORDS), ir.Constant(_WORDS, [0] * LANES))
+
+    for k, words in enumerate(transposed(b, [b.or_(bits(k), b.shl(bits(k + LANES), _UP)) for k in range(LANES)])):
+        b.store(words, b.bitcast(line(k), _WORDS.as_pointer())).align = 4
+
+
+def _split(b: Builder, row: Callable[[int], Value], line: Callable[[int], Value], valid: Value) -> None:
+    """The other way; backwards, so that rows beyond the last valid one are overwritten by it."""
+    loaded = []
+    for k in range(LANES):
+        words = b.load(b.bitcast(line(k), _WORDS.as_pointer()))
+        words.align = 4
+        loaded.append(words)
+    columns = transposed(b, loaded)
+    for k in reversed(range(2 * LANES)):
+        words = columns[k % LANES]
+        half = b.trunc(b.lshr(words, _UP) if k >= LANES else words, _HALVES)
+        b.store(half, b.bitcast(row(k), _HALVES.as_pointer())).align = 2
 
 
 def _first(b: Builder, valid: Value) -> Value:

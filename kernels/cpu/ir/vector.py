@@ -51,8 +51,8 @@ def ints(_: Any, address: Any, size: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def stored(_: Any, address: Any, size: Any) -> Any:
-    """The pointer to a sample's values as a store keeps them: uint8 (size 1) or float32 (size 4)."""
-    return _at(address, size, {1: types.uint8, 4: types.float32})
+    """The pointer to a sample's values as they are kept: uint8 (size 1), bfloat16 (2), float32 (4) or float64 (8)."""
+    return _at(address, size, {1: types.uint8, 2: types.uint16, 4: types.float32, 8: types.float64})
 
 
 def _at(address: Any, size: Any, kinds: dict[int, Any]) -> Any:

@@ -61,6 +61,7 @@ def _sampler(
 ) -> Callable[[SparsityPattern], torch.Tensor]:
     """Repeat a pass where its operands stay: gradients of any connections are then sampled from them."""
     device, stream = place_of(x)
+    x, dy = x.to(module.weight.dtype), dy.to(module.weight.dtype)  # under autocast they may be bfloat16
     bias = module.weight.new_zeros(layer.pattern.shape[0])
     used = layer.with_params(array_of(module.weight.new_zeros(layer.pattern.nnz)), array_of(bias))  # no value matters
     workspace = Workspace(device)

@@ -30,9 +30,9 @@ from ...runtime.devices import cpu, cuda
 from ...runtime.replay import Replay
 from ...runtime.workspace import Workspace
 from .crew import crew
-from .given import NARROW, channels_last, check, check_parameters, plain
+from .given import cast, channels_last, check, check_parameters, plain
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -46,7 +46,7 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     layer : SparseLayer
         Of the module's pattern. Not changed: a module may be used twice in a network, or by several threads.
     x : tensor of shape (batch, *in_shape), which the module has seen to
-        Of the weight's dtype, or float16 or bfloat16, which are widened to it.
+        Of the weight's dtype, or float16 or bfloat16, which are widened to it; under `autocast` see `given.cast`.
 
     Raises
     ------
@@ -57,8 +57,7 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     """
     weight, bias = module.weight, module.bias
     check_parameters(layer, weight, bias)
-    if x.dtype in NARROW:
-        x = x.to(weight.dtype)
+    x = cast(x, weight, transposed=not layer.halves)
     check(layer, "x", x, weight)
     y: torch.Tensor = product(x, weight, bias, Use(layer, weakref.ref(module)))
     if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
@@ -255,6 +254,8 @@ def gradients_of(
     replay = backward_of(layer, len(dy), name, biased=biased, need_dx=need_dx, channels_last=last)
     kind: Any = {"dtype": dy.dtype, "device": "cpu"}  # said, since a user may have set another default device
     dx = _new((len(dy), *layer.in_shape), dy.dtype, last) if need_dx else None
+    if dy.dtype is torch.bfloat16:
+        kind["dtype"] = torch.float32
     dw = torch.empty(layer.pattern.nnz, **kind)
     db = torch.empty(layer.pattern.shape[0], **kind) if biased else None
     _run(replay, dy, x, None, weight, dx, dw, db)
@@ -272,6 +273,8 @@ def _new(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> torch.Tensor
         return _new((batch, *size, channels), dtype, False).permute(0, 3, 1, 2)
     if math.prod(shape) < _LARGE:
         return torch.empty(shape, dtype=dtype, device="cpu")
+    if dtype is torch.bfloat16:  # of which NumPy knows none
+        return torch.from_numpy(np.empty(shape, np.int16)).view(dtype)
     return torch.from_numpy(np.empty(shape, _NAMES[dtype]))
 
 

@@ -68,7 +68,7 @@ def check(
         raise TypeError(f"{layer!r}: {name} must be a tensor, got {type(given).__name__}")
     if given.layout is not torch.strided:
         raise TypeError(f"{layer!r}: {name} must be a dense tensor, got one of {given.layout}")
-    if given.dtype != weight.dtype:
+    if given.dtype != weight.dtype and not (goes_with(given.dtype, weight.dtype) and given.is_cpu):
         raise TypeError(f"{layer!r}: {name} must be {weight.dtype}, as the weights are, got {given.dtype}")
     on_cpu = given.is_cpu
     if on_cpu != weight.is_cpu or not (on_cpu or (given.is_cuda and given.device == weight.device)):
@@ -78,6 +78,25 @@ def check(
         raise ValueError(f"{layer!r}: {name} must have shape {shape}, got {tuple(given.shape)}")
 
 
+def goes_with(dtype: torch.dtype, kept: torch.dtype) -> bool:
+    """Whether a layer computes on activations of a dtype with weights of another, or with other activations."""
+    return dtype == kept or (dtype is torch.bfloat16 and kept is torch.float32)
+
+
+def cast(x: torch.Tensor, weight: torch.Tensor, *, transposed: bool) -> torch.Tensor:
+    """What a module computes on, given x: in the weights' dtype, or on a CPU, under `autocast` to bfloat16, in that.
+
+    bfloat16 then goes in and comes out, as of `nn.Linear`, while weights and all sums stay float32. Transposed
+    convolutions compute in the weights' dtype.
+    """
+    if (
+        weight.dtype is torch.float32 and x.is_cpu and not transposed and x.dtype in (*KINDS[:1], *NARROW)
+        and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    ):  # fmt: skip
+        return x.to(torch.bfloat16)
+    return x.to(weight.dtype) if x.dtype in NARROW else x
+
+
 def check_parameters(layer: SparseLayer, weight: Any, bias: Any) -> None:
     """Refuse parameters that are not of this layer's connections; `check` says what is raised."""
     check(layer, "weight", weight, weight, (layer.pattern.nnz,))
@@ -85,6 +104,8 @@ def check_parameters(layer: SparseLayer, weight: Any, bias: Any) -> None:
         raise TypeError(f"{layer!r}: parameters must be float32 or float64, got {weight.dtype}: call .float()")
     if bias is not None:
         check(layer, "bias", bias, weight, layer.pattern.shape[:1])
+        if bias.dtype != weight.dtype:
+            raise TypeError(f"{layer!r}: bias must be {weight.dtype}, as the weights are, got {bias.dtype}")
 
 
 def channels_last(x: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ from ...storage.few import Few
 from ...storage.pattern import SparsityPattern
 from .function import gradients_of, product_of
 from .geometry import columns_of, in_shape_of, layer_of, out_shape_of
-from .given import KINDS, NARROW, channels_last, check, check_parameters
+from .given import KINDS, cast, channels_last, check, check_parameters, goes_with
 from .written import glance, holds, pattern_in
 
 _PATTERN = "Tensor indptr, Tensor indices, str kind, int[] steps"
@@ -41,9 +41,9 @@ gradients = torch.ops.sparsecore.gradients.default
 def call(module: Any, x: torch.Tensor, size: tuple[Any, ...]) -> torch.Tensor:
     """A module's output for x of shape (batch, *in_shape), as an operator."""
     weight = module.weight
-    if x.dtype in NARROW:
-        x = x.to(weight.dtype)
-    y: torch.Tensor = product(x, weight, module.bias, module.indptr, module.indices, *module._geometry(size))
+    geometry = module._geometry(size)
+    x = cast(x, weight, transposed=geometry[0] == "conv_transpose")
+    y: torch.Tensor = product(x, weight, module.bias, module.indptr, module.indices, *geometry)
     return y
 
 
@@ -109,14 +109,15 @@ def _gradients(
     check(layer, "dy", dy, x, (len(x), *layer.out_shape))
     found = iter(gradients_of(layer, dy, x, weight, biased))
     dx = x.new_empty(0) if weight is None else next(found)
-    return dx, next(found), next(found) if biased else x.new_empty(0)
+    dw = next(found)
+    return dx, dw, next(found) if biased else dw.new_empty(0)
 
 
 def _fake_product(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, indptr: torch.Tensor, indices: torch.Tensor,
     kind: str, steps: list[int],
 ) -> torch.Tensor:  # fmt: skip
-    if weight.dtype not in KINDS or x.dtype != weight.dtype:
+    if weight.dtype not in KINDS or not goes_with(x.dtype, weight.dtype):
         found = f"{x.dtype} and {weight.dtype}"
         raise TypeError(f"sparsecore::product: x and weight must be both float32 or both float64, got {found}")
     shape = (x.shape[0], *out_shape_of(kind, steps, indptr.shape[0] - 1, x.shape[2:]))
@@ -132,7 +133,9 @@ def _fake_gradients(
     kind: str, steps: list[int], biased: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     dx = x.new_empty(0) if weight is None else torch.empty_like(x, memory_format=_format_of(x))
-    return dx, x.new_empty(indices.shape[0]), x.new_empty(indptr.shape[0] - 1 if biased else 0)
+    kept = torch.float32 if x.dtype is torch.bfloat16 else x.dtype
+    dw, db = (x.new_empty(size, dtype=kept) for size in (indices.shape[0], indptr.shape[0] - 1 if biased else 0))
+    return dx, dw, db
 
 
 def _keep_for_product(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
