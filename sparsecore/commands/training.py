@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from ..console.arguments import UsageError
 from ..console.interrupts import Interrupts
-from ..console.output import complain
+from ..console.output import complain, print_lines
 from ..errors import OneLineError
 from ..runs.checkpoint import Checkpoint
 from ..runs.config import ConfigError, RunConfig
 from ..runs.folder import CURVES, RunFolder
 from ..runs.metrics import Metrics
 from ..runs.state import from_json
+from ..runs.strict import as_line
 from ..runs.trainer import Trainer
 from ..training.callbacks import Callback
 from ..training.divergence import Diverged
@@ -23,6 +24,7 @@ from ..training.state import Record
 from . import options, tensorboard
 from .build import build
 from .options import PROGRAM
+from .plan import plan
 from .recipes import resolved
 from .report import Quiet, reporter, result_line
 from .resume import begun, gone_on
@@ -43,6 +45,8 @@ class Job(NamedTuple):
         The run is in the folder already.
     tensorboard : bool
         Write event files.
+    plan, json : bool
+        Only say what the run will take of memory; in JSON.
     """
 
     config: RunConfig
@@ -52,6 +56,8 @@ class Job(NamedTuple):
     curves: bool = False
     again: bool = False
     tensorboard: bool = False
+    plan: bool = False
+    json: bool = False
 
     @property
     def result(self) -> Record | None:
@@ -105,6 +111,8 @@ def job_of(arguments: list[str]) -> Job:
     try:
         if line.resume and line.out is None:
             options.parser().error("--resume: needs --out, the folder of the run to go on with")
+        if line.json and not line.plan:
+            options.parser().error("--json: goes with --plan only")
         if line.tensorboard:
             tensorboard.check(line.out)
         found = begun(RunFolder(line.out)) if line.resume and line.out is not None else None
@@ -117,7 +125,8 @@ def job_of(arguments: list[str]) -> Job:
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     checkpoint = found.checkpoint if found is not None else None
-    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard)
+    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard,
+               line.plan, line.json)  # fmt: skip
 
 
 def trainer_of(job: Job, report: Quiet) -> Trainer:
@@ -131,6 +140,16 @@ def trainer_of(job: Job, report: Quiet) -> Trainer:
         raise UsageError(error.on_command_line()) from None
     trainer.prepare()
     return trainer
+
+
+def say_plan(job: Job) -> int:
+    """Print what the run will take; the exit status is 2 where it does not fit. Raises ValueError."""
+    try:
+        found = plan(job.config)
+    except ConfigError as error:
+        raise UsageError(error.on_command_line()) from None
+    status = print_lines(PROGRAM, [as_line(found.record())] if job.json else found.lines())
+    return status if found.fits else complain(PROGRAM, "the run does not fit into the memory that is available", 2)
 
 
 def reporter_of(job: Job) -> Quiet:

@@ -141,7 +141,7 @@ class ConvPlan(Patchable):
             reach = (rows - 1) * self.stride[0] + (self.kernel_size[0] - 1) * self.dilation[0] + 1
             in_shape = self.in_shape[0], -(-reach // self.stride[0]) * self.stride[0], self.in_shape[2]
             out_shape = self.out_shape[0], rows, self.out_shape[2]
-            self._folded[strips] = ConvPlan(
+            self._folded[strips] = type(self)(
                 self.pattern, in_shape, out_shape, self.kernel_size, self.stride, (0, self.padding[1]), self.dilation,
                 self.format, moving=self.moving, together=self.together,
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, Protocol
 
@@ -108,12 +108,20 @@ class Evaluation(Whole):
         network = self._step.network
         if layers := broken_layers(network):
             raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
-        samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
-        batch = network.samples_at_once(BATCH)
-        for start in range(0, samples, batch):
-            self._step.run(start, min(batch, samples - start))
+        for start, batch in self._parts():
+            self._step.run(start, batch)
         return self._step.totals()
+
+    def prepare(self) -> None:
+        """Compile and record what an evaluation runs, and run nothing."""
+        for batch in dict.fromkeys(batch for _, batch in self._parts()):
+            self._step.prepare(batch)
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Where each batch starts, and its samples."""
+        samples, batch = len(self._batches), self._step.network.samples_at_once(BATCH)
+        return ((start, min(batch, samples - start)) for start in range(0, samples, batch))
 
 
 def store_of(
