@@ -139,7 +139,7 @@ def check(config: RunConfig, sizes: Outline, network: Network | None = None, ran
     Raises
     ------
     UsageError
-        One line that names the largest batch that would fit, or says that none would.
+        One line that names a batch that would fit, or says that none would.
     """
     found = planned(config, sizes, network, ranks)
     if not found.fits:
