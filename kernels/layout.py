@@ -6,13 +6,37 @@ so that a compiled kernel can take them as they are, on any device. `sparsecore`
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 LANES = 16
 """Samples in a tile: one 64-byte cache line of float32, one register of AVX-512, two of AVX2, four of NEON."""
+
+PAIRS = np.dtype(np.uint32)
+"""Words of two bfloat16: a line of them holds 32 samples, sample k beside sample k + LANES. Wherever elements are
+counted, or steps between them, it is the words that are."""
+
+
+def element_size(array: Any) -> int:
+    """What kernels go by for an array of lines: 4 for float32, 8 for float64, 2 for words of two bfloat16."""
+    return 2 if array.dtype == PAIRS else int(array.dtype.itemsize)
+
+
+def kept_size(size: int) -> int:
+    """Bytes of a number that is no activation (a weight, a gradient of it, a statistic) where these have `size`."""
+    return max(size, 4)
+
+
+def samples_of_tile(size: int) -> int:
+    """How many samples the lanes of a tile hold where activations have `size`."""
+    return 2 * LANES if size == 2 else LANES
+
+
+def registers_of_line(size: int, width: int) -> int:
+    """How many registers of `width` floats a line's samples fill."""
+    return LANES // width * (2 if size == 2 else 1)
 
 
 class Layout(NamedTuple):

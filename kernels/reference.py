@@ -211,15 +211,17 @@ def moments(x: Array, batch: int, partial: Array) -> None:
 
 
 def settle(
-    partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array, found: Array
-) -> None:
+    partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array, found: Array, *,
+    samples: int = LANES,
+) -> None:  # fmt: skip
     """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to it.
 
     The variance divides by the number n of values, and by n − 1 in the running row. Segments are joined by the rule of
     T. Chan, G. Golub, R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    Tiles hold so many samples.
     """
     channels, segments = partial.shape[:2]
-    counts = [_count(k, segments, pixels, batch) for k in range(segments)]
+    counts = [_count(k, segments, pixels, batch, samples) for k in range(segments)]
     total = sum(counts)
     for channel in range(channels):
         means, squares = partial[channel, :, 0], partial[channel, :, 1]
@@ -292,10 +294,10 @@ def _segments(x: Array, batch: int, segments: int) -> Iterator[tuple[int, int, A
         yield channel, segment, samples[: batch - segment * per * LANES]
 
 
-def _count(segment: int, segments: int, pixels: int, batch: int) -> int:
-    """How many values of a channel a segment holds."""
-    tiles = -(-batch // LANES)
-    per = -(-tiles // segments) * LANES
+def _count(segment: int, segments: int, pixels: int, batch: int, samples: int) -> int:
+    """How many values of a channel a segment of tiles of so many samples holds."""
+    tiles = -(-batch // samples)
+    per = -(-tiles // segments) * samples
     return (min((segment + 1) * per, batch) - segment * per) * pixels
 
 
@@ -377,6 +379,24 @@ def clear_lanes(x: Array, batch: int) -> None:
     for k in np.ndindex(x.shape):
         if k[0] * LANES + k[-1] >= batch:
             x[k] = 0
+
+
+def widen(x: Array, out: Array) -> None:
+    """Tiles of bfloat16 as tiles of float32, of half as many samples each."""
+    for tile in range(len(out)):
+        words = x[tile // 2]
+        out[tile] = (words & np.uint32(0xFFFF0000) if tile % 2 else words << np.uint32(16)).view(np.float32)
+
+
+def narrow(x: Array, out: Array) -> None:
+    """The other way, rounded to the nearest, ties to even: of the two bfloat16 around a number, the one whose last bit
+    is 0 if both are as near."""
+    halves = [np.zeros(out.shape, np.uint32) for _ in range(2)]
+    for tile in range(len(x)):
+        bits = np.ascontiguousarray(x[tile]).view(np.uint32).astype(np.uint64)
+        nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        halves[tile % 2][tile // 2] = np.where(np.isnan(x[tile]), bits >> 16 | 0x40, nearest)
+    out[...] = halves[0] | halves[1] << np.uint32(16)
 
 
 def unpack(x: Array, out: Array) -> None:

@@ -6,8 +6,6 @@ order of sums", another choice changes results in their last bits.
 
 from __future__ import annotations
 
-from .layout import LANES
-
 # ---------------------------------------------------------------------------------------------- plans
 
 LARGEST_GROUP = 4
@@ -50,24 +48,25 @@ that a small layer is one call of a kernel. A layer with more stored connections
 
 # ---------------------------------------------------------------------------------------------- CPU: gather and sample
 
-def gather_lines(most_group: int, size: int, width: int) -> int:
-    """Lines of images whose sums gather keeps in registers, for every row of a group: a power of two.
+def gather_lines(most_group: int, register_bytes: int, registers: int) -> int:
+    """Lines of images, of so many registers each, whose sums gather keeps in registers, for every row of a group: a
+    power of two.
 
     A connection's offset is read once for all of them. Sums fill half of the registers. A row alone has eight: it waits
     for x, and what it costs to begin and end a row of 14 connections is shared by all its lines. Eight lines of AVX-512
     gain a tenth over four, four of AVX2 a quarter over two.
     """
-    many = size * width != 32  # AVX-512 and NEON have 32 registers, AVX2 has 16
+    many = register_bytes != 32  # AVX-512 and NEON have 32 registers, AVX2 has 16
     sums = (16 if many else 8) // most_group if most_group > 1 else 8
-    lines = max(1, sums // (LANES // width))
+    lines = max(1, sums // registers)
     return 1 << (lines.bit_length() - 1)
 
 
-def linear_lines(most_group: int, size: int, width: int) -> int:
+def linear_lines(most_group: int, register_bytes: int, registers: int) -> int:
     """The same for a fully connected layer, and for COO: at most four, which BLOCK_COLUMNS counts on. Of AVX2, a row
     alone takes two: four are slower by a fifth."""
-    lines = min(4, gather_lines(most_group, size, width))
-    return max(1, lines // 2) if most_group == 1 and size * width == 32 else lines
+    lines = min(4, gather_lines(most_group, register_bytes, registers))
+    return max(1, lines // 2) if most_group == 1 and register_bytes == 32 else lines
 
 
 SAMPLE_BLOCK = 8

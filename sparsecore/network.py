@@ -19,9 +19,10 @@ from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
+from .runtime.halves import narrowed as in_halves
 from .runtime.recording import is_recorded
-from .runtime.tiles import LANES, Tiles, tiles_of
-from .runtime.workspace import Workspace
+from .runtime.tiles import LANES, PAIRS, Tiles, tiles_of
+from .runtime.workspace import Ahead, Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
@@ -59,7 +60,7 @@ class _Live(NamedTuple):
     def of(cls, network: Network) -> _Live:
         looked_at = LookedAt(network.root)  # before anything is recorded
         inputs = Inputs(network.layers[0].in_shape, network.normalisation, network.dtype)
-        programs = Programs(network.root, network.dtype, network.device)
+        programs = Programs(network.root, network.dtype, network.device, halves=network.activations == "bfloat16")
         numbers = sum(int(np.prod(layer.out_shape)) for _, layer in network.root.walk() if not layer.children)
         most = min(SMALL, KEPT // (numbers * network.dtype.itemsize) // LANES * LANES)
         # Plain Python, and layers of which it is not known what they look at, are asked anew every time.
@@ -108,6 +109,7 @@ class Network:
     """
 
     answers: Answers | None = None  # networks that earlier versions pickled have none
+    _halves = False
 
     def __init__(
         self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
@@ -192,16 +194,51 @@ class Network:
         """Where the parameters are, and where the network computes."""
         return self.layers[0].device
 
-    def to(self, device: str | Device) -> Self:
-        """Move the parameters to a device: "cpu", "cuda", "cuda:1", or "auto" for a GPU that works if there is one.
+    def to(self, device: str | Device | None = None, *, activations: str | None = None) -> Self:
+        """Move the parameters to a device, or store activations and their gradients in another dtype.
 
-        An optimizer that has taken steps moves with its own `to`.
+        Parameters
+        ----------
+        device : {"cpu", "cuda", "cuda:1", "auto"} or Device, optional
+            "auto" is a GPU that works if there is one. An optimizer that has taken steps moves with its own `to`.
+        activations : {"float32", "float64", "bfloat16"}, optional
+            The parameters' dtype, or bfloat16 beside parameters of float32: half the bytes, rounded to the nearest.
+            Parameters, their gradients, all sums, the network's output and the loss stay float32. A tile then holds 32
+            samples: batches of a multiple of 32 fill them.
 
         Raises
         ------
         DeviceError
             If there is no such device. Nothing has moved then, nor after any other error, such as a full memory.
+        ValueError
+            If activations cannot be stored so.
         """
+        kind = self.activations if activations is None else self._checked_activations(activations, device)
+        if device is not None:
+            self._move(device)
+        if kind != self.activations:
+            self._halves = kind == "bfloat16"
+            self._live = None
+            self.version += 1
+        return self
+
+    @property
+    def activations(self) -> str:
+        """The dtype in which activations and their gradients are stored: the parameters', or bfloat16."""
+        return "bfloat16" if self._halves else self.dtype.name
+
+    def _checked_activations(self, wanted: str, device: str | Device | None) -> str:
+        known = [self.dtype.name, *(["bfloat16"] if self.dtype == np.float32 else [])]
+        if wanted == "float16":
+            raise ValueError(
+                f"{self!r}: activations cannot be float16, whose smallest normal number is 6e-5: gradients vanish; "
+                f"bfloat16 has the range of float32"
+            )
+        if wanted not in known:
+            raise ValueError(f"{self!r}: activations must be {' or '.join(known)}, got {wanted!r}")
+        return wanted
+
+    def _move(self, device: str | Device) -> None:
         before = [(layer, layer.params, layer.kept, layer._device) for _, layer in self.root.walk()]
         here = self.device
         try:
@@ -214,7 +251,6 @@ class Network:
                 if kept:
                     layer.kept = kept
             raise
-        return self
 
     def flatten(self) -> None:
         """Gather the parameters into one flat array. Call it after replacing a layer's pattern or arrays."""
@@ -387,6 +423,7 @@ class Network:
         self._check_own()
         workspace.belong_to(self)
         x.clear_padding()
+        workspace.ahead = Ahead(inside=x.data.dtype != PAIRS)
         return self.root.forward_tiles(x, workspace)
 
     def backward(self, dy: Tiles, caches: list[Any], workspace: Workspace) -> None:
@@ -455,7 +492,8 @@ class Network:
             part = inputs.converted(x[start : start + batch_size], self, normalised=normalised)
             tiles = workspace.array("x", (tiles_of(len(part)), *self.layers[0].in_shape, LANES), self.dtype)
             workspace.kernels.pack(part if device.owns(part) else device.put(part), tiles)
-            y, _ = self.forward(Tiles(tiles, len(part)), workspace)
+            packed = Tiles(tiles, len(part))
+            y, _ = self.forward(in_halves("narrow x", packed, workspace) if self._halves else packed, workspace)
             flat = workspace.array("logits", (len(part), y.features), self.dtype)
             workspace.kernels.unpack(y.data, flat)
             out[start : start + batch_size] = device.get(flat).reshape(len(part), *last.out_shape)

@@ -124,7 +124,7 @@ def panels(monkeypatch: pytest.MonkeyPatch, history: list[dict[str, Any]]) -> di
     drawn = []
     monkeypatch.setattr(pictures, "write", lambda figure, path, **_: drawn.append(figure) or path)
     curves.draw(history, Path())
-    return {axes.get_ylabel(): {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    return {axes.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
             for axes in drawn[0].axes}  # fmt: skip
 
 
@@ -138,6 +138,18 @@ def test_curves_of_a_run_that_moves_show_what_moved_and_was_tried(monkeypatch: p
     assert tried["all"] == [[0.5, 70 / 150], [1.5, 80 / 150], [2.0, 80 / 150]]
     assert found["outputs without connections"]["a"][0] == [0.5, 2.0]
     assert found["fan-in, standard deviation"]["b"][-1] == [2.0, 0.5]
+
+
+def test_curves_have_titles_and_shares_are_in_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(pictures, "write", lambda figure, path, **_: drawn.append(figure) or path)
+    curves.draw([of_update(0.5, 28, 60), of_epoch(1)], Path())
+    shown = {axes.get_title(): axes.yaxis.get_major_formatter()(0.5) for axes in drawn[0].axes}
+    assert {title for title, half in shown.items() if half.endswith("%")} == {
+        "accuracy", "sparsity", "new at an update, of all connections", "ever tried, of all places",
+    }  # fmt: skip
+    (empty,) = (axes for axes in drawn[0].axes if axes.get_title() == "outputs without connections")
+    assert empty.get_ylim()[0] < 0 < 2 <= empty.get_ylim()[1], "a line of zeros is not the axis"
 
 
 def test_curves_of_a_run_that_becomes_sparser_as_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,3 +146,25 @@ def test_having_lost_time_it_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
         team._words[ALONE] = 0
     assert all(torch.equal(a, b) for a, b in zip(found, right, strict=True))
     assert int(team._words[ENTERED]) == entered
+
+
+def test_a_region_that_ends_late_is_time_lost() -> None:
+    """One that a thread without a processor holds open: the caller soon computes alone, and not in such regions."""
+    from sparsecore.kernels.cpu.call import WORDS
+    from sparsecore.kernels.cpu.crew import Crew
+
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    regions = 0
+
+    @kind
+    def parallel(member: int, data: int, threads: int, flags: int) -> None:
+        nonlocal regions
+        regions += 1
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member)(data)
+        time.sleep(0.002)
+
+    slow = Crew(ctypes.cast(parallel, ctypes.c_void_p).value)
+    slow.threads = 2
+    for _ in range(100):
+        slow.run(np.zeros(WORDS, np.int64), 0, 2)
+    assert 1 <= regions <= 10

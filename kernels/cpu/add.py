@@ -8,7 +8,9 @@ from typing import Any
 from numba import carray
 
 from .call import arguments, kernel, share
+from .ir.pairs import lower, upper, write
 from .ir.vector import advance, floats
+from .relu import rectified, where_positive
 
 ADD = arguments(
     "a", "b", "out", "mask", "relu", "tiles", "channels", "rows", "length", "a_tile", "a_plane", "a_row",
@@ -41,13 +43,14 @@ def add_kernel(size: int) -> Any:
             if masked:
                 mask = advance(from_mask, tile * mask_tile + channel * mask_plane + row * mask_row)
                 for k in range(length):
-                    out[k] = a[k] + b[k] if mask[k] > 0 else 0
+                    low = where_positive(lower(a, k) + lower(b, k), lower(mask, k))
+                    write(out, k, low, where_positive(upper(a, k) + upper(b, k), upper(mask, k)))
             elif relu:
                 for k in range(length):
-                    total = a[k] + b[k]
-                    out[k] = 0 if total < 0 else total
+                    low = rectified(lower(a, k) + lower(b, k))
+                    write(out, k, low, rectified(upper(a, k) + upper(b, k)))
             else:
                 for k in range(length):
-                    out[k] = a[k] + b[k]
+                    write(out, k, lower(a, k) + lower(b, k), upper(a, k) + upper(b, k))
 
     return kernel(add)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from ..layout import LANES
+from ..layout import LANES, kept_size, registers_of_line, samples_of_tile
 from ..tuning import SAMPLE_BLOCK, linear_lines
 from .call import arguments, kernel, share
 from .ir.runs import gather_runs, settle
@@ -35,12 +35,13 @@ SDDMM_COO = arguments(
 @cache
 def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
-    most_lines = linear_lines(1, size, width)
+    most_lines = linear_lines(1, kept_size(size) * width, registers_of_line(size, width))
+    kept, part_size = kept_size(size), samples_of_tile(size)
 
     def spmm_coo(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]
-        data, x, bias, null = floats(c.data, size), floats(c.x, size), floats(c.bias, size), floats(0, size)
-        out, mask, carries = floats(c.out, size), floats(c.mask, size), floats(c.carries, size)
+        data, bias, carries, none = floats(c.data, kept), floats(c.bias, kept), floats(c.carries, kept), floats(0, kept)
+        x, out, mask, null = floats(c.x, size), floats(c.out, size), floats(c.mask, size), floats(0, size)
         rows, offsets, edges, empty = ints(c.rows, 4), ints(c.offsets, 4), ints(c.edges, 8), ints(c.empty, 4)
         images = c.outer * c.ys != 1
         units, pieces = units_of(c.outer, c.ys, c.lines, most_lines, parts)
@@ -62,10 +63,11 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
                     lines //= 2
                 x_here, here = advance(x, x_at + line * c.x_line), out_at + line * c.out_line
                 out_here, mask_here = advance(out, here), advance(mask, here) if c.mask != 0 else null
-                carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * LANES)
+                carries_here = advance(carries, ((outer * c.ys + y) * c.lines + line) * c.segments * part_size)
+                begun_here = advance(carries_here, c.outer * c.ys * c.lines * c.segments * part_size)
                 for k in range(first_empty, last_empty):
                     settle(
-                        width, most_lines, lines, np.int64(empty[k]), bias, null, 0, c.relu, mask_here,
+                        width, most_lines, lines, np.int64(empty[k]), bias, none, none, 0, c.relu, mask_here,
                         out_here, c.out_row, c.out_line,
                     )  # fmt: skip
                 for s in range(first, last):
@@ -74,13 +76,26 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
                         end = edges[3 * s + stretch + 1]
                         if begin < end:
                             before, whole = stretch == 0, stretch == 1
-                            gather_runs(
-                                width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
-                                x_here, c.x_line, null if before else bias,
-                                c.relu if whole else 0, mask_here if whole else null,
-                                advance(carries_here, s * LANES) if before else out_here,
-                                0 if before else c.out_row, c.segments * LANES if before else c.out_line,
-                            )  # fmt: skip
+                            first_bias, relu = none if before else bias, c.relu if whole else 0
+                            seen = mask_here if whole else null
+                            if size != 2:
+                                gather_runs(
+                                    width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
+                                    x_here, c.x_line, first_bias, relu, seen,
+                                    advance(carries_here, s * LANES) if before else out_here,
+                                    0 if before else c.out_row, c.segments * LANES if before else c.out_line,
+                                )  # fmt: skip
+                            elif whole:
+                                gather_runs(
+                                    width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
+                                    x_here, c.x_line, first_bias, relu, seen, out_here, c.out_row, c.out_line,
+                                )  # fmt: skip
+                            else:  # what y would round waits in float32
+                                waiting = advance(carries_here if before else begun_here, s * part_size)
+                                gather_runs(
+                                    width, most_lines, ahead, lines, data, rows, offsets, begin, end, c.connections,
+                                    x_here, c.x_line, first_bias, relu, seen, waiting, 0, c.segments * part_size,
+                                )  # fmt: skip
                         begin = end
                 line += lines
 
@@ -91,11 +106,15 @@ def spmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
 def carry_kernel(size: int, width: int) -> Any:
     """spmm's second call: out[row] += its carries, in order, then ReLU or a mask, for rows longer than a segment."""
 
+    kept, part_size = kept_size(size), samples_of_tile(size)
+
     def carry(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM_COO)[0]
-        out, mask, carries, null = floats(c.out, size), floats(c.mask, size), floats(c.carries, size), floats(0, size)
+        out, mask, null = floats(c.out, size), floats(c.mask, size), floats(0, size)
+        carries, none = floats(c.carries, kept), floats(0, kept)
         rows, edges = ints(c.rows, 4), ints(c.edges, 8)
-        first, last = share(c.outer * c.ys * c.lines, part, until, parts)
+        positions = c.outer * c.ys * c.lines
+        first, last = share(positions, part, until, parts)
         for position in range(first, last):
             outer, y, line = position // (c.ys * c.lines), position // c.lines % c.ys, position % c.lines
             here = outer * c.out_outer + y * c.out_y + line * c.out_line
@@ -105,8 +124,13 @@ def carry_kernel(size: int, width: int) -> Any:
                 while s < c.segments and edges[3 * s] < edges[3 * s + 1] and rows[edges[3 * s]] == row:
                     s += 1
                 if begun < s:
+                    carry = advance(carries, (position * c.segments + begun) * part_size)
+                    if size == 2:
+                        beginning = advance(carry, (positions * c.segments - 1) * part_size)  # the segment before
+                    else:
+                        beginning = advance(out, here + row * c.out_row)
                     settle(
-                        width, 1, 1, row, null, advance(carries, (position * c.segments + begun) * LANES), s - begun,
+                        width, 1, 1, row, none, beginning, carry, s - begun,
                         c.relu, advance(mask, here) if c.mask != 0 else null, advance(out, here), c.out_row, 0,
                     )  # fmt: skip
                 else:
@@ -119,9 +143,11 @@ def carry_kernel(size: int, width: int) -> Any:
 def sddmm_coo_kernel(size: int, width: int, ahead: int) -> Any:
     """The kernel for elements of `size` bytes, `width` to a register, that fetches x `ahead` connections early."""
 
+    kept = kept_size(size)
+
     def sddmm_coo(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM_COO)[0]
-        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
+        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, kept), floats(c.db, kept)
         first, last = share((c.connections + SAMPLE_BLOCK - 1) // SAMPLE_BLOCK, part, until, parts)
         first, last = first * SAMPLE_BLOCK, min(last * SAMPLE_BLOCK, c.connections)
         rows, offsets = advance(ints(c.rows, 4), first), advance(ints(c.offsets, 4), first)

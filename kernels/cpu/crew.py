@@ -19,14 +19,15 @@ from numba import types
 from numpy.typing import NDArray
 
 from ..compile import cfunc, njit
-from ..tuning import YIELD_EVERY
+from ..tuning import LONG_WAIT, YIELD_EVERY
 from .ir import atomics
 from .ir.clock import ticks
 from .ir.vector import ints, pointer
-from .threads import ALONE, RUNNING, SLEEPER, alone, claim, do, give_way, lead
+from .threads import ALONE, RUNNING, SLEEPER, alone, claim, do, give_way, lead, weigh
 
 # Words that a region's threads share, beside those of a pool.
-ENTERED, LIST, COUNT, THREADS, BEGUN = SLEEPER, SLEEPER + 8, SLEEPER + 9, SLEEPER + 10, SLEEPER + 11
+ENTERED, LIST, COUNT, THREADS = SLEEPER, SLEEPER + 8, SLEEPER + 9, SLEEPER + 10
+LOST, ENDED = SLEEPER + 11, SLEEPER + 12  # by whoever walked the list, and when it had
 _WORDS = SLEEPER + 16
 
 
@@ -39,7 +40,8 @@ def _member() -> Any:
         threads = words[THREADS]
         thread = atomics.add(words, ENTERED, 1)
         if thread == 0:
-            lead(words, words[LIST], words[COUNT], threads, words[BEGUN])
+            words[LOST] = lead(words, words[LIST], words[COUNT], threads)
+            words[ENDED] = ticks()
             return
         looks = 0
         while atomics.load(words, RUNNING) != 0:
@@ -62,10 +64,13 @@ def _within(parallel: int, member: int, calls: NDArray[np.int64], count: int, th
     if begun < words[ALONE]:
         alone(calls, count)
         return
-    words[LIST], words[COUNT], words[THREADS], words[BEGUN] = calls.ctypes.data, count, threads, begun
+    words[LIST], words[COUNT], words[THREADS] = calls.ctypes.data, count, threads
     words[ENTERED] = 0
     atomics.swap(at, RUNNING, 1)
     atomics.jump(parallel, ints(member, 8), words.ctypes.data, threads, 0)
+    # A thread of the region that has no processor keeps all from leaving it.
+    waited = ticks() - words[ENDED]
+    weigh(at, begun, words[LOST] + (waited if waited >= LONG_WAIT else 0))
 
 
 class Crew:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..compile import register_bytes as host_register_bytes
 from ..host import HostCall, python_call
-from ..layout import LANES, CooLayout, Grid, Layout, Window
+from ..layout import LANES, CooLayout, Grid, Layout, Window, element_size, samples_of_tile
 from ..tuning import (
     COST_ADAM,
     COST_DROPOUT,
@@ -53,10 +53,13 @@ from .pack import (
     PACK,
     PACK_SAMPLES,
     UNPACK,
+    WIDEN,
     clear_lanes_kernel,
+    narrow_kernel,
     pack_kernel,
     pack_samples_kernel,
     unpack_kernel,
+    widen_kernel,
 )  # fmt: skip
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
@@ -206,15 +209,17 @@ class Launcher:
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
-            kernel = spmm_kernel(out.itemsize, layout.most_group, width, int(grid.places is not None))
+            kernel = spmm_kernel(element_size(out), layout.most_group, width, int(grid.places is not None))
             self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1
         fields |= _segments(layout)
-        fields["carries"] = self._scratch(segments * positions * LANES if layout.carries else 0, out.dtype)
-        self._launch(spmm_coo_kernel(out.itemsize, width, _ahead(grid, x)), multiplies, SPMM_COO, **fields)
+        size = element_size(out)
+        waiting = 2 * samples_of_tile(size) if size == 2 else LANES  # also what a row begins with
+        fields["carries"] = self._scratch(segments * positions * waiting if layout.carries else 0, data.dtype)
+        self._launch(spmm_coo_kernel(size, width, _ahead(grid, x)), multiplies, SPMM_COO, **fields)
         if layout.carries:
-            self._launch(carry_kernel(out.itemsize, width), layout.carries * positions * LANES, SPMM_COO, **fields)
+            self._launch(carry_kernel(size, width), layout.carries * positions * LANES, SPMM_COO, **fields)
 
     def sddmm(
         self, layout: Layout | CooLayout, grid: Grid, dy: Array, x: Array, grad: Array, db: Array | None = None,
@@ -231,11 +236,11 @@ class Launcher:
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
             made = sddmm_images_kernel if grid.outer > 1 or grid.ys > 1 else sddmm_kernel
-            kernel = made(grad.itemsize, layout.most_group, width)
+            kernel = made(element_size(x), layout.most_group, width)
             fields |= sweep(grid, layout.most_group)._asdict()
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
         else:
-            kernel = sddmm_coo_kernel(grad.itemsize, width, _ahead(grid, x))
+            kernel = sddmm_coo_kernel(element_size(x), width, _ahead(grid, x))
             self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)
 
     def reorder(self, data: Array, perm: Array, out: Array) -> None:
@@ -247,16 +252,16 @@ class Launcher:
 
     def relu(self, x: Array, out: Array) -> None:
         """out = max(x, 0); NaN stays NaN."""
-        self._launch(relu_kernel(x.itemsize), x.size, RELU, x=x, out=out, count=x.size)
+        self._launch(relu_kernel(element_size(x)), x.size, RELU, x=x, out=out, count=x.size)
 
     def mask(self, dy: Array, y: Array, out: Array) -> None:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
-        self._launch(mask_kernel(dy.itemsize), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
+        self._launch(mask_kernel(element_size(dy)), dy.size, MASK, dy=dy, y=y, out=out, count=dy.size)
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
         named = {"a": a, "b": b, "out": out, "mask": mask}
-        self._launch(add_kernel(a.itemsize), a.size, ADD, **named, relu=int(relu), **_rows_of(out, named))
+        self._launch(add_kernel(element_size(a)), a.size, ADD, **named, relu=int(relu), **_rows_of(out, named))
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
@@ -265,7 +270,7 @@ class Launcher:
         for name, array in (("x", x), ("mask", mask), ("out", out)):
             steps = (0,) * 4 if array is None else [stride // array.itemsize for stride in array.strides[:4]]
             fields |= {f"{name}_{k}": step for k, step in zip(("tile", "plane", "row", "column"), steps, strict=True)}
-        self._launch(place_kernel(x.itemsize), x.size, PLACE, x=x, mask=mask, out=out, **fields)
+        self._launch(place_kernel(element_size(x)), x.size, PLACE, x=x, mask=mask, out=out, **fields)
 
     def fold(self, x: Array, out: Array, batch: int, step: int, top: int, mask: Array | None = None) -> None:
         """Strips of images: out[0, c, r, u, k · batch + s] = x[0, c, k · step + r − top, u, s], or zero beyond x's
@@ -292,20 +297,21 @@ class Launcher:
 
     def settle(
         self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
-        found: Array,
+        found: Array, *, samples: int = LANES,
     ) -> None:  # fmt: skip
         """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to
-        it."""
+        it. Tiles hold so many samples."""
         self._launch(
             settle_kernel(mean.itemsize), 0, SETTLE, partial=partial, channels=len(found), segments=partial.shape[1],
-            pixels=pixels, batch=batch, rates=np.array([eps, momentum]), mean=mean, var=var, found=found,
+            pixels=pixels, samples=samples, batch=batch, rates=np.array([eps, momentum]), mean=mean, var=var,
+            found=found,
         )  # fmt: skip
 
     def recall(self, mean: Array, var: Array, eps: float, found: Array) -> None:
         """found[channel] = (mean, 1/√(var + eps)) of the running rows, for use outside training."""
         self._launch(
             settle_kernel(mean.itemsize), 0, SETTLE, partial=None, channels=len(found), segments=0,
-            pixels=0, batch=0, rates=np.array([eps, 0.0]), mean=mean, var=var, found=found,
+            pixels=0, samples=LANES, batch=0, rates=np.array([eps, 0.0]), mean=mean, var=var, found=found,
         )  # fmt: skip
 
     def normalise(
@@ -315,8 +321,8 @@ class Launcher:
         """out = (x − mean) / √(variance + eps) · scale + shift + around, then ReLU; zero in the lanes past the
         batch."""
         self._launch(
-            normalise_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale, shift=shift,
-            dy=None, totals=None, around=around, out=out, relu=int(relu), count=0,
+            normalise_kernel(element_size(x)), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
+            shift=shift, dy=None, totals=None, around=around, out=out, relu=int(relu), count=0,
             **_planes(batch, x, dy=None, out=out, around=around),
         )  # fmt: skip
 
@@ -326,7 +332,7 @@ class Launcher:
 
     def _sum_segments(self, dy: Array | None, x: Array, found: Array | None, batch: int, partial: Array) -> None:
         self._launch(
-            moments_kernel(x.itemsize, dy is not None), COST_NORM * x.size, MOMENTS, x=x, dy=dy, found=found,
+            moments_kernel(element_size(x), dy is not None), COST_NORM * x.size, MOMENTS, x=x, dy=dy, found=found,
             partial=partial, batch=batch, segments=partial.shape[1], **_rows_of(x, {"x": x, "dy": dy}),
         )  # fmt: skip
 
@@ -343,7 +349,7 @@ class Launcher:
     ) -> None:  # fmt: skip
         """The gradient of x; outside training mean and variance are constants, which give none back."""
         self._launch(
-            normalise_back_kernel(x.itemsize), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
+            normalise_back_kernel(element_size(x)), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
             shift=None, dy=dy, totals=totals if training else None, around=None, out=out, relu=0,
             count=batch * x.shape[2] * x.shape[3], **_planes(batch, x, dy=dy, out=out, around=None),
         )  # fmt: skip
@@ -353,7 +359,7 @@ class Launcher:
         seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
-            dropout_kernel(x.itemsize), COST_DROPOUT * x.size, DROPOUT, x=x, position=position, stream=stream,
+            dropout_kernel(element_size(x)), COST_DROPOUT * x.size, DROPOUT, x=x, position=position, stream=stream,
             rate=np.array([rate]), out=out, tiles=len(x), features=features,
         )  # fmt: skip
 
@@ -376,8 +382,9 @@ class Launcher:
     def _pool_windows(self, what: int, x: Array, window: Window, y: Array, index: Array | None) -> None:
         tiles, channels, height, width, lanes = x.shape
         _, _, rows, columns, _ = y.shape
+        kernel = pooling_kernel(what, element_size(x), self._bytes // x.itemsize)
         self._launch(
-            pooling_kernel(what, x.itemsize, self._bytes // x.itemsize), y.size * window.high * window.wide, POOLING,
+            kernel, y.size * window.high * window.wide, POOLING,
             x=x, y=y, index=index, planes=tiles * channels, x_plane=height * width * lanes, x_row=width * lanes,
             y_rows=rows, y_columns=columns, high=window.high, wide=window.wide,
             row_step=window.row_step * width * lanes, column_step=window.column_step * lanes,
@@ -393,11 +400,19 @@ class Launcher:
 
     def clear_lanes(self, x: Array, batch: int) -> None:
         """Zero in the lanes of the last tile that hold no sample; in place."""
-        features = x.size // (len(x) * LANES)
+        features, samples = x.size // (len(x) * LANES), samples_of_tile(element_size(x))
         self._launch(
-            clear_lanes_kernel(x.itemsize), features * LANES, CLEAR_LANES, x=x, last=(len(x) - 1) * features * LANES,
-            features=features, used=batch % LANES or LANES,
+            clear_lanes_kernel(element_size(x)), features * LANES, CLEAR_LANES, x=x,
+            last=(len(x) - 1) * features * LANES, features=features, used=batch % samples or samples,
         )  # fmt: skip
+
+    def widen(self, x: Array, out: Array) -> None:
+        """Tiles of bfloat16 as tiles of float32, of half as many samples each."""
+        self._launch(widen_kernel(), x.size, WIDEN, x=x, out=out, numbers=out.size // len(out), blocks=len(out))
+
+    def narrow(self, x: Array, out: Array) -> None:
+        """The other way, rounded to the nearest, ties to even."""
+        self._launch(narrow_kernel(), x.size, WIDEN, x=x, out=out, numbers=x.size // len(x), blocks=len(x))
 
     def unpack(self, x: Array, out: Array) -> None:
         """(tiles, features, LANES) → (batch, features)."""
@@ -414,7 +429,7 @@ class Launcher:
         """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
         features = store.shape[1]
         self._launch(
-            pack_samples_kernel(out.itemsize, store.itemsize), batch * features, PACK_SAMPLES,
+            pack_samples_kernel(element_size(out), store.itemsize), batch * features, PACK_SAMPLES,
             store=store, row_bytes=store.strides[0], order=order, at=at, labels=labels, features=features, batch=batch,
             scale=scale, shift=shift, out=out, out_tile=features * LANES, out_labels=out_labels, addresses=addresses,
         )  # fmt: skip
@@ -496,7 +511,7 @@ def _view(array: Array, *, writeable: bool) -> Array:
 
 def _planes(batch: int, x: Array, **others: Array | None) -> dict[str, int]:
     """Where the rows of images lie that batch normalisation reads and writes, and the lanes that the last tile uses."""
-    return _rows_of(x, {"x": x, **others}) | {"used": batch - LANES * (len(x) - 1)}
+    return _rows_of(x, {"x": x, **others}) | {"used": batch - samples_of_tile(element_size(x)) * (len(x) - 1)}
 
 
 def _rows_of(x: Array, named: Mapping[str, Array | None]) -> dict[str, int]:

@@ -14,16 +14,19 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
-from ..layout import LANES
+from ..layout import LANES, kept_size, samples_of_tile
 from .call import arguments, kernel, share
 from .ir.moments import slope, spread
+from .ir.pairs import clear_line, lower, upper, write
 from .ir.vector import advance, element, floats
 
 MOMENTS = arguments(
     "dy", "x", "found", "partial", "batch", "segments", "tiles", "channels", "rows", "length",
     "x_tile", "x_plane", "x_row", "dy_tile", "dy_plane", "dy_row",
 )  # fmt: skip
-SETTLE = arguments("partial", "channels", "segments", "pixels", "batch", "rates", "mean", "var", "found")
+SETTLE = arguments(
+    "partial", "channels", "segments", "pixels", "samples", "batch", "rates", "mean", "var", "found"
+)  # fmt: skip
 SETTLE_SLOPES = arguments("partial", "channels", "segments", "found", "totals", "dscale", "dshift")
 NORMALISE = arguments(
     "x", "found", "scale", "shift", "dy", "totals", "around", "out", "relu", "count",
@@ -40,9 +43,9 @@ def tiles_of_segment(tiles: int, segments: int) -> int:
 
 
 @njit
-def count_of_segment(segment: int, tiles: int, segments: int, pixels: int, batch: int) -> int:
-    """How many values of a channel a segment holds."""
-    per = tiles_of_segment(tiles, segments) * LANES
+def count_of_segment(segment: int, samples: int, tiles: int, segments: int, pixels: int, batch: int) -> int:
+    """How many values of a channel a segment of tiles of so many samples holds."""
+    per = tiles_of_segment(tiles, segments) * samples
     return max(min((segment + 1) * per, batch) - segment * per, 0) * pixels
 
 
@@ -54,6 +57,8 @@ def moments_kernel(size: int, slopes: bool) -> Any:
     mean is far from zero, and nothing where all values are the same.
     """
 
+    samples = samples_of_tile(size)
+
     def moments(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MOMENTS)[0]
         x, dy, partial, found = floats(c.x, size), floats(c.dy, size), floats(c.partial, 8), floats(c.found, 8)
@@ -64,11 +69,11 @@ def moments_kernel(size: int, slopes: bool) -> Any:
             here = advance(partial, 2 * (channel * c.segments + segment))
             here[0] = here[1] = 0.0
             start = segment * per
-            middle = np.float64(x[start * c.x_tile + channel * c.x_plane])
+            middle = np.float64(lower(x, start * c.x_tile + channel * c.x_plane))
             if slopes:
                 middle = found[2 * channel]
             for tile in range(start, min(start + per, c.tiles)):
-                used = min(c.batch - tile * LANES, LANES)
+                used = min(c.batch - tile * samples, samples)
                 image = advance(x, tile * c.x_tile + channel * c.x_plane)
                 if slopes:
                     given = advance(dy, tile * c.dy_tile + channel * c.dy_plane)
@@ -77,7 +82,7 @@ def moments_kernel(size: int, slopes: bool) -> Any:
                     spread(image, c.rows, c.length, c.x_row, used, middle, here)
             if not slopes:
                 pixels = c.rows * c.length // LANES
-                apart = here[0] / count_of_segment(segment, c.tiles, c.segments, pixels, c.batch)
+                apart = here[0] / count_of_segment(segment, samples, c.tiles, c.segments, pixels, c.batch)
                 here[1] -= here[0] * apart
                 here[0] = middle + apart
 
@@ -95,16 +100,16 @@ def settle_kernel(size: int) -> Any:
         c = carray(call, 1, SETTLE)[0]
         partial, found, rates = floats(c.partial, 8), floats(c.found, 8), floats(c.rates, 8)
         running_mean, running_var = floats(c.mean, size), floats(c.var, size)
-        tiles = (c.batch + LANES - 1) // LANES
+        tiles = (c.batch + c.samples - 1) // c.samples
         for channel in range(c.channels):
             mean, variance = np.float64(running_mean[channel]), np.float64(running_var[channel])
             if c.segments > 0:
                 here = advance(partial, 2 * channel * c.segments)
                 mean, squares = here[0], here[1]
-                total = np.float64(count_of_segment(0, tiles, c.segments, c.pixels, c.batch))
+                total = np.float64(count_of_segment(0, c.samples, tiles, c.segments, c.pixels, c.batch))
                 for segment in range(1, c.segments):
                     here = advance(partial, 2 * (channel * c.segments + segment))
-                    count = np.float64(count_of_segment(segment, tiles, c.segments, c.pixels, c.batch))
+                    count = np.float64(count_of_segment(segment, c.samples, tiles, c.segments, c.pixels, c.batch))
                     apart = here[0] - mean
                     squares += here[1] + apart * apart * (total * count / (total + count))
                     mean += apart * (count / (total + count))
@@ -147,18 +152,19 @@ def settle_slopes_kernel(size: int) -> Any:
 def _clear(out: Any, length: int, used: int) -> None:
     """Zeros in the lanes past the batch of a row of the last tile."""
     for pixel in range(0, length, LANES):
-        for lane in range(used, LANES):
-            out[pixel + lane] = 0
+        clear_line(out, pixel, used)
 
 
 @cache
 def normalise_kernel(size: int) -> Any:
     """out = (x − mean) · rate · scale + shift + around, then ReLU."""
 
+    kept, samples = kept_size(size), samples_of_tile(size)
+
     def normalise(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORMALISE)[0]
         from_x, beside, to = floats(c.x, size), floats(c.around, size), floats(c.out, size)
-        found, scales, shifts = floats(c.found, 8), floats(c.scale, size), floats(c.shift, size)
+        found, scales, shifts = floats(c.found, 8), floats(c.scale, kept), floats(c.shift, kept)
         # Read once: for all that LLVM knows, what is written to `out` could change them.
         channels, rows, length, relu, summed = c.channels, c.rows, c.length, c.relu != 0, c.around != 0
         x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
@@ -168,24 +174,26 @@ def normalise_kernel(size: int) -> Any:
         first, last = share(c.tiles * channels, part, until, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
-            mean = element(from_x, found[2 * channel])
-            rate = element(from_x, found[2 * channel + 1] * np.float64(scales[channel]))
+            mean = element(scales, found[2 * channel])
+            rate = element(scales, found[2 * channel + 1] * np.float64(scales[channel]))
             # What a float32 of the mean leaves out, which is much of a small deviation where the mean is far from zero.
             rest = found[2 * channel] - np.float64(mean)
-            shift = element(from_x, np.float64(shifts[channel]) - rest * np.float64(rate))
+            shift = element(scales, np.float64(shifts[channel]) - rest * np.float64(rate))
             for row in range(rows):
                 x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
                 if summed:
                     other = advance(beside, tile * beside_tile + channel * beside_plane + row * beside_row)
                     for k in range(length):
-                        y = (x[k] - mean) * rate + shift + other[k]
-                        out[k] = 0 if (relu and y < 0) else y
+                        low = (lower(x, k) - mean) * rate + shift + lower(other, k)
+                        high = (upper(x, k) - mean) * rate + shift + upper(other, k)
+                        write(out, k, 0.0 if (relu and low < 0) else low, 0.0 if (relu and high < 0) else high)
                 else:
                     for k in range(length):
-                        y = (x[k] - mean) * rate + shift
-                        out[k] = 0 if (relu and y < 0) else y
-                if tile == final and used < LANES:
+                        low = (lower(x, k) - mean) * rate + shift
+                        high = (upper(x, k) - mean) * rate + shift
+                        write(out, k, 0.0 if (relu and low < 0) else low, 0.0 if (relu and high < 0) else high)
+                if tile == final and used < samples:
                     _clear(out, length, used)
 
     return kernel(normalise)
@@ -196,10 +204,12 @@ def normalise_back_kernel(size: int) -> Any:
     """out = rate · scale · (dy − Σ dy / count − (x − mean) · rate² · Σ dy (x − mean) / count); without totals, of dy
     alone."""
 
+    kept, samples = kept_size(size), samples_of_tile(size)
+
     def normalise_back(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORMALISE)[0]
         from_x, from_dy, to = floats(c.x, size), floats(c.dy, size), floats(c.out, size)
-        found, scales, totals = floats(c.found, 8), floats(c.scale, size), floats(c.totals, 8)
+        found, scales, totals = floats(c.found, 8), floats(c.scale, kept), floats(c.totals, 8)
         channels, rows, length, through = c.channels, c.rows, c.length, c.totals != 0
         x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
         dy_tile, dy_plane, dy_row = c.dy_tile, c.dy_plane, c.dy_row
@@ -210,24 +220,25 @@ def normalise_back_kernel(size: int) -> Any:
             tile, channel = which // channels, which % channels
             rate = found[2 * channel + 1]
             factor = rate * np.float64(scales[channel])
-            weight, mean = element(from_x, factor), element(from_x, found[2 * channel])
-            inclined, level = element(from_x, 0.0), element(from_x, 0.0)
+            weight, mean = element(scales, factor), element(scales, found[2 * channel])
+            inclined, level = element(scales, 0.0), element(scales, 0.0)
             if through:
                 incline = factor * rate * rate * totals[2 * channel + 1] / count
                 rest = found[2 * channel] - np.float64(mean)
-                inclined = element(from_x, incline)
-                level = element(from_x, factor * totals[2 * channel] / count - rest * incline)
+                inclined = element(scales, incline)
+                level = element(scales, factor * totals[2 * channel] / count - rest * incline)
             for row in range(rows):
                 x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
                 dy = advance(from_dy, tile * dy_tile + channel * dy_plane + row * dy_row)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
                 if through:
                     for k in range(length):
-                        out[k] = dy[k] * weight - (x[k] - mean) * inclined - level
+                        low = lower(dy, k) * weight - (lower(x, k) - mean) * inclined - level
+                        write(out, k, low, upper(dy, k) * weight - (upper(x, k) - mean) * inclined - level)
                 else:
                     for k in range(length):
-                        out[k] = dy[k] * weight
-                if tile == final and used < LANES:
+                        write(out, k, lower(dy, k) * weight, upper(dy, k) * weight)
+                if tile == final and used < samples:
                     _clear(out, length, used)
 
     return kernel(normalise_back)

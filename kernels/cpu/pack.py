@@ -11,9 +11,10 @@ from typing import Any
 from numba import carray
 
 from ..compile import njit
-from ..layout import LANES
+from ..layout import LANES, kept_size, samples_of_tile
 from ..tuning import PACK_TILES
 from .call import arguments, kernel, share
+from .ir.pairs import clear_line, lower, upper, write, write_half
 from .ir.transpose import gather_block, transpose_block
 from .ir.vector import advance, floats, ints, stored
 from .spmm import units_of
@@ -25,6 +26,7 @@ PACK_SAMPLES = arguments(
 PACK = arguments("x", "x_row", "features", "batch", "out", "out_tile")
 UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")
 CLEAR_LANES = arguments("x", "last", "features", "used")
+WIDEN = arguments("x", "out", "numbers", "blocks")
 
 
 @cache
@@ -34,27 +36,31 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
     Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
     """
 
+    kept, samples = kept_size(size), samples_of_tile(size)
+    halves = samples // LANES
+
     def pack_samples(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK_SAMPLES)[0]
         order, labels, out_labels = ints(c.order, 8), ints(c.labels, 4), ints(c.out_labels, 4)
-        scale, shift, out = floats(c.scale, size), floats(c.shift, size), floats(c.out, size)
+        scale, shift, out = floats(c.scale, kept), floats(c.shift, kept), floats(c.out, size)
         start = ints(c.at, 8)[0]
-        first, last = share((c.batch + LANES - 1) // LANES, part, until, parts)
-        for tile in range(first, last):
-            addresses = advance(ints(c.addresses, 8), tile * LANES)
-            valid = min(LANES, c.batch - tile * LANES)
+        first, last = share((c.batch + samples - 1) // samples, part, until, parts)
+        for block in range(first * halves, min(last * halves, (c.batch + LANES - 1) // LANES)):
+            tile, half = block // halves, block % halves
+            addresses = advance(ints(c.addresses, 8), block * LANES)
+            valid = min(LANES, c.batch - block * LANES)
             for lane in range(LANES):
-                sample = order[start + tile * LANES + min(lane, valid - 1)]
+                sample = order[start + block * LANES + min(lane, valid - 1)]
                 addresses[lane] = c.store + sample * c.row_bytes
-                out_labels[tile * LANES + lane] = labels[sample] if lane < valid else -1
+                out_labels[block * LANES + lane] = labels[sample] if lane < valid else -1
             whole = c.features // 16 * 16
             base = advance(out, tile * c.out_tile)
             for feature in range(0, whole, 16):
-                gather_block(store_size, addresses, feature, scale, shift, valid, advance(base, feature * LANES))
+                gather_block(store_size, addresses, feature, scale, shift, valid, half, advance(base, feature * LANES))
             for feature in range(whole, c.features):
                 for lane in range(LANES):
                     value = stored(addresses[lane], store_size)[feature] * scale[feature] + shift[feature]
-                    base[feature * LANES + lane] = value if lane < valid else 0
+                    write_half(base, feature * LANES + lane, value if lane < valid else 0.0, half)
 
     return kernel(pack_samples)
 
@@ -106,8 +112,7 @@ def clear_lanes_kernel(size: int) -> Any:
         x = advance(floats(c.x, size), c.last)
         first, last = share(c.features, part, until, parts)
         for feature in range(first, last):
-            for lane in range(c.used, LANES):
-                x[feature * LANES + lane] = 0
+            clear_line(x, feature * LANES, c.used)
 
     return kernel(clear_lanes)
 
@@ -134,3 +139,45 @@ def unpack_kernel(size: int) -> Any:
                         rows[lane * c.out_row + feature] = base[feature * LANES + lane]
 
     return kernel(unpack)
+
+
+@cache
+def widen_kernel() -> Any:
+    """Two tiles of float32 of one of bfloat16; of the last, one if there are no samples for another."""
+
+    def widen(call, part, until, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, WIDEN)[0]
+        from_x, to = floats(c.x, 2), floats(c.out, 4)
+        numbers, blocks = c.numbers, c.blocks  # numbers of a tile's words
+        first, last = share(blocks, part, until, parts)
+        for block in range(first, last):
+            x, out = advance(from_x, block // 2 * numbers), advance(to, block * numbers)
+            if block % 2 == 0:
+                for k in range(numbers):
+                    out[k] = lower(x, k)
+            else:
+                for k in range(numbers):
+                    out[k] = upper(x, k)
+
+    return kernel(widen)
+
+
+@cache
+def narrow_kernel() -> Any:
+    """One tile of bfloat16 of two of float32; where there is no second, its lanes become zero."""
+
+    def narrow(call, part, until, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, WIDEN)[0]
+        from_x, to = floats(c.x, 4), floats(c.out, 2)
+        numbers, blocks = c.numbers, c.blocks
+        first, last = share((blocks + 1) // 2, part, until, parts)
+        for tile in range(first, last):
+            x, out = advance(from_x, 2 * tile * numbers), advance(to, tile * numbers)
+            if 2 * tile + 1 < blocks:
+                for k in range(numbers):
+                    write(out, k, x[k], x[k + numbers])
+            else:
+                for k in range(numbers):
+                    write(out, k, x[k], 0.0)
+
+    return kernel(narrow)

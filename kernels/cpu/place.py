@@ -9,7 +9,9 @@ from numba import carray
 
 from ..layout import LANES
 from .call import arguments, kernel, share
+from .ir.pairs import lower, upper, write
 from .ir.vector import advance, copy_line, floats
+from .relu import where_positive
 
 PLACE = arguments(
     "x", "mask", "out", "tiles", "channels", "rows", "columns", "x_tile", "x_plane", "x_row", "x_column",
@@ -41,12 +43,14 @@ def place_kernel(size: int) -> Any:
                         copy_line(advance(x, k * x_column), advance(out, k * out_column))
                 elif x_column == LANES and out_column == LANES and mask_column == LANES:
                     for k in range(columns * LANES):
-                        out[k] = x[k] if mask[k] > 0 else 0
+                        low = where_positive(lower(x, k), lower(mask, k))
+                        write(out, k, low, where_positive(upper(x, k), upper(mask, k)))
                 else:
                     for k in range(columns):
                         here, there = advance(x, k * x_column), advance(out, k * out_column)
                         seen = advance(mask, k * mask_column)
                         for lane in range(LANES):
-                            there[lane] = here[lane] if seen[lane] > 0 else 0
+                            low = where_positive(lower(here, lane), lower(seen, lane))
+                            write(there, lane, low, where_positive(upper(here, lane), upper(seen, lane)))
 
     return kernel(place)

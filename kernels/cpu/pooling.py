@@ -26,6 +26,7 @@ def pooling_kernel(what: int, size: int, width: int) -> Any:
     - TO_ALL: x is the sum of its windows' y, divided by their pixels.
     """
     backward = what in (TO_LARGEST, TO_ALL)
+    each = 2 if size == 2 else 1  # a number of `index` for each sample
 
     def pooling(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, POOLING)[0]
@@ -40,6 +41,6 @@ def pooling_kernel(what: int, size: int, width: int) -> Any:
                 for column in range(c.y_columns):
                     at = ((plane * c.y_rows + row) * c.y_columns + column) * LANES
                     window = advance(image, row * c.row_step + column * c.column_step)
-                    visit(what, width, window, c.x_row, c.high, c.wide, advance(y, at), advance(index, at))
+                    visit(what, width, window, c.x_row, c.high, c.wide, advance(y, at), advance(index, at * each))
 
     return kernel(pooling)

@@ -7,11 +7,25 @@ from typing import Any
 
 from numba import carray
 
+from ..compile import njit
 from .call import arguments, kernel, share
+from .ir.pairs import lower, upper, write
 from .ir.vector import floats
 
 RELU = arguments("x", "out", "count")
 MASK = arguments("dy", "y", "out", "count")
+
+
+@njit
+def rectified(value: Any) -> Any:
+    """max(value, 0); NaN stays NaN."""
+    return 0.0 if value < 0 else value
+
+
+@njit
+def where_positive(value: Any, seen: Any) -> Any:
+    """The value, or zero where what is seen is not positive."""
+    return value if seen > 0 else 0.0
 
 
 @cache
@@ -23,7 +37,7 @@ def relu_kernel(size: int) -> Any:
         x, out = floats(c.x, size), floats(c.out, size)
         first, last = share(c.count, part, until, parts)
         for k in range(first, last):
-            out[k] = 0 if x[k] < 0 else x[k]
+            write(out, k, rectified(lower(x, k)), rectified(upper(x, k)))
 
     return kernel(relu)
 
@@ -37,6 +51,7 @@ def mask_kernel(size: int) -> Any:
         dy, y, out = floats(c.dy, size), floats(c.y, size), floats(c.out, size)
         first, last = share(c.count, part, until, parts)
         for k in range(first, last):
-            out[k] = dy[k] if y[k] > 0 else 0
+            low = where_positive(lower(dy, k), lower(y, k))
+            write(out, k, low, where_positive(upper(dy, k), upper(y, k)))
 
     return kernel(mask)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
-from ..layout import LANES, Grid
+from ..layout import LANES, Grid, kept_size
 from ..tuning import (
     BAND_POSITIONS,
     FAR_CACHE,
@@ -84,9 +84,11 @@ def piece_of(count: int, piece: int, pieces: int) -> tuple[int, int]:
 def sddmm_kernel(size: int, most_group: int, width: int) -> Any:
     """The kernel of fully connected layers, for elements of `size` bytes and groups of up to `most_group` rows."""
 
+    kept = kept_size(size)
+
     def sddmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
-        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
+        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, kept), floats(c.db, kept)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)
@@ -137,9 +139,11 @@ def _nothing(starts: Any, first: int, last: int, rows: Any, indptr: Any, grad: A
 def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
     """The kernel of convolutions: sums stay in registers over a band of image rows."""
 
+    kept = kept_size(size)
+
     def sddmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SDDMM)[0]
-        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, size), floats(c.db, size)
+        dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, kept), floats(c.db, kept)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
         first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)

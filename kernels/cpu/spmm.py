@@ -9,6 +9,7 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
+from ..layout import kept_size, registers_of_line
 from ..tuning import gather_lines, linear_lines
 from .call import arguments, kernel, share
 from .ir.gather import gather
@@ -67,12 +68,14 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
 
     `width` is how many elements a register holds; `placed` is 1 for grids that say where each row's outputs begin.
     """
-    most_lines, few_lines = gather_lines(most_group, size, width), linear_lines(most_group, size, width)
+    kept, registers = kept_size(size), registers_of_line(size, width)
+    most_lines = gather_lines(most_group, kept * width, registers)
+    few_lines = linear_lines(most_group, kept * width, registers)
 
     def spmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
-        data, x, bias = floats(c.data, size), floats(c.x, size), floats(c.bias, size)
-        out, mask = floats(c.out, size), floats(c.mask, size)
+        data, bias = floats(c.data, kept), floats(c.bias, kept)
+        x, out, mask = floats(c.x, size), floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
         count, places = np.int64(starts[c.groups]), ints(c.places, 8)
@@ -89,7 +92,8 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
             if images:
                 outer, y, line, last_line = unit // c.ys, unit % c.ys, np.int64(0), c.lines
             x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
-            first_block, last_block, step = np.int64(0), c.blocks, np.int64(1)
+            # Sums that go on in another block are rounded between the two where y is bfloat16.
+            first_block, last_block, step = np.int64(0), c.blocks, c.blocks if size == 2 else np.int64(1)
             if c.bands != 0:
                 first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
                 step = last_block - first_block

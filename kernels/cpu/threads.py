@@ -104,13 +104,13 @@ def _together(calls: NDArray[np.int64], count: int, threads: int, words: NDArray
     for worker in range(1, threads):
         if not woken and atomics.load(at, SLEEPER + 8 * worker) != 0:
             return True
-    lead(at, calls.ctypes.data, count, threads, begun)
+    weigh(at, begun, lead(at, calls.ctypes.data, count, threads))
     return False
 
 
 @njit
-def lead(words: Any, calls: int, count: int, threads: int, begun: int) -> None:
-    """Walk the list at an address, begun at a time, and hand out what is cut."""
+def lead(words: Any, calls: int, count: int, threads: int) -> int:
+    """Walk the list at an address and hand out what is cut; returns for how many ticks that was waited for in vain."""
     lost = 0
     for k in range(count):
         at = calls + 8 * WORDS * k
@@ -121,13 +121,13 @@ def lead(words: Any, calls: int, count: int, threads: int, begun: int) -> None:
             words[CALL], words[PARTS] = at, call[1]
             lost += _hand_out(words, threads)
     atomics.swap(words, RUNNING, 0)
-    _weigh(words, begun, lost)
+    return lost
 
 
 @njit
-def _weigh(words: Any, begun: int, lost: int) -> None:
-    """Whether the caller goes alone for a while: if it lost more than several threads gain, and the longer the more
-    often that was so."""
+def weigh(words: Any, begun: int, lost: int) -> None:
+    """After a list that was begun at a time: whether the caller goes alone for a while. It does if it lost more than
+    several threads gain, and the longer the more often that was so."""
     now = ticks()
     words[SPENT] += now - begun
     words[WASTED] += lost

@@ -320,10 +320,10 @@ class Launcher:
 
     def settle(
         self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
-        found: Array,
+        found: Array, *, samples: int = LANES,
     ) -> None:  # fmt: skip
         """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to
-        it."""
+        it. Tiles hold so many samples."""
         self._launch(
             kernel("norm", "settle", mean.itemsize), mean.size * CUDA_TEAM, np.int32(mean.size),
             *map(np.int32, (partial.shape[1], pixels, batch)), np.float64(eps), np.float64(momentum), partial, mean,

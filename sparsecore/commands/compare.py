@@ -209,8 +209,8 @@ def _dots(runs: Sequence[Run], name: str, title: str, xs: Sequence[float], ys: S
     def draw(axes: Any) -> None:
         for k, (run, x, y) in enumerate(zip(runs, xs, ys, strict=True)):
             axes.plot([x], [y], label=_label(run), marker="osD^v"[k % 5], markersize=8, **_look(k))
-        if min(xs) > 0:
-            axes.set_xscale("log")
+        if max(xs) > 5 * min(xs) > 0:
+            _in_decades(axes)
         axes.set(xlabel=title.partition("against ")[2], ylabel="test accuracy, %")
 
     return _figure(name, title, draw)
@@ -226,8 +226,18 @@ def _figure(name: str, title: str, draw: Any) -> Figure:
         axes.set_title(title)
         axes.grid(alpha=0.25)
         if axes.lines:
-            made.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+            made.legend(loc="outside lower center", ncols=2, frameon=False)
         return Figure(name, title, pictures.svg(made, name))
+
+
+def _in_decades(axes: Any) -> None:
+    """x by its logarithm, with numbers that are read at once: 20,000, not 2 × 10⁴."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _look(k: int) -> dict[str, Any]:

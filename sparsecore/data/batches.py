@@ -11,7 +11,7 @@ import numpy as np
 from ..runtime.arrays import host_array, narrowed, real_numbers
 from ..runtime.copies import Whole
 from ..runtime.device import Device
-from ..runtime.tiles import LANES, Labels, Targets, Tiles, tiled, tiles_of
+from ..runtime.tiles import LANES, PAIRS, Labels, Targets, Tiles, tiled, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.sizes import fits, spell
 from . import Split
@@ -140,10 +140,11 @@ class Batches(Whole):
         self._position[0] = start
         self._batch = batch
 
-    def pack(self, workspace: Workspace) -> tuple[Tiles, Any]:
-        """The batch chosen by `seek`, as tiles, and its labels, or its targets if there are any."""
-        batch, tiles = self._batch, tiles_of(self._batch)
-        x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
+    def pack(self, workspace: Workspace, *, halves: bool = False) -> tuple[Tiles, Any]:
+        """The batch chosen by `seek`, as tiles, in bfloat16 for `halves`, and its labels, or targets if there are
+        any."""
+        batch, tiles, kind = self._batch, tiles_of(self._batch), PAIRS if halves else self.dtype
+        x = workspace.array("x", (tiles_of(batch, kind), *self.shape, LANES), kind)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
         store, classes, order, at = self._x, self._y, self._order, self._position

@@ -87,3 +87,4 @@ CIFAR10 = Entry(
 
 CATALOGUE = {entry.name: entry for entry in (MNIST, FASHION_MNIST, CIFAR10)}
 NAMES = (*CATALOGUE, EMBEDDED)
+"""The data sets that `load` knows by name; all else is a path."""

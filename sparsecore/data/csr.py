@@ -9,6 +9,7 @@ import numpy as np
 
 from ..kernels.compile import njit
 from ..runtime.devices import cpu
+from ..runtime.halves import narrowed
 from ..runtime.tiles import LANES, Labels, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from . import Split
@@ -42,17 +43,19 @@ class CsrBatches(Batches):
         self._matrix = matrix.indptr, matrix.indices, np.ascontiguousarray(matrix.data, np.float64)
         self._affine = np.ascontiguousarray(mean, np.float64), np.ascontiguousarray(scale, np.float64)
 
-    def pack(self, workspace: Workspace) -> tuple[Tiles, Any]:
+    def pack(self, workspace: Workspace, *, halves: bool = False) -> tuple[Tiles, Any]:
         """The batch chosen by `seek`, as tiles, and its labels, or its targets if there are any."""
         batch, tiles = self._batch, tiles_of(self._batch)
         x = workspace.array("x", (tiles, *self.shape, LANES), self.dtype)
         labels = workspace.array("labels", (tiles * LANES,), np.int32)
         given = *self._matrix, *self._affine, self._y, self._order, self._position, batch
         workspace.kernels.compiled(_pack, tiles, given, (x, labels), work=2 * x.size)
+        packed = Tiles(x, batch)
+        packed = narrowed("narrow x", packed, workspace) if halves else packed
         if self._targets is not None:
             addresses = workspace.array("addresses", (tiles * LANES,), np.int64)
-            return Tiles(x, batch), self._packed_targets(workspace, addresses)
-        return Tiles(x, batch), Labels(labels, batch, self.classes)
+            return packed, self._packed_targets(workspace, addresses)
+        return packed, Labels(labels, batch, self.classes)
 
 
 @njit

@@ -10,18 +10,21 @@ in those lanes before another takes it, in every pass that a gradient may follow
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..runtime.border import NO_BORDER, Border
+from ..runtime.halves import narrowed, widened
 from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
-from ..runtime.tiles import LANES, Tiles
-from ..runtime.workspace import Workspace
+from ..runtime.tiles import PAIRS, Tiles, tile_samples
+from ..runtime.workspace import Ahead, Workspace
 from .hosted import Hosted, backward_by_host, forward_by_host
 from .layer import Layer, Params
 
 
 def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
     """y, cache = the layer's forward pass; `workspace` is the layer's own."""
+    if x.data.dtype == PAIRS and not (layer.halves and (workspace.ahead.inside or layer.ends_inside)):
+        return _forward_wide(layer, x, workspace)
     plain = not is_recorded(layer.forward_tiles, layer.backward_tiles)
     if not workspace.recording:
         if plain:
@@ -34,9 +37,33 @@ def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     with recording(layer, "forward_tiles"):
         y, cache = _without_values(layer).forward_tiles(x, workspace)
     _check_result(layer, "forward_tiles", "y", y, x, workspace)
-    if workspace.training and y.batch % LANES:
+    if workspace.training and y.batch % tile_samples(y.data.dtype):
         workspace.kernels.clear_lanes(y.data if y.within is None else y.within, y.batch)
     return y, cache
+
+
+class _Wide(NamedTuple):
+    """The cache of a layer that computed in float32 among others that do so in bfloat16, and whether y was rounded."""
+
+    cache: Any
+    rounded: bool
+
+
+def _forward_wide(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
+    """The forward pass in float32. What a network gives is not rounded afterwards."""
+    ahead, workspace.ahead = workspace.ahead, Ahead()
+    y, cache = forward_through(layer, widened("wide x", x, workspace), workspace)
+    workspace.ahead = ahead
+    return (narrowed("narrow y", y, workspace) if ahead.inside else y), _Wide(cache, ahead.inside)
+
+
+def _backward_wide(
+    layer: Layer, dy: Tiles, cache: _Wide, workspace: Workspace, need_dx: bool
+) -> tuple[Tiles | None, Params]:
+    workspace.onto, workspace.back_border = None, NO_BORDER
+    given = widened("wide dy", dy, workspace) if cache.rounded else dy
+    dx, grads = backward_through(layer, given, cache.cache, workspace, need_dx=need_dx)
+    return (None if dx is None else narrowed("narrow dx", dx, workspace)), grads
 
 
 def borders(layer: Layer) -> tuple[Border, Border]:
@@ -49,6 +76,8 @@ def backward_through(
     layer: Layer, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
 ) -> tuple[Tiles | None, Params]:
     """dx, grads = the layer's backward pass."""
+    if isinstance(cache, _Wide):
+        return _backward_wide(layer, dy, cache, workspace, need_dx)
     if not workspace.recording:
         return layer.backward_tiles(dy, cache, workspace, need_dx=need_dx)
     if isinstance(cache, Hosted):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
-from ..runtime.tiles import LANES, Tiles
+from ..runtime.tiles import LANES, PAIRS, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.conv_plan import ConvPlan
 from ..storage.pattern import SparsityPattern
@@ -95,7 +95,7 @@ class SparseConv2d(SparseLayer):
         self._check(x, self.in_shape, self.dtype, "x")
         tiles, strips = len(x.data), self._strips(x, workspace)
         plan, kernels = self.plan.folded(strips), workspace.kernels
-        y = workspace.array("y", (tiles, *self.out_shape, LANES), self.dtype)
+        y = workspace.array("y", (tiles, *self.out_shape, LANES), x.data.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         cache = _, seen, _, _ = self.cache_of(x, y, workspace)
@@ -137,7 +137,7 @@ class SparseConv2d(SparseLayer):
         # The gradient of x lies as x does: the mask is read where the gradient is written.
         onto = self._onto(x, workspace) if strips == 1 else None
         if onto is None:
-            dx, within = workspace.images("dx", tiles, self.in_shape, x.border, self.dtype)
+            dx, within = workspace.images("dx", tiles, self.in_shape, x.border, x.data.dtype)
         else:
             dx, within = onto.data, onto.within
         mask = x.data.reshape(dx.shape) if x.rectified else None
@@ -164,7 +164,7 @@ class SparseConv2d(SparseLayer):
     def _strips(self, x: Tiles, workspace: Workspace) -> int:
         """Into how many strips images are cut: 1 in a chunk of a larger batch, all of whose samples get the same
         bits."""
-        return self.plan.strips(x.batch) if workspace.whole else 1
+        return self.plan.strips(x.batch) if workspace.whole and x.data.dtype != PAIRS else 1
 
     def _onto(self, x: Tiles, workspace: Workspace) -> Tiles | None:
         """The gradient that is to be added to this layer's, if the transposed product can go on from it where it is."""
@@ -193,7 +193,7 @@ class SparseConv2d(SparseLayer):
         elif given.border == border and mask is None:
             return images if given.within is None else given.within
         else:
-            inner, padded = workspace.images(name, len(images), shape, border, self.dtype)
+            inner, padded = workspace.images(name, len(images), shape, border, images.dtype)
             workspace.kernels.place(images, inner, mask)
         return inner if padded is None else padded
 

@@ -53,6 +53,7 @@ class SparseConvTranspose2d(SparseLayer):
         If sizes are out of range or do not fit, or weight or bias has another shape.
     """
 
+    halves = False
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 

@@ -32,6 +32,8 @@ class Dropout(Layer):
     Networks from Overfitting, JMLR 15, 2014; here scaled in training, so that nothing is left to do outside it.
     """
 
+    halves = True
+
     def __init__(self, shape: tuple[int, ...], rate: float) -> None:
         if not 0 <= rate < 1:
             raise ValueError(f"Dropout: rate must be at least 0 and less than 1, got {rate}")

@@ -22,6 +22,8 @@ class Flatten(Layer):
         Of one sample.
     """
 
+    halves = True
+
     def __init__(self, in_shape: tuple[int, ...]) -> None:
         self.params = {}
         self.in_shape, self.out_shape = tuple(in_shape), (prod(in_shape),)

@@ -17,7 +17,7 @@ from ..runtime.arrays import narrowed, on_host, real_numbers, rows_of
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.copies import Whole
 from ..runtime.device import Device, moved, place_of
-from ..runtime.tiles import LANES, Tiles, tiles_of
+from ..runtime.tiles import LANES, PAIRS, Tiles, tiles_of
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import fits, spell
@@ -138,6 +138,17 @@ class Layer(Whole, ABC):
     def dy_border(self) -> Border:
         """The same of the gradient that is sent back to it."""
         return NO_BORDER
+
+    @property
+    def halves(self) -> bool:
+        """Whether it computes on activations in bfloat16 as they are: any other layer is given float32, and what it
+        gives is rounded."""
+        return False
+
+    @property
+    def ends_inside(self) -> bool:
+        """Whether the layer that gives its output is one that it holds."""
+        return False
 
     @property
     def joins(self) -> bool:
@@ -380,7 +391,8 @@ class Layer(Whole, ABC):
         """Refuse tiles that a kernel would misread."""
         self._check_device(x.data, name)
         features, dtype = math.prod(shape), np.dtype(dtype)
-        if x.features != features or x.data.dtype != dtype:
+        halves = x.data.dtype == PAIRS and dtype == np.float32 and self.halves
+        if x.features != features or (x.data.dtype != dtype and not halves):
             raise ValueError(
                 f"{self!r}: {name} must have {features} features of {dtype}, got {x.features} of {x.data.dtype}"
             )
@@ -390,12 +402,14 @@ class Layer(Whole, ABC):
             raise ValueError(f"{self!r}: {name}'s tiles must be contiguous, got strides {x.data.strides}")
 
     def _check_any(self, x: Tiles) -> None:
-        """Refuse tiles that a layer without parameters cannot compute with: it takes float32 or float64 as it comes."""
+        """Refuse tiles that a layer without parameters cannot compute with: it takes any floats as they come."""
         self._check(x, self.in_shape, np.float64 if x.data.dtype == np.float64 else np.float32, "x")
 
     def _check_dy(self, dy: Tiles, y: Any, batch: int) -> None:
         """Refuse a gradient that does not belong to the output `y` of a batch."""
-        self._check(dy, self.out_shape, y.dtype, "dy")
+        self._check(dy, self.out_shape, np.float32 if y.dtype == PAIRS else y.dtype, "dy")
+        if dy.data.dtype != y.dtype:
+            raise ValueError(f"{self!r}: dy must be of {y.dtype}, as y is, got {dy.data.dtype}")
         if dy.batch != batch:
             raise ValueError(f"{self!r}: dy must be of the {batch} samples that x had, got {dy.batch}")
         if y.size != dy.data.size:

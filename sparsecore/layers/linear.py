@@ -97,7 +97,7 @@ class SparseLinear(SparseLayer):
         """y = W x + b."""
         self._check_values()
         self._check(x, self.in_shape, self.dtype, "x")
-        y = workspace.array("y", (len(x.data), self.out_features, LANES), self.dtype)
+        y = workspace.array("y", (len(x.data), self.out_features, LANES), x.data.dtype)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         grid = self.plan.grid(len(x.data))
@@ -119,7 +119,7 @@ class SparseLinear(SparseLayer):
         self._check_same(pattern)
         kernels, tiles = workspace.kernels, len(x.data)
         if self.relu and not dy.masked:
-            masked = workspace.array("masked dy", y.shape, self.dtype)
+            masked = workspace.array("masked dy", y.shape, y.dtype)
             kernels.mask(dy.data, y, masked)
             dy = Tiles(masked, dy.batch, masked=True)
         dw = workspace.array("weight", self.weight.shape, self.dtype)
@@ -135,7 +135,7 @@ class SparseLinear(SparseLayer):
         weight_t = workspace.array("weight_t", dw.shape, self.dtype)
         if not workspace.more:
             kernels.reorder(self.weight, self.plan.perm, weight_t)
-        dx = workspace.array("dx", x.data.shape, self.dtype)
+        dx = workspace.array("dx", x.data.shape, x.data.dtype)
         mask = x.data if x.rectified else None
         kernels.spmm(self.plan.transposed, self.plan.grid_t(tiles), weight_t, dy.data, None, dx, mask=mask)
         return Tiles(dx, dy.batch, masked=x.rectified), grads

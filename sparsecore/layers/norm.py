@@ -12,7 +12,7 @@ from ..kernels.tuning import NORM_PIXELS
 from ..runtime.arrays import narrowed, real_numbers, unfit
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
-from ..runtime.tiles import LANES, Tiles
+from ..runtime.tiles import LANES, PAIRS, Tiles, tile_samples
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
@@ -57,6 +57,8 @@ class BatchNorm(Layer):
     """
 
     undecayed = frozenset({"scale", "shift"})
+
+    halves = True
 
     def __init__(
         self, shape: Sequence[int], *, eps: float = 1e-5, momentum: float = 0.1, relu: bool = False,
@@ -125,7 +127,8 @@ class BatchNorm(Layer):
             partial = self._partial(x, workspace)
             kernels.moments(images, x.batch, partial)
             rows = self.kept["mean"], self.kept["var"]
-            kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found)
+            samples = {"samples": tile_samples(x.data.dtype)} if x.data.dtype == PAIRS else {}
+            kernels.settle(partial, self.pixels, x.batch, self.eps, self.momentum, *rows, found, **samples)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
         ahead = workspace.ahead
@@ -148,7 +151,7 @@ class BatchNorm(Layer):
         self._check_dy(dy, y, x.batch)
         kernels, scale, images = workspace.kernels, self.params["scale"], self._images(x.data)
         if self.relu and not dy.masked:
-            masked = workspace.array("masked dy", y.shape, self.dtype)
+            masked = workspace.array("masked dy", y.shape, y.dtype)
             mask_tiles(workspace, dy.data, y, masked)
             dy = Tiles(masked, dy.batch, masked=True)
         given = self._images(dy.data)
@@ -172,8 +175,8 @@ class BatchNorm(Layer):
     def _out(self, name: str, x: Tiles, border: Border, workspace: Workspace) -> tuple[Any, Any]:
         """An array for images or features, of x's shape, and the array within whose border it lies, if any."""
         if border == NO_BORDER:
-            return workspace.array(name, x.data.shape, self.dtype), None
-        return workspace.images(name, len(x.data), self.in_shape, border, self.dtype)
+            return workspace.array(name, x.data.shape, x.data.dtype), None
+        return workspace.images(name, len(x.data), self.in_shape, border, x.data.dtype)
 
     def _images(self, data: Any) -> Any:
         """The same memory as images; features are images of one pixel."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels.layout import Window
 from ..runtime.recording import recorded
-from ..runtime.tiles import LANES, Tiles
+from ..runtime.tiles import LANES, PAIRS, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair, pair, read_by, sizes, spell
@@ -86,6 +86,11 @@ class Pool2d(Layer):
         """Write dx; returns whether it is masked by the ReLU that gave x."""
 
     @property
+    def halves(self) -> bool:
+        """If windows do not overlap: where they do, the way back adds up what several send to a pixel."""
+        return all(size <= step for size, step in zip(self.kernel_size, self.stride, strict=True))
+
+    @property
     def _window(self) -> Window:
         return Window(*self.kernel_size, *self.stride)
 
@@ -120,7 +125,7 @@ class MaxPool2d(Pool2d):
     ONNX = "MaxPool"
 
     def _forward(self, x: Tiles, images: Any, y: Any, workspace: Workspace) -> tuple[Tiles, Any]:
-        index = workspace.array("index", y.shape, np.uint8)
+        index = workspace.array("index", y.shape, np.uint16 if y.dtype == PAIRS else np.uint8)  # a byte a sample
         workspace.kernels.max_pool(images, self._window, y, index)
         return Tiles(y, x.batch, rectified=x.rectified), (x, y, index)
 
@@ -170,6 +175,7 @@ class GlobalAvgPool(Layer):
     M. Lin, Q. Chen, S. Yan, Network In Network, ICLR 2014, section 3.2.
     """
 
+    halves = True
     in_shape: tuple[int, int, int]
     out_shape: tuple[int]
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..runtime.device import Device
+from ..runtime.halves import narrowed
 from ..runtime.recording import Buffer
 from ..runtime.tiles import LANES, Tiles, tiles_of
-from ..runtime.workspace import Workspace
+from ..runtime.workspace import Ahead, Workspace
 from ..storage.few import Few
 from . import KINDS
 from .layer import Layer
@@ -47,6 +48,8 @@ class Programs:
     dtype : float32 or float64
     device : Device
         Where the layers are.
+    halves : bool
+        Whether activations are in bfloat16. Up to eight samples, whose numbers lie side by side, never are.
 
     Attributes
     ----------
@@ -54,10 +57,10 @@ class Programs:
         Whether all layers are this package's own, of which it is known what they look at.
     """
 
-    def __init__(self, root: Layer, dtype: Any, device: Device) -> None:
+    def __init__(self, root: Layer, dtype: Any, device: Device, *, halves: bool = False) -> None:
         kinds = set(KINDS.values())
         self.known = all(type(layer) in kinds for _, layer in root.walk())
-        self._root, self._dtype, self._device = root, dtype, device
+        self._root, self._dtype, self._device, self._halves = root, dtype, device, halves
         self._few = self.known and device.name == "cpu"
         self._free: Few[int, list[Program]] = Few(_MOST)
 
@@ -92,7 +95,8 @@ class Programs:
                 return _OfFew(self._root, size, self._dtype)
             except _UnknownWay:
                 self._few = False
-        return _InTiles(self._root, tiles_of(size) * LANES if self.known else size, self._dtype, self._device)
+        samples = tiles_of(size) * LANES if self.known else size
+        return _InTiles(self._root, samples, self._dtype, self._device, halves=self._halves)
 
 
 class _UnknownWay(Exception):
@@ -125,14 +129,16 @@ class _OfFew:
 class _InTiles:
     """A program for any number of samples, on any device; plain Python among the layers runs at every call."""
 
-    def __init__(self, root: Layer, samples: int, dtype: Any, device: Device) -> None:
+    def __init__(self, root: Layer, samples: int, dtype: Any, device: Device, *, halves: bool) -> None:
         self._device, self._launcher = device, device.launcher()
         kernels, self._tape = device.recorder()
         self._x = device.zeros((samples, int(np.prod(root.in_shape))), dtype)
         workspace = Workspace(device, kernels)
         tiles = workspace.array("x", (tiles_of(samples), *root.in_shape, LANES), dtype)
         kernels.pack(self._x, tiles)
-        y, _ = root.forward_tiles(Tiles(tiles, samples), workspace)
+        x = Tiles(tiles, samples)
+        workspace.ahead = Ahead(inside=not halves)
+        y, _ = root.forward_tiles(narrowed("narrow x", x, workspace) if halves else x, workspace)
         self._y = device.empty((samples, y.features), dtype)
         kernels.unpack(y.data, self._y)
 

@@ -21,6 +21,8 @@ class ReLU(Layer):
         Of one sample.
     """
 
+    halves = True
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.params = {}
         self.in_shape = self.out_shape = tuple(shape)

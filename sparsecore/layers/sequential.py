@@ -34,6 +34,8 @@ class Sequential(Layer):
         If there are none, shapes do not meet, or a name is empty or holds a dot or a colon.
     """
 
+    halves = True
+
     def __init__(self, layers: Iterable[Layer] | Mapping[str, Layer]) -> None:
         self.params: Params = {}
         self.layers, names = _named(layers)
@@ -95,6 +97,11 @@ class Sequential(Layer):
     def dy_border(self) -> Border:
         """The last layer's."""
         return borders(self.layers[-1])[1]
+
+    @property
+    def ends_inside(self) -> bool:
+        """It is the last one."""
+        return True
 
     @property
     def joins(self) -> bool:

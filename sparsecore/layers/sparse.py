@@ -38,6 +38,8 @@ class SparseLayer(Layer):
     pattern: SparsityPattern
     plan: Any
 
+    halves = True
+
     def __init__(
         self, pattern: SparsityPattern, weight: Any, bias: Any, *, relu: bool, format: Format,
         rng: np.random.Generator | None, dtype: Any,

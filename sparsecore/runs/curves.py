@@ -27,8 +27,8 @@ class Panel(NamedTuple):
     curves : Curves
     steps, dots : bool
         Whether a value holds until the next point; whether points are shown.
-    counts : bool
-        Whether values are whole numbers from 0.
+    counts, shares : bool
+        Whether values are whole numbers from 0; whether they are parts of 1, and shown in per cent.
     """
 
     title: str
@@ -36,6 +36,7 @@ class Panel(NamedTuple):
     steps: bool = False
     dots: bool = False
     counts: bool = False
+    shares: bool = False
 
 
 def draw(history: Sequence[Record], folder: Path) -> Path | None:
@@ -59,11 +60,14 @@ def draw(history: Sequence[Record], folder: Path) -> Path | None:
                     *zip(*points, strict=True), label=name, drawstyle="steps-post" if panel.steps else "default",
                     marker="." if panel.dots else "", markersize=4,
                 )  # fmt: skip
-            axes.set(ylabel=panel.title)
+            axes.set(title=panel.title)
             axes.grid(alpha=0.25)
             if panel.counts:
-                axes.set_ylim(bottom=0)
+                most = max(1.0, axes.get_ylim()[1])
+                axes.set_ylim(-most / 20, most)  # a line of zeros is seen
                 axes.yaxis.get_major_locator().set_params(integer=True)
+            if panel.shares:
+                pictures.in_per_cent(axes.yaxis)
             if axes.lines:
                 axes.legend()
         for axes in grid[-1]:
@@ -75,9 +79,11 @@ def _panels(history: Sequence[Record]) -> list[Panel]:
     prunings = [record for record in history if record["event"] == "prune"]
     moves = [record for record in history if record["event"] == "rewire"]
     numbers = any("train_r2" in record for record in history)
-    loss, accuracy = (Panel(title, _of_splits(history, prunings, kind)) for title, kind in (
-        ("loss", "loss"), ("R²", "r2") if numbers else ("accuracy", "accuracy")
-    ))  # fmt: skip
+    loss = Panel("loss", _of_splits(history, prunings, "loss"))
+    accuracy = (
+        Panel("R²", _of_splits(history, prunings, "r2")) if numbers
+        else Panel("accuracy", _of_splits(history, prunings, "accuracy"), shares=True)
+    )  # fmt: skip
     if prunings:
         threshold = _by_layer(prunings, lambda layer: layer["threshold"] if layer["removed"] else None)
         return [Panel("threshold", threshold, dots=True), _sparsity(prunings, _end(history)), accuracy]
@@ -111,9 +117,10 @@ def _of_moves(moves: Sequence[Record], end: float) -> list[Panel]:
     everywhere = [(each["epoch"], _share(each["layers"], "tried", "possible")) for each in moves]
     empty = _by_layer(moves, lambda layer: layer["empty_rows"])
     spread = _by_layer(moves, lambda layer: layer["fan_in"][2])
+    new = _by_layer(moves, lambda layer: _share([layer], "came"))
     return [
-        Panel("new at an update, of all connections", _by_layer(moves, lambda layer: _share([layer], "came"))),
-        Panel("ever tried, of all places", _until(end, tried | {"all": everywhere}), steps=True),
+        Panel("new at an update, of all connections", new, shares=True),
+        Panel("ever tried, of all places", _until(end, tried | {"all": everywhere}), steps=True, shares=True),
         Panel("outputs without connections", _until(end, empty), steps=True, counts=True),
         Panel("fan-in, standard deviation", _until(end, spread), steps=True),
     ]
@@ -132,7 +139,8 @@ def _sparsity(changes: Sequence[Record], end: float) -> Panel:
     """The sparsity of each layer, from the start to the end."""
     before = _by_layer([changes[0] | {"epoch": 0}], _sparsity_before)
     after = _until(end, _by_layer(changes, _sparsity_after))
-    return Panel("sparsity", {name: [*before.get(name, ()), *points] for name, points in after.items()}, steps=True)
+    curves = {name: [*before.get(name, ()), *points] for name, points in after.items()}
+    return Panel("sparsity", curves, steps=True, shares=True)
 
 
 def _by_layer(records: Sequence[Record], value: Callable[[Record], float | None]) -> Curves:

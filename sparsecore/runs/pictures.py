@@ -66,6 +66,13 @@ def write(figure: Any, path: Path, *, dpi: int) -> Path:
     return path
 
 
+def in_per_cent(axis: Any) -> None:
+    """Let the axis of a figure show parts of 1 in per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1))
+
+
 def svg(figure: Any, name: str) -> str:
     """A figure as a part of an HTML page; `name` is its own on the page.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import LANES as LANES
+from ..kernels.layout import PAIRS as PAIRS
 from .arrays import is_real, narrowed, plain_array, real_numbers
 from .border import NO_BORDER, Border
 from .recording import Buffer
@@ -20,8 +21,9 @@ class Tiles:
     Attributes
     ----------
     data : array, shape (tiles, features, LANES) or (tiles, channels, height, width, LANES)
-        Sample s is lane s % LANES of tile s // LANES. Lanes past the batch never reach a loss, a gradient or a metric:
-        layers and networks write zeros there when they are given tiles.
+        Sample s is lane s % LANES of tile s // LANES. In words of two bfloat16, of dtype PAIRS, tiles hold twice as
+        many samples: the first LANES in the lower halves, the others in the upper ones. Lanes past the batch never
+        reach a loss, a gradient or a metric: layers and networks write zeros there when they are given tiles.
     batch : int
         Samples.
     rectified : bool
@@ -59,7 +61,7 @@ class Tiles:
         if not hasattr(self.data, "flags") or isinstance(self.data, np.ma.MaskedArray) or not is_real(self.data.dtype):
             found = f"{type(self.data).__name__} of {getattr(self.data, 'dtype', 'no dtype')}"
             raise TypeError(f"tiles must be a plain array of real numbers, got {found}")
-        shape, tiles = self.data.shape, tiles_of(self.batch)
+        shape, tiles = self.data.shape, tiles_of(self.batch, self.data.dtype)
         if self.batch < 0 or len(shape) < 3 or shape[0] != tiles or shape[-1] != LANES:
             raise ValueError(
                 f"tiles of a batch of {self.batch} must have shape ({tiles}, features, {LANES}), got {tuple(shape)}"
@@ -83,10 +85,13 @@ class Tiles:
         ValueError
             If the array is read-only.
         """
-        if (used := self.batch % LANES) and not isinstance(self.data, Buffer):
+        if (used := self.batch % tile_samples(self.data.dtype)) and not isinstance(self.data, Buffer):
             if isinstance(self.data, np.ndarray) and not self.data.flags.writeable:
                 raise ValueError("tiles must be writable, for zeros in the lanes past the batch, got a read-only array")
-            self.data[-1, ..., used:] = 0
+            if self.data.dtype == PAIRS:
+                self.data[-1, ..., max(used - LANES, 0) :] &= np.uint32(0xFFFF)
+            if used < LANES:
+                self.data[-1, ..., used:] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,11 @@ def rows_of_tiles(data: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any
     return np.ascontiguousarray(np.moveaxis(data, -1, 1).reshape(len(data) * LANES, -1)[:batch])
 
 
-def tiles_of(batch: int) -> int:
-    """Tiles that hold `batch` samples."""
-    return -(-batch // LANES)
+def tile_samples(dtype: Any) -> int:
+    """Samples of a tile whose elements are of a dtype: LANES, or twice as many in words of two bfloat16."""
+    return 2 * LANES if dtype == PAIRS else LANES
+
+
+def tiles_of(batch: int, dtype: Any = None) -> int:
+    """Tiles that hold `batch` samples, of float32 or float64 if no dtype is given."""
+    return -(-batch // tile_samples(dtype))

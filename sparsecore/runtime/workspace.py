@@ -57,11 +57,14 @@ class Ahead(NamedTuple):
         What is added to the layer's output.
     relu : bool
         Whether a ReLU follows that sum.
+    inside : bool
+        Whether another layer takes what this one gives, and not who asked the network.
     """
 
     border: Border = NO_BORDER
     around: Any = None
     relu: bool = False
+    inside: bool = True
 
 
 class Workspace:

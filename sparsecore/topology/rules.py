@@ -19,6 +19,7 @@ from ..storage.sizes import Pair, pair
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ExpanderKind = Literal["fixed", "bernoulli", "explicit"]
+"""What `expander` calls its ways of choosing connections."""
 
 
 def dense(out_features: int, in_features: int) -> SparsityPattern:

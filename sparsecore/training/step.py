@@ -207,7 +207,8 @@ class Step(Whole):
         self._phases = []
         self.batches.seek(0, batch)
         with self._phase("pack", tape):
-            x, wanted = self.batches.pack(workspace)
+            halves = {"halves": True} if self.network.activations == "bfloat16" else {}
+            x, wanted = self.batches.pack(workspace, **halves)
         with self._phase("forward", tape):
             z, caches = self.network.forward(x, workspace)
         with self._phase("loss", tape):

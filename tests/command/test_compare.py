@@ -106,6 +106,14 @@ def test_the_page_has_a_picture_for_each_figure_and_needs_nothing_else(capsys: p
         assert text.count(name) >= 5  # in the table, and in the legend of every figure
 
 
+def test_numbers_of_a_logarithmic_axis_are_read_at_once() -> None:
+    pytest.importorskip("matplotlib")
+    runs = [compare.Run(name, "mlp", "own", [], 0.9, 0.9, count, 0.5, 1.0, True)
+            for name, count in (("few", 7_000), ("many", 250_000))]  # fmt: skip
+    shown = {figure.name: figure.svg for figure in compare.figures_of(runs)}
+    assert ">20,000</text>" in shown["connections"] and "mathdefault" not in shown["connections"]
+
+
 def test_a_browser_shows_every_figure() -> None:
     """In Chromium, where the variable SPARSECORE_BROWSER names a folder in which npm has installed it."""
     pytest.importorskip("matplotlib")

@@ -16,7 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...layout import LANES
-from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
+from .pairs import lines_of
+from .vector import I64, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -41,7 +42,7 @@ def gather(  # type: ignore[no-untyped-def]
     width, group_n, lines_n, placed_n = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        v = Lines(b, SCALAR[signature.args[6].dtype], width)
+        v = lines_of(b, signature.args[11].dtype, width)
         call = _Gather(v, bool(placed_n), *args[6:])
 
         def one_group(group: int) -> Callable[[], None]:

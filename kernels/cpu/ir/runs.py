@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 
 from ...layout import LANES
 from .gather import biases, finish, line_counts
-from .vector import I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, switch
+from .pairs import lines_of, parts_of
+from .vector import I64, Builder, Value, choose, count_loop, literals, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -34,8 +35,8 @@ def gather_runs(  # type: ignore[no-untyped-def]
     width, lines_n, ahead_n = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        v = Lines(b, SCALAR[signature.args[4].dtype], width)
-        call = _Runs(v, ahead_n, *args[4:])
+        kind, out_kind = signature.args[10].dtype, signature.args[15].dtype
+        call = _Runs(lines_of(b, kind, width), parts_of(b, kind, out_kind, width), ahead_n, *args[4:])
         switch(b, {n: partial(call.emit, n) for n in line_counts(lines_n)}, args[3])
         return context.get_dummy_value()
 
@@ -47,8 +48,8 @@ def gather_runs(  # type: ignore[no-untyped-def]
 class _Runs:
     """The arguments of one call; `emit` writes the loop for a number of lines."""
 
-    def __init__(self, v, ahead, data, rows, offsets, first, last, limit, x, x_line, bias, relu, mask, out, out_row, out_line):  # type: ignore[no-untyped-def] # noqa: E501
-        self.v, self.ahead, self.data, self.rows, self.offsets = v, ahead, data, rows, offsets
+    def __init__(self, v, written, ahead, data, rows, offsets, first, last, limit, x, x_line, bias, relu, mask, out, out_row, out_line):  # type: ignore[no-untyped-def] # noqa: E501
+        self.v, self.written, self.ahead, self.data, self.rows, self.offsets = v, written, ahead, data, rows, offsets
         self.first, self.last, self.limit, self.x, self.x_line, self.bias = first, last, limit, x, x_line, bias
         self.relu, self.mask, self.out, self.out_row, self.out_line = relu, mask, out, out_row, out_line
 
@@ -64,7 +65,7 @@ class _Runs:
 
         def end(row: Value, sums: list[Value]) -> None:
             targets = [b.add(b.mul(row, self.out_row), b.mul(self.out_line, I64(k))) for k in range(lines)]
-            v.store_all(finish(v, sums, self.relu, self.mask, targets), self.out, targets)
+            self.written.store_all(finish(v, sums, self.relu, self.mask, targets), self.out, targets)
 
         def connection(p: Value, carried: list[Value]) -> list[Value]:
             row, *sums = carried
@@ -92,11 +93,13 @@ class _Runs:
 
 @intrinsic(prefer_literal=True)
 def settle(  # type: ignore[no-untyped-def]
-    _, widths, most_lines, lines, row, bias, carries, count, relu, mask, out, out_row, out_line
+    _, widths, most_lines, lines, row, bias, begun, carries, count, relu, mask, out, out_row, out_line
 ):  # fmt: skip
-    """Finish a row that `gather_runs` could not: its bias if `count` is 0, else what `out` holds plus `count` carries.
+    """Finish a row that `gather_runs` could not: its bias if `count` is 0, else what lies at `begun` plus `count`
+    carries.
 
-    Then ReLU or a mask. Carries lie one after another, a line each, and are added in order; with carries `lines` is 1.
+    Then ReLU or a mask. Carries lie one after another, a line each, or two where x has two numbers to a word, and are
+    added in order; with carries `lines` is 1.
     """
     literal = literals(widths, most_lines)
     if literal is None:
@@ -104,19 +107,21 @@ def settle(  # type: ignore[no-untyped-def]
     width, lines_n = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        *_, lines, row, bias, carries, count, relu, mask, out, out_row, out_line = args
-        v = Lines(b, SCALAR[signature.args[4].dtype], width)
+        *_, lines, row, bias, begun, carries, count, relu, mask, out, out_row, out_line = args
+        kind = signature.args[10].dtype
+        v, parts = lines_of(b, kind, width), parts_of(b, kind, signature.args[6].dtype, width)
+        apart = I64(v.registers * width)
 
         def write(n: int) -> None:
             targets = [b.add(b.mul(row, out_row), b.mul(out_line, I64(k))) for k in range(n)]
 
             def carry(k: Value, sums: list[Value]) -> list[Value]:
-                carried = v.load_all(carries, [b.mul(k, I64(LANES))] * n)
+                carried = parts.load_all(carries, [b.mul(k, apart)] * n)
                 return [b.fadd(s, more) for s, more in zip(sums, carried, strict=True)]
 
             sums = choose(
                 b, b.icmp_signed("!=", count, I64(0)),
-                lambda: v.load_all(out, targets),
+                lambda: parts.load_all(begun, [I64(0)] * n),
                 lambda: biases(v, bias, [row], n),
             )  # fmt: skip
             sums = count_loop(b, I64(0), count, 1, sums, carry)
@@ -126,4 +131,4 @@ def settle(  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(widths, most_lines, i, i, bias, carries, i, i, mask, out, i, i), emit
+    return types.void(widths, most_lines, i, i, bias, begun, carries, i, i, mask, out, i, i), emit

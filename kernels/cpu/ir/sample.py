@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 
 from ...layout import LANES
 from ...tuning import SAMPLE_ACROSS_LINES, SAMPLE_BLOCK, sample_block, sample_lines
-from .vector import I32, I64, SCALAR, Builder, Lines, Value, choose, count_loop, literals, opaque, opaque_number, switch
+from .pairs import lines_of
+from .vector import I32, I64, Builder, Value, choose, count_loop, literals, opaque, opaque_number, switch
 
 
 @intrinsic(prefer_literal=True)
@@ -36,7 +37,7 @@ def sample(  # type: ignore[no-untyped-def]
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         dy, dy_row, dy_tile, dy_y, dy_line, x, x_tile, x_y, x_line, tiles, *others = args[3:]
-        v = Lines(b, SCALAR[signature.args[3].dtype], width)
+        v = lines_of(b, signature.args[3].dtype, width)
         call = _Sample(v, dy, dy_row, dy_y, dy_line, x, x_y, x_line, *others)
         together = partial(call.rows_together, tiles=tiles, dy_tile=dy_tile, x_tile=x_tile)
         switch(b, {n: partial(together, n) for n in range(group_n, 0, -1)}, args[2])
@@ -57,7 +58,7 @@ def sample_alone(  # type: ignore[no-untyped-def]
         return None
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        _Sample(Lines(b, SCALAR[signature.args[1].dtype], literal[0]), *args[1:]).one_row()
+        _Sample(lines_of(b, signature.args[1].dtype, literal[0]), *args[1:]).one_row()
         return context.get_dummy_value()
 
     i = types.int64
@@ -78,7 +79,7 @@ def sample_across(  # type: ignore[no-untyped-def]
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         *others, grad, accumulate = args[2:]
-        v = Lines(b, SCALAR[signature.args[2].dtype], literal[0])
+        v = lines_of(b, signature.args[2].dtype, literal[0])
         _Sample(*[v, *others, None, grad, accumulate]).any_rows(literal[1])
         return context.get_dummy_value()
 
@@ -299,7 +300,7 @@ def total(_, widths, x, x_y, x_line, ys, lines):  # type: ignore[no-untyped-def]
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
         _, x, x_y, x_line, ys, lines = args
-        v = Lines(b, SCALAR[signature.args[1].dtype], literal[0])
+        v = lines_of(b, signature.args[1].dtype, literal[0])
 
         def image_row(y: Value, sums: list[Value]) -> list[Value]:
             first = b.mul(y, x_y)
@@ -315,4 +316,5 @@ def total(_, widths, x, x_y, x_line, ys, lines):  # type: ignore[no-untyped-def]
             sums = [b.fadd(sums[k], sums[k + 1]) for k in range(0, len(sums), 2)]
         return b.extract_element(v.sums(sums)[0], I32(0))
 
-    return x.dtype(widths, x, *[types.int64] * 4), emit
+    result = types.float32 if x.dtype == types.uint32 else x.dtype
+    return result(widths, x, *[types.int64] * 4), emit

@@ -9,6 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...layout import LANES
+from .pairs import rounded
 from .vector import I32, I64, SCALAR, Builder, Value, broadcast, literals, size_of
 
 _STORED = {1: ir.IntType(8), 4: ir.FloatType()}
@@ -29,19 +30,20 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
 
 
 @intrinsic(prefer_literal=True)
-def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # type: ignore[no-untyped-def]
+def gather_block(_, store_size, rows, feature, scale, shift, valid, half, out):  # type: ignore[no-untyped-def]
     """out[f, lane] = rows[lane][feature + f] · scale[feature + f] + shift[feature + f], for 16 features of one tile.
 
     `rows` points at the addresses of 16 samples, of uint8 (`store_size` 1) or float32 (4). Lanes from `valid` on
-    become zero.
+    become zero. Where words of `out` hold two numbers, `half` 0 writes the lower ones, and zeros above them, and 1 the
+    upper ones.
     """
     literal = literals(store_size)
     if literal is None:
         return None
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        _, rows, feature, scale, shift, valid, out = args
-        scalar = SCALAR[signature.args[6].dtype]
+        _, rows, feature, scale, shift, valid, half, out = args
+        scalar = SCALAR[signature.args[3].dtype]
         element, line = _STORED[literal[0]], ir.VectorType(scalar, LANES)
         kind = ir.VectorType(element, 16)
         loaded = []
@@ -55,11 +57,25 @@ def gather_block(_, store_size, rows, feature, scale, shift, valid, out):  # typ
             at = b.add(feature, I64(f))
             factor, offset = (broadcast(b, b.load(b.gep(array, [at])), line) for array in (scale, shift))
             value = b.fadd(b.fmul(_converted(b, column, element, line), factor), offset)
-            target = b.bitcast(b.gep(out, [I64(f * LANES)]), line.as_pointer())
-            b.store(b.select(keep, value, ir.Constant(line, [0.0] * LANES)), target).align = 4
+            value = b.select(keep, value, ir.Constant(line, [0.0] * LANES))
+            if signature.args[7].dtype == types.uint32:
+                value = _with_half(b, value, b.gep(out, [I64(f * LANES)]), half)
+            target = b.bitcast(b.gep(out, [I64(f * LANES)]), value.type.as_pointer())
+            b.store(value, target).align = 4
         return context.get_dummy_value()
 
-    return types.void(store_size, rows, types.int64, scale, shift, types.int64, out), emit
+    i = types.int64
+    return types.void(store_size, rows, i, scale, shift, i, i, out), emit
+
+
+def _with_half(b: Builder, value: Value, out: Value, half: Value) -> Value:
+    """A line of words of which values become one half, rounded to bfloat16."""
+    words = ir.VectorType(I32, LANES)
+    bits = rounded(b, value, words)
+    before = b.load(b.bitcast(out, words.as_pointer()))
+    before.align = 4
+    above = b.or_(before, b.and_(bits, ir.Constant(words, [0xFFFF0000] * LANES)))
+    return b.select(b.icmp_signed("==", half, I64(0)), b.lshr(bits, ir.Constant(words, [16] * LANES)), above)
 
 
 def _converted(b: Builder, value: Value, element: ir.Type, line: ir.Type) -> Value:

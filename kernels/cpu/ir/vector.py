@@ -39,8 +39,8 @@ def pointer(_: Any, array: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def floats(_: Any, address: Any, size: Any) -> Any:
-    """The pointer to float32 (size 4) or float64 (size 8) at an integer address."""
-    return _at(address, size, {4: types.float32, 8: types.float64})
+    """The pointer to float32 (size 4), float64 (size 8), or words of two bfloat16 (size 2) at an integer address."""
+    return _at(address, size, {2: types.uint32, 4: types.float32, 8: types.float64})
 
 
 @intrinsic(prefer_literal=True)
@@ -89,7 +89,7 @@ def copy_line(_: Any, x: Any, out: Any) -> Any:
     """Copy a line. A loop of Numba's would first ask whether x and out overlap."""
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        scalar = SCALAR[signature.args[0].dtype]
+        scalar = args[0].type.pointee
         size, line = size_of(scalar), ir.VectorType(scalar, LANES).as_pointer()
         value = b.load(b.bitcast(args[0], line))
         value.align = size
@@ -129,8 +129,8 @@ def square_root(_: Any, value: Any) -> Any:
 
 
 def size_of(scalar: ir.Type) -> int:
-    """Bytes of a float or a double."""
-    return 4 if isinstance(scalar, ir.FloatType) else 8
+    """Bytes of a float, a word or a double."""
+    return 8 if isinstance(scalar, ir.DoubleType) else 4
 
 
 def broadcast(b: Builder, value: Value, kind: ir.VectorType) -> Value:

@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...layout import LANES
-from .vector import I64, SCALAR, Builder, Lines, Value, broadcast, count_loop, literals
+from .pairs import lines_of
+from .vector import I64, Builder, Lines, Value, broadcast, count_loop, literals
 
 LARGEST, TO_LARGEST, MEAN, TO_ALL = range(4)
 """What is done with each window: forward and backward of either pooling."""
@@ -24,7 +25,7 @@ def visit(_, whats, widths, x, x_row, high, wide, y, index):  # type: ignore[no-
         return None
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        v = Lines(b, SCALAR[signature.args[2].dtype], literal[1])
+        v = lines_of(b, signature.args[2].dtype, literal[1])
         _Window(v, *args[2:]).emit(literal[0])
         return context.get_dummy_value()
 
@@ -60,8 +61,8 @@ class _Window:
             return best + winners
 
         carried = self._pixels(first + winners, better)
+        v.store_all(carried[: v.registers], self.y, [I64(0)])
         for r in self.registers:
-            v.store(carried[r], self.y, r)
             self._at(r, self.index, carried[v.registers + r])
 
     def to_largest(self) -> None:
@@ -70,9 +71,8 @@ class _Window:
 
         def add(line: Value, k: Value, carried: list[Value]) -> list[Value]:
             here = broadcast(b, b.trunc(k, self.numbers.element), self.numbers)
-            for r in self.registers:
-                chosen = b.select(b.icmp_unsigned("==", winners[r], here), dys[r], v.zero)
-                v.store(b.fadd(v.load(line, r), chosen), line, r)
+            chosen = [b.select(b.icmp_unsigned("==", winners[r], here), dys[r], v.zero) for r in self.registers]
+            v.store_all([b.fadd(v.load(line, r), each) for r, each in enumerate(chosen)], line, [I64(0)])
             return carried
 
         self._pixels([], add)
@@ -83,16 +83,15 @@ class _Window:
         def add(line: Value, k: Value, sums: list[Value]) -> list[Value]:
             return [b.fadd(s, v.load(line, r)) for r, s in enumerate(sums)]
 
-        for r, total in enumerate(self._pixels([v.zero] * v.registers, add)):
-            v.store(b.fdiv(total, self._count()), self.y, r)
+        totals = self._pixels([v.zero] * v.registers, add)
+        v.store_all([b.fdiv(total, self._count()) for total in totals], self.y, [I64(0)])
 
     def to_all(self) -> None:
         v, b = self.v, self.b
         shares = [b.fdiv(v.load(self.y, r), self._count()) for r in self.registers]
 
         def add(line: Value, k: Value, carried: list[Value]) -> list[Value]:
-            for r, each in enumerate(shares):
-                v.store(b.fadd(v.load(line, r), each), line, r)
+            v.store_all([b.fadd(v.load(line, r), each) for r, each in enumerate(shares)], line, [I64(0)])
             return carried
 
         self._pixels([], add)
