@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,9 +22,8 @@ from ..training.needs import LayerNeeds, Needs, needs
 from .configured import augmentation_of, optimizer_of, wiring_of
 from .recipes import fitted, model_of, resolved
 
-PROGRAM = 145_000_000
-"""Bytes of Python, its libraries and the compiled kernels, beyond what a command has loaded when it has read its
-words."""
+PROGRAM = 185_000_000
+"""Bytes of Python, its libraries and the compiled kernels."""
 
 ROW = 64
 """Bytes of a layer's output without any connections: its bias with gradient and state, and where its row begins."""
@@ -43,13 +42,17 @@ class Plan:
     ranks : int
         That share the machine's memory.
     available : int or None
-        Bytes that each of them can take; None where the system does not tell.
+        Bytes that each of them can have, what this process has of its program included; None where the system does
+        not tell.
+    batch_that_fits : int or None
+        Of a run that does not fit: a batch that would, 0 if none. None of a run that fits.
     """
 
     config: RunConfig
     needs: Needs
     ranks: int = 1
     available: int | None = None
+    batch_that_fits: int | None = None
 
     @property
     def total(self) -> int:
@@ -66,13 +69,22 @@ class Plan:
         """Whether there is enough memory, as far as the system tells."""
         return self.available is None or self.total <= self.available
 
+    @property
+    def refusal(self) -> str:
+        """Why a run that does not fit is refused, and what would fit; one line."""
+        each = f" for each of {self.ranks} ranks" if self.ranks > 1 else ""
+        why = f"the run takes about {self.total:,} bytes of memory{each}, and {self.available:,} are available: "
+        if self.batch_that_fits:
+            return f"{why}a batch of {self.batch_that_fits} would fit (--batch-size {self.batch_that_fits})"
+        return f"{why}no batch size would fit; ask for fewer connections"
+
     def record(self) -> dict[str, Any]:
         """All of it in JSON's types."""
         own = vars(self.needs) | {"layers": [each._asdict() for each in self.needs.layers]}
         device = {} if self.on_cpu else {"on_device": self.needs.computing}
         return {"model": self.config.model, "dataset": self.config.dataset, "ranks": self.ranks, **own,
                 "program": PROGRAM, "total": self.total, **device, "available": self.available,
-                "fits": self.fits}  # fmt: skip
+                "fits": self.fits, "batch_that_fits": self.batch_that_fits}  # fmt: skip
 
     def lines(self) -> list[str]:
         """A table for people, in millions of bytes."""
@@ -130,7 +142,7 @@ def plan(config: RunConfig, *, ranks: int = 1) -> Plan:
         from ..runs.checkpoint import read
 
         network = read(config.start_from).network
-    return planned(config, sizes, network, ranks)
+    return _advised(planned(config, sizes, network, ranks), sizes, network)
 
 
 def check(config: RunConfig, sizes: Outline, network: Network | None = None, ranks: int = 1) -> None:
@@ -141,26 +153,21 @@ def check(config: RunConfig, sizes: Outline, network: Network | None = None, ran
     UsageError
         One line that names a batch that would fit, or says that none would.
     """
-    found = planned(config, sizes, network, ranks)
+    found = _advised(planned(config, sizes, network, ranks), sizes, network)
     if not found.fits:
-        raise UsageError(refusal(found, sizes, network))
+        raise UsageError(found.refusal)
 
 
-def refusal(found: Plan, sizes: Outline, network: Network | None = None) -> str:
-    """Why a run that does not fit is refused, and what would fit."""
-    assert found.available is not None
-    largest = found.needs.batch_size // LANES
-    fits = {0: False}
-    low, high = 0, largest + (found.needs.batch_size % LANES > 0)
+def _advised(found: Plan, sizes: Outline, network: Network | None) -> Plan:
+    """A plan that says which batch would fit, if it does not fit itself."""
+    if found.fits:
+        return found
+    low, high = 0, -(-found.needs.batch_size // LANES)
     while high - low > 1:  # a batch of `low` tiles fits, if that is not 0; one of `high` does not
         middle = (low + high) // 2
-        fits[middle] = planned(found.config, sizes, network, found.ranks, middle * LANES, found.available).fits
-        low, high = (middle, high) if fits[middle] else (low, middle)
-    each = f" for each of {found.ranks} ranks" if found.ranks > 1 else ""
-    why = f"the run takes about {found.total:,} bytes of memory{each}, and {found.available:,} are available: "
-    if low:
-        return f"{why}a batch of {low * LANES} would fit (--batch-size {low * LANES})"
-    return f"{why}no batch size would fit; ask for fewer connections"
+        fits = planned(found.config, sizes, network, found.ranks, middle * LANES, found.available).fits
+        low, high = (middle, high) if fits else (low, middle)
+    return replace(found, batch_that_fits=low * LANES)
 
 
 def planned(
@@ -186,7 +193,13 @@ def planned(
         augment=augmentation_of(config, sizes.shape), device="cpu" if config.device in ("cpu", "auto") else "cuda",
         moving=(tuple(wired) if moving else (), (1, 1)), changing=_changing(config, wired),
     )  # fmt: skip
-    return Plan(config, found, ranks, available if available is not None else memory.available(ranks))
+    return Plan(config, found, ranks, available if available is not None else _available(ranks))
+
+
+def _available(ranks: int) -> int | None:
+    """Bytes that each of so many ranks can have: what of the program is there already is planned too."""
+    left = memory.available(ranks)
+    return None if left is None else left + min(memory.resident(), PROGRAM)
 
 
 def _unwired(config: RunConfig, sizes: Outline) -> tuple[Network, dict[str, int], list[str]]:

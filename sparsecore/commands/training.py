@@ -149,7 +149,7 @@ def say_plan(job: Job) -> int:
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
     status = print_lines(PROGRAM, [as_line(found.record())] if job.json else found.lines())
-    return status if found.fits else complain(PROGRAM, "the run does not fit into the memory that is available", 2)
+    return status if found.fits else complain(PROGRAM, found.refusal, 2)
 
 
 def reporter_of(job: Job) -> Quiet:

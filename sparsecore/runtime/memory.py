@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ..errors import OneLineError
 from .processors import around
 
 MACHINE, OWN = Path("/proc/meminfo"), Path("/proc/self/status")
@@ -26,6 +27,24 @@ def available(processes: int = 1) -> int | None:
     shared = [*([] if machine is None else [machine]), *_groups()]
     found = [*(each // processes for each in shared), *_limit()]
     return max(0, min(found)) if found else None
+
+
+def check(nbytes: int, what: str) -> None:
+    """Refuse what does not fit, before any of it is taken.
+
+    Raises
+    ------
+    OneLineError
+        One line that begins with `what`.
+    """
+    left = available()
+    if left is not None and nbytes > left:
+        raise OneLineError(f"{what} takes about {nbytes:,} bytes of memory, and {left:,} are available")
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, now; 0 where the system does not tell."""
+    return _field(OWN, "VmRSS") or 0
 
 
 def give_back() -> None:

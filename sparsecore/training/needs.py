@@ -129,7 +129,7 @@ def needs(
     """
     paper = Paper(device)
     twin = on_paper(network, paper, connections, alike, moving)
-    normalisation = Normalisation(data.shape, (0.5,) * data.channels, (1.0,) * data.channels, data.dtype)
+    normalisation = _normalisation(data)
     answers = None if not data.numbers else network.answers
     train = data.split(data.train - held_out)
     splits = [data.split(count) for count in (held_out, data.test) if count]
@@ -153,6 +153,21 @@ def needs(
     )  # fmt: skip
 
 
+def answering(network: Network, data: Outline) -> int:
+    """Bytes that it takes to evaluate a network on a test split and to ask it for probabilities, beside both.
+
+    Nothing of it is taken, and the network stays as it is.
+    """
+    paper = Paper()
+    twin = on_paper(network, paper, None, 1, ((), (1, 1)))
+    split, normalisation = data.split(data.test), _normalisation(data)
+    asked = Evaluation(twin, split, normalisation, paper, network.answers if data.numbers else None)
+    asked.prepare()
+    buffers = bytes_of(array for each in asked._step._workspaces.values() for array in each.arrays())
+    plans = bytes_of(array for _, layer in twin.walk() for array in arrays_of(getattr(layer, "plan", ())))
+    return 2 * buffers + plans + bytes_of(vars(asked._batches).values())
+
+
 def on_paper(
     network: Network, device: Paper, connections: Mapping[str, int] | None, alike: int, moving: Moving
 ) -> Network:
@@ -171,6 +186,11 @@ def on_paper(
     vars(twin).pop("table")
     twin.flatten()
     return twin
+
+
+def _normalisation(data: Outline) -> Normalisation:
+    """One such as the data's, whose numbers do not matter."""
+    return Normalisation(data.shape, (0.5,) * data.channels, (1.0,) * data.channels, data.dtype)
 
 
 def _twin(layer: Layer, device: Paper) -> Any:
