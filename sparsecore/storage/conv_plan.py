@@ -308,7 +308,7 @@ class ConvPlan(Patchable):
         """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
         c, ky, kx = self._coordinates()
         channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
-        rows = np.repeat(np.arange(out_channels), self.pattern.fan_in)  # not those that a pattern keeps once it is asked
+        rows = np.repeat(np.arange(out_channels), self.pattern.fan_in)  # a pattern would keep its own
         columns = (ky * out_channels + rows) * wide + kx
         perm = np.lexsort((columns, c))
         indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
