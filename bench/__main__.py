@@ -19,6 +19,8 @@ BENCHES = (
 )  # fmt: skip
 OF = {"lenet300": BENCHES, "lenet5": ("step", "conv"), "resnet20": ("step",), "vgg11": ("step",)}
 """Benchmarks of each model."""
+CASES = ("resnet18-32", "resnet18-128", "bert-32")
+"""Models and batch sizes of torch."""
 MODULES = {"step": "steps", "torch": "torch_training"}
 """Where a benchmark is not in the module of its name."""
 
@@ -45,7 +47,8 @@ def main() -> None:
         sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
     batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
     shapes = tuple(arguments.shape)
-    options = Options(arguments.model, batches, sparsities, arguments.threads, shapes, arguments.quick)
+    only = tuple(arguments.only)
+    options = Options(arguments.model, batches, sparsities, arguments.threads, shapes, arguments.quick, only)
     if arguments.device != "cpu":
         on_gpu(arguments, options)
         return
@@ -107,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--batch", type=_positive, nargs="+", default=[], metavar="N")
     found.add_argument("--sparsity", type=_fraction, nargs="+", default=[], metavar="S", help="such as 0.9")
     found.add_argument("--shape", type=_shape, nargs="+", default=[], help="of conv: 16x32@28, 16x32@28/2k1")
+    found.add_argument("--only", type=_case, nargs="+", default=[], metavar="ROW", help=f"of torch: {', '.join(CASES)}")
     found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
     found.add_argument("--registers", type=int, choices=[256], help="compile this engine as for a laptop with AVX2")
@@ -119,6 +123,12 @@ def parser() -> argparse.ArgumentParser:
 def _bench(text: str) -> str:
     if text not in BENCHES:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(BENCHES)}, got {text!r}")
+    return text
+
+
+def _case(text: str) -> str:
+    if text not in CASES:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(CASES)}, got {text!r}")
     return text
 
 

@@ -67,6 +67,8 @@ class Options:
         Of every engine.
     shapes : tuple of ConvShape
         Of convolutions; empty for the benchmark's own.
+    only : tuple of str
+        Rows of a benchmark that has names for them; empty for all.
     quick : bool
         The smallest sizes that still run all of the code: a check, not a measurement.
     """
@@ -77,6 +79,7 @@ class Options:
     threads: int = 1
     shapes: tuple[ConvShape, ...] = ()
     quick: bool = False
+    only: tuple[str, ...] = ()
 
     def budget(self, seconds: float) -> Budget:
         if self.quick:

@@ -10,7 +10,7 @@ from .tables import markdown, number, pick, ratio
 from .timing import Entry, Row, fastest_rows
 from .torch_memory import peak
 
-CASES = (("resnet18", 32), ("resnet18", 128), ("bert", 32))
+CASES = {"resnet18-32": ("resnet18", 32), "resnet18-128": ("resnet18", 128), "bert-32": ("bert", 32)}
 SIZES = 50
 """Batch sizes one after another, in which memory must not grow."""
 
@@ -25,7 +25,16 @@ def measure(options: Options) -> list[Row]:
         for row in found:
             row |= _memory(row, options)
         rows += found
+        print(_line(found), flush=True)
     return rows
+
+
+def _line(found: list[Row]) -> str:
+    """What one model took, as soon as it is known."""
+    ours, theirs = found
+    times = f"{number(ours['ms'])} ms, {number(theirs['ms'])} dense, {ratio(theirs['ms'], ours['ms'])}"
+    memory = f"of its memory {ratio(ours.get('mib_peak'), theirs.get('mib_peak'))}"
+    return f"{ours['model']}, batch {ours['batch']}, {ours['variant']}: {times}; {memory}"
 
 
 def cases(options: Options) -> list[tuple[str, int]]:
@@ -33,11 +42,11 @@ def cases(options: Options) -> list[tuple[str, int]]:
         return [("resnet18", 3)]
     if options.batches:
         return [(name, batch) for name in ("resnet18", "bert") for batch in options.batches]
-    return list(CASES)
+    return [CASES[name] for name in options.only or CASES]
 
 
 def _times(name: str, batch: int, options: Options) -> list[Row]:
-    """A row of ours, and one of the dense model in the faster of its layouts."""
+    """A row of ours and one of the dense model, each in the faster of its layouts."""
     import torch
 
     from .engines.torch_models import MODELS, SPARSITY, Training
@@ -46,28 +55,29 @@ def _times(name: str, batch: int, options: Options) -> list[Row]:
     torch.set_num_threads(options.threads)
     fields = {"bench": "torch", "model": name, "batch": batch, "threads": options.threads}
     dense: Row = fields | {"topology": "dense", "sparsity": 0.0, "engine": "torch-eager"}
-    sparse: Row = fields | {"topology": "random", "sparsity": SPARSITY, "engine": "sparsecore", "variant": "sparse"}
-    entries = [Entry(sparse, Training(name, "sparse", batch, options.quick).run)]
-    for layout in MODELS[name].layouts:
-        entries.append(Entry(dense | {"variant": layout}, Training(name, layout, batch, options.quick).run))
-    return fastest_rows(entries, options.budget(30))
+    sparse: Row = fields | {"topology": "random", "sparsity": SPARSITY, "engine": "sparsecore"}
+    entries = []
+    for kind, before in ((sparse, "sparse, "), (dense, "")):
+        for layout in MODELS[name].layouts:
+            run = Training(name, before + layout, batch, options.quick).run
+            entries.append(Entry(kind | {"variant": before + layout}, run))
+    budget = options.budget(25)
+    return fastest_rows(entries, budget if options.quick else budget._replace(rounds=3))  # dense steps take seconds
 
 
 def _memory(row: Row, options: Options) -> Row:
-    """The least of two processes, since the first may compile; and of other batch sizes, once a model."""
+    """Of a process of its own, which compiles nothing: the steps before have. And of other sizes, once a model."""
     name, batch = row["model"], row["batch"]
     given: tuple[str, str, int, int] = (name, row["variant"], batch, row["threads"])
-    few = 1 if options.quick else 0
-    found = [peak(*given, few, small=options.quick) for _ in range(1 if options.quick else 2)]
-    if found[0] is None:
+    found = peak(*given, 1 if options.quick else 0, small=options.quick)
+    if found is None:
         return {}
-    best = min((each for each in found if each), key=lambda each: each["peak"])
-    first = next(other for each, other in cases(options) if each == name)
+    first = next(other for each, other in CASES.values() if each == name)
     if not options.quick and batch == first:
-        best["grown"] = (peak(name, row["variant"], SIZES + 1, row["threads"], SIZES, small=False) or {})["grown"]
+        found["grown"] = (peak(name, row["variant"], SIZES + 1, row["threads"], SIZES, small=False) or {})["grown"]
     elif not options.quick:
-        best.pop("grown")
-    return {f"mib_{what}": value for what, value in best.items()}
+        found.pop("grown")
+    return {f"mib_{what}": value for what, value in found.items()}
 
 
 def table(rows: list[Row]) -> str:

@@ -35,21 +35,26 @@ Array = NDArray[Any]
 
 def spmm(
     layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-    *, relu: bool = False, mask: Array | None = None, more: bool = False,
+    *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
 ) -> None:  # fmt: skip
     """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-    With `more`, sums go on from what is in `out` instead of the bias.
+    With `more`, sums go on from what is in `out` instead of the bias. With a `ceiling`, out[i] = min(max(sum + bias[i],
+    0), ceiling), and 0 where the sum is 0, whatever the bias.
     """
     x, out = _memory(x), _memory(out)
     gate = None if mask is None else _memory(mask)
     for image_row, x_at, out_at in _positions(grid):
         for row, connections in _rows(layout, None if grid.bands is None else grid.bands[image_row]):
             target = out_at + (row * grid.out_row if grid.places is None else int(grid.places[row]))
-            y = _line(out, target) if more else np.full(LANES, 0.0 if bias is None else bias[row])
+            shift = 0.0 if bias is None else float(bias[row])
+            y = _line(out, target) if more else np.full(LANES, 0.0 if ceiling is not None else shift)
             for p, offset in connections:
                 y += float(data[p]) * _line(x, x_at + offset * LANES)
-            if relu:
+            if ceiling is not None:
+                y[y != 0] += shift
+                y[y > ceiling] = ceiling
+            if relu or ceiling is not None:
                 y[y < 0] = 0
             if gate is not None:
                 y[~(_line(gate, target) > 0)] = 0
@@ -367,11 +372,16 @@ def _windows(x: Array, window: Window, y: Array) -> Iterator[tuple[tuple[int, ..
 # ---------------------------------------------------------------------------------------------- packing
 
 
-def pack(x: Array, out: Array) -> None:
-    """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
-    out[:] = 0
+def pack(x: Array, out: Array, places: Array | None = None) -> None:
+    """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
+
+    With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+    """
+    lines = _lines(out)
+    at = np.arange(x.shape[1]) if places is None else places
+    lines[:, at] = 0
     for sample, row in enumerate(x):
-        out[sample // LANES, :, sample % LANES] = row
+        lines[sample // LANES, at, sample % LANES] = row
 
 
 def clear_lanes(x: Array, batch: int) -> None:
@@ -399,10 +409,16 @@ def narrow(x: Array, out: Array) -> None:
     out[...] = halves[0] | halves[1] << np.uint32(16)
 
 
-def unpack(x: Array, out: Array) -> None:
-    """(tiles, features, LANES) → (batch, features)."""
+def unpack(x: Array, out: Array, places: Array | None = None) -> None:
+    """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
+    lines = _lines(x)
+    at = np.arange(out.shape[1]) if places is None else places
     for sample in range(len(out)):
-        out[sample] = x[sample // LANES, :, sample % LANES]
+        out[sample] = lines[sample // LANES, at, sample % LANES]
+
+
+def _lines(tiles: Array) -> Array:
+    return tiles.reshape(len(tiles), tiles.size // LANES // max(len(tiles), 1), LANES)
 
 
 def pack_samples(

@@ -149,6 +149,22 @@ PACK_TILES = 4
 """Tiles that a thread packs together: those whose lines gather takes together, so that it finds in its cache what it
 needs next."""
 
+# ---------------------------------------------------------------------------------------------- CPU: samples that die
+
+LIVES_SIFTED, LIVES_SETTLED = (2, 3, 4, 5, 6, 8, 12), 128
+"""After which layers of the Graph Challenge those samples are dropped that have died; hardly any die after these, and
+they are dropped after so many more layers, then after twice as many, and so on. What is dropped costs nothing, but what
+goes on is moved, which takes as long as a third of a layer, or two where it must come from memory."""
+
+PEN_LINES = 4
+"""Lines of half a pen, in which samples wait for layers of the Graph Challenge: those that gather takes together. With
+1,024 neurons a second-level cache holds them and what comes of them, and with more neurons as much of it as can be."""
+
+WINDOW_BYTES = 512 * 1024 * 1024
+"""Bytes of the layers of the Graph Challenge that are in memory at a time: all 120 of up to 16,384 neurons, 52
+of 65,536."""
+
+
 # ---------------------------------------------------------------------------------------------- CPU: threads
 
 WORTH_CUTTING = 400_000

@@ -75,7 +75,10 @@ MOVED = {
 }
 """Old paths in this package, and new ones."""
 
-DOORS = {"__main__": "commands.door", "compare": "commands.compare", "sweep": "study.sweep"}
+DOORS = {
+    "__main__": "commands.door", "challenge": "study.challenge.command", "compare": "commands.compare",
+    "sweep": "study.sweep",
+}  # fmt: skip
 """What `python -m` runs by a path of the package, and the module in its room whose `main` that is."""
 
 

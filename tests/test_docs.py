@@ -15,10 +15,15 @@ OTHERS = [
     ROOT / f"{name}.md"
     for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "bench/README", "kernels/cuda/README")
 ]
+ELSEWHERE = {"jobs"}
+"""Pages whose commands and Python run in tests of their own: tests/test_jobs.py."""
 NEEDS = {"torch": "torch", "finetuning": "torch", "jax": "jax", "sklearn": "sklearn", "deploy": "onnx"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem not in ELSEWHERE],
+    ids=lambda page: page.relative_to(ROOT / "docs").as_posix(),
+)  # fmt: skip
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.stem == "first":
         pytest.skip("with its commands, below")

@@ -84,6 +84,29 @@ def test_packing_and_unpacking_every_small_batch(dtype):
 
 
 @dtypes
+def test_packing_goes_by_places_and_leaves_other_lines_alone(dtype):
+    rng, launcher = np.random.default_rng(5), Launcher(ALONE)
+    for batch, features, spare in itertools.product((1, 15, 16, 17, 40), (1, 15, 16, 17, 50), (0, 3)):
+        memory = Guarded(shift=batch % 3)
+        x = memory.put(rng.standard_normal((batch, features)).astype(dtype))
+        places = memory.put(rng.permutation(features + spare)[:features].astype(np.int32))
+        shape = tiles_of(batch), features + spare, LANES
+        tiles, back, expected = memory.empty(shape, dtype), memory.empty(x.shape, dtype), np.full(shape, 7, dtype)
+        tiles[:] = 7
+        launcher.pack(x, tiles, places)
+        launcher.unpack(tiles, back, places)
+        memory.assert_intact()
+        reference.pack(x, expected, places)
+        assert np.array_equal(tiles, expected)
+        assert np.array_equal(expected[-1, places, (batch - 1) % LANES], x[-1])  # the oracle itself
+        assert np.count_nonzero((expected == 7).all(axis=(0, 2))) == spare
+        assert np.array_equal(back, x)
+        again = np.empty_like(back)
+        reference.unpack(tiles, again, places)
+        assert np.array_equal(again, x)
+
+
+@dtypes
 def test_packing_tells_samples_from_what_lies_in_spare_lanes(dtype):
     """NaN in the last valid sample, which spare lanes stand in for while a block is transposed, stays in its own
     lane."""

@@ -54,6 +54,26 @@ def test_a_table_of_classes_is_trained_on_and_evaluated_by_its_names(capsys: pyt
     assert "expected the network's classes, cat, dog, eel, got cow" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("cells", "names"), [
+    (["1.000e+00", "0.0", "2."], ("0", "1", "2")), (["10.0", "-3", "1e2"], ("-3", "10", "100")),
+    (["1.0", "2.5", "3.0"], ("1.0", "2.5", "3.0")), (["1", "2", "nan"], ("1", "2", "nan")),
+    (["1.0", "inf", "2"], ("1.0", "2", "inf")), (["1e300", "1", "2"], ("1", "1e300", "2")),
+    (["1.0", "one", "2"], ("1.0", "2", "one")),
+])
+def test_classes_written_as_floats_are_whole_numbers_where_all_are(cells: list[str], names: tuple[str, ...]) -> None:
+    table(Path("kinds.csv"), ["a", "kind"], X[:, 0], np.array(cells)[Y])
+    data = load("kinds.csv", target="kind")
+    assert data.names == names and data.classes == 3
+
+
+def test_classes_written_as_floats_are_those_written_as_whole_numbers() -> None:
+    np.savetxt("floats.csv", np.column_stack([X[:, 0], Y * 5 - 5]), delimiter=",")
+    np.savetxt("whole.csv", np.column_stack([X[:, 0], Y * 5 - 5]), delimiter=",", fmt=["%.18e", "%d"])
+    floats, whole = (load(f"{name}.csv", target="2") for name in ("floats", "whole"))
+    assert floats.names == whole.names == ("-5", "0", "5")
+    assert np.array_equal(floats.train.x, whole.train.x) and np.array_equal(floats.train.y, whole.train.y)
+
+
 def test_numbers_are_told_in_their_own_units(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SMALL, "--epochs", "40", "--dataset", "costs.csv", "--target", "cost", "--loss", "mse"]
     assert train.main([*words, "--validation", "0.2", "--out", "run"]) == 0

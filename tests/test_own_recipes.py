@@ -1,6 +1,7 @@
 """Recipes for data that none was made for: what they become, that they do not die, and what is said when one does."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sparsecore.models.catalogue import MODELS
 
 import sparsecore
+from bench.own_sets import rectangles
 from sparsecore import RunConfig, train
 from sparsecore.commands.recipes import CLIP_NORM, SMALLEST_BATCH, STEPS, fitted, resolved
 from sparsecore.commands.trouble import has_collapsed, remedies
@@ -122,3 +124,36 @@ def test_lost_classes_and_a_collapse_are_said(capsys: pytest.CaptureFixture[str]
     assert train.main([*words, "--epochs", "10"]) == 0
     said = capsys.readouterr().out
     assert "lost" not in said and "collapsed" not in said
+
+
+# -- rectangles in four colours, on which unclipped runs at larger rates lose classes ----------------------------------
+
+
+@pytest.fixture
+def coloured() -> dict[str, Any]:
+    x, y = rectangles()
+    np.savez("coloured.npz", x=x, y=y)
+    return {"model": "lenet5", "dataset": "coloured.npz", "threads": 1}
+
+
+def test_rectangles_are_told_by_the_default_recipe_in_a_part_of_its_epochs(coloured: dict[str, Any]) -> None:
+    found = sparsecore.run(RunConfig(**coloured, epochs=8, batch_size=32, evaluate_every=8)).state.result
+    assert found is not None and found["test_accuracy"] >= 0.99
+
+
+def test_a_run_on_rectangles_that_loses_classes_says_so(
+    coloured: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "lenet5 --dataset coloured.npz --lr 0.1 --clip-norm none --batch-size 128 --epochs 5 --seed 2 --threads 1"
+    assert train.main(words.split()) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("lost "))
+    assert re.match(r"lost [23] of 4 classes, which the network hardly ever answers: ", line)
+    assert "; try --lr 0.01 (now 0.1), --clip-norm 1 or --augment none" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("how", [{}, {"expander": "fixed", "sparsity": 0.9}], ids=["dense", "sparse"])
+def test_rectangles_are_told_by_the_default_recipe(how: dict[str, Any], seed: int, coloured: dict[str, Any]) -> None:
+    trainer = sparsecore.run(RunConfig(**coloured, **how, seed=seed))
+    assert trainer.state.result is not None and trainer.state.result["test_accuracy"] >= 0.99

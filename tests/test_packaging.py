@@ -19,6 +19,8 @@ PACKAGES = {
     "sparsecore.models": ROOT / "models",
 }
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MOST_BYTES = 2_520_000 + 3_000_000
+"""Of the wheel's files: what the first storey had, and 3 MB more."""
 WHERE = """
 import sparsecore, sparsecore.kernels, sparsecore.models
 print(sparsecore.__file__, sparsecore.kernels.__file__, sparsecore.models.__file__, sep="\\n")
@@ -113,6 +115,13 @@ def test_wheel_holds_every_file(wheel: Path) -> None:
     about = {name for name in names if ".dist-info/" in name}
     assert names - about == shipped()
     assert any(name.endswith("licenses/LICENSE") for name in about)
+
+
+def test_wheel_stays_small(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        size = sum(each.file_size for each in archive.infolist())
+    assert size <= MOST_BYTES, f"{size:,} bytes"
+    assert len(SETTINGS["project"]["dependencies"]) == 10, "each is installed by everybody"
 
 
 def test_metadata_say_what_this_is() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from sparsecore.layers import SparseConv2d
 from sparsecore.layers.replay import backward_of, forward_of
+from sparsecore.runtime.border import NO_BORDER, Border, bordered, places
 from sparsecore.runtime.replay import addresses
 from sparsecore.runtime.scratch import Room, Scratch, nowhere
 from sparsecore.topology import uniform_random
@@ -69,6 +70,31 @@ def test_passes_of_several_shapes_leave_nothing_to_one_another():
             assert all(np.array_equal(one, other) for one, other in zip(known, passes(*each), strict=True))
 
 
+@pytest.mark.parametrize("padding, stride, batch", [(1, 1, 70), (0, 1, 17), (2, 2, 33), (1, 3, 5), (0, 2, 1)])
+@pytest.mark.parametrize("relu", [False, True])
+def test_images_whose_channels_come_last_give_the_same_bits(padding, stride, batch, relu):
+    layer = conv(8, 9, relu=relu, padding=padding, stride=stride)
+    x, dy = arrays(layer, batch)
+    known = passes(layer, batch, x, dy)
+    y, dx, *rest = passes(layer, batch, *(last(each) for each in (x, dy)), channels_last=True)
+    for got, expected in zip([first(y), first(dx), *rest], known, strict=True):
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("border", [NO_BORDER, Border(1, 0, 2, 3)])
+def test_places_are_where_images_lie_within_their_border(border):
+    shape = 3, 4, 5
+    within = np.zeros((1, *bordered(shape, border), 1))
+    image = np.arange(1, 61).reshape(shape)
+    border.interior(within)[0, ..., 0] = image
+    at = places(shape, border, channels_last=True)
+    assert np.array_equal(within.ravel()[at], image.transpose(1, 2, 0).ravel())
+    at = places(shape, border, channels_last=False)
+    assert (at is None) == (border == NO_BORDER) and places((60,), NO_BORDER, channels_last=True) is None
+    if at is not None:
+        assert np.array_equal(within.ravel()[at], image.ravel())
+
+
 def test_threads_that_use_one_layer_get_what_one_gets_alone():
     layer = conv(8, 12, relu=False)
     given = [(layer, batch, *arrays(layer, batch)) for batch in (5, 33, 64)]
@@ -121,12 +147,12 @@ def test_a_sparse_resnet_takes_less_memory_than_a_dense_one(batch, most):
     from bench.torch_memory import peak
 
     found = {}
-    for layout in ("sparse", "contiguous", "channels last"):
+    for layout in ("sparse, contiguous", "contiguous", "channels last"):
         peaks = [peak("resnet18", layout, batch, 1, small=False) for _ in range(2)]
         if peaks[0] is None:
             pytest.skip("the system does not say how much memory a process has")
         found[layout] = min(each["peak"] for each in peaks if each)
-    assert found["sparse"] <= most * min(found["contiguous"], found["channels last"])
+    assert found["sparse, contiguous"] <= most * min(found["contiguous"], found["channels last"])
 
 
 def resident() -> float:
@@ -135,10 +161,21 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
-def conv(channels: int, size: int, *, relu: bool) -> SparseConv2d:
+def last(x: np.ndarray) -> np.ndarray:
+    """Images in memory of the same shape, their channels last."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(x.shape)
+
+
+def first(x: np.ndarray) -> np.ndarray:
+    """And back."""
+    batch, channels, high, wide = x.shape
+    return x.reshape(batch, high, wide, channels).transpose(0, 3, 1, 2)
+
+
+def conv(channels: int, size: int, *, relu: bool, padding: int = 1, stride: int = 1) -> SparseConv2d:
     rng = np.random.default_rng(channels)
     pattern = uniform_random(12, channels * 9, 0.5, rng)
-    return SparseConv2d(pattern, (channels, size, size), 3, 1, 1, relu=relu, rng=rng)
+    return SparseConv2d(pattern, (channels, size, size), 3, stride, padding, relu=relu, rng=rng)
 
 
 def arrays(layer: SparseConv2d, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,11 +184,14 @@ def arrays(layer: SparseConv2d, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return x, dy
 
 
-def passes(layer: SparseConv2d, batch: int, x: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
+def passes(
+    layer: SparseConv2d, batch: int, x: np.ndarray, dy: np.ndarray, *, channels_last: bool = False
+) -> list[np.ndarray]:
     """y, dx, dw and db."""
     y, dx, dw, db = np.empty_like(dy), np.empty_like(x), np.empty_like(layer.weight), np.empty_like(layer.bias)
     seen = np.empty((-(-batch // 16), *layer.out_shape, 16), np.float32) if layer.relu else None
-    forward_of(layer, batch, "float32", biased=True).run(*addresses(x, layer.weight, layer.bias, y, seen))
-    back = backward_of(layer, batch, "float32", biased=True, need_dx=True)
+    there = forward_of(layer, batch, "float32", biased=True, channels_last=channels_last)
+    there.run(*addresses(x, layer.weight, layer.bias, y, seen))
+    back = backward_of(layer, batch, "float32", biased=True, need_dx=True, channels_last=channels_last)
     back.run(*addresses(dy, x, seen, layer.weight, dx, dw, db))
     return [y, dx, dw, db]

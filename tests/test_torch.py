@@ -71,6 +71,29 @@ def test_convolution_is_the_dense_one_with_zeros(steps):
     torch.testing.assert_close(module(x[0]), dense(x[0]))
 
 
+@pytest.mark.parametrize("steps", CONV_STEPS)
+def test_images_whose_channels_come_last_stay_so_and_compute_the_same(steps):
+    module, formats = conv(torch.float32, steps), (torch.contiguous_format, torch.channels_last)
+    x = torch.randn(19, 3, 9, 9)
+    dy = torch.randn_like(module(x))
+    known = gradients(module, x, dy)
+    for of_dy in formats:  # whatever comes back from behind
+        found = gradients(module, x.to(memory_format=torch.channels_last), dy.to(memory_format=of_dy))
+        for got in found[:2]:
+            assert got.is_contiguous(memory_format=torch.channels_last) and not got.is_contiguous()
+        assert all(torch.equal(got, expected) for got, expected in zip(found, known, strict=True))
+    assert module(x.mT).is_contiguous()  # neither: as nn.Conv2d
+
+
+def test_a_model_may_be_compiled_with_channels_last():
+    x = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+    model = nn.Sequential(conv(torch.float32), nn.BatchNorm2d(5), nn.ReLU())
+    y = torch.compile(model, backend="aot_eager")(x)
+    assert y.stride() == model(x).stride() and y.is_contiguous(memory_format=torch.channels_last)
+    y.square().sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("module", [small(), small(bias=False), conv(), conv(steps=CONV_STEPS[2], bias=False)])
 def test_gradcheck(module):
     x = torch.randn(2, 20) if isinstance(module, SparseLinear) else torch.randn(2, 3, 6, 7)

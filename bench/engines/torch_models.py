@@ -12,7 +12,8 @@ from torch.nn import functional
 from sparsecore.interop.torch import sparsify
 
 SPARSITY = 0.9
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+LAYOUTS = "contiguous", "channels last"
+"""Of images in memory: (batch, channels, height, width), or with channels last."""
 
 
 class Block(nn.Module):
@@ -98,7 +99,7 @@ def _tokens(batch: int, small: bool) -> torch.Tensor:
 
 
 MODELS = {
-    "resnet18": Model(resnet18, (8,), _images, lambda p: torch.optim.SGD(p, 1e-3, 0.9), tuple(LAYOUTS)),
+    "resnet18": Model(resnet18, (8,), _images, lambda p: torch.optim.SGD(p, 1e-3, 0.9), LAYOUTS),
     "bert": Model(bert, (16, 1), _tokens, lambda p: torch.optim.AdamW(p, 1e-4), ("contiguous",)),
 }
 
@@ -111,7 +112,7 @@ class Training:
     name : str
         A key of `MODELS`.
     layout : str
-        Of a dense model; "sparse" for one made sparse by `sparsify`.
+        Of `LAYOUTS`, with "sparse, " before it for a model made sparse by `sparsify`.
     small : bool
         The same at a size that takes no time.
     """
@@ -120,11 +121,10 @@ class Training:
         torch.manual_seed(0)
         self.of, self.small = MODELS[name], small
         self.model = self.of.make(*(self.of.small if small else ()))
-        self.layout = LAYOUTS.get(layout, torch.contiguous_format)
-        if layout == "sparse":
+        self.layout = torch.channels_last if layout.endswith("channels last") else torch.contiguous_format
+        self.model.to(memory_format=self.layout)
+        if layout.startswith("sparse"):
             sparsify(self.model, SPARSITY)
-        elif layout != "contiguous":
-            self.model.to(memory_format=self.layout)
         self.optimizer = self.of.optimizer(self.model.parameters())
         self.x, self.labels = self.batch(batch)
 

@@ -52,7 +52,6 @@ from .pack import (
     CLEAR_LANES,
     PACK,
     PACK_SAMPLES,
-    UNPACK,
     WIDEN,
     clear_lanes_kernel,
     narrow_kernel,
@@ -199,17 +198,21 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None, more: bool = False,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias. With a `ceiling`,
+        which they know too, out[i] = min(max(sum + bias[i], 0), ceiling), and 0 where the sum is 0, whatever the bias.
         """
         positions, width = grid.outer * grid.ys * grid.lines, self._bytes // out.itemsize
         multiplies = len(data) * positions * LANES
         fields = dict(grid._asdict(), data=data, x=x, bias=bias, out=out, mask=mask, relu=int(relu))
         if isinstance(layout, Layout):
-            kernel = spmm_kernel(element_size(out), layout.most_group, width, int(grid.places is not None))
+            placed, capped = int(grid.places is not None), int(ceiling is not None)
+            kernel = spmm_kernel(element_size(out), layout.most_group, width, placed, capped)
+            fields["ceiling"] = np.array([ceiling], data.dtype) if capped else None
+            fields["relu"] = int(relu or capped)
             self._launch(kernel, multiplies, SPMM, **_connections(layout), **fields, more=int(more))
             return
         segments = len(layout.edges) - 1
@@ -390,13 +393,12 @@ class Launcher:
             row_step=window.row_step * width * lanes, column_step=window.column_step * lanes,
         )  # fmt: skip
 
-    def pack(self, x: Array, out: Array) -> None:
-        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
-        batch, features = x.shape
-        self._launch(
-            pack_kernel(out.itemsize), COST_PACK * x.size, PACK,
-            x=x, x_row=x.strides[0] // x.itemsize, features=features, batch=batch, out=out, out_tile=features * LANES,
-        )  # fmt: skip
+    def pack(self, x: Array, out: Array, places: Array | None = None) -> None:
+        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
+
+        With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+        """
+        self._launch_pack(pack_kernel, x, out, places)
 
     def clear_lanes(self, x: Array, batch: int) -> None:
         """Zero in the lanes of the last tile that hold no sample; in place."""
@@ -414,12 +416,16 @@ class Launcher:
         """The other way, rounded to the nearest, ties to even."""
         self._launch(narrow_kernel(), x.size, WIDEN, x=x, out=out, numbers=x.size // len(x), blocks=len(x))
 
-    def unpack(self, x: Array, out: Array) -> None:
-        """(tiles, features, LANES) → (batch, features)."""
-        batch, features = out.shape
+    def unpack(self, x: Array, out: Array, places: Array | None = None) -> None:
+        """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
+        self._launch_pack(unpack_kernel, out, x, places)
+
+    def _launch_pack(self, made: Any, rows: Array, tiles: Array, places: Array | None) -> None:
+        batch, features = rows.shape
         self._launch(
-            unpack_kernel(out.itemsize), COST_PACK * out.size, UNPACK,
-            x=x, x_tile=features * LANES, features=features, batch=batch, out=out, out_row=features,
+            made(rows.itemsize, int(places is not None)), COST_PACK * rows.size, PACK, rows=rows,
+            row=rows.strides[0] // rows.itemsize, features=features, batch=batch, tiles=tiles,
+            tile=tiles.size // max(len(tiles), 1), places=places,
         )  # fmt: skip
 
     def pack_samples(

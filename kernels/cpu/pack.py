@@ -23,8 +23,7 @@ PACK_SAMPLES = arguments(
     "store", "row_bytes", "order", "at", "labels", "features", "batch", "scale", "shift", "out", "out_tile",
     "out_labels", "addresses",
 )  # fmt: skip
-PACK = arguments("x", "x_row", "features", "batch", "out", "out_tile")
-UNPACK = arguments("x", "x_tile", "features", "batch", "out", "out_row")
+PACK = arguments("rows", "row", "features", "batch", "tiles", "tile", "places")
 CLEAR_LANES = arguments("x", "last", "features", "used")
 WIDEN = arguments("x", "out", "numbers", "blocks")
 
@@ -66,12 +65,13 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 
 
 @cache
-def pack_kernel(size: int) -> Any:
-    """Transpose ordinary samples of the engine's own dtype into tiles."""
+def pack_kernel(size: int, placed: int) -> Any:
+    """Transpose ordinary samples of the engine's own dtype into tiles; `placed` is 1 where each feature's line is
+    said."""
 
     def pack(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, PACK)[0]
-        x, out = floats(c.x, size), floats(c.out, size)
+        x, out = floats(c.rows, size), floats(c.tiles, size)
         tiles = (c.batch + LANES - 1) // LANES
         panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
         item, final_item = share(panels * pieces, part, until, parts)
@@ -79,12 +79,15 @@ def pack_kernel(size: int) -> Any:
             panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
             for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
                 valid = min(LANES, c.batch - tile * LANES)
-                rows, base = advance(x, tile * LANES * c.x_row), advance(out, tile * c.out_tile)
+                rows, base = advance(x, tile * LANES * c.row), advance(out, tile * c.tile)
                 for feature in range(first, whole, 16):
-                    transpose_block(0, advance(rows, feature), c.x_row, advance(base, feature * LANES), LANES, valid)
+                    lines = advance(ints(c.places, 4), feature)
+                    block = base if placed == 1 else advance(base, feature * LANES)
+                    transpose_block(0, placed, advance(rows, feature), c.row, block, lines, valid)
                 for feature in range(whole, last):
+                    line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(LANES):
-                        base[feature * LANES + lane] = rows[lane * c.x_row + feature] if lane < valid else 0
+                        base[line + lane] = rows[lane * c.row + feature] if lane < valid else 0
 
     return kernel(pack)
 
@@ -118,12 +121,12 @@ def clear_lanes_kernel(size: int) -> Any:
 
 
 @cache
-def unpack_kernel(size: int) -> Any:
+def unpack_kernel(size: int, placed: int) -> Any:
     """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
 
     def unpack(call, part, until, parts):  # type: ignore[no-untyped-def]
-        c = carray(call, 1, UNPACK)[0]
-        x, out = floats(c.x, size), floats(c.out, size)
+        c = carray(call, 1, PACK)[0]
+        x, out = floats(c.tiles, size), floats(c.rows, size)
         tiles = (c.batch + LANES - 1) // LANES
         panels, pieces = units_of(1, 1, tiles, PACK_TILES, parts)
         item, final_item = share(panels * pieces, part, until, parts)
@@ -131,12 +134,15 @@ def unpack_kernel(size: int) -> Any:
             panel, first, whole, last, item = _piece(item, final_item, pieces, c.features)
             for tile in range(panel * PACK_TILES, min(tiles, (panel + 1) * PACK_TILES)):
                 valid = min(LANES, c.batch - tile * LANES)
-                base, rows = advance(x, tile * c.x_tile), advance(out, tile * LANES * c.out_row)
+                rows, base = advance(out, tile * LANES * c.row), advance(x, tile * c.tile)
                 for feature in range(first, whole, 16):
-                    transpose_block(1, advance(base, feature * LANES), LANES, advance(rows, feature), c.out_row, valid)
+                    lines = advance(ints(c.places, 4), feature)
+                    block = base if placed == 1 else advance(base, feature * LANES)
+                    transpose_block(1, placed, advance(rows, feature), c.row, block, lines, valid)
                 for feature in range(whole, last):
+                    line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(valid):
-                        rows[lane * c.out_row + feature] = base[feature * LANES + lane]
+                        rows[lane * c.row + feature] = base[line + lane]
 
     return kernel(unpack)
 

@@ -19,7 +19,7 @@ SPMM = arguments(
     "indptr", "rows", "starts", "runs", "cuts", "work", "offsets", "groups", "blocks",
     "data", "x", "bias", "out", "mask", "relu", "more",
     "outer", "x_outer", "out_outer", "ys", "x_y", "out_y", "lines", "x_line", "out_line", "out_row",
-    "bands", "planes", "plane", "ahead", "fresh", "apart", "places",
+    "bands", "planes", "plane", "ahead", "fresh", "apart", "places", "ceiling",
 )  # fmt: skip
 
 
@@ -63,10 +63,11 @@ def fetch_planes(x: Any, planes: int, plane: int, begin: int, end: int, step: in
 
 
 @cache
-def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
+def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped: int = 0) -> Any:
     """The kernel for elements of `size` bytes and groups of up to `most_group` rows.
 
-    `width` is how many elements a register holds; `placed` is 1 for grids that say where each row's outputs begin.
+    `width` is how many elements a register holds; `placed` is 1 for grids that say where each row's outputs begin,
+    `capped` where sums have a ceiling.
     """
     kept, registers = kept_size(size), registers_of_line(size, width)
     most_lines = gather_lines(most_group, kept * width, registers)
@@ -78,7 +79,7 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
         x, out, mask = floats(c.x, size), floats(c.out, size), floats(c.mask, size)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
-        count, places = np.int64(starts[c.groups]), ints(c.places, 8)
+        count, places, ceiling = np.int64(starts[c.groups]), ints(c.places, 8), floats(c.ceiling, kept)
         images = c.outer * c.ys != 1
         panel = most_lines if images else few_lines
         units, pieces = units_of(c.outer, c.ys, c.lines, panel, parts)
@@ -119,12 +120,12 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0) -> Any:
                         e = np.int64(cuts[(block + step) * c.groups + g])
                         start = np.int64(starts[g])
                         gather(
-                            width, most_group, most_lines, placed, np.int64(starts[g + 1]) - start, lines,
+                            width, most_group, most_lines, placed, capped, np.int64(starts[g + 1]) - start, lines,
                             advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
                             x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
                             c.relu * np.int64(final),
                             advance(mask, here) if final and c.mask != 0 else floats(0, size),
-                            advance(out, here), c.out_row, c.out_line, places,
+                            advance(out, here), c.out_row, c.out_line, places, ceiling,
                         )  # fmt: skip
                     block += step
                     if final:

@@ -204,12 +204,15 @@ class Launcher:
 
     def spmm(
         self, layout: Layout | CooLayout, grid: Grid, data: Array, x: Array, bias: Array | None, out: Array,
-        *, relu: bool = False, mask: Array | None = None, more: bool = False,
+        *, relu: bool = False, mask: Array | None = None, more: bool = False, ceiling: float | None = None,
     ) -> None:  # fmt: skip
         """out[i] = bias[i] + Σ_p data[p] · x[offset[p]], then ReLU, or zero where `mask` is not positive.
 
-        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias.
+        With `more`, which layouts of rows know, sums go on from what is in `out` instead of the bias. A `ceiling` is
+        refused.
         """
+        if ceiling is not None:
+            raise ValueError(f"spmm: sums with a ceiling are computed on a CPU only, got ceiling={ceiling} on a GPU")
         put, positions, rectify = self._layout(layout), _positions(grid), np.int32(relu)
         if isinstance(put, DeviceCooLayout):
             carry = self._empty(put.carries * positions * LANES, out.dtype)
@@ -407,10 +410,14 @@ class Launcher:
         """dx = the sum of its windows' dy, each divided by the number of its pixels."""
         self._launch(kernel("pooling", "mean_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, dx)
 
-    def pack(self, x: Array, out: Array) -> None:
-        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero."""
+    def pack(self, x: Array, out: Array, places: Array | None = None) -> None:
+        """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
+
+        With `places`, int32 of shape (features,), a feature goes to that line of its tile, of as many as `out` has.
+        """
         batch, features = x.shape
-        self._launch_chunks("pack", batch, features, out.itemsize, np.int64(x.strides[0] // x.itemsize), x, out)
+        lines, row = np.int32(out.size // LANES // max(len(out), 1)), np.int64(x.strides[0] // x.itemsize)
+        self._launch_chunks("pack", batch, features, out.itemsize, lines, row, x, out, places)
 
     def clear_lanes(self, x: Array, batch: int) -> None:
         """Zero in the lanes of the last tile that hold no sample; in place."""
@@ -418,10 +425,11 @@ class Launcher:
         launched = kernel("pack", "clear_lanes", x.itemsize)
         self._launch(launched, tile, np.int64(x.size - tile), np.int64(tile), np.int32(batch % LANES or LANES), x)
 
-    def unpack(self, x: Array, out: Array) -> None:
-        """(tiles, features, LANES) → (batch, features)."""
+    def unpack(self, x: Array, out: Array, places: Array | None = None) -> None:
+        """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
         batch, features = out.shape
-        self._launch_chunks("unpack", batch, features, out.itemsize, x, out)
+        lines = np.int32(x.size // LANES // max(len(x), 1))
+        self._launch_chunks("unpack", batch, features, out.itemsize, lines, x, out, places)
 
     def pack_samples(
         self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array,

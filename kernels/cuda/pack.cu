@@ -3,16 +3,24 @@
 
 typedef real Chunk[LANES][CHUNK + 1];  // one more, so that a column lies in different banks
 
-// The chunk's features of the tile, lane by lane; zero where there is no sample or no feature.
-__device__ __forceinline__ void write_lanes(const Chunk& chunk, int tile, int first, int features, real* out) {
-  out += (int64(tile) * features + first) * LANES;
-  for (int k = threadIdx.x; k < CHUNK * LANES; k += BLOCK)
-    if (first + k / LANES < features) out[k] = chunk[k % LANES][k / LANES];
+// Where a feature's line lies in a tile of so many: at the place that is said for it, if any are.
+__device__ __forceinline__ int64 line_of(int tile, int lines, int feature, const int* places) {
+  return (int64(tile) * lines + (places ? places[feature] : feature)) * LANES;
 }
 
-// (batch, features) → (tiles, features, LANES).
+// The chunk's features of the tile, lane by lane; zero where there is no sample or no feature.
+__device__ __forceinline__ void write_lanes(
+    const Chunk& chunk, int tile, int first, int features, int lines, real* out, const int* places) {
+  for (int k = threadIdx.x; k < CHUNK * LANES; k += BLOCK) {
+    const int feature = first + k / LANES;
+    if (feature < features) out[line_of(tile, lines, feature, places) + k % LANES] = chunk[k % LANES][k / LANES];
+  }
+}
+
+// (batch, features) → (tiles, lines, LANES).
 extern "C" __global__ void __launch_bounds__(BLOCK) pack(
-    int chunks, int features, int batch, int64 x_row, const real* __restrict__ x, real* __restrict__ out) {
+    int chunks, int features, int batch, int lines, int64 x_row, const real* __restrict__ x, real* __restrict__ out,
+    const int* __restrict__ places) {
   __shared__ Chunk chunk;
   const int tile = blockIdx.x / chunks, first = blockIdx.x % chunks * CHUNK;
   for (int k = threadIdx.x; k < LANES * CHUNK; k += BLOCK) {
@@ -20,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pack(
     chunk[lane][k % CHUNK] = sample < batch && feature < features ? x[sample * x_row + feature] : real(0);
   }
   __syncthreads();
-  write_lanes(chunk, tile, first, features, out);
+  write_lanes(chunk, tile, first, features, lines, out, places);
 }
 
 // Zero in the lanes from `used` on of the tile that begins at `last`: those that hold no sample.
@@ -29,14 +37,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) clear_lanes(int64 last, int6
   if (k < count && k % LANES >= used) x[last + k] = 0;
 }
 
-// (tiles, features, LANES) → (batch, features).
+// (tiles, lines, LANES) → (batch, features).
 extern "C" __global__ void __launch_bounds__(BLOCK) unpack(
-    int chunks, int features, int batch, const real* __restrict__ x, real* __restrict__ out) {
+    int chunks, int features, int batch, int lines, const real* __restrict__ x, real* __restrict__ out,
+    const int* __restrict__ places) {
   __shared__ Chunk chunk;
   const int tile = blockIdx.x / chunks, first = blockIdx.x % chunks * CHUNK;
-  x += (int64(tile) * features + first) * LANES;
-  for (int k = threadIdx.x; k < CHUNK * LANES; k += BLOCK)
-    if (first + k / LANES < features) chunk[k % LANES][k / LANES] = x[k];
+  for (int k = threadIdx.x; k < CHUNK * LANES; k += BLOCK) {
+    const int feature = first + k / LANES;
+    if (feature < features) chunk[k % LANES][k / LANES] = x[line_of(tile, lines, feature, places) + k % LANES];
+  }
   __syncthreads();
   for (int k = threadIdx.x; k < LANES * CHUNK; k += BLOCK) {
     const int lane = k / CHUNK, feature = first + k % CHUNK, sample = tile * LANES + lane;
@@ -58,7 +68,7 @@ __device__ __forceinline__ void pack_samples(
     chunk[lane][k % CHUNK] = value;
   }
   __syncthreads();
-  write_lanes(chunk, tile, first, features, out);
+  write_lanes(chunk, tile, first, features, features, out, nullptr);
   const int number = tile * LANES + threadIdx.x;
   if (first == 0 && threadIdx.x < LANES) out_labels[number] = number < batch ? labels[order[at[0] + number]] : -1;
 }

@@ -21,6 +21,7 @@ from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
 from ..runs.kinds import ConfigError
 from ..runs.trainer import Trainer
+from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..training.callbacks import Callback, Training
 from ..training.schedules import Schedule
@@ -33,6 +34,7 @@ from .trouble import Trouble
 
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
+
 
 def build(
     config: RunConfig, checkpoint: Checkpoint | None = None, *, out: str | Path | None = None,
@@ -76,8 +78,12 @@ def build(
     held_out = None
     if config.validation:
         dataset, held_out = dataset.without(config.validation, config.seed)
-    if None in (config.epochs, config.batch_size, config.warm_up):
+    by_samples = None in (config.epochs, config.batch_size, config.warm_up)
+    if by_samples:
         config = fitted(config, len(dataset.train))
+    if config.lr == "auto":
+        config = _with_rate(config, network, dataset, where, report)
+    if by_samples:
         report.say(own_line(config))
     report.say(learning_line(config))
     kept = _kept(config, path)
@@ -196,6 +202,24 @@ def _with_logits(network: Network, config: RunConfig) -> Network:
         head: Any = network.layers[-1]
         head.relu = True
     return network
+
+
+def _with_rate(
+    config: RunConfig, network: Network, dataset: Dataset, where: Device, report: Quiet
+) -> RunConfig:
+    """With a rate found by a range test. Raises ConfigError."""
+    from ..training.range_test import RangeTestError, range_test
+
+    augment = augmentation_of(config, dataset.shape)
+    try:
+        found = range_test(
+            network, dataset, optimizer_of(config), batch_size=_said(config.batch_size), seed=config.seed,
+            augment=augment, device=where,
+        )  # fmt: skip
+    except RangeTestError as error:
+        raise ConfigError("{lr} auto: {problem}", problem=error) from None
+    report.say(f"rate {found.lr:g}, found in {len(found.rates)} steps at {found.rates[0]:g} to {found.rates[-1]:.2g}")
+    return replace(config, lr=found.lr, lr_found=True)
 
 
 def _kept(config: RunConfig, name: str) -> RunConfig:

@@ -37,30 +37,45 @@ class Run(NamedTuple):
     model, dataset : str
     epochs : list of Record
         The lines of its epochs.
-    accuracy, best : float
-        On the test split: at the end, and the best after any epoch.
+    score, best : float
+        On the test split: at the end, and the best after any epoch. Higher is better.
     connections : int
     sparsity : float
         Of the sparse layers.
     seconds : float
         Spent on training.
     finished : bool
+    measure : str
+        What the score is, "accuracy" or "r2".
     """
 
     name: str
     model: str
     dataset: str
     epochs: list[Record]
-    accuracy: float
+    score: float
     best: float
     connections: int
     sparsity: float
     seconds: float
     finished: bool
+    measure: str = "accuracy"
 
     def record(self) -> dict[str, Any]:
         """For programs; without the epochs, which metrics.jsonl has."""
-        return self._asdict() | {"epochs": len(self.epochs)}
+        found = self._asdict() | {"epochs": len(self.epochs)}
+        return {found["measure"] if name == "score" else name: found[name] for name in found if name != "measure"}
+
+
+class Measure(NamedTuple):
+    """What runs are compared by: its name for people, what it is multiplied by in figures, and its name there."""
+
+    title: str
+    unit: float
+    label: str
+
+
+MEASURES = {"accuracy": Measure("accuracy", 100.0, "accuracy, %"), "r2": Measure("R²", 1.0, "R²")}
 
 
 class Figure(NamedTuple):
@@ -97,6 +112,9 @@ def _compared(arguments: list[str]) -> list[str]:
     if page is not None and missing:
         raise UsageError(f"--out: needs {missing}, not installed here: pip install 'sparsecore[plot]'")
     runs = [run_in(name) for name in names]
+    if other := next((run for run in runs if run.measure != runs[0].measure), None):
+        asked.error(f"expected runs that tell all classes or all numbers, got {MEASURES[runs[0].measure].title} of "
+                    f"{runs[0].name} and {MEASURES[other.measure].title} of {other.name}")  # fmt: skip
     if page is not None:
         write_page(runs, page)
     if "json" in given:
@@ -125,7 +143,8 @@ def run_in(name: str) -> Run:
 def _run(name: str, folder: RunFolder, history: list[Record]) -> Run:
     epochs = [each for each in history if each["event"] == "epoch"]
     results = [each for each in history if each["event"] == "result"]
-    tests = [float(each["test_accuracy"]) for each in epochs if "test_accuracy" in each]
+    measure = next((name for name in MEASURES if any(f"test_{name}" in each for each in epochs)), "accuracy")
+    tests = [float(each[f"test_{measure}"]) for each in epochs if f"test_{measure}" in each]
     if not tests:
         raise RunFolderError(f"{name}: expected a run with one epoch or more that was evaluated, got {len(epochs)}")
     config = folder.config() or {}
@@ -136,19 +155,20 @@ def _run(name: str, folder: RunFolder, history: list[Record]) -> Run:
         network = read(folder.path).network
         structure = network.connections, network.sparsity, sum(float(each["seconds"]) for each in epochs)
     options = config.get("options", {})
-    accuracy = float(results[-1]["test_accuracy"]) if results else tests[-1]
+    score = float(results[-1][f"test_{measure}"]) if results else tests[-1]
     dataset = str(options.get("dataset_name") or options.get("dataset") or "?")
     model = str(config.get("model") or "?")
-    return Run(name, model, dataset, epochs, accuracy, max(tests), *structure, bool(results))
+    return Run(name, model, dataset, epochs, score, max(tests), *structure, bool(results), measure)
 
 
 def rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """The table: titles, and a row for each run."""
-    titles = ("run", "model", "data", "epochs", "test", "best", "connections", "sparsity", "seconds")
+    word, form = ("test", ".2%") if runs[0].measure == "accuracy" else ("test R²", ".4f")
+    titles = ("run", "model", "data", "epochs", word, "best", "connections", "sparsity", "seconds")
     rows: list[tuple[str, ...]] = [
         (
             run.name + ("" if run.finished else " (unfinished)"), run.model, run.dataset, f"{len(run.epochs)}",
-            f"{run.accuracy:.2%}", f"{run.best:.2%}", f"{run.connections:,}", f"{run.sparsity:.1%}",
+            f"{run.score:{form}}", f"{run.best:{form}}", f"{run.connections:,}", f"{run.sparsity:.1%}",
             f"{run.seconds:.1f}",
         )
         for run in runs
@@ -183,13 +203,14 @@ def write_page(runs: Sequence[Run], path: Path) -> None:
 
 
 def figures_of(runs: Sequence[Run]) -> list[Figure]:
-    """Curves over each other, and accuracy against what it costs."""
-    ends = [100 * run.accuracy for run in runs]
+    """Curves over each other, and the score against what it costs."""
+    name, (title, unit, label) = runs[0].measure, MEASURES[runs[0].measure]
+    ends = [unit * run.score for run in runs]
     return [
-        _curves(runs, "accuracy", "test accuracy", "test_accuracy", 100.0, "test accuracy, %"),
+        _curves(runs, name, f"test {title}", f"test_{name}", unit, f"test {label}"),
         _curves(runs, "loss", "training loss", "train_loss", 1.0, "training loss"),
-        _dots(runs, "connections", "test accuracy against connections", [float(run.connections) for run in runs], ends),
-        _dots(runs, "time", "test accuracy against training time, s", [run.seconds for run in runs], ends),
+        _dots(runs, "connections", f"test {title} against connections", [float(run.connections) for run in runs], ends),
+        _dots(runs, "time", f"test {title} against training time, s", [run.seconds for run in runs], ends),
     ]
 
 
@@ -211,7 +232,7 @@ def _dots(runs: Sequence[Run], name: str, title: str, xs: Sequence[float], ys: S
             axes.plot([x], [y], label=_label(run), marker="osD^v"[k % 5], markersize=8, **_look(k))
         if max(xs) > 5 * min(xs) > 0:
             _in_decades(axes)
-        axes.set(xlabel=title.partition("against ")[2], ylabel="test accuracy, %")
+        axes.set(xlabel=title.partition("against ")[2], ylabel=f"test {MEASURES[runs[0].measure].label}")
 
     return _figure(name, title, draw)
 

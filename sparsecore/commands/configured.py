@@ -11,11 +11,14 @@ from ..topology.wiring import Wiring
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
 
+FIRST_RATE = 1.0
+"""What an optimizer has until a range test has found its rate."""
+
 
 def optimizer_of(config: RunConfig) -> Optimizer:
     """The optimizer of a configuration."""
     lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
-    clip = None if clip == "none" else clip
+    lr, clip = (FIRST_RATE if lr == "auto" else lr), (None if clip == "none" else clip)
     if config.optimizer == "sgd":
         return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
     kind = Adam if config.optimizer == "adam" else AdamW

@@ -40,6 +40,7 @@ COMMANDS = {
     "export": Command("commands.export", "commands.export", "write a network as ONNX, or as arrays"),
     "data": Command("data.__main__", "data.__main__", "fetch data sets, and list them"),
     "sweep": Command("study.sweep", "study.sweep", "train a network with many settings, and compare"),
+    "challenge": Command("study.challenge.command", "study.challenge.command", "the Sparse DNN Graph Challenge, timed"),
     "study": Command("study.__main__", "study.__main__", "train the networks of the studies, and report"),
 }
 

@@ -20,7 +20,7 @@ WITHOUT_VALUE = {"expander": "fixed"}
 FROM_RECIPE = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "schedule", "warm_up", "augment", "hidden",
                "padding", "width")  # fmt: skip
 """Fields whose default is the model's own."""
-WITHOUT_FLAG = ("model", "dataset_name")
+WITHOUT_FLAG = ("model", "dataset_name", "lr_found")
 """Fields that are no flags: the model comes first, and a command names its data set by `--dataset`."""
 
 

@@ -13,7 +13,7 @@ from ..data.catalogue import NAMES
 from ..runs.checkpoint import read
 from ..runs.combinations import SIZES, said
 from ..runs.config import RunConfig, from_saved
-from ..runs.kinds import ConfigError
+from ..runs.kinds import ConfigError, spelled
 
 MOVING = {"every": 100, "fraction": 0.3, "until": 0.75}
 """How connections move: steps between updates, what moves at first, and the part of a run with updates."""
@@ -91,7 +91,8 @@ def fitted(config: RunConfig, samples: int) -> RunConfig:
 def own_line(config: RunConfig) -> str:
     """What a run says of the recipe for data of a user's own."""
     clip = "" if config.clip_norm in (None, "none") else f", gradients of norm at most {config.clip_norm:g}"
-    return (f"data of your own: batches of {config.batch_size}, {config.epochs} epochs, rate {config.lr:g}{clip} "
+    rate = spelled(config.lr)
+    return (f"data of your own: batches of {config.batch_size}, {config.epochs} epochs, rate {rate}{clip} "
             "(--batch-size, --epochs, --lr, --clip-norm)")  # fmt: skip
 
 

@@ -51,13 +51,18 @@ def gone_on(kept: RunConfig, given: Mapping[str, Any], folder: RunFolder) -> Run
             continue
         if not setting.decides:
             free[name] = given[name]
-        elif name != "dataset" or given[name] != kept.dataset_name:
+        elif not _asked_for(name, given[name], kept):
             was, now = (_shown(value) for value in (getattr(kept, name), given[name]))
             raise ConfigError(
                 f"{{{name}}}: in {{path}} it was {{was}}, got {{now}}; leave it out, or start another run, which may "
                 "go on from this one's network", {"start_from": str(folder.path)}, path=folder.path, was=was, now=now,
             )  # fmt: skip
     return resolved(replace(kept, **free))
+
+
+def _asked_for(name: str, given: Any, kept: RunConfig) -> bool:
+    """Whether a run was begun with this value, and keeps what it came to."""
+    return (name == "dataset" and given == kept.dataset_name) or (name == "lr" and given == "auto" and kept.lr_found)
 
 
 def _shown(value: Any) -> str:

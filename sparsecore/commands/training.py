@@ -216,7 +216,7 @@ def _configured(
     given = {
         field.name: whole[field.name]
         for field in fields(RunConfig)
-        if whole and field.name not in ("dataset_name", *later)
+        if whole and field.name not in ("dataset_name", "lr_found", *later)
     }
     return gone_on(found.config, given, folder), found.checkpoint
 

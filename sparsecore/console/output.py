@@ -64,6 +64,30 @@ def answer(program: str, work: Callable[[list[str]], list[str]], arguments: Sequ
     return print_lines(program, lines)
 
 
+def work(program: str, command: Callable[[list[str], Interrupts], int], arguments: Sequence[str] | None) -> int:
+    """Do what a command line asks that prints as it goes; returns the exit status.
+
+    Parameters
+    ----------
+    program : str
+    command : callable
+        From the arguments, and the signals that it may take, to the exit status. A ValueError or OSError that it raises
+        is said on one line.
+    arguments : sequence of str, optional
+        The process's own if not given.
+    """
+    with Interrupts() as interrupts:
+        try:
+            return command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
+        except BrokenPipeError:  # whoever read our lines has left
+            leave_stdout()
+            return 1
+        except (ValueError, OSError) as error:
+            return complain(program, error, 2)
+        except Interrupted:
+            return complain(program, "interrupted", interrupts.status)
+
+
 def print_lines(program: str, lines: Sequence[str]) -> int:
     """Print lines; the exit status is 1 where whoever reads them has left, or they cannot be written."""
     try:

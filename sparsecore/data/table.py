@@ -17,6 +17,8 @@ from sparsecore.errors import one_line
 from sparsecore.files import content, memory
 
 SEPARATORS = ",;\t"
+EXACT = 1 << 53
+"""Up to where a float64 tells whole numbers apart."""
 
 
 def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dataset:
@@ -96,11 +98,11 @@ class _Where:
         return found
 
     def classes(self, name: str, cells: list[str]) -> NDArray[Any]:
-        """A column of classes: whole numbers where all are, or else words."""
+        """A column of classes: whole numbers where all are, also if they are written as floats, or else words."""
         if "" in cells:
             self._refuse(name, cells.index(""), cells, "a class")
         try:
-            return np.array([int(cell) for cell in cells], np.int64)
+            return np.array([_whole(cell) for cell in cells], np.int64)
         except (ValueError, OverflowError):
             return np.array(cells)
 
@@ -108,6 +110,17 @@ class _Where:
         got = repr(one_line(cells[at], 60)) if cells[at].strip() else "nothing"
         hint = "; words become numbers as one column of 0 and 1 for each" if not _is_number(cells[at]) else ""
         raise DataError(f"{self.path}: row {at + self.first}, column {name!r}: expected {wanted}, got {got}{hint}")
+
+
+def _whole(cell: str) -> int:
+    """The whole number that a cell holds, such as 3, 3.0 or 3.000e+00. Raises ValueError or OverflowError."""
+    try:
+        return int(cell)
+    except ValueError:
+        found = float(cell)
+        if not found.is_integer() or abs(found) > EXACT:
+            raise ValueError from None
+        return int(found)
 
 
 def _is_number(cell: str) -> bool:

@@ -209,6 +209,11 @@ class SparseConv2d(SparseLayer):
         border: Border = NO_BORDER if self.relu else self.plan.dy_border
         return border
 
+    def borders(self, batch: int, *, whole: bool) -> tuple[Border, Border]:
+        if whole and self.plan.strips(batch) > 1:  # which are copied into borders of their own
+            return NO_BORDER, NO_BORDER
+        return self.x_border, self.dy_border
+
     def export(self, graph: Graph, path: str) -> None:
         """A Conv, and a Relu if there is one."""
         graph.reshape(f"{path}.in", self.in_shape)

@@ -1,7 +1,8 @@
 """A layer on ordinary arrays: packed, computed and unpacked a few tiles at a time, so that a tile stays in the cache.
 
 Both passes are recorded once for a batch size, chunk after chunk on the same small buffers, then run on their caller's
-arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two.
+arrays, in memory that all layers share. A backward pass packs x again: nothing packed is kept between the two. Images
+are packed into the border that their layer reads, from whichever order their numbers lie in.
 Gradients of parameters are summed over the chunks, whose borders depend on the layer's shape alone.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..runtime.border import NO_BORDER, Border, places
 from ..runtime.devices import cpu
 from ..runtime.replay import Replay
 from ..runtime.scratch import nowhere
@@ -39,20 +41,24 @@ def chunks(batch: int, most: int) -> Iterator[Chunk]:
         yield Chunk(slice(first, last), slice(first // LANES, tiles_of(last)), last - first)
 
 
-def forward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool) -> Replay:
+def forward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, channels_last: bool = False) -> Replay:
     """This thread's replay of a layer's forward pass, on addresses of its caller's arrays.
 
     Runs on (x, weight, bias, y, seen): arrays of shape (batch, *in_shape), (nnz,), (rows,) and (batch, *out_shape), and
     y's tiles, of shape (tiles, *out_shape, LANES), which only a layer with a ReLU writes, and its backward pass reads.
-    An address that is not used is 0. The layer's own parameters are not used.
+    An address that is not used is 0. The layer's own parameters are not used. With `channels_last`, the numbers of x
+    and y, images both, lie as (batch, height, width, channels).
     """
-    return _replay(layer, ("forward", batch, dtype, biased, layer.relu), lambda: _forward(layer, batch, dtype, biased))
+    key = "forward", batch, dtype, biased, layer.relu, channels_last
+    return _replay(layer, key, lambda: _forward(_Arrays(layer, batch, dtype, biased, channels_last)))
 
 
-def backward_of(layer: SparseLayer, batch: int, dtype: str, *, biased: bool, need_dx: bool) -> Replay:
-    """The same of its backward pass: runs on (dy, x, seen, weight, dx, dw, db)."""
-    key = "backward", batch, dtype, biased, layer.relu, need_dx
-    return _replay(layer, key, lambda: _backward(layer, batch, dtype, biased, need_dx))
+def backward_of(
+    layer: SparseLayer, batch: int, dtype: str, *, biased: bool, need_dx: bool, channels_last: bool = False
+) -> Replay:
+    """The same of its backward pass: runs on (dy, x, seen, weight, dx, dw, db), where dy and dx lie as x does."""
+    key = "backward", batch, dtype, biased, layer.relu, need_dx, channels_last
+    return _replay(layer, key, lambda: _backward(_Arrays(layer, batch, dtype, biased, channels_last), need_dx))
 
 
 class _Arrays:
@@ -61,10 +67,10 @@ class _Arrays:
     Nobody writes to the arrays, so that they take addresses but no memory.
     """
 
-    def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool) -> None:
+    def __init__(self, layer: SparseLayer, batch: int, dtype: str, biased: bool, channels_last: bool) -> None:
         rows = layer.pattern.shape[0]
         self.weight, self.bias = nowhere((layer.pattern.nnz,), dtype), nowhere((rows,), dtype) if biased else None
-        self.layer = layer.with_params(self.weight, self.bias)
+        self.layer, self.channels_last, self.dtype = layer.with_params(self.weight, self.bias), channels_last, dtype
         self.x, self.y = nowhere((batch, *layer.in_shape), dtype), nowhere((batch, *layer.out_shape), dtype)
         self.seen = nowhere((tiles_of(batch), *layer.out_shape, LANES), dtype) if layer.relu else None
         self.kernels, self.tape = cpu().recorder()
@@ -73,26 +79,34 @@ class _Arrays:
         self.workspace.passing = self.passing
         self.chunks = list(chunks(batch, layer.plan.chunk(np.dtype(dtype).itemsize)))
         self.workspace.whole = len(self.chunks) == 1
+        self.x_border, self.dy_border = layer.borders(batch, whole=self.workspace.whole)
 
-    def packed(self, rows: Any, name: str) -> Tiles:
+    def packed(self, rows: Any, name: str, border: Border) -> Tiles:
         """Tiles of some of the samples, written to the buffer of this name."""
-        data = self.workspace.array(name, (tiles_of(len(rows)), *rows.shape[1:], LANES), rows.dtype)
-        self.kernels.pack(_flat(rows), data)
-        return Tiles(data, len(rows))
+        _, *shape = rows.shape
+        if border == NO_BORDER:
+            data, within = self.workspace.array(name, (tiles_of(len(rows)), *shape, LANES), rows.dtype), None
+        else:
+            data, within = self.workspace.images(name, tiles_of(len(rows)), tuple(shape), border, rows.dtype)
+        self.kernels.pack(_flat(rows), data if within is None else within, self._places(rows, border))
+        return Tiles(data, len(rows), border=border, within=within)
 
     def unpacked(self, tiles: Tiles, rows: Any) -> None:
         """What tiles hold, written to some of the samples."""
-        self.kernels.unpack(tiles.data, _flat(rows))
+        data = tiles.data if tiles.within is None else tiles.within
+        self.kernels.unpack(data, _flat(rows), self._places(rows, tiles.border))
+
+    def _places(self, rows: Any, border: Border) -> Any:
+        return places(rows.shape[1:], border, channels_last=self.channels_last)
 
     def replay(self, *stand_ins: Any) -> Replay:
         """What has been recorded, to be run on what stood there for others."""
         return Replay(self.tape, stand_ins, self.passing.values())
 
 
-def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay:
-    it = _Arrays(layer, batch, dtype, biased)
+def _forward(it: _Arrays) -> Replay:
     for chunk in it.chunks:
-        x = it.packed(it.x[chunk.samples], "packed x")
+        x = it.packed(it.x[chunk.samples], "packed x", it.x_border)
         if it.seen is not None:
             it.workspace.put("y", it.seen[chunk.tiles])
         y, _ = it.layer.forward_tiles(x, it.workspace)
@@ -100,15 +114,15 @@ def _forward(layer: SparseLayer, batch: int, dtype: str, biased: bool) -> Replay
     return it.replay(it.x, it.weight, it.bias, it.y, it.seen)
 
 
-def _backward(layer: SparseLayer, batch: int, dtype: str, biased: bool, need_dx: bool) -> Replay:
-    it = _Arrays(layer, batch, dtype, biased)
-    dx, dw = nowhere(it.x.shape, dtype) if need_dx else None, nowhere(it.weight.shape, dtype)
-    db = None if it.bias is None else nowhere(it.bias.shape, dtype)
+def _backward(it: _Arrays, need_dx: bool) -> Replay:
+    dx, dw = nowhere(it.x.shape, it.dtype) if need_dx else None, nowhere(it.weight.shape, it.dtype)
+    db = None if it.bias is None else nowhere(it.bias.shape, it.dtype)
     it.workspace.put("weight", dw)
     if db is not None:
         it.workspace.put("bias", db)
     for k, chunk in enumerate(it.chunks):
-        x, dy = it.packed(it.x[chunk.samples], "packed x"), it.packed(it.y[chunk.samples], "packed dy")
+        x = it.packed(it.x[chunk.samples], "packed x", it.x_border)
+        dy = it.packed(it.y[chunk.samples], "packed dy", it.dy_border if need_dx else NO_BORDER)
         cache = it.layer.cache_of(x, dy.data if it.seen is None else it.seen[chunk.tiles], it.workspace)
         it.workspace.more = k > 0
         found, _ = it.layer.backward_tiles(dy, cache, it.workspace, need_dx=need_dx)

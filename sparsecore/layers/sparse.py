@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 
 from ..runtime.arrays import narrowed, plain_array, real_numbers, unfit
+from ..runtime.border import Border
 from ..runtime.recording import is_recorded, shallow
 from ..runtime.replay import addresses
 from ..runtime.tiles import LANES, Tiles, tiles_of
@@ -73,6 +74,10 @@ class SparseLayer(Layer):
     @abstractmethod
     def cache_of(self, x: Tiles, y: Any, workspace: Workspace) -> Any:
         """What `forward_tiles` returns for `backward_tiles`, when x has given the output y."""
+
+    def borders(self, batch: int, *, whole: bool) -> tuple[Border, Border]:
+        """The borders that x and dy of a batch are packed into, or of a chunk if it is not the whole."""
+        return self.x_border, self.dy_border
 
     def backward(
         self, dy: Any, cache: Any, workspace: Workspace | None = None, *, need_dx: bool = True

@@ -207,7 +207,11 @@ class RunConfig:
     optimizer: Literal["sgd", "adam", "adamw"] = _in(
         LEARNING, kinds.choice("an optimizer", ("sgd", "adam", "adamw")), "sgd (default), adam or adamw", "sgd"
     )
-    lr: float | None = _in(LEARNING, kinds.POSITIVE, "learning rate (0.001 for adam and adamw)")
+    lr: float | Literal["auto"] | None = _in(
+        LEARNING, kinds.RATE,
+        "learning rate (0.001 for adam and adamw); auto finds one by a range test: a few dozen steps at rising rates",
+        metavar="LR|auto",
+    )  # fmt: skip
     momentum: float | None = _in(LEARNING, kinds.FRACTION, "of sgd")
     nesterov: bool = _in(LEARNING, kinds.TRUTH, "Nesterov's momentum, for sgd", False)
     betas: tuple[float, float] | None = _in(
@@ -240,6 +244,7 @@ class RunConfig:
     dataset_name: str | None = _in(
         RUN, kinds.NAME, "what the data set was called when the run was begun, if `dataset` is a path"
     )
+    lr_found: bool = _in(RUN, kinds.TRUTH, "whether `lr` was found by a range test when the run was begun", False)
     data_dir: str | None = _in(RUN, kinds.NAME, "folder of fetched data sets", decides=False)
     device: str = _in(
         RUN, kinds.DEVICE, "cpu (default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works", "cpu",

@@ -198,6 +198,10 @@ def _norm(value: Any) -> float | str:
     return "none" if isinstance(value, str) and value == "none" else _good(_number(value), value > 0)
 
 
+def _rate(value: Any) -> float | str:
+    return "auto" if isinstance(value, str) and value == "auto" else _good(_number(value), value > 0)
+
+
 def _threads(value: Any) -> int | str:
     return "auto" if isinstance(value, str) and value == "auto" else THREADS.take(value)
 
@@ -231,6 +235,9 @@ MOMENT = Kind(
 )  # fmt: skip
 NORM = Kind(
     "a number above 0, or none", _norm, lambda text: text if text == "none" else float(text), ("1", "none")
+)  # fmt: skip
+RATE = Kind(
+    "a number above 0, or auto", _rate, lambda text: text if text == "auto" else float(text), ("0.1", "auto")
 )  # fmt: skip
 GROWTH = Kind(
     "exact, or a number from 1", _growth, lambda text: text if text == "exact" else float(text), ("4", "exact")

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.interrupts import Interrupted, Interrupts
-from ..console.output import complain, leave_stdout, write_anything
+from ..console.output import complain, work, write_anything
 
 if TYPE_CHECKING:
     from ..console.arguments import Parser
+    from ..console.interrupts import Interrupts
     from .making.archive import Archive
     from .making.run import Run
     from .making.runner import Board
@@ -33,16 +33,7 @@ QUICK_SEEDS, SEEDS = 1, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
-        except BrokenPipeError:  # whoever read our lines has left
-            leave_stdout()
-            return 1
-        except (ValueError, OSError) as error:
-            return complain(PROGRAM, error, 2)
-        except Interrupted:
-            return complain(PROGRAM, "interrupted", interrupts.status)
+    return work(PROGRAM, _command, arguments)
 
 
 def _command(arguments: list[str], interrupts: Interrupts) -> int:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console.interrupts import Interrupted, Interrupts
-from ..console.output import complain, leave_stdout
+from ..console.output import complain, work
 
 if TYPE_CHECKING:
     from ..console.arguments import Parser
+    from ..console.interrupts import Interrupts
     from .making.outcome import Outcome
     from .making.run import Run
     from .making.runner import Board
@@ -27,22 +26,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.sweep"
 EXAMPLE = f"{PROGRAM} sweep.toml --workers 2"
+SCORES = {"accuracy": "accuracy", "r2": "R²"}
+"""What a point is compared by, by the name of its column."""
 MOST_COMPARED = 6
 """Runs on the comparison page, one of each of the best points: as many as there are colours that can be told apart."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    with Interrupts() as interrupts:
-        try:
-            return _command(list(sys.argv[1:] if arguments is None else arguments), interrupts)
-        except BrokenPipeError:  # whoever read our lines has left
-            leave_stdout()
-            return 1
-        except (ValueError, OSError) as error:
-            return complain(PROGRAM, error, 2)
-        except Interrupted:
-            return complain(PROGRAM, "interrupted", interrupts.status)
+    return work(PROGRAM, _command, arguments)
 
 
 def parser() -> Parser:
@@ -128,7 +120,7 @@ class Lines:
         for key in [key for key in board.finished if key not in self._shown]:
             outcome = board.finished[key]
             dead = f"  lost classes {', '.join(map(str, outcome.dead))}" if outcome.dead else ""
-            self._line(key, f"{outcome.accuracy:.2%}  {outcome.seconds:.1f} s{dead}")
+            self._line(key, f"{outcome.shown}  {outcome.seconds:.1f} s{dead}")
         for run in [run for run in board.failed if run.key not in self._shown]:
             self._line(run.key, f"FAILED: {board.failed[run]}")
 
@@ -151,18 +143,20 @@ def _write(sweep: Sweep, board: Board, out: Path) -> None:
     if not rows:
         return
     rows = list({tuple(row[name] for name in row): row for row in rows}.values())  # what was drawn twice is there once
-    rows.sort(key=lambda row: -row["accuracy"])
+    score = next(name for name in SCORES if name in rows[0])
+    rows.sort(key=lambda row: -row[score])
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     replace(out / "sweep.csv", text.getvalue().encode())
-    cells = [list(rows[0]), *([_cell(name, value) for name, value in row.items()] for row in rows)]
+    cells = [list(rows[0]), *([_cell(name, value, score) for name, value in row.items()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(f"{SCORES[score]} of the test split, the highest first")
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(out / "sweep.csv")
-    best = sorted((-fmean(each.accuracy for _, each in found), point.title, found[0][0].key)
+    best = sorted((-fmean(each.score for _, each in found), point.title, found[0][0].key)
                   for point in sweep.points if (found := _outcomes(point, board)))  # fmt: skip
     for path in compared([(title, out / "runs" / key) for _, title, key in dict.fromkeys(best)], out):
         print(path)
@@ -195,18 +189,20 @@ def _row(point: Point, found: list[tuple[Run, Outcome]]) -> dict[str, Any]:
 
     from .making.sweep import shown
 
-    accuracies = [outcome.accuracy for _, outcome in found]
-    return {name: shown(value) for name, value in point.given.items()} | {
-        "accuracy": fmean(accuracies), "deviation": stdev(accuracies) if len(found) > 1 else 0.0, "runs": len(found),
+    scores, name = [outcome.score for _, outcome in found], "accuracy" if found[0][1].r2 is None else "r2"
+    return {field: shown(value) for field, value in point.given.items()} | {
+        name: fmean(scores), "deviation": stdev(scores) if len(found) > 1 else 0.0, "runs": len(found),
         "connections": round(fmean(outcome.connections for _, outcome in found)),
         "layer_sparsity": fmean(outcome.sparsity for _, outcome in found),
         "seconds": fmean(outcome.seconds for _, outcome in found), "lost": sum(bool(each.dead) for _, each in found),
     }  # fmt: skip
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: Any, score: str) -> str:
     if not isinstance(value, float):
         return str(value)
+    if score == "r2" and name in ("r2", "deviation"):
+        return f"{value:.4f}"
     return f"{value:.1f}" if name == "seconds" else f"{value:.2%}"
 
 
@@ -214,8 +210,9 @@ def _check_data(board: Board, data_dir: str | None) -> None:
     """Raise ValueError if a run's data set is missing, now rather than once in every run."""
     from ..data import load
 
-    for name in sorted({run.dataset for run in board.waiting}):
-        found = load(name, data_dir=data_dir)
+    kinds = {(run.dataset, run.options.get("target"), run.options.get("loss")) for run in board.waiting}
+    for name, target, loss in sorted(kinds, key=str):
+        found = load(name, data_dir=data_dir, target=target, loss=loss)
         if name == "mnist" and found.name != name:
             raise ValueError("mnist is not here and could not be fetched: try dataset = \"mnist-subset\"")
 

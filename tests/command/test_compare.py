@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparsecore import train
@@ -126,6 +128,30 @@ def test_a_browser_shows_every_figure() -> None:
     found = json.loads(done.stdout)
     assert len(found["sizes"]) == 4 and all(width > 300 and height > 200 for width, height in found["sizes"])
     assert (found["rows"], found["wide"], found["said"]) == (2, False, [])
+
+
+def test_runs_that_tell_numbers_are_compared_by_r2_and_with_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).standard_normal((100, 3))
+    np.savez("own.npz", x=x, y=x @ [1.0, 2.0, 3.0])
+    words = ["mlp", "--hidden", "8", "--dataset", "own.npz", "--loss", "mse", "--epochs", "3", "--quiet", "--no-curves"]
+    for name, lr in (("slow", "0.001"), ("fast", "0.05")):
+        assert train.main([*words, "--lr", lr, "--out", name]) == 0
+    capsys.readouterr()
+    assert compare.main(["slow", "fast"]) == 0
+    titles, _, fast = capsys.readouterr().out.splitlines()
+    result = records("fast")[-1]
+    assert "test R²" in titles and f" {result['test_r2']:.4f} " in fast and "%" not in fast.replace("0.0%", "")
+    assert compare.main(["slow", "fast", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["runs"]
+    assert found[1]["r2"] == result["test_r2"] and "accuracy" not in found[1] and "measure" not in found[1]
+    assert compare.main(["slow", "_sparse"]) == 2
+    assert "expected runs that tell all classes or all numbers, got R² of slow and accuracy of _sparse" in one_line(
+        capsys, PROGRAM
+    )
+    if find_spec("matplotlib") and find_spec("jinja2"):
+        assert compare.main(["slow", "fast", "--out", "page.html"]) == 0
+        text = Path("page.html").read_text(encoding="utf-8")
+        assert "test R² against connections" in text and "test accuracy" not in text
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ import sys
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from sparsecore.study.making import mpi
+from sparsecore.study.making.outcome import Outcome, read_outcome, write
 from sparsecore.study.making.sweep import SweepError, read_sweep, sweep_of
 from sparsecore.study.sweep import main
 
@@ -83,6 +86,8 @@ def test_the_data_set_is_the_recipes_if_none_is_named() -> None:
         ({"gird": {}}, "gird: expected one of run, grid, random, seeds, draws, seed; did you mean grid?"),
         ({"grid": 3}, "grid: expected a table, got 3"),
         ({"run": RUN, "grid": {"sparsty": [1]}}, "grid.sparsty: no such field of a run; did you mean sparsity?"),
+        ({"run": RUN, "grid": {"loss": ["mse"]}}, "loss: expected it in run, the same for all"),
+        ({"run": RUN, "draws": 1, "random": {"loss": ["mse"]}}, "loss: expected it in run, the same for all"),
         ({"run": RUN, "grid": {"lr": 0.1}}, "lr: expected a list of values, got 0.1"),
         ({"run": RUN, "grid": {"lr": []}}, "lr: expected a list of values, got []"),
         ({"run": RUN, "grid": {"epochs": [1]}}, "epochs: expected it to be in run, or to vary, got both"),
@@ -253,6 +258,71 @@ def test_a_job_leaves_the_streams_of_its_process_alone(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith('{"status": 2, "why": "python -m sparsecore.train: expected a model')
     assert done.stderr == ""
+
+
+NUMBERS = """
+[run]
+model = "mlp"
+dataset = "houses.csv"
+target = "price"
+loss = "mse"
+epochs = 8
+hidden = [8]
+[grid]
+lr = [1e-6, 0.05]
+"""
+
+
+@pytest.fixture
+def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    np.savetxt("houses.csv", np.column_stack([x, x @ [3, -2, 1] + 7]), delimiter=",", header="a,b,c,price", comments="")
+    path = tmp_path / "numbers.toml"
+    path.write_text(NUMBERS)
+    return path
+
+
+def test_runs_that_tell_numbers_are_compared_by_r2_the_highest_first(houses: Path, capsys: Any) -> None:
+    assert main([str(houses), "--workers", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "R² of the test split, the highest first" in said and re.search(r"lr=0.05 seed \d  R² 0\.9\d{3}  ", said)
+    rows = table(Path("runs/numbers"))
+    assert [row["lr"] for row in rows] == ["0.05", "1e-06"] and list(rows[0])[:4] == ["lr", "r2", "deviation", "runs"]
+    assert float(rows[0]["r2"]) > 0.9 > float(rows[1]["r2"]) and rows[0]["lost"] == "0"
+    for run in read_sweep(houses).runs:
+        folder = Path("runs/numbers/runs") / run.key
+        result = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        outcome = read_outcome(folder)
+        assert outcome is not None and outcome.r2 == result["test_r2"] == outcome.score and outcome.dead == ()
+    if find_spec("matplotlib") and find_spec("jinja2"):
+        page = Path("runs/numbers/compare.html").read_text(encoding="utf-8")
+        assert "test R²" in page and "test accuracy" not in page
+    assert main([str(houses), "--workers", "2"]) == 0 and "0 runs to make, 2 are there" in capsys.readouterr().out
+
+
+def test_a_table_without_its_target_is_said_before_any_run(houses: Path, capsys: Any) -> None:
+    houses.write_text(NUMBERS.replace('target = "price"', ""))
+    assert main([str(houses)]) == 2
+    said = capsys.readouterr().err
+    assert "expected a column to be told, one of a, b, c, price, got no --target" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("change", "good"), [
+    ({}, True), ({"r2": -3e4}, True), ({"r2": 1.1}, False), ({"r2": None}, False), ({"r2": float("nan")}, False),
+    ({"answers": [1], "support": [1]}, False),
+])
+def test_an_outcome_of_numbers_is_read_as_it_was_written(change: dict[str, Any], good: bool, tmp_path: Path) -> None:
+    about: Any = {
+        "accuracy": 0.0, "train_accuracy": None, "connections": 3, "sparsity": 0.0, "global_sparsity": 0.0, "epochs": 1,
+        "train_seconds": 1.0, "step_ms": 1.0, "seconds": 1.0, "answers": (), "support": (), "version": "1",
+        "commit": "a", "machine": "b", "r2": 0.1 + 0.2,
+    }  # fmt: skip
+    write(tmp_path, Outcome(**about))
+    assert read_outcome(tmp_path) == Outcome(**about)
+    (tmp_path / "outcome.json").write_text(json.dumps(json.loads((tmp_path / "outcome.json").read_text()) | change))
+    assert (read_outcome(tmp_path) is not None) == good
 
 
 def test_the_pages_files_are_sweeps() -> None:

@@ -253,6 +253,10 @@ def test_packing(cuda, dtype, batch, features):
     against_the_oracle(cuda, "pack", x, packed)
     spare = rng.standard_normal((tiles, features, LANES)).astype(dtype)
     against_the_oracle(cuda, "unpack", spare, np.full((batch, features), np.nan, dtype))
+    places = rng.permutation(features + 5)[:features].astype(np.int32)  # a feature's line of a tile that has more
+    more = rng.standard_normal((tiles, features + 5, LANES)).astype(dtype)
+    against_the_oracle(cuda, "pack", x, more, places)
+    against_the_oracle(cuda, "unpack", more, np.full((batch, features), np.nan, dtype), places)
     rows = cuda.put(np.hstack([x, x]))
     out, expected = cuda.empty(packed.shape, dtype), packed.copy()
     cuda.launcher().pack(rows[:, :features], out)
@@ -524,6 +528,14 @@ def test_no_race_and_no_access_out_of_bounds(checked_cuda, dtype):
     test_pooling(checked_cuda, dtype, Window(3, 2, 1, 2))
     test_augmenting(checked_cuda, np.uint8, (2, 7, 5), 3, True)
     test_dropout(checked_cuda, dtype, 0.3, (1000, 7, -1))
+
+
+def test_sums_with_a_ceiling_are_refused(a_cuda):
+    pattern = SparsityPattern((1, 1), [0, 1], [0])
+    with pytest.raises(ValueError, match=r"computed on a CPU only, got ceiling=32\.0 on a GPU"):
+        a_cuda.launcher().spmm(
+            layout_of(pattern, pattern.indices), linear_grid(1, 1, 1), None, None, None, None, ceiling=32.0
+        )
 
 
 def test_there_is_a_kernel_for_every_size_of_group(a_cuda):

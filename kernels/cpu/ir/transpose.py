@@ -85,45 +85,49 @@ def _converted(b: Builder, value: Value, element: ir.Type, line: ir.Type) -> Val
 
 
 @intrinsic(prefer_literal=True)
-def transpose_block(_, unpack, x, x_step, out, out_step, valid):  # type: ignore[no-untyped-def]
-    """out[j, i] = x[i, j] for a 16 × 16 block, `x_step` and `out_step` elements from one row to the next.
+def transpose_block(_, unpack, placed, rows, row_step, tile, lines, valid):  # type: ignore[no-untyped-def]
+    """tile[j, i] = rows[i, j] for 16 features of up to 16 samples, `row_step` elements from one sample to the next.
 
-    Packing (`unpack` 0) writes zeros into lanes from `valid` on and reads the last valid row there; unpacking writes
-    the first `valid` rows only.
+    Line j is the j-th of the tile, or with `placed` 1 the one whose number is `lines[j]`. Packing (`unpack` 0) writes
+    zeros into lanes from `valid` on and reads the last valid row there; unpacking goes the other way, and writes the
+    first `valid` rows only.
     """
-    literal = literals(unpack)
+    literal = literals(unpack, placed)
     if literal is None:
         return None
+    unpacks, is_placed = literal
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        _, x, x_step, out, out_step, valid = args
-        scalar = SCALAR[signature.args[1].dtype]
-        line = ir.VectorType(scalar, LANES)
-        size = size_of(scalar)
+        _, _, rows, row_step, tile, lines, valid = args
+        scalar = SCALAR[signature.args[2].dtype]
+        vector = ir.VectorType(scalar, LANES)
         last = b.sub(valid, I64(1))
 
         def row(k: int) -> Value:
-            return b.select(b.icmp_signed("<", I64(k), valid), I64(k), last)
+            which = b.select(b.icmp_signed("<", I64(k), valid), I64(k), last)
+            return b.gep(rows, [b.mul(which, row_step)])
 
+        def line(k: int) -> Value:
+            number = b.sext(b.load(b.gep(lines, [I64(k)])), I64) if is_placed else I64(k)
+            return b.gep(tile, [b.mul(number, I64(LANES))])
+
+        source, target = (line, row) if unpacks else (row, line)
         loaded = []
         for k in range(LANES):
-            which = I64(k) if literal[0] else row(k)
-            value = b.load(b.bitcast(b.gep(x, [b.mul(which, x_step)]), line.as_pointer()))
-            value.align = size
+            value = b.load(b.bitcast(source(k), vector.as_pointer()))
+            value.align = size_of(scalar)
             loaded.append(value)
         columns = transposed(b, loaded)
         # Backwards, so that rows beyond the last valid one are overwritten by it.
         for k in reversed(range(LANES)):
-            value, which = columns[k], I64(k)
-            if literal[0]:
-                which = row(k)
-            else:
-                value = b.select(_first(b, valid), value, ir.Constant(line, [0.0] * LANES))
-            b.store(value, b.bitcast(b.gep(out, [b.mul(which, out_step)]), line.as_pointer())).align = size
+            value = columns[k]
+            if not unpacks:
+                value = b.select(_first(b, valid), value, ir.Constant(vector, [0.0] * LANES))
+            b.store(value, b.bitcast(target(k), vector.as_pointer())).align = size_of(scalar)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(unpack, x, i, out, i, i), emit
+    return types.void(unpack, placed, rows, i, tile, lines, i), emit
 
 
 def _first(b: Builder, valid: Value) -> Value:

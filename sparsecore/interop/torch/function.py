@@ -30,7 +30,7 @@ from ...runtime.devices import cpu, cuda
 from ...runtime.replay import Replay
 from ...runtime.workspace import Workspace
 from .crew import crew
-from .given import NARROW, check, check_parameters, plain
+from .given import NARROW, channels_last, check, check_parameters, plain
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 Tensors = tuple[torch.Tensor, ...]
@@ -233,11 +233,13 @@ def product_of(
     layer: SparseLayer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """y = A(weight) x + bias of a layer's pattern, of shape (batch, *out_shape)."""
-    x, weight, bias = plain(x), plain(weight), None if bias is None else plain(bias)
+    weight, bias, last = plain(weight), None if bias is None else plain(bias), channels_last(x)
+    x = plain(x, last)
     if not x.is_cpu:
         return _product_on_gpu(layer, x, weight, bias)
-    y = _new((len(x), *layer.out_shape), x.dtype)
-    _run(forward_of(layer, len(x), _NAMES[x.dtype], biased=bias is not None), x, weight, bias, y, None)
+    y = _new((len(x), *layer.out_shape), x.dtype, last)
+    replay = forward_of(layer, len(x), _NAMES[x.dtype], biased=bias is not None, channels_last=last)
+    _run(replay, x, weight, bias, y, None)
     return y
 
 
@@ -245,24 +247,29 @@ def gradients_of(
     layer: SparseLayer, dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, biased: bool
 ) -> Tensors:
     """dx if there is a weight, dw, and db if biased."""
-    dy, x, weight = plain(dy), plain(x), None if weight is None else plain(weight)
+    last = channels_last(x)
+    dy, x, weight = plain(dy, last), plain(x, last), None if weight is None else plain(weight)
     if not dy.is_cpu:
         return _gradients_on_gpu(layer, dy, x, weight, biased)
-    replay = backward_of(layer, len(dy), _NAMES[dy.dtype], biased=biased, need_dx=weight is not None)
+    need_dx, name = weight is not None, _NAMES[dy.dtype]
+    replay = backward_of(layer, len(dy), name, biased=biased, need_dx=need_dx, channels_last=last)
     kind: Any = {"dtype": dy.dtype, "device": "cpu"}  # said, since a user may have set another default device
-    dx = None if weight is None else _new((len(dy), *layer.in_shape), dy.dtype)
+    dx = _new((len(dy), *layer.in_shape), dy.dtype, last) if need_dx else None
     dw = torch.empty(layer.pattern.nnz, **kind)
     db = torch.empty(layer.pattern.shape[0], **kind) if biased else None
     _run(replay, dy, x, None, weight, dx, dw, db)
     return tuple(each for each in (dx, dw, db) if each is not None)
 
 
-def _new(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised tensor, from NumPy where it is large.
+def _new(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> torch.Tensor:
+    """An uninitialised tensor, from NumPy where it is large; of images whose channels come last in memory, if asked.
 
     PyTorch asks for memory aligned to 64 bytes. The GNU allocator then wants a hole that is as much larger, and never
     uses that which a tensor of the same size has left: a training of a deep model takes half as much memory again.
     """
+    if last:
+        batch, channels, *size = shape
+        return _new((batch, *size, channels), dtype, False).permute(0, 3, 1, 2)
     if math.prod(shape) < _LARGE:
         return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.from_numpy(np.empty(shape, _NAMES[dtype]))

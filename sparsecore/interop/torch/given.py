@@ -87,9 +87,19 @@ def check_parameters(layer: SparseLayer, weight: Any, bias: Any) -> None:
         check(layer, "bias", bias, weight, layer.pattern.shape[:1])
 
 
-def plain(given: torch.Tensor) -> torch.Tensor:
-    """The tensor as a kernel walks it: contiguous, and no view that only says that its numbers are negated.
+def channels_last(x: torch.Tensor) -> bool:
+    """Whether a layer's output lies in memory as (batch, height, width, channels): where x does, on a CPU."""
+    return (
+        x.ndim == 4 and not x.is_contiguous() and not x.is_cuda
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )  # fmt: skip
+
+
+def plain(given: torch.Tensor, last: bool = False) -> torch.Tensor:
+    """The tensor as a kernel walks it: contiguous, and no view that only says that its numbers are negated; `last` says
+    of images that their channels come last in memory.
 
     It may be a new one, so that whoever takes its address must hold it.
     """
-    return (given.resolve_neg() if given.is_neg() else given).contiguous()
+    given = given.resolve_neg() if given.is_neg() else given
+    return given.contiguous(memory_format=torch.channels_last) if last else given.contiguous()

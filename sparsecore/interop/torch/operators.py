@@ -22,7 +22,7 @@ from ...storage.few import Few
 from ...storage.pattern import SparsityPattern
 from .function import gradients_of, product_of
 from .geometry import columns_of, in_shape_of, layer_of, out_shape_of
-from .given import KINDS, NARROW, check, check_parameters
+from .given import KINDS, NARROW, channels_last, check, check_parameters
 from .written import glance, holds, pattern_in
 
 _PATTERN = "Tensor indptr, Tensor indices, str kind, int[] steps"
@@ -119,14 +119,19 @@ def _fake_product(
     if weight.dtype not in KINDS or x.dtype != weight.dtype:
         found = f"{x.dtype} and {weight.dtype}"
         raise TypeError(f"sparsecore::product: x and weight must be both float32 or both float64, got {found}")
-    return x.new_empty((x.shape[0], *out_shape_of(kind, steps, indptr.shape[0] - 1, x.shape[2:])))
+    shape = (x.shape[0], *out_shape_of(kind, steps, indptr.shape[0] - 1, x.shape[2:]))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format_of(x))
+
+
+def _format_of(x: torch.Tensor) -> torch.memory_format:
+    return torch.channels_last if channels_last(x) else torch.contiguous_format
 
 
 def _fake_gradients(
     dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, indptr: torch.Tensor, indices: torch.Tensor,
     kind: str, steps: list[int], biased: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    dx = x.new_empty(0 if weight is None else x.shape)
+    dx = x.new_empty(0) if weight is None else torch.empty_like(x, memory_format=_format_of(x))
     return dx, x.new_empty(indices.shape[0]), x.new_empty(indptr.shape[0] - 1 if biased else 0)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import one_line
 from ...files import content, replace
-from .outcome import Outcome, number, outcome_of, records
+from .outcome import Outcome, as_json, number, outcome_of, records
 from .run import Run
 
 Course = list[dict[str, Any]]
@@ -43,7 +42,7 @@ def write_archive(path: Path, runs: Iterable[Run], archive: Archive) -> None:
     lines = []
     for key, run in {run.key: run for run in runs}.items():
         if key in archive.outcomes:
-            line = {"run": key, "command": str(run)} | asdict(archive.outcomes[key])
+            line = {"run": key, "command": str(run)} | as_json(archive.outcomes[key])
             if key in archive.courses:
                 line["course"] = archive.courses[key]
             lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")))

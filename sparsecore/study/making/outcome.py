@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..._package import source
+from ...data import Dataset
 from ...errors import one_line
 from ...files import content, memory, replace
+from ...network import Network
 from ...runs.folder import METRICS
 from ...training.lost import lost_classes
+from ...training.state import Record
 
 NAME = "outcome.json"
 
@@ -30,7 +33,7 @@ class Outcome:
     Attributes
     ----------
     accuracy : float
-        On the test split, at the end of the run; a fraction.
+        On the test split, at the end of the run; a fraction. 0 where numbers are told.
     train_accuracy : float or None
         Of the last epoch; None where nothing was trained.
     connections : int
@@ -42,6 +45,8 @@ class Outcome:
     answers, support : tuple of int
         For each class, how many test samples the network puts into it, and how many belong to it.
     version, commit, machine : str
+    r2 : float or None
+        Of a run that tells numbers: R² on the test split. It has no answers, no support and no accuracy.
     """
 
     accuracy: float
@@ -58,6 +63,17 @@ class Outcome:
     version: str
     commit: str
     machine: str
+    r2: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What runs are compared by, on the test split; more is better: R² where numbers are told, or else accuracy."""
+        return self.accuracy if self.r2 is None else self.r2
+
+    @property
+    def shown(self) -> str:
+        """The score, for people."""
+        return f"{self.accuracy:.2%}" if self.r2 is None else f"R² {self.r2:.4f}"
 
     @property
     def dead(self) -> tuple[int, ...]:
@@ -73,25 +89,44 @@ def assess(folder: Path, seconds: float, data_dir: str | None = None) -> Outcome
 
     checkpoint = read(folder)
     network, state = checkpoint.network, checkpoint.state
-    dataset = load(state["config"]["options"]["dataset"], data_dir=data_dir)
-    answers, labels = network.predict(dataset.test.samples(0, len(dataset.test))), np.asarray(dataset.test.y)
+    options = state["config"]["options"]
+    dataset = load(options["dataset"], data_dir=data_dir, target=options.get("target"), loss=options.get("loss"))
     result = from_json(state["run"]).result or {} if "run" in state else {}
     outcome = Outcome(
-        accuracy=float(result.get("test_accuracy", np.mean(answers == labels))),
         train_accuracy=result.get("train_accuracy"),
         connections=network.connections, sparsity=network.sparsity, global_sparsity=network.global_sparsity,
         epochs=result.get("epochs", 0), train_seconds=result.get("train_seconds", 0.0),
         step_ms=result.get("step_ms", 0.0), seconds=seconds,
-        answers=_counts(answers, dataset.classes), support=_counts(labels, dataset.classes),
         version=_made_by(state, "version"), commit=_made_by(state, "commit"), machine=machine(),
+        **(_told_numbers(result) if dataset.numbers else _told_classes(result, network, dataset)),
     )  # fmt: skip
     write(folder, outcome)
     return outcome
 
 
+def _told_classes(result: Record, network: Network, dataset: Dataset) -> dict[str, Any]:
+    """What an outcome says of a run that tells classes."""
+    answers, labels = network.predict(dataset.test.samples(0, len(dataset.test))), np.asarray(dataset.test.y)
+    return {
+        "accuracy": float(result.get("test_accuracy", np.mean(answers == labels))),
+        "answers": _counts(answers, dataset.classes), "support": _counts(labels, dataset.classes),
+    }  # fmt: skip
+
+
+def _told_numbers(result: Record) -> dict[str, Any]:
+    """What an outcome says of a run that tells numbers. Raises KeyError where it has not come to its end."""
+    return {"accuracy": 0.0, "answers": (), "support": (), "r2": _r2(result["test_r2"])}
+
+
 def write(folder: Path, outcome: Outcome) -> None:
     """Write an outcome into a run's folder, whole or not at all: with this file the run counts as finished."""
-    replace(folder / NAME, (json.dumps(asdict(outcome), indent=1) + "\n").encode())
+    replace(folder / NAME, (json.dumps(as_json(outcome), indent=1) + "\n").encode())
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """What `outcome_of` takes."""
+    found = asdict(outcome)
+    return found if outcome.r2 is not None else {name: value for name, value in found.items() if name != "r2"}
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -104,10 +139,10 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 def outcome_of(found: dict[str, Any]) -> Outcome:
     """An outcome from its JSON, which may come from anywhere. Raises what foreign JSON may raise."""
-    if found.keys() != _TAKEN.keys():
+    if found.keys() | {"r2"} != _TAKEN.keys():
         raise KeyError
-    outcome = Outcome(**{name: take(found[name]) for name, take in _TAKEN.items()})
-    if len(outcome.answers) != len(outcome.support) or not any(outcome.support):
+    outcome = Outcome(**{name: _TAKEN[name](value) for name, value in found.items()})
+    if len(outcome.answers) != len(outcome.support) or any(outcome.support) != (outcome.r2 is None):
         raise ValueError
     return outcome
 
@@ -160,11 +195,17 @@ def _fraction(value: Any) -> float:
     return number(value, 1)
 
 
+def _r2(value: Any) -> float:
+    """An R², which may be far below 0."""
+    number(1 - value)
+    return float(value)
+
+
 _TAKEN: dict[str, Callable[[Any], Any]] = {
     "accuracy": _fraction, "train_accuracy": lambda value: None if value is None else _fraction(value),
     "connections": _whole, "sparsity": _fraction, "global_sparsity": _fraction, "epochs": _whole,
     "train_seconds": number, "step_ms": number, "seconds": number, "answers": _each, "support": _each,
-    "version": one_line, "commit": one_line, "machine": one_line,
+    "version": one_line, "commit": one_line, "machine": one_line, "r2": _r2,
 }  # fmt: skip
 """How each field of an outcome is taken from JSON."""
 

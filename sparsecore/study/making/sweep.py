@@ -99,6 +99,8 @@ def sweep_of(found: Mapping[str, Any]) -> Sweep:
         raise SweepError(f"{twice}: expected it to be in run, or to vary, got both")
     if twice := next((name for name in grid if name in drawn), None):
         raise SweepError(f"{twice}: expected it in grid or in random, got both")
+    if "loss" in grid or "loss" in drawn:
+        raise SweepError("loss: expected it in run, the same for all, since scores of different ones do not compare")
     values = {name: _list(name, value) for name, value in grid.items()}
     count = math.prod(map(len, values.values())) * max(draws, 1) * seeds
     if count > MOST:
