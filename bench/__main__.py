@@ -32,6 +32,8 @@ def main() -> None:
         command.error(f"{others[0]} is not for {arguments.model}, which has {', '.join(OF[arguments.model])}")
     if arguments.registers and platform.machine().lower() not in ("x86_64", "amd64"):
         command.error(f"--registers {arguments.registers} is for x86, and this processor is {platform.machine()}")
+    if arguments.activations != "float32" and (arguments.bench != ["step"] or arguments.device != "cpu"):
+        command.error("--activations bfloat16 is for step, on a CPU")
     settle(arguments.threads, arguments.registers == 256)
     # Only now: importing NumPy loads BLAS, which reads the environment once.
     from sparsecore.runs.pictures import can_draw
@@ -47,8 +49,10 @@ def main() -> None:
         sys.exit("--plot needs matplotlib: pip install 'sparsecore[plot]'")
     batches, sparsities = tuple(arguments.batch), tuple(arguments.sparsity)
     shapes = tuple(arguments.shape)
-    only = tuple(arguments.only)
-    options = Options(arguments.model, batches, sparsities, arguments.threads, shapes, arguments.quick, only)
+    options = Options(
+        arguments.model, batches, sparsities, arguments.threads, shapes, arguments.activations, arguments.quick,
+        tuple(arguments.only),
+    )  # fmt: skip
     if arguments.device != "cpu":
         on_gpu(arguments, options)
         return
@@ -113,6 +117,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--only", type=_case, nargs="+", default=[], metavar="ROW", help=f"of torch: {', '.join(CASES)}")
     found.add_argument("--device", default="cpu", metavar="cpu|cuda", help="cuda:1 is the second GPU; needs CuPy")
     found.add_argument("--threads", type=_positive, default=1, metavar="N", help="of every engine")
+    found.add_argument(
+        "--activations", choices=["float32", "bfloat16"], default="float32",
+        help="bfloat16: of step, this engine and PyTorch's dense step in bfloat16 beside all others",
+    )  # fmt: skip
     found.add_argument("--registers", type=int, choices=[256], help="compile this engine as for a laptop with AVX2")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all rows")
     found.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time against connections")

@@ -21,7 +21,7 @@ from .tables import fastest, markdown, number, pick, ratio, wires
 from .timing import Entry, Row
 
 BENCHES = ("step", "gather", "sample")
-ENGINES = ("sparsecore", "cublas", "cupyx", "torch-eager", "torch-graph")
+ENGINES = ("sparsecore", "bfloat16", "cublas", "cupyx", "torch-eager", "torch-graph")
 _ROUNDS, _FEWEST, _MS = 15, 3, 3.0  # turns of each engine, and how long one is
 _ALL = 1000.0  # milliseconds for all that take turns; whoever is slow gets fewer turns, and three at least
 
@@ -50,6 +50,13 @@ def contenders(what: str, on: Device, model: str = "lenet300") -> list[Contender
     return found
 
 
+def in_halves(on: Device) -> Contender:
+    """A step of this engine whose activations are stored in bfloat16."""
+    from .engines import sparsecore
+
+    return Contender("bfloat16", "", BOTH, partial(sparsecore.Step, threads=1, device=on, activations="bfloat16"))
+
+
 def torch_sees_a_card() -> bool:
     """Whether PyTorch is installed, and for GPUs."""
     try:
@@ -64,6 +71,7 @@ def measure(options: Options, what: str, on: Device) -> list[Row]:
     rows: list[Row] = []
     among = contenders(what, on)
     if what == "step":
+        among.append(in_halves(on))
         for batch in options.batches or ((32,) if options.quick else (128, 1024)):
             entries = []
             for topology, sparsity in steps.networks(options.sparsities or ((0.9,) if options.quick else SPARSITIES)):

@@ -69,6 +69,8 @@ class Options:
         Of convolutions; empty for the benchmark's own.
     only : tuple of str
         Rows of a benchmark that has names for them; empty for all.
+    activations : {"float32", "bfloat16"}
+        bfloat16 adds this engine with such activations, and PyTorch's dense steps in bfloat16.
     quick : bool
         The smallest sizes that still run all of the code: a check, not a measurement.
     """
@@ -78,6 +80,7 @@ class Options:
     sparsities: tuple[float, ...] = ()
     threads: int = 1
     shapes: tuple[ConvShape, ...] = ()
+    activations: str = "float32"
     quick: bool = False
     only: tuple[str, ...] = ()
 

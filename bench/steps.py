@@ -8,6 +8,7 @@ from .conv import beside_torch
 from .conv_problem import RADICES, lenet5_problem
 from .deep_problem import NETWORKS, AnyProblem, deep_problem
 from .engines import Contender, contenders, conv_contenders, deep_contenders
+from .halves import HALVES, half_contenders, half_table
 from .options import Options
 from .problem import MODELS, RADIX, SPARSITIES, training_problem
 from .tables import fastest, markdown, number, pick, ratio, wires
@@ -34,6 +35,8 @@ def measure(options: Options) -> list[Row]:
             else:
                 problem = training_problem(MODELS[model], topology, sparsity, batch)
                 among = contenders("step", options.threads)
+            if options.activations == "bfloat16":
+                among = [*among, *half_contenders(model, options.threads)]
             entries += entries_of(problem, model, topology, sparsity, among, options.threads)
         rows += fastest_rows(entries, options.budget(20 if batch > 512 else 10))
     return rows
@@ -71,6 +74,9 @@ def table(rows: list[Row]) -> str:
     tables = []
     for model, batch, threads in dict.fromkeys((row["model"], row["batch"], row["threads"]) for row in rows):
         some = pick(rows, model=model, batch=batch, threads=threads)
+        if pick(some, *HALVES):
+            tables.append(half_table(some))
+            continue
         if model != "lenet300":
             tables.append(beside_torch(some, f"Step of {model}"))
             continue

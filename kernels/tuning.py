@@ -226,6 +226,6 @@ CUDA_ENOUGH_SEGMENTS, CUDA_FEWEST_POSITIONS = 8192, 16
 which fills the largest GPU, with no fewer than so many positions each. Sets the order of sums: it does not depend on
 the card, so that a network gives the same bits on every one."""
 
-CUDA_RESIDENT = {4: 4, 8: 3}
-"""Blocks of sample that a multiprocessor must hold, by the size of a number: the compiler may take so many registers
-that no more fit, and need not spill."""
+CUDA_RESIDENT = {2: 3, 4: 4, 8: 3}
+"""Blocks of sample that a multiprocessor must hold, by the size of an activation: the compiler may take so many
+registers that no more fit, and need not spill."""

@@ -19,9 +19,10 @@ from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
+from .runtime.halves import NO_FLOAT16
 from .runtime.halves import narrowed as in_halves
 from .runtime.recording import is_recorded
-from .runtime.tiles import LANES, PAIRS, Tiles, tiles_of
+from .runtime.tiles import LANES, PAIRS, Tiles, tile_samples, tiles_of
 from .runtime.workspace import Ahead, Workspace
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
@@ -110,6 +111,7 @@ class Network:
 
     answers: Answers | None = None  # networks that earlier versions pickled have none
     _halves = False
+    _live: _Live | None = None
 
     def __init__(
         self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
@@ -230,10 +232,7 @@ class Network:
     def _checked_activations(self, wanted: str, device: str | Device | None) -> str:
         known = [self.dtype.name, *(["bfloat16"] if self.dtype == np.float32 else [])]
         if wanted == "float16":
-            raise ValueError(
-                f"{self!r}: activations cannot be float16, whose smallest normal number is 6e-5: gradients vanish; "
-                f"bfloat16 has the range of float32"
-            )
+            raise ValueError(f"{self!r}: activations cannot be {NO_FLOAT16}")
         if wanted not in known:
             raise ValueError(f"{self!r}: activations must be {' or '.join(known)}, got {wanted!r}")
         return wanted
@@ -285,7 +284,7 @@ class Network:
         self.table = table
         self._params = table.values[: table.trained]
         self._adopted = [(path, layer, _own(layer)) for path, layer in self.walk()]
-        self._live: _Live | None = None  # which would keep the old arrays
+        self._live = None  # which would keep the old arrays
         self.version += 1
 
     def rewire(
@@ -451,7 +450,10 @@ class Network:
         Every layer keeps what it gives; all together should take no more than AT_ONCE bytes.
         """
         numbers = sum(int(np.prod(layer.out_shape)) for _, layer in self.walk() if not layer.children)
-        return max(LANES, min(most, AT_ONCE // (numbers * self.dtype.itemsize) // LANES * LANES))
+        kind = PAIRS if self._halves else self.dtype
+        samples = tile_samples(kind)
+        tiles = AT_ONCE // (numbers * LANES * kind.itemsize)
+        return max(samples, min(most, tiles * samples))
 
     def logits(self, x: Any, batch_size: int | None = None, *, normalised: bool = False) -> Any:
         """The network's output for ordinary arrays.
@@ -531,7 +533,7 @@ class Network:
             If batch is not at least 1.
         """
         self._check_own()
-        return Compiled(self.root, self.normalisation, self.dtype, self.device, batch)
+        return Compiled(self.root, self.normalisation, self.dtype, self.device, batch, halves=self._halves)
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:

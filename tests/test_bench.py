@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import epoch, latency, scaling
+from bench import epoch, latency, scaling, steps
 from bench.engines import Contender, contenders, numpy_hand, sparsecore
 from bench.environment import AVX2, FORCED, THREADS, settled
+from bench.halves import half_contenders
 from bench.options import Options
 from bench.problem import Problem, as_dense, training_problem
 from bench.tables import markdown
@@ -79,6 +80,36 @@ def test_engines_learn_the_same(contender: Contender, topology: str) -> None:
         step.run()
         losses.append(cross_entropy(step.result(), problem.labels))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+HALF_STEPS = [
+    pytest.param(contender, topology, id=f"{name(contender)}, {topology}")
+    for contender in half_contenders("lenet300", 1) for topology in ("dense", "random", "radix")
+    if contender.suits(topology, 0)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("contender", "topology"), HALF_STEPS)
+def test_engines_learn_the_same_in_bfloat16_but_for_rounding(contender: Contender, topology: str) -> None:
+    problem = training_problem((784, 300, 100, 10), topology, 0.9, batch=40, rate=0.1)
+    expected, step, losses = plainly(problem, 5), contender.make(problem), []
+    for _ in expected:
+        step.run()
+        losses.append(cross_entropy(step.result(), problem.labels))
+    np.testing.assert_allclose(losses, expected, rtol=0.01)
+    assert np.abs(np.array(losses) / expected - 1).max() > 1e-5, "nothing was rounded"
+
+
+def test_steps_in_bfloat16_have_a_table_of_their_own() -> None:
+    fields = {"bench": "step", "model": "lenet300", "batch": 128, "threads": 1, "gflops": 1.0}
+    times = {"dense": {"sparsecore": 4, "sparsecore bf16": 2, "numpy-hand": 8, "torch-hand": 6, "torch bf16": 3,
+                       "torch-eager": 5}, "random": {"sparsecore": 1, "sparsecore bf16": 0.5, "torch-csr": 2}}
+    rows = [fields | {"topology": topology, "sparsity": 0.9 * (topology == "random"), "engine": engine, "ms": ms}
+            for topology, each in times.items() for engine, ms in each.items()]  # fmt: skip
+    *_, full, sparse = [[cell.strip() for cell in line.strip("| ").split("|")] for line in
+                        steps.table(rows).splitlines() if line.startswith("|")]  # fmt: skip
+    assert full == ["dense", "4", "2", "6", "3", "–", "2.00×", "3.00×", "1.50×", "–", "1"]
+    assert sparse == ["random 90%", "1", "0.5", "–", "–", "2", "2.00×", "12.00×", "6.00×", "4.00×", "1"]
 
 
 @pytest.mark.parametrize("topology", ["dense", "random"])
@@ -260,6 +291,7 @@ def test_the_plot_is_a_picture(quick: tuple[str, list[Row], bytes]) -> None:
         (["step", "--sparsity", "90"], "must be between 0 and 1, got 90"),
         (["step", "--batch", "0"], "must be at least 1, got 0"),
         (["step", "--model", "vgg"], "choose from"),
+        (["gather", "--activations", "bfloat16"], "--activations bfloat16 is for step, on a CPU"),
         (["epoch", "--model", "lenet5"], "epoch is not for lenet5, which has step, conv"),
     ],
 )

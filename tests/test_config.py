@@ -40,8 +40,8 @@ GOOD: dict[str, Any] = {
     "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 1e-4, "clip_norm": 2.0, "schedule": "step:5:0.5",
     "warm_up": 0.25, "augment": "2,flip", "seed": 7, "validation": 0.1, "patience": 5,
     "dataset_name": "mine", "data_dir": "cache",
-    "device": "cuda:1", "threads": 2, "evaluate_every": 4, "save_every": 0.5, "save_epochs": 2,
-    "check_every_step": True,
+    "device": "cuda:1", "activations": "bfloat16", "threads": 2, "evaluate_every": 4, "save_every": 0.5,
+    "save_epochs": 2, "check_every_step": True,
 }  # fmt: skip
 """A value for each field."""
 TOGETHER: list[tuple[str, ...]] = [
@@ -53,8 +53,8 @@ TOGETHER: list[tuple[str, ...]] = [
     ("rewire", "sparsity", "every", "fraction", "until", "grow", "fixed_fan_in", "start_sparsity"),
     ("start_from", "rewind", "dataset", "target", "loss", "data_dir"), ("optimizer", "betas", "eps"),
     ("lr", "momentum", "nesterov", "weight_decay", "clip_norm", "schedule", "warm_up", "augment", "batch_size"),
-    ("epochs", "seed", "validation", "patience", "dataset_name", "device", "threads", "evaluate_every", "save_every",
-     "save_epochs", "check_every_step"),
+    ("epochs", "seed", "validation", "patience", "dataset_name", "device", "activations", "threads", "evaluate_every",
+     "save_every", "save_epochs", "check_every_step"),
 ]  # fmt: skip
 """Fields that go together."""
 
@@ -162,7 +162,8 @@ BAD: dict[str, list[Any]] = {
     "lr": [0, -1, float("nan"), "0.1", 10**400, True], "momentum": [1, -0.1], "nesterov": [1],
     "betas": [0.9, (0.9,), (0.9, 1), (0.9, 0.99, 0.999), "0.9,0.999"], "eps": [0], "weight_decay": [-1],
     "clip_norm": [0], "schedule": ["linear", "step", "step:0", 5], "warm_up": [-1], "augment": ["4,mirror", 4],
-    "seed": [-1, 2**63, 1.0, None], "validation": [1, -0.1], "device": ["tpu", "cuda:", 0], "threads": [0, 257],
+    "seed": [-1, 2**63, 1.0, None], "validation": [1, -0.1], "device": ["tpu", "cuda:", 0],
+    "activations": ["half", None, 16], "threads": [0, 257],
     "evaluate_every": [0], "save_every": [-1, float("inf")], "save_epochs": [0], "check_every_step": [1],
 }  # fmt: skip
 

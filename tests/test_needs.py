@@ -39,6 +39,7 @@ RUNS = {
     "coo": {"model": "lenet300", "random": True, "sparsity": 0.8, "format": "coo"},
     "moving": {"model": "lenet300", "random": True, "sparsity": 0.9, "rewire": "set", "every": 20},
     "convolutions": {"model": "lenet5", "dense": True},
+    "bfloat16": {"model": "lenet5", "dense": True, "activations": "bfloat16"},
     "sparse convolutions": {"model": "lenet5", "random": True, "sparsity": 0.7, "optimizer": "adam"},
 }
 QUICK = ("LeNet-300-100, dense", "784-3000-1000-10, dense, 512")

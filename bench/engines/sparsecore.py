@@ -16,6 +16,7 @@ from sparsecore.network import Network
 from sparsecore.runtime.border import Border
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import CPU
+from sparsecore.runtime.halves import narrowed
 from sparsecore.runtime.tiles import LANES, Labels, Tiles, tiles_of
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.pattern import SparsityPattern
@@ -50,13 +51,17 @@ class _Recorded:
 
 
 class Step(_Recorded):
-    """A training step."""
+    """A training step, with activations in float32 or bfloat16."""
 
-    def __init__(self, problem: AnyProblem, threads: int, device: Device | None = None) -> None:
+    def __init__(
+        self, problem: AnyProblem, threads: int, device: Device | None = None, activations: str = "float32"
+    ) -> None:
         super().__init__(threads, device)
-        network = problem.network().to(self.device)
+        network = problem.network().to(self.device, activations=activations)
         x = self.tiles(problem.x)
-        labels = self.device.zeros((len(x.data) * LANES,), np.int32)
+        if activations == "bfloat16":
+            x = narrowed("x", x, Workspace(self.device))
+        labels = self.device.zeros((tiles_of(x.batch) * LANES,), np.int32)
         self.device.fill(labels[: len(problem.labels)], problem.labels)
         workspace = Workspace(self.device, self.kernels, training=True)
         grads = self.device.zeros(network.params.shape, network.dtype)

@@ -3,8 +3,8 @@
 // out = a + b, then ReLU, or zero where `mask` (which may be null) is not positive; NaN stays NaN behind a ReLU. All may be
 // views, and around them nothing is touched.
 extern "C" __global__ void __launch_bounds__(BLOCK) add(
-    SHAPE_PARAMETERS, int relu, const real* __restrict__ a, STEPS_PARAMETERS(a), const real* __restrict__ b,
-    STEPS_PARAMETERS(b), const real* __restrict__ mask, STEPS_PARAMETERS(mask), real* __restrict__ out,
+    SHAPE_PARAMETERS, int relu, const word* __restrict__ a, STEPS_PARAMETERS(a), const word* __restrict__ b,
+    STEPS_PARAMETERS(b), const word* __restrict__ mask, STEPS_PARAMETERS(mask), word* __restrict__ out,
     STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;
@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) add(
   Vector gate = {};
   if (mask) gate = load(mask + here.of(STEPS(mask)));
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) {
+  for (int k = 0; k < NUMBERS; k++) {
     sum.at[k] += other.at[k];
     if (mask ? !(gate.at[k] > 0) : relu && sum.at[k] < 0) sum.at[k] = real(0);
   }

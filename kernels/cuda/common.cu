@@ -1,13 +1,26 @@
 // What the kernels share. The launcher puts this file before each of the others, and before it the constants that Python
 // uses too (`constants` in launch.py): LANES, the sizes of kernels/tuning.py and the places of kernels/rates.py. It defines
-// REAL, float or double.
+// REAL, float or double, and PAIRED where activations are in bfloat16.
 
 typedef REAL real;
 typedef long long int64;
 typedef unsigned long long uint64;
 
-constexpr int WIDTH = 16 / int(sizeof(real));  // numbers that a thread loads at once
-constexpr int LINE_THREADS = LANES / WIDTH;    // threads that a line takes: 4 or 8
+// Activations are words: one number each, or two of bfloat16, which are the upper halves of two floats. A word's upper
+// half is the sample LANES after its lower one's. Whatever is computed is computed with `real`.
+#ifdef PAIRED
+typedef unsigned word;
+constexpr int HALVES = 2;
+#else
+typedef real word;
+constexpr int HALVES = 1;
+#endif
+
+constexpr int SIZE = int(sizeof(word)) / HALVES;  // bytes of a number: 2, 4 or 8
+constexpr int SAMPLES = LANES * HALVES;           // of a tile
+constexpr int WIDTH = 16 / int(sizeof(word));     // words that a thread loads at once
+constexpr int NUMBERS = WIDTH * HALVES;           // in them: first all lower halves, then the upper ones
+constexpr int LINE_THREADS = LANES / WIDTH;       // threads that a line takes: 4 or 8
 constexpr unsigned ALL = 0xffffffffu;
 
 static_assert(WARP == 32 && BLOCK % WARP == 0 && BLOCK % LANES == 0, "a block is whole warps, and whole lines of lanes");
@@ -23,11 +36,66 @@ __device__ __forceinline__ uint64 mix(uint64 z) {
   return z ^ (z >> 31);
 }
 
-struct alignas(16) Vector {
-  real at[WIDTH];
+__device__ __forceinline__ float lower(unsigned pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float upper(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// The bits of a float, whose upper half is the nearest bfloat16, ties to even. NaN stays NaN, whatever its lower half.
+__device__ __forceinline__ unsigned rounded(float number) {
+  const unsigned bits = __float_as_uint(number);
+  return number != number ? bits | 0x00400000u : bits + 0x7fffu + (bits >> 16 & 1);
+}
+__device__ __forceinline__ unsigned paired(float low, float high) {
+  return rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
+}
+
+// The numbers of one word.
+struct Numbers {
+  real at[HALVES];
 };
 
-__device__ __forceinline__ Vector load(const real* p) { return *reinterpret_cast<const Vector*>(p); }
+// The samples from a thread's first one to that of its number k.
+__device__ constexpr int sample_of(int k) { return k % WIDTH + k / WIDTH * LANES; }
+
+struct alignas(16) Words {
+  word at[WIDTH];
+};
+__device__ __forceinline__ Words load_words(const word* p) { return *reinterpret_cast<const Words*>(p); }
+
+// The numbers of 16 bytes.
+#ifdef PAIRED
+struct Vector {
+  real at[NUMBERS];
+};
+__device__ __forceinline__ Vector load(const word* p) {
+  const Words words = load_words(p);
+  Vector v;
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) v.at[k] = lower(words.at[k]), v.at[WIDTH + k] = upper(words.at[k]);
+  return v;
+}
+__device__ __forceinline__ Numbers numbers(word pair) { return {lower(pair), upper(pair)}; }
+__device__ __forceinline__ word packed(const Numbers& both) { return paired(both.at[0], both.at[1]); }
+// A word as it is, or zero in place of numbers that are not kept.
+__device__ __forceinline__ word only(word pair, const bool (&keep)[HALVES]) {
+  return pair & ((keep[0] ? 0x0000ffffu : 0) | (keep[1] ? 0xffff0000u : 0));
+}
+#else
+typedef Words Vector;
+__device__ __forceinline__ Vector load(const word* p) { return load_words(p); }
+__device__ __forceinline__ Numbers numbers(word number) { return {number}; }
+__device__ __forceinline__ word packed(const Numbers& one) { return one.at[0]; }
+__device__ __forceinline__ word only(word number, const bool (&keep)[HALVES]) { return keep[0] ? number : word(0); }
+#endif
+
+// A word as it is, or zero in place of the numbers whose gates are not positive.
+__device__ __forceinline__ word where_positive(word given, word gates) {
+  const Numbers gate = numbers(gates);
+  bool keep[HALVES];
+#pragma unroll
+  for (int half = 0; half < HALVES; half++) keep[half] = gate.at[half] > 0;
+  return only(given, keep);
+}
+
 // An ordinary store, by the function that keeps the compiler from taking it apart.
 __device__ __forceinline__ void store(float* p, const float* v) {
   __stwb(reinterpret_cast<float4*>(p), make_float4(v[0], v[1], v[2], v[3]));
@@ -35,15 +103,22 @@ __device__ __forceinline__ void store(float* p, const float* v) {
 __device__ __forceinline__ void store(double* p, const double* v) {
   __stwb(reinterpret_cast<double2*>(p), make_double2(v[0], v[1]));
 }
+__device__ __forceinline__ void store(unsigned* p, const unsigned* pairs) {
+  __stwb(reinterpret_cast<uint4*>(p), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+}
+__device__ __forceinline__ void store(unsigned* p, const float* v) {
+  __stwb(reinterpret_cast<uint4*>(p),
+         make_uint4(paired(v[0], v[4]), paired(v[1], v[5]), paired(v[2], v[6]), paired(v[3], v[7])));
+}
 
 __device__ __forceinline__ void multiply_add(Vector& sum, real scale, const Vector& v) {
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) sum.at[k] += scale * v.at[k];
+  for (int k = 0; k < NUMBERS; k++) sum.at[k] += scale * v.at[k];
 }
 
 __device__ __forceinline__ real dot(const Vector& a, const Vector& b, real sum) {
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) sum += a.at[k] * b.at[k];
+  for (int k = 0; k < NUMBERS; k++) sum += a.at[k] * b.at[k];
   return sum;
 }
 
@@ -106,13 +181,13 @@ struct Position {
 };
 
 // What spmm writes of a row's sum y: bias added, then ReLU, and zero where the mask is not positive.
-__device__ __forceinline__ void write(Vector y, real bias, bool relu, const real* mask, real* out, int64 target) {
+__device__ __forceinline__ void write(Vector y, real bias, bool relu, const word* mask, word* out, int64 target) {
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) y.at[k] = relu && y.at[k] + bias < 0 ? real(0) : y.at[k] + bias;
+  for (int k = 0; k < NUMBERS; k++) y.at[k] = relu && y.at[k] + bias < 0 ? real(0) : y.at[k] + bias;
   if (mask) {
     const Vector gate = load(mask + target);
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
+    for (int k = 0; k < NUMBERS; k++) y.at[k] = gate.at[k] > 0 ? y.at[k] : real(0);
   }
   store(out + target, y.at);
 }
@@ -177,7 +252,7 @@ struct Line {
     channel = number / columns / rows % channels;
     tile = number / columns / rows / channels;
     within = threadIdx.x % LINE_THREADS * WIDTH;
-    sample = tile * LANES + within;
+    sample = tile * SAMPLES + within;
   }
 
   __device__ __forceinline__ int64 of(const Steps& steps) const {

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import rates
 from ..host import HostCall, python_call
-from ..layout import LANES, CooLayout, Grid, Layout, Window
+from ..layout import LANES, CooLayout, Grid, Layout, Window, element_size, samples_of_tile
 from ..tuning import (
     CUDA_AHEAD,
     CUDA_BLOCK,
@@ -38,14 +38,15 @@ Array = Any
 
 
 @cache
-def kernel(family: str, name: str, itemsize: int) -> Any:
-    """A kernel of a family's source, for float32 (4) or float64 (8); compiled once for each card that launches it."""
-    return _module(family, itemsize).get_function(name)
+def kernel(family: str, name: str, size: int) -> Any:
+    """A kernel of a family's source, for activations in bfloat16 (2), float32 (4) or float64 (8); compiled once for
+    each card that launches it."""
+    return _module(family, size).get_function(name)
 
 
 @cache
-def _module(family: str, itemsize: int) -> Any:
-    return cupy.RawModule(code=source(family), options=options(itemsize))
+def _module(family: str, size: int) -> Any:
+    return cupy.RawModule(code=source(family), options=options(size))
 
 
 def source(family: str) -> str:
@@ -59,15 +60,15 @@ def constants() -> str:
     numbers = {
         "LANES": LANES, "WARP": CUDA_WARP, "BLOCK": CUDA_BLOCK, "TEAM": CUDA_TEAM, "COO_SEGMENT": CUDA_COO_SEGMENT,
         "UNROLL": CUDA_UNROLL, "AHEAD": CUDA_AHEAD, "CHUNK": CUDA_CHUNK, "EACH": CUDA_EACH,
-        "RESIDENT_4": CUDA_RESIDENT[4], "RESIDENT_8": CUDA_RESIDENT[8],
+        **{f"RESIDENT_{size}": blocks for size, blocks in CUDA_RESIDENT.items()},
     }  # fmt: skip
     numbers |= {name: at for name, at in vars(rates).items() if name.isupper() and not name.endswith("_RATES")}
     return "".join(f"constexpr int {name} = {number};\n" for name, number in numbers.items())
 
 
-def options(itemsize: int) -> tuple[str, ...]:
-    """What NVRTC is told, besides the architecture."""
-    return "--std=c++17", f"-DREAL={'float' if itemsize == 4 else 'double'}"
+def options(size: int) -> tuple[str, ...]:
+    """What NVRTC is told, besides the architecture. Not to flush denormals: bfloat16 has them, as float32 has."""
+    return "--std=c++17", f"-DREAL={'double' if size == 8 else 'float'}", *(["-DPAIRED"] if size == 2 else [])
 
 
 class Tape:
@@ -231,7 +232,7 @@ class Launcher:
         side = min(CUDA_WARP // out.itemsize, 1 << max(positions - 1, 0).bit_length())
         warps = -(-put.groups // (CUDA_BLOCK // CUDA_WARP)) * (CUDA_BLOCK // CUDA_WARP) * -(-positions // side)
         self._launch(
-            kernel("spmm", f"spmm_{put.most_group}", out.itemsize), warps * CUDA_WARP,
+            kernel("spmm", f"spmm_{put.most_group}", element_size(out)), warps * CUDA_WARP,
             np.int32(put.groups), np.int32(side), put.indptr, put.rows, put.starts, put.runs, put.offsets,
             put.cuts, self._constant(grid.bands), np.int32(len(put.cuts) - 1), data, x, bias, out, mask, rectify,
             np.int32(more), self._constant(grid.places), *_steps(grid),
@@ -267,13 +268,13 @@ class Launcher:
                 )  # fmt: skip
         else:
             self._launch(
-                kernel("sddmm", f"sddmm_{put.most_group}", grad.itemsize), segments * slices * CUDA_TEAM,
+                kernel("sddmm", f"sddmm_{put.most_group}", element_size(x)), segments * slices * CUDA_TEAM,
                 np.int32(segments), *cut, put.segment_group, put.segment_first, put.indptr, put.rows, put.starts,
                 put.runs, put.offsets, dy, x, sums, sums_db, *_steps(grid),
             )  # fmt: skip
         if slices > 1:
             self._launch(
-                kernel("sddmm", "join", grad.itemsize), results,
+                kernel("sddmm", "join", element_size(x)), results,
                 np.int32(slices), np.int64(grad.size), np.int64(results - grad.size), add, sums, grad, db,
             )  # fmt: skip
 
@@ -285,11 +286,11 @@ class Launcher:
 
     def relu(self, x: Array, out: Array) -> None:
         """out = max(x, 0); NaN stays NaN."""
-        self._launch(kernel("relu", "relu", x.itemsize), x.size, np.int64(x.size), x, out)
+        self._launch(kernel("relu", "relu", element_size(x)), x.size, np.int64(x.size), x, out)
 
     def mask(self, dy: Array, y: Array, out: Array) -> None:
         """out = dy where y > 0, and 0 elsewhere: the gradient through a ReLU whose output was y."""
-        self._launch(kernel("relu", "mask", dy.itemsize), dy.size, np.int64(dy.size), dy, y, out)
+        self._launch(kernel("relu", "mask", element_size(dy)), dy.size, np.int64(dy.size), dy, y, out)
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive."""
@@ -327,8 +328,9 @@ class Launcher:
     ) -> None:  # fmt: skip
         """found[channel] = (mean, 1/√(variance + eps)) of a whole batch; the running rows `mean` and `var` move to
         it. Tiles hold so many samples."""
+        size = 2 if samples == samples_of_tile(2) else mean.itemsize
         self._launch(
-            kernel("norm", "settle", mean.itemsize), mean.size * CUDA_TEAM, np.int32(mean.size),
+            kernel("norm", "settle", size), mean.size * CUDA_TEAM, np.int32(mean.size),
             *map(np.int32, (partial.shape[1], pixels, batch)), np.float64(eps), np.float64(momentum), partial, mean,
             var, found,
         )  # fmt: skip
@@ -373,7 +375,7 @@ class Launcher:
     def _launch_lines(self, family: str, name: str, images: Array, *arguments: Any) -> None:
         """Launch a thread for every 16 bytes of images; there are fewer than 2³² lines in any memory."""
         lines = images.size // LANES
-        launched, sizes = kernel(family, name, images.itemsize), (lines, *images.shape[1:4])
+        launched, sizes = kernel(family, name, element_size(images)), (lines, *images.shape[1:4])
         self._launch(launched, lines * images.itemsize, *map(np.uint32, sizes), *arguments)
 
     def _launch_segments(self, name: str, x: Array, batch: int, partial: Array, *arguments: Any) -> None:
@@ -381,34 +383,35 @@ class Launcher:
         tiles, channels, height, width, _ = x.shape
         segments = partial.shape[1]
         sizes = channels, tiles, height * width, segments, batch
-        launched = kernel("norm", name, x.itemsize)
+        launched = kernel("norm", name, element_size(x))
         self._launch(launched, segments * channels, *map(np.int32, sizes), *arguments, partial, each=1)
 
     def dropout(self, x: Array, position: Array, stream: int, rate: float, out: Array) -> None:
         """out = x / (1 − rate), or 0 with probability `rate`; `position` has the first sample, the epoch, the seed."""
         features = x.size // (len(x) * LANES) if len(x) else 0
         self._launch(
-            kernel("dropout", "dropout", x.itemsize), x.size,
+            kernel("dropout", "dropout", element_size(x)), x.size,
             np.int64(x.size), np.int32(features), np.int64(stream), np.float64(rate), position, x, out,
         )  # fmt: skip
 
     def max_pool(self, x: Array, window: Window, y: Array, index: Array) -> None:
         """y = the largest x of each window, and which of the window's pixels that is. NaN counts as the largest."""
-        self._launch(kernel("pooling", "max_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y, index)
+        self._launch(kernel("pooling", "max_pool", element_size(x)), y.size, *_images(y, x, window, y), x, y, index)
 
     def max_unpool(self, dy: Array, index: Array, window: Window, dx: Array) -> None:
         """dx = the sum of dy over the windows whose largest x is that pixel's."""
         self._launch(
-            kernel("pooling", "max_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, index, dx
+            kernel("pooling", "max_unpool", element_size(dx)), dx.size, *_images(dx, dx, window, dy), dy, index, dx
         )
 
     def mean_pool(self, x: Array, window: Window, y: Array) -> None:
         """y = the mean of each window's x."""
-        self._launch(kernel("pooling", "mean_pool", x.itemsize), y.size, *_images(y, x, window, y), x, y)
+        self._launch(kernel("pooling", "mean_pool", element_size(x)), y.size, *_images(y, x, window, y), x, y)
 
     def mean_unpool(self, dy: Array, window: Window, dx: Array) -> None:
         """dx = the sum of its windows' dy, each divided by the number of its pixels."""
-        self._launch(kernel("pooling", "mean_unpool", dx.itemsize), dx.size, *_images(dx, dx, window, dy), dy, dx)
+        launched = kernel("pooling", "mean_unpool", element_size(dx))
+        self._launch(launched, dx.size, *_images(dx, dx, window, dy), dy, dx)
 
     def pack(self, x: Array, out: Array, places: Array | None = None) -> None:
         """(batch, features) → (tiles, features, LANES); lanes without a sample become zero.
@@ -417,19 +420,36 @@ class Launcher:
         """
         batch, features = x.shape
         lines, row = np.int32(out.size // LANES // max(len(out), 1)), np.int64(x.strides[0] // x.itemsize)
-        self._launch_chunks("pack", batch, features, out.itemsize, lines, row, x, out, places)
+        self._launch_chunks("pack", batch, features, element_size(out), lines, row, x, out, places)
 
     def clear_lanes(self, x: Array, batch: int) -> None:
         """Zero in the lanes of the last tile that hold no sample; in place."""
         tile = x.size // len(x)
-        launched = kernel("pack", "clear_lanes", x.itemsize)
-        self._launch(launched, tile, np.int64(x.size - tile), np.int64(tile), np.int32(batch % LANES or LANES), x)
+        size = element_size(x)
+        samples = samples_of_tile(size)
+        self._launch(
+            kernel("pack", "clear_lanes", size), tile, np.int64(x.size - tile), np.int64(tile),
+            np.int32(batch % samples or samples), x,
+        )  # fmt: skip
+
+    def widen(self, x: Array, out: Array) -> None:
+        """Tiles of bfloat16 as tiles of float32, of half as many samples each."""
+        self._launch_pairs("widen", x, x, out)
+
+    def narrow(self, x: Array, out: Array) -> None:
+        """The other way, rounded to the nearest, ties to even."""
+        self._launch_pairs("narrow", out, x, out)
+
+    def _launch_pairs(self, name: str, pairs: Array, x: Array, out: Array) -> None:
+        numbers = out if pairs is x else x
+        sizes = pairs.size, pairs.size // max(1, len(pairs)), numbers.size
+        self._launch(kernel("pairs", name, 2), pairs.size, *map(np.int64, sizes), x, out)
 
     def unpack(self, x: Array, out: Array, places: Array | None = None) -> None:
         """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""
         batch, features = out.shape
         lines = np.int32(x.size // LANES // max(len(x), 1))
-        self._launch_chunks("unpack", batch, features, out.itemsize, lines, x, out, places)
+        self._launch_chunks("unpack", batch, features, element_size(x), lines, x, out, places)
 
     def pack_samples(
         self, store: Array, labels: Array, order: Array, at: Array, scale: Array, shift: Array, out: Array,
@@ -437,7 +457,7 @@ class Launcher:
     ) -> None:  # fmt: skip
         """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
         self._launch_chunks(
-            f"pack_samples_{store.itemsize}", batch, store.shape[1], out.itemsize,
+            f"pack_samples_{store.itemsize}", batch, store.shape[1], element_size(out),
             store, labels, order, at, scale, shift, out, out_labels,
         )  # fmt: skip
 
@@ -453,10 +473,10 @@ class Launcher:
             np.int32(most), np.int32(flip), store, labels, order, position, out, out_labels,
         )  # fmt: skip
 
-    def _launch_chunks(self, name: str, batch: int, features: int, itemsize: int, *arguments: Any) -> None:
+    def _launch_chunks(self, name: str, batch: int, features: int, size: int, *arguments: Any) -> None:
         chunks = -(-features // CUDA_CHUNK)
         self._launch(
-            kernel("pack", name, itemsize), -(-batch // LANES) * chunks,
+            kernel("pack", name, size), -(-batch // samples_of_tile(size)) * chunks,
             np.int32(chunks), np.int32(features), np.int32(batch), *arguments, each=1,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ struct Segment {
 
 // How many values of a channel a segment holds.
 __device__ __forceinline__ double values_of(int segment, int segments, int pixels, int batch) {
-  const int tiles = (batch + LANES - 1) / LANES, per = (tiles + segments - 1) / segments * LANES;
+  const int tiles = (batch + SAMPLES - 1) / SAMPLES, per = (tiles + segments - 1) / segments * SAMPLES;
   return double(min((segment + 1) * per, batch) - segment * per) * pixels;
 }
 
@@ -34,30 +34,32 @@ struct Two {
 // a border, the steps are told. Each thread has several lines under way, since a segment of large images has but one block.
 template <int AT_ONCE, class Term>
 __device__ __forceinline__ Two sum_up(
-    Shared& shared, const Segment& segment, int channels, int pixels, int batch, const real* x, const real* dy,
+    Shared& shared, const Segment& segment, int channels, int pixels, int batch, const word* x, const word* dy,
     int columns, const Steps& steps, Term term) {
   const int within = threadIdx.x % LINE_THREADS * WIDTH;
   x += (int64(segment.start) * channels + segment.channel) * pixels * LANES + within;
   if (dy) dy += segment.start * steps.tile + segment.channel * steps.channel + within;
-  batch -= segment.start * LANES + within;
+  batch -= segment.start * SAMPLES + within;
   Two sums = {0, 0};
   for (int line = threadIdx.x / LINE_THREADS; line < segment.lines; line += LINES * AT_ONCE) {
-    Vector values[AT_ONCE] = {}, slopes[AT_ONCE] = {};
+    Words values[AT_ONCE] = {}, slopes[AT_ONCE] = {};
     int used[AT_ONCE] = {};
 #pragma unroll
     for (int k = 0; k < AT_ONCE; k++) {
       const int here = line + k * LINES;
       if (here >= segment.lines) continue;
       const int tile = here / pixels, pixel = here % pixels;
-      values[k] = load(x + (int64(tile) * channels * pixels + pixel) * LANES);
-      if (dy) slopes[k] = load(dy + tile * steps.tile + pixel / columns * steps.row + pixel % columns * steps.column);
-      used[k] = batch - tile * LANES;
+      values[k] = load_words(x + (int64(tile) * channels * pixels + pixel) * LANES);
+      if (dy) slopes[k] = load_words(dy + tile * steps.tile + pixel / columns * steps.row + pixel % columns * steps.column);
+      used[k] = batch - tile * SAMPLES;
     }
 #pragma unroll
     for (int k = 0; k < AT_ONCE; k++)
 #pragma unroll
-      for (int lane = 0; lane < WIDTH; lane++)
-        if (lane < used[k]) term(double(values[k].at[lane]), double(slopes[k].at[lane]), sums);
+      for (int n = 0; n < NUMBERS; n++) {
+        const Numbers value = numbers(values[k].at[n % WIDTH]), slope = numbers(slopes[k].at[n % WIDTH]);
+        if (sample_of(n) < used[k]) term(double(value.at[n / WIDTH]), double(slope.at[n / WIDTH]), sums);
+      }
   }
   return {block_sum(shared[0], sums.first), block_sum(shared[1], sums.second)};
 }
@@ -65,10 +67,10 @@ __device__ __forceinline__ Two sum_up(
 // partial[channel, segment] = (mean, squares around it) of x. What is summed is what x is above the segment's first value, so
 // that little is lost where the mean is far from zero, and nothing where all values are the same.
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) moments(
-    int channels, int tiles, int pixels, int segments, int batch, const real* __restrict__ x, double* __restrict__ partial) {
+    int channels, int tiles, int pixels, int segments, int batch, const word* __restrict__ x, double* __restrict__ partial) {
   __shared__ Shared shared;
   const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
-  const double origin = x[(int64(segment.start) * channels + segment.channel) * pixels * LANES];
+  const double origin = numbers(x[(int64(segment.start) * channels + segment.channel) * pixels * LANES]).at[0];
   const auto term = [origin](double value, double, Two& both) {
     const double apart = value - origin;
     both.first += apart;
@@ -85,8 +87,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) moments(
 
 // partial[channel, segment] = (Σ dy, Σ dy · (x − mean)).
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) slopes(
-    int channels, int tiles, int pixels, int segments, int batch, int columns, const real* __restrict__ dy,
-    STEPS_PARAMETERS(dy), const real* __restrict__ x, const double* __restrict__ found, double* __restrict__ partial) {
+    int channels, int tiles, int pixels, int segments, int batch, int columns, const word* __restrict__ dy,
+    STEPS_PARAMETERS(dy), const word* __restrict__ x, const double* __restrict__ found, double* __restrict__ partial) {
   __shared__ Shared shared;
   const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
   const double mean = found[2 * segment.channel];
@@ -161,8 +163,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) settle_slopes(
 // float of the mean leaves out goes into the shift, so that a mean far from zero costs no digits.
 extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
     SHAPE_PARAMETERS, int batch, int relu, const double* __restrict__ found, const real* __restrict__ scale,
-    const real* __restrict__ shift, const real* __restrict__ x, STEPS_PARAMETERS(x), const real* __restrict__ around,
-    STEPS_PARAMETERS(around), real* __restrict__ out, STEPS_PARAMETERS(out)) {
+    const real* __restrict__ shift, const word* __restrict__ x, STEPS_PARAMETERS(x), const word* __restrict__ around,
+    STEPS_PARAMETERS(around), word* __restrict__ out, STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;
   const double middle = found[2 * here.channel];
@@ -170,14 +172,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
   const real level = real(double(shift[here.channel]) - (middle - double(mean)) * double(rate));
   Vector y = load(x + here.of(STEPS(x)));
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) y.at[k] = (y.at[k] - mean) * rate + level;
+  for (int k = 0; k < NUMBERS; k++) y.at[k] = (y.at[k] - mean) * rate + level;
   if (around) {
     const Vector other = load(around + here.of(STEPS(around)));
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) y.at[k] += other.at[k];
+    for (int k = 0; k < NUMBERS; k++) y.at[k] += other.at[k];
   }
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) y.at[k] = here.sample + k >= batch || (relu && y.at[k] < 0) ? real(0) : y.at[k];
+  for (int k = 0; k < NUMBERS; k++)
+    y.at[k] = here.sample + sample_of(k) >= batch || (relu && y.at[k] < 0) ? real(0) : y.at[k];
   store(out + here.of(STEPS(out)), y.at);
 }
 
@@ -185,8 +188,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
 // many there are in a channel; without totals, of dy alone.
 extern "C" __global__ void __launch_bounds__(BLOCK) normalise_back(
     SHAPE_PARAMETERS, int batch, double share, const double* __restrict__ found, const real* __restrict__ scale,
-    const double* __restrict__ totals, const real* __restrict__ dy, STEPS_PARAMETERS(dy), const real* __restrict__ x,
-    STEPS_PARAMETERS(x), real* __restrict__ out, STEPS_PARAMETERS(out)) {
+    const double* __restrict__ totals, const word* __restrict__ dy, STEPS_PARAMETERS(dy), const word* __restrict__ x,
+    STEPS_PARAMETERS(x), word* __restrict__ out, STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;
   const double middle = found[2 * here.channel], rate = found[2 * here.channel + 1];
@@ -194,16 +197,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) normalise_back(
   const real weight = real(factor), mean = real(middle);
   Vector dx = load(dy + here.of(STEPS(dy)));
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) dx.at[k] *= weight;
+  for (int k = 0; k < NUMBERS; k++) dx.at[k] *= weight;
   if (totals) {
     const double incline = factor * share * (rate * rate * totals[2 * here.channel + 1]);
     const real inclined = real(incline);
     const real level = real(factor * share * totals[2 * here.channel] - (middle - double(mean)) * incline);
     const Vector value = load(x + here.of(STEPS(x)));
 #pragma unroll
-    for (int k = 0; k < WIDTH; k++) dx.at[k] -= (value.at[k] - mean) * inclined + level;
+    for (int k = 0; k < NUMBERS; k++) dx.at[k] -= (value.at[k] - mean) * inclined + level;
   }
 #pragma unroll
-  for (int k = 0; k < WIDTH; k++) dx.at[k] = here.sample + k >= batch ? real(0) : dx.at[k];
+  for (int k = 0; k < NUMBERS; k++) dx.at[k] = here.sample + sample_of(k) >= batch ? real(0) : dx.at[k];
   store(out + here.of(STEPS(out)), dx.at);
 }

@@ -1,14 +1,19 @@
 // ReLU as a layer of its own, and the mask of its gradient.
 
 // out = max(x, 0); NaN stays NaN.
-extern "C" __global__ void __launch_bounds__(BLOCK) relu(int64 count, const real* __restrict__ x, real* __restrict__ out) {
+extern "C" __global__ void __launch_bounds__(BLOCK) relu(int64 count, const word* __restrict__ x, word* __restrict__ out) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
-  if (k < count) out[k] = x[k] < 0 ? real(0) : x[k];
+  if (k >= count) return;
+  const Numbers given = numbers(x[k]);
+  bool keep[HALVES];
+#pragma unroll
+  for (int half = 0; half < HALVES; half++) keep[half] = !(given.at[half] < 0);
+  out[k] = only(x[k], keep);
 }
 
 // out = dy where y > 0, and 0 elsewhere.
 extern "C" __global__ void __launch_bounds__(BLOCK) mask(
-    int64 count, const real* __restrict__ dy, const real* __restrict__ y, real* __restrict__ out) {
+    int64 count, const word* __restrict__ dy, const word* __restrict__ y, word* __restrict__ out) {
   const int64 k = int64(blockIdx.x) * BLOCK + threadIdx.x;
-  if (k < count) out[k] = y[k] > 0 ? dy[k] : real(0);
+  if (k < count) out[k] = where_positive(dy[k], y[k]);
 }

@@ -4,10 +4,12 @@
 // a slice of them. A thread multiplies its 16 bytes of dy with each connection's line of x, which is loaded once for
 // all rows. With `more`, sums are added to what is there.
 
+constexpr int RESIDENT = SIZE == 2 ? RESIDENT_2 : SIZE == 4 ? RESIDENT_4 : RESIDENT_8;  // blocks of a multiprocessor
+
 template <int ROWS>
 __device__ __forceinline__ void sddmm(
     int segments, int slices, int slice_positions, int64 results, int more, const int* __restrict__ segment_group,
-    const int* __restrict__ segment_first, const Layout& layout, const real* __restrict__ dy, const real* __restrict__ x,
+    const int* __restrict__ segment_first, const Layout& layout, const word* __restrict__ dy, const word* __restrict__ x,
     real* __restrict__ grad, real* __restrict__ db, const Grid& grid) {
   // The last warp's spare teams do the last segment again and store nothing: shuffles want whole warps.
   const int number = (blockIdx.x * BLOCK + threadIdx.x) / TEAM, thread = threadIdx.x % TEAM;
@@ -36,7 +38,7 @@ __device__ __forceinline__ void sddmm(
       for (int r = 0; r < ROWS; r++) {
         slope[r] = load(dy + here.out + row[r] * grid.out_row + within);
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) total[r] += slope[r].at[k];
+        for (int k = 0; k < NUMBERS; k++) total[r] += slope[r].at[k];
       }
       if (count > 0) {
 #pragma unroll
@@ -66,13 +68,13 @@ __device__ __forceinline__ void sddmm(
 }
 
 #define SDDMM(ROWS)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(real) == 4 ? RESIDENT_4 : RESIDENT_8) sddmm_##ROWS(                                 \
+  extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) sddmm_##ROWS(                                    \
       int segments, int slices, int slice_positions, int64 results, int more,                                 \
       const int* __restrict__ segment_group, const int* __restrict__ segment_first, LAYOUT_PARAMETERS,        \
-      const real* __restrict__ dy,                                                                            \
-      const real* __restrict__ x, real* __restrict__ grad, real* __restrict__ db, GRID_PARAMETERS) {          \
+      const word* __restrict__ dy, const word* __restrict__ x, real* __restrict__ grad,                       \
+      real* __restrict__ db, GRID_PARAMETERS) {                                                               \
     sddmm<ROWS>(segments, slices, slice_positions, results, more, segment_group, segment_first, LAYOUT, dy,   \
-                x, grad, db, GRID);                                                                              \
+                x, grad, db, GRID);                                                                           \
   }
 
 SDDMM(1)

@@ -16,8 +16,8 @@ struct Staged {
 template <int ROWS>
 __device__ __forceinline__ void spmm(
     Staged<ROWS> (&staged)[BLOCK / WARP], int groups, int side, const Layout& layout, const int* __restrict__ cuts,
-    const int* __restrict__ bands, int blocks, const real* __restrict__ data, const real* __restrict__ x,
-    const real* __restrict__ bias, real* __restrict__ out, const real* __restrict__ mask, int relu, int more,
+    const int* __restrict__ bands, int blocks, const real* __restrict__ data, const word* __restrict__ x,
+    const real* __restrict__ bias, word* __restrict__ out, const word* __restrict__ mask, int relu, int more,
     const int64* __restrict__ places, const Grid& grid) {
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   // Neighbouring blocks take neighbouring groups at the same positions: these share lines of x in the caches.
@@ -31,7 +31,7 @@ __device__ __forceinline__ void spmm(
   const bool live = position < grid.positions();
   const Position here(grid, live ? position : 0);
   const int within = lane % LINE_THREADS * WIDTH;
-  const real* const x_here = x + here.x + within;
+  const word* const x_here = x + here.x + within;
 
   const int start = layout.starts[group], size = layout.starts[group + 1] - start;
   const int64 run = layout.runs[group];
@@ -88,7 +88,7 @@ __device__ __forceinline__ void spmm(
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
-      for (int k = 0; k < WIDTH; k++) sum[r].at[k] += __shfl_xor_sync(ALL, sum[r].at[k], apart);
+      for (int k = 0; k < NUMBERS; k++) sum[r].at[k] += __shfl_xor_sync(ALL, sum[r].at[k], apart);
 
   if (!live || part != 0) return;
 #pragma unroll
@@ -98,7 +98,7 @@ __device__ __forceinline__ void spmm(
     if (more) {  // sums go on from what is there
       const Vector before = load(out + target);
 #pragma unroll
-      for (int k = 0; k < WIDTH; k++) sum[r].at[k] += before.at[k];
+      for (int k = 0; k < NUMBERS; k++) sum[r].at[k] += before.at[k];
     }
     write(sum[r], bias ? bias[row[r]] : real(0), relu, mask, out, target);
   }
@@ -107,8 +107,8 @@ __device__ __forceinline__ void spmm(
 #define SPMM(ROWS)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK) spmm_##ROWS(                                                  \
       int groups, int side, LAYOUT_PARAMETERS, const int* __restrict__ cuts, const int* __restrict__ bands,         \
-      int blocks, const real* __restrict__ data, const real* __restrict__ x, const real* __restrict__ bias,         \
-      real* __restrict__ out, const real* __restrict__ mask, int relu, int more,                                    \
+      int blocks, const real* __restrict__ data, const word* __restrict__ x, const real* __restrict__ bias,         \
+      word* __restrict__ out, const word* __restrict__ mask, int relu, int more,                                    \
       const int64* __restrict__ places, GRID_PARAMETERS) {                                                          \
     __shared__ Staged<ROWS> staged[BLOCK / WARP];                                                                   \
     spmm<ROWS>(staged, groups, side, LAYOUT, cuts, bands, blocks, data, x, bias, out, mask, relu, more, places,     \

@@ -28,7 +28,7 @@ from ..training.schedules import Schedule
 from .configured import augmentation_of, optimizer_of, schedule_of, wiring_of
 from .plan import check
 from .recipes import fitted, model_of, origin, own_line, resolved
-from .report import Lines, Quiet, learning_line
+from .report import Lines, Quiet, halves_line, learning_line
 from .threads import FasterThreads
 from .trouble import Trouble
 
@@ -66,6 +66,7 @@ def build(
     where = device(config.device)
     dataset, initial = start(config, report)
     network = initial if checkpoint is None else checkpoint.network
+    network.to(activations=config.activations)
     path, dataset = dataset.name, _as_before(_named(config, dataset), network)
     if checkpoint is None and config.start_from is None:
         _check_classes(dataset)
@@ -86,6 +87,8 @@ def build(
     if by_samples:
         report.say(own_line(config))
     report.say(learning_line(config))
+    if config.activations == "bfloat16":
+        report.say(halves_line(_said(config.batch_size)))
     kept = _kept(config, path)
     steps = -(-len(dataset.train) // _said(config.batch_size))
     total = steps * _said(config.epochs)

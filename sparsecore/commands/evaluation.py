@@ -13,8 +13,8 @@ from ..data.outline import Outline
 from ..errors import figure
 from ..network import Network
 from ..runs.checkpoint import read
-from ..runs.config import dataset_in, loading
-from ..runs.kinds import DEVICE, NAME, THREADS, typed
+from ..runs.config import activations_in, dataset_in, loading
+from ..runs.kinds import ACTIVATIONS, DEVICE, NAME, THREADS, typed
 from ..runs.pictures import can_draw
 from ..runs.strict import as_line
 from ..runtime import memory
@@ -42,6 +42,7 @@ class Arguments(NamedTuple):
     data_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    activations: str | None = None
     best: bool = False
     latency: bool = False
     predictions: str | None = None
@@ -71,6 +72,7 @@ def evaluated(arguments: list[str]) -> list[str]:
         raise ValueError(f"{flag}: is for classes, and {given.path} tells numbers; leave it out")
     if given.threads is not None:
         set_threads(given.threads)
+    checkpoint.network.to(activations=given.activations or activations_in(config))
     check_fit(checkpoint.network, dataset)
     if given.device == "cpu":
         memory.check(answering(checkpoint.network, Outline.of(dataset)), f"evaluating {given.path}")
@@ -137,6 +139,10 @@ def parser() -> Parser:
     made.add_argument("--data-dir", help=CACHE)
     made.add_argument("--threads", type=typed(THREADS), help="on a CPU: one for each core if not given")
     made.add_argument("--device", type=typed(DEVICE), help="as for python -m sparsecore.train; cpu if not given")
+    made.add_argument(
+        "--activations", type=typed(ACTIVATIONS), metavar="DTYPE",
+        help="float32 or bfloat16; the run's own if not given",
+    )  # fmt: skip
     made.add_argument(
         "--latency", action="store_true", help="also how long it takes to answer 1, 16 and 256 samples, compiled"
     )

@@ -185,6 +185,7 @@ def planned(
         wired: Sequence[str] = network.sparse
     else:
         network, connections, wired = _unwired(config, sizes)
+    network.to(activations=config.activations)
     moving = config.rewire is not None
     optimizer = optimizer_of(config)
     found = needs(

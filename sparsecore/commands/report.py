@@ -11,6 +11,7 @@ from ..errors import figure
 from ..network import LayerSummary, Network
 from ..runs.config import RunConfig
 from ..runs.kinds import spelled
+from ..runtime.tiles import PAIRS, tile_samples, tiles_of
 from ..training.callbacks import Callback, Progress, Training
 from ..training.state import Record
 
@@ -144,6 +145,13 @@ def learning_line(config: RunConfig) -> str:
     name = "nesterov's sgd" if config.nesterov else config.optimizer
     first = f"{name}: batch size {config.batch_size:,}, rate {config.lr:g} ({config.schedule})"
     return ", ".join([first, *said, epochs])
+
+
+def halves_line(batch_size: int) -> str:
+    """How activations are stored, and what a batch that does not fill its tiles is computed as."""
+    each, tiles = tile_samples(PAIRS), tiles_of(batch_size, PAIRS)
+    filled = f"a batch of {batch_size:,} fills {tiles:,} {'tiles' if tiles > 1 else 'tile'} of {each}"
+    return f"activations in bfloat16: {filled}" + (f": {tiles * each:,}" if batch_size % each else "")
 
 
 def epoch_line(record: Record) -> str:

@@ -49,7 +49,7 @@ def remove_dead(network: Network) -> Network:
     survey = Survey(network)
     layers = _narrowed(network.root, _Narrowing(survey))
     about: Any = {"normalisation": network.normalisation, "answers": network.answers}
-    return Network(layers, sparse=network.sparse, **about).to(network.device)
+    return Network(layers, sparse=network.sparse, **about).to(network.device, activations=network.activations)
 
 
 def dead_units(network: Network) -> dict[str, NDArray[np.int64]]:

@@ -25,7 +25,8 @@ class Compiled:
     buffers of its own.
 
     Up to 8 samples of a network of fully connected layers are computed row by row, as many lanes as there are samples;
-    all else in tiles of sixteen. Answers differ from those of `Network.logits` by rounding only.
+    all else in tiles, with activations in what the network stored them in. Answers differ from those of
+    `Network.logits` by rounding only.
 
     Attributes
     ----------
@@ -33,19 +34,22 @@ class Compiled:
         Samples that a call may give, at most.
     """
 
+    _halves = False  # what earlier versions pickled has none
+
     def __init__(
-        self, root: Sequential, normalisation: Normalisation | None, dtype: Any, device: Device, batch: int
-    ) -> None:
+        self, root: Sequential, normalisation: Normalisation | None, dtype: Any, device: Device, batch: int, *,
+        halves: bool = False,
+    ) -> None:  # fmt: skip
         self.batch = operator.index(batch)
         if self.batch < 1:
             raise ValueError(f"compile: batch must be at least 1, got {batch}")
         self._root, self._dtype, self._device = Sequential(folded_layers(root)).to(device), dtype, device
         self._inputs = Inputs(root.in_shape, normalisation, dtype)
-        self._out_shape = tuple(root.out_shape)
+        self._out_shape, self._halves = tuple(root.out_shape), halves
         self._begin()
 
     def _begin(self) -> None:
-        self._programs = Programs(self._root, self._dtype, self._device)
+        self._programs = Programs(self._root, self._dtype, self._device, halves=self._halves)
         self._programs.prepare(self.batch)
 
     def __call__(self, x: Any, *, normalised: bool = False) -> np.ndarray[Any, Any]:

@@ -39,7 +39,10 @@ class SparseLayer(Layer):
     pattern: SparsityPattern
     plan: Any
 
-    halves = True
+    @property
+    def halves(self) -> bool:
+        """But in COO on a GPU."""
+        return self.format == "csr" or self.device.name == "cpu"
 
     def __init__(
         self, pattern: SparsityPattern, weight: Any, bias: Any, *, relu: bool, format: Format,

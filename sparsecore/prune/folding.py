@@ -32,4 +32,4 @@ def folded(network: Network) -> Network:
     """
     layers = folded_layers(network.root)
     about: Any = {"normalisation": network.normalisation, "answers": network.answers}
-    return Network(layers, sparse=network.sparse, **about).to(network.device)
+    return Network(layers, sparse=network.sparse, **about).to(network.device, activations=network.activations)

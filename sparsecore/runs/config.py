@@ -30,7 +30,8 @@ class Setting(NamedTuple):
     metavar : str or None
         What stands for a value in the command's help.
     decides : bool
-        Whether it decides, on one processor, what is learned. A field that does not may change when a run goes on.
+        Whether it decides, on one processor, what is learned but for rounding. A field that does not may change when a
+        run goes on.
     typed : str
         The field's type, as it is written below.
     default : value
@@ -250,6 +251,10 @@ class RunConfig:
         RUN, kinds.DEVICE, "cpu (default), cuda, cuda:1 for the second GPU, or auto for a GPU if one works", "cpu",
         decides=False,
     )  # fmt: skip
+    activations: Literal["float32", "bfloat16"] = _in(
+        RUN, kinds.ACTIVATIONS, "in what activations and their gradients are stored: float32 (default), or bfloat16, "
+        "half the bytes; parameters and sums are float32", "float32", metavar="DTYPE", decides=False,
+    )  # fmt: skip
     threads: int | str | None = _in(
         RUN, kinds.THREADS_OR_AUTO,
         "auto (the default) takes one or all there are, whichever is faster in the first steps", decides=False,
@@ -345,6 +350,13 @@ def loading(record: Any) -> dict[str, Any]:
     options = record.get("options") if isinstance(record, Mapping) else None
     found = options if isinstance(options, Mapping) else {}
     return {name: found[name] for name in ("target", "loss") if isinstance(found.get(name), str)}
+
+
+def activations_in(record: Any) -> str | None:
+    """What that run stored activations in; None if it does not say so."""
+    options = record.get("options") if isinstance(record, Mapping) else None
+    name = options.get("activations") if isinstance(options, Mapping) else None
+    return name if name in ("float32", "bfloat16") else None
 
 
 def _listed(value: Any) -> Any:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from ..errors import OneLineError
+from ..runtime.halves import NO_FLOAT16
 from ..storage.granularity import WORDS, Granularity
 
 
@@ -42,6 +43,10 @@ class ConfigError(OneLineError):
         template, example, values = self._parts
         line = template.format_map(_Names(name, values))
         return line + (f"; try {between.join(one(*each) for each in example.items())}" if example else "")
+
+
+class Refused(ValueError):
+    """A value that is refused for a reason, which the text gives."""
 
 
 class _Names(dict[str, Any]):
@@ -82,6 +87,8 @@ class Kind(NamedTuple):
         """What is kept of a value. Raises ConfigError, with the field's name."""
         try:
             return self.take(given)
+        except Refused as error:
+            raise ConfigError(f"{{{name}}}: {{problem}}", problem=error) from None
         except (TypeError, ValueError, OverflowError):
             such = f", such as {' or '.join(repr(self.word(each)) for each in self.examples)}" if self.examples else ""
             problem = f"expected {self.wanted}{such}, got {given!r}"
@@ -91,6 +98,8 @@ class Kind(NamedTuple):
         """A value from a command line. Raises ValueError, whose text says what was expected."""
         try:
             return self.take(self.read(text))
+        except Refused:
+            raise
         except (TypeError, ValueError, OverflowError):
             such = f", such as {' or '.join(self.examples)}" if self.examples else ""
             raise ValueError(f"expected {self.wanted}{such}, got {text!r}") from None
@@ -168,6 +177,12 @@ def _device(value: Any) -> str:
     return _good(value, numbered or value in ("cpu", "auto"))
 
 
+def _activations(value: Any) -> str:
+    if value == "float16":
+        raise Refused(f"cannot be {NO_FLOAT16}")
+    return _good(_text(value), value in ("float32", "bfloat16"))
+
+
 def _augmentation(value: Any) -> str:
     pixels = _text(value).partition(",")[0]
     moved = pixels.isascii() and pixels.isdecimal() and len(pixels) < 5 and value in (pixels, f"{pixels},flip")
@@ -226,6 +241,7 @@ GRANULARITY = Kind(
     f"a granularity, {WORDS}", lambda value: _good(_text(value), bool(Granularity.read(value))), str,
     ("rows:4", "block:4,4"),
 )  # fmt: skip
+ACTIVATIONS = Kind("float32 or bfloat16", _activations, str)
 DEVICE = Kind("a device, one of cpu, cuda, cuda:1 and auto", _device, str)
 AUGMENTATION = Kind("none, or pixels such as 4 or 4,flip", _augmentation, str)
 SCHEDULE = Kind("constant, cosine, or step:EPOCHS[:FACTOR] such as step:10:0.5", _schedule, str)

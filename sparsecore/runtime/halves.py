@@ -9,6 +9,9 @@ import numpy as np
 from .tiles import PAIRS, Tiles, tiles_of
 from .workspace import Workspace
 
+NO_FLOAT16 = "float16, whose smallest normal number is 6e-5: gradients vanish; bfloat16 has the range of float32"
+"""What activations cannot be, and why."""
+
 
 def widened(name: str, x: Tiles, workspace: Workspace) -> Tiles:
     """Tiles of bfloat16 as tiles of float32, in an array of the workspace."""

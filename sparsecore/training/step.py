@@ -14,6 +14,8 @@ from ..layers.sparse import SparseLayer
 from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.device import Device
+from ..runtime.halves import widened
+from ..runtime.tiles import PAIRS, Tiles
 from ..runtime.workspace import Workspace
 from ..storage.few import Few
 from ..storage.pattern import SparsityPattern
@@ -158,12 +160,13 @@ class Step(Whole):
         return found.gradient_at(pattern, self._workspaces[self._last].at(layer))
 
     def output(self, batch: int, layer: str | int) -> Any:
-        """What a layer last gave for a batch of this size: an array on the device, or None where it keeps none."""
+        """What a layer last gave for a batch of this size: floats on the device, or None where it keeps none."""
         workspace = self._workspaces.get(batch)
         if workspace is None:
             return None
         hosted = workspace.at(layer).find("host y")
-        return workspace.at(layer).find("y") if hosted is None else hosted
+        y = workspace.at(layer).find("y") if hosted is None else hosted
+        return y if y is None or y.dtype != PAIRS else widened("y", Tiles(y, batch), Workspace(self.device)).data
 
     def count_from(self, totals: Totals) -> None:
         """Start the totals from these, so that a run that was cut off continues to the bit."""

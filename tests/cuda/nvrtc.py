@@ -22,8 +22,10 @@ from .emulator import stand_in
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 FAMILIES = (
     "spmm", "sddmm", "coo", "relu", "add", "place", "fold", "norm", "pooling", "dropout", "augment", "update", "loss",
-    "pack",
+    "pack", "pairs",
 )  # fmt: skip
+PAIRED = ("spmm", "sddmm", "relu", "add", "place", "norm", "pooling", "dropout", "pack")
+"""Families that take activations in bfloat16, too."""
 REGISTERS, THREADS = 65536, {"sm_75": 1024, "sm_120": 1536}
 
 
@@ -68,6 +70,13 @@ def options(itemsize: int) -> tuple[str, ...]:
         from sparsecore.kernels.cuda import launch
 
         return launch.options(itemsize)
+
+
+def sizes(family: str) -> tuple[int, ...]:
+    """What a family is compiled for: bfloat16 (2), float32 (4), float64 (8)."""
+    if family == "pairs":
+        return (2,)
+    return (2, 4, 8) if family in PAIRED else (4, 8)
 
 
 def compiled(family: str, itemsize: int, arch: str) -> dict[str, Kernel]:
@@ -155,11 +164,12 @@ def main() -> None:
     """A table of all kernels: registers, and how much of a multiprocessor they fill; and the instructions of six."""
     print("| kernel | " + " | ".join(ARCHITECTURES) + " |\n|---" + "|---" * len(ARCHITECTURES) + "|")
     for family in FAMILIES:
-        for itemsize in (4, 8):
+        for itemsize in sizes(family):
             rows = {arch: compiled(family, itemsize, arch) for arch in ARCHITECTURES}
             for name in sorted(rows["sm_80"]):
                 cells = [f"{row[name].registers} ({row[name].occupancy(arch):.0%})" for arch, row in rows.items()]
-                print(f"| {name} float{8 * itemsize} | " + " | ".join(cells) + " |")
+                kind = "bfloat16" if itemsize == 2 else f"float{8 * itemsize}"
+                print(f"| {name} {kind} | " + " | ".join(cells) + " |")
     print("\n" + six_table())
 
 

@@ -28,6 +28,11 @@ def test_our_own_compute_what_they_do_on_the_cpu(a_cuda, topology, sparsity):
     for _ in range(3):
         here.run(), there.run()
     np.testing.assert_allclose(there.result(), here.result(), rtol=1e-4, atol=1e-5)
+    halves = [sparsecore.Step(problem, 1, activations="bfloat16"), bench.in_halves(a_cuda).make(problem)]
+    for each in halves:
+        each.run(), each.run(), each.run()
+    np.testing.assert_allclose(halves[1].result(), halves[0].result(), rtol=0.02, atol=0.02)
+    assert not np.array_equal(halves[1].result(), there.result())
     pattern, rng = layer_pattern((40, 60), topology, sparsity), np.random.default_rng(0)
     x, dy = rng.standard_normal((60, 24), np.float32), rng.standard_normal((40, 24), np.float32)
     for what, operand in (("gather", rng.standard_normal(pattern.nnz, np.float32)), ("sample", dy)):

@@ -20,6 +20,7 @@ from .. import test_strips as strips
 from ..kernel_checks import Guarded
 from ..test_kernels import awkward_cases, check_sddmm, check_spmm
 from . import test_kernels as kernels
+from . import test_pairs as halves
 from .emulator.stand_in import KernelFault
 from .machines import OnDevice, machine
 
@@ -116,6 +117,10 @@ def dropout(device: CUDA) -> None:
     kernels.test_dropout(device, np.float32, 0.3, (1000, 7, -1))
 
 
+def pairs(device: CUDA) -> None:
+    halves.test_rounding_is_the_references_bit_for_bit(device, 3, 130)
+
+
 class Bug(NamedTuple):
     """What is replaced in a family's source, which calls meet it, and what they must end with."""
 
@@ -128,7 +133,7 @@ class Bug(NamedTuple):
 
 FAMILIES = (
     "common", "spmm", "sddmm", "coo", "update", "loss", "pack", "add", "place", "fold", "norm", "pooling", "augment",
-    "dropout",
+    "dropout", "pairs",
 )  # fmt: skip
 WRONG = "wrong result"
 BUGS = [
@@ -176,7 +181,8 @@ BUGS = [
         "  dz += int64(blockIdx.x) * classes * LANES + lane;", "  dz += int64(blockIdx.x) * classes * LANES;", "race"),
     Bug("a chunk read before it is there", pack,
         "real(0);\n  }\n  __syncthreads();", "real(0);\n  }", "written|race"),
-    Bug("features past the last", pack, "if (first + k / LANES < features) out[k]", "out[k]", "bounds|race"),
+    Bug("features past the last", pack,
+        "if (first + k / LANES < features) {\n      Numbers", "{\n      Numbers", "bounds|race"),
     Bug("samples past the last", pack,
         "sample < batch && feature < features ? x", "feature < features ? x", "bounds"),
     Bug("no guard for the last segments", coo, "if (team >= teams) return;", "", "bounds"),
@@ -198,7 +204,7 @@ BUGS = [
         "number / columns / rows % channels", "number / columns / rows", "bounds"),
     Bug("a pixel's step forgotten", place, "column * steps.column", "column * LANES", WRONG),
     Bug("a mask that lets NaN through", place,
-        "gate.at[k] > 0 ? y.at[k] : real(0)", "gate.at[k] <= 0 ? real(0) : y.at[k]", WRONG),
+        "keep[half] = gate.at[half] > 0", "keep[half] = !(gate.at[half] <= 0)", WRONG),
     Bug("no guard for the last numbers of strips", fold, "if (k >= count) return;", "", "bounds|race"),
     Bug("rows beyond the images", fold, "if (strip < LANES / batch && row >= 0 && row < x_rows)", "", "bounds"),
     Bug("lanes past the batch of images", fold, "here.lane < batch && (!mask", "(!mask", WRONG),
@@ -209,7 +215,7 @@ BUGS = [
         "pixel / columns * steps.row", "pixel / columns * columns * LANES", WRONG),
     Bug("a segment past the last tile", norm, "min(start + per, tiles) - start", "per", "bounds"),
     Bug("lines past a segment's end", norm, "if (here >= segment.lines) continue;", "", "bounds"),
-    Bug("lanes past the batch are summed", norm, "if (lane < used[k]) term", "term", WRONG),
+    Bug("lanes past the batch are summed", norm, "if (sample_of(n) < used[k]) term", "term", WRONG),
     Bug("every thread writes the segment's sums", norm,
         "if (threadIdx.x != 0) return;\n  const int number", "const int number", "race"),
     Bug("two sums in one place", norm, "block_sum(shared[1]", "block_sum(shared[0]", "race"),
@@ -220,17 +226,21 @@ BUGS = [
         "if (number >= channels || thread != 0) return;", "if (number >= channels) return;", "race"),
     Bug("no guard for the last channels", norm, "if (channel >= channels) return;", "", "bounds"),
     Bug("a deviation from zero, not from a value", norm, "apart = value - origin", "apart = value", WRONG),
-    Bug("shifts in the lanes past the batch", norm, "here.sample + k >= batch || (relu", "(relu", WRONG),
+    Bug("shifts in the lanes past the batch", norm, "here.sample + sample_of(k) >= batch || (relu", "(relu", WRONG),
     Bug("what a float of the mean leaves out", norm, "(middle - double(mean)) * double(rate)", "0", WRONG),
     Bug("and on the way back", norm, "(middle - double(mean)) * incline", "0", WRONG),
     Bug("windows past the image's end", pooling, "min(pixel / step, most - 1)", "pixel / step", "bounds"),
     Bug("a window that ends before the pixel", pooling, "(pixel - size) / step + 1", "(pixel - size) / step", WRONG),
     Bug("no guard for the last pixels", pooling, "if (k >= count) return;", "", "bounds|race"),
-    Bug("two pixels in one place", pooling, "y[k] = best;", "y[k / 2] = best;", "race"),
+    Bug("two pixels in one place", pooling, "y[k] = packed(best);", "y[k / 2] = packed(best);", "race"),
     Bug("no guard for the last pixels of a batch", augment, "if (at >= count) return;", "", "bounds|race"),
     Bug("images moved past their edge", augment, "row >= 0 && row < height && ", "", "bounds"),
     Bug("every pixel writes its image's label", augment, "if (pixel == 0) out_labels", "out_labels", "race"),
     Bug("no guard for the last numbers", dropout, "if (k >= count) return;", "", "bounds"),
+    Bug("no guard for the last words", pairs, "if (k >= count) return;", "", "bounds|race"),
+    Bug("a second tile that is not there", pairs, "if (there.second < most) out", "out", "bounds"),
+    Bug("ties that are not rounded to even", pairs, " + (bits >> 16 & 1)", "", WRONG),
+    Bug("NaN that is rounded", pairs, "number != number ? bits | 0x00400000u : ", "", WRONG),
 ]  # fmt: skip
 
 
@@ -247,7 +257,8 @@ def test_every_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "calls", [spmm, sddmm, coo, bands, places, update, loss, pack, add, place, fold, norm, pooling, augment, dropout],
+    "calls",
+    [spmm, sddmm, coo, bands, places, update, loss, pack, add, place, fold, norm, pooling, augment, dropout, pairs],
     ids=lambda calls: calls.__name__,
 )
 def test_nothing_is_found_where_nothing_is_planted(calls: Callable[[CUDA], None]) -> None:

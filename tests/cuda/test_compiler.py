@@ -13,17 +13,26 @@ from .emulator import build
 pytestmark = pytest.mark.skipif(bool(nvrtc.why_not()), reason=nvrtc.why_not() or "")
 
 # Registers of a thread, at most: a multiprocessor holds 65,536, which is 5, 4 or 3 blocks of 128 threads.
-MOST = {("spmm", 4): 96, ("spmm", 8): 96, ("sddmm", 4): 136, ("sddmm", 8): 160, ("coo", 4): 96, ("coo", 8): 96}
+MOST = {
+    ("spmm", 2): 96, ("spmm", 4): 96, ("spmm", 8): 96, ("sddmm", 2): 168, ("sddmm", 4): 136, ("sddmm", 8): 160,
+    ("coo", 4): 96, ("coo", 8): 96,
+}  # fmt: skip
 OTHERS = 64
 
-everywhere = pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
-numbers = pytest.mark.parametrize("itemsize", [4, 8])
+SOME = ("sm_75", "sm_90", "sm_120")  # are enough for bfloat16, which is the same source
+
+everywhere = pytest.mark.parametrize(
+    "itemsize, arch", [(2, "sm_90"), *((size, arch) for size in (4, 8) for arch in nvrtc.ARCHITECTURES)]
+)
 families = pytest.mark.parametrize("family", nvrtc.FAMILIES)
+every = [(family, size) for family in nvrtc.FAMILIES for size in nvrtc.sizes(family)]
+kinds = pytest.mark.parametrize("family, itemsize", every)
 
 
-@everywhere
-@numbers
-@families
+@pytest.mark.parametrize(
+    "family, itemsize, arch",
+    [(*kind, arch) for kind in every for arch in (SOME if kind[1] == 2 else nvrtc.ARCHITECTURES)],
+)
 def test_kernels_fit_the_registers(family, itemsize, arch):
     kernels = nvrtc.compiled(family, itemsize, arch)
     assert kernels
@@ -33,9 +42,9 @@ def test_kernels_fit_the_registers(family, itemsize, arch):
 
 
 @everywhere
-@numbers
 def test_lines_move_sixteen_bytes_at_a_time(itemsize, arch):
-    """What the design counts on: a thread loads and stores four floats, or two doubles, by one instruction."""
+    """What the design counts on: a thread loads and stores four floats, two doubles or eight bfloat16 by one
+    instruction."""
     for rows in (1, 2, 3, 4):
         gather = nvrtc.instructions("spmm", itemsize, arch)[f"spmm_{rows}"]
         sample = nvrtc.instructions("sddmm", itemsize, arch)[f"sddmm_{rows}"]
@@ -48,7 +57,7 @@ def test_lines_move_sixteen_bytes_at_a_time(itemsize, arch):
     for name in ("moments", "slopes"):
         assert count(nvrtc.instructions("norm", itemsize, arch)[name], "LDG.E.128") >= 4  # under way together
     four = nvrtc.instructions("spmm", itemsize, arch)["spmm_4"]
-    assert count(four, "LDS", ".128") >= 4 * itemsize // 4  # four rows' values
+    assert count(four, "LDS", ".128") >= 4 * max(itemsize, 4) // 4  # four rows' values
 
 
 def test_products_are_fused_and_stay_in_registers():
@@ -68,8 +77,7 @@ def test_products_are_fused_and_stay_in_registers():
     assert len(nvrtc.six_table().splitlines()) == 2 + sum(map(len, nvrtc.SIX.values()))
 
 
-@numbers
-@families
+@kinds
 def test_no_atomics_and_no_local_memory(family, itemsize):
     """One writer for each element and a fixed order of summation: the same bits every time."""
     for name, found in nvrtc.instructions(family, itemsize, "sm_90").items():
@@ -79,8 +87,9 @@ def test_no_atomics_and_no_local_memory(family, itemsize):
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "")
 @families
 def test_the_emulated_device_runs_the_same_kernels(family):
-    _, names = build.kernels(nvrtc.source(family), nvrtc.options(4), checking=False)
-    assert set(names) == set(nvrtc.compiled(family, 4, "sm_80"))
+    size = 2 if family == "pairs" else 4
+    _, names = build.kernels(nvrtc.source(family), nvrtc.options(size), checking=False)
+    assert set(names) == set(nvrtc.compiled(family, size, "sm_80"))
 
 
 def test_errors_are_the_compilers(monkeypatch):

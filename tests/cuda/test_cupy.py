@@ -61,7 +61,9 @@ def test_objects_have_what_the_stand_ins_have(kind):
     assert wanted and not missing
 
 
-@pytest.mark.parametrize("name", ["__deepcopy__", "__cuda_array_interface__", "__getitem__", "__setitem__", "__len__"])
+@pytest.mark.parametrize(
+    "name", ["__deepcopy__", "__cuda_array_interface__", "__getitem__", "__setitem__", "__len__", "__iand__"]
+)
 def test_arrays_copy_and_index(name):
     assert hasattr(stand_in.ndarray, name) and hasattr(cupy.ndarray, name)
 

@@ -20,9 +20,24 @@ struct alignas(16) float4 {
 struct alignas(16) double2 {
   double x, y;
 };
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline double2 make_double2(double x, double y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+static inline float __uint_as_float(unsigned bits) {
+  float number;
+  memcpy(&number, &bits, sizeof number);
+  return number;
+}
+static inline unsigned __float_as_uint(float number) {
+  unsigned bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
 
 template <class T>
 static inline void __stwb(T* p, T value) {

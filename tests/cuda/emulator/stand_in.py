@@ -87,7 +87,8 @@ class ndarray:
         return len(self._view)
 
     def __getitem__(self, key: Any) -> ndarray:
-        return type(self)(self._memory, self._view[(*_host_only(key), ...)])
+        keys = _host_only(key)
+        return type(self)(self._memory, self._view[keys if ... in keys else (*keys, ...)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, ndarray):
@@ -95,6 +96,10 @@ class ndarray:
         elif not np.isscalar(value):
             raise TypeError(f"a device array can be given a number or a device array, got {type(value).__name__}")
         self._view[_host_only(key)] = value
+
+    def __iand__(self, bits: np.generic) -> ndarray:
+        self._view &= bits
+        return self
 
     def fill(self, value: Any) -> None:
         self._view.fill(value)
