@@ -175,6 +175,15 @@ def test_a_plan_that_does_not_fit_names_the_batch_that_would(
     assert main([*words, str(named)]) == 0
 
 
+@pytest.mark.parametrize(("words", "problem"), [
+    ("--radix 10", "one radix a sparse layer"), ("--radix 10,10 --widths 8,3", "one width a layer"),
+    ("--dense --sparsity 0.9", "sparsity"),
+])  # fmt: skip
+def test_a_plan_of_what_cannot_be_made_says_why(capsys: pytest.CaptureFixture, words: str, problem: str) -> None:
+    assert main(["lenet300", "--dataset", "mnist-subset", "--plan", *words.split()]) == 2
+    assert problem in capsys.readouterr().err
+
+
 def test_evaluating_and_pruning_are_refused_where_they_do_not_fit(
     tmp_path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,9 @@ def _unwired(config: RunConfig, sizes: Outline) -> tuple[Network, dict[str, int]
     own = {name: getattr(config, name) for name in model.own}
     hidden = config.hidden if config.hidden is not None else model.hidden
     if config.radix is not None and config.widths is not None:
+        if len(config.widths) != 1 + len(hidden):  # patterns say what is wrong, before any is made
+            wiring.patterns(model.links(sizes.shape, every=config.sparse_all, classes=sizes.classes, hidden=hidden,
+                                        **own), 0)  # fmt: skip
         hidden = tuple(prod(config.radix[0]) * width for width in config.widths[1:])
     given: Any = {"classes": sizes.classes, "hidden": hidden, **own}
     links = model.links(sizes.shape, every=True, **given)
