@@ -56,6 +56,8 @@ def _command(arguments: list[str], interrupts: Interrupts, ranks: Ranks | None) 
 
     try:
         job = training.job_of(arguments, ranks)
+        if job.plan:
+            return training.say_plan(job)
         report = training.reporter_of(job)
         if (result := job.result) is not None:
             return training.say_finished(job, result, report)

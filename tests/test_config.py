@@ -41,7 +41,7 @@ GOOD: dict[str, Any] = {
     "warm_up": 0.25, "augment": "2,flip", "seed": 7, "validation": 0.1, "patience": 5,
     "dataset_name": "mine", "data_dir": "cache",
     "device": "cuda:1", "activations": "bfloat16", "threads": 2, "evaluate_every": 4, "save_every": 0.5,
-    "save_epochs": 2, "check_every_step": True,
+    "save_epochs": 2, "check_every_step": True, "local_batch_norm": True, "lr_found": True,
 }  # fmt: skip
 """A value for each field."""
 TOGETHER: list[tuple[str, ...]] = [
@@ -54,7 +54,7 @@ TOGETHER: list[tuple[str, ...]] = [
     ("start_from", "rewind", "dataset", "target", "loss", "data_dir"), ("optimizer", "betas", "eps"),
     ("lr", "momentum", "nesterov", "weight_decay", "clip_norm", "schedule", "warm_up", "augment", "batch_size"),
     ("epochs", "seed", "validation", "patience", "dataset_name", "device", "activations", "threads", "evaluate_every",
-     "save_every", "save_epochs", "check_every_step"),
+     "save_every", "save_epochs", "check_every_step", "local_batch_norm", "lr_found"),
 ]  # fmt: skip
 """Fields that go together."""
 
@@ -97,7 +97,7 @@ def test_json_and_command_lines_give_it_back(config: RunConfig) -> None:
     assert from_saved(json.loads(json.dumps(saved(config, "1")))) == config
     given = {s.name: getattr(config, s.name) for s in settings() if getattr(config, s.name) != s.default}
     words = written({name: value for name, value in given.items() if name not in WITHOUT_FLAG})
-    assert read([*words, "lenet300"]).config() == replace(config, dataset_name=None)
+    assert read([*words, "lenet300"]).config() == replace(config, dataset_name=None, lr_found=False)
 
 
 def test_earlier_names_and_spellings_are_understood() -> None:

@@ -13,23 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._package import VERSION, source
-from ..console.arguments import UsageError
 from ..data import NAMES, DataError, Dataset, load
-from ..data.augmentation import Augmentation
 from ..data.catalogue import CATALOGUE, EMBEDDED, MNIST
-from ..files import memory
+from ..data.outline import Outline, outline
 from ..network import Network
 from ..runs.checkpoint import Checkpoint, read
 from ..runs.config import RunConfig, saved
-from ..runs.kinds import ConfigError, step_schedule
+from ..runs.kinds import ConfigError
 from ..runs.trainer import Trainer
 from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..runtime.ranks import Ranks
-from ..topology.wiring import Wiring
 from ..training.callbacks import Callback, Training
-from ..training.optimizers import SGD, Adam, AdamW, Optimizer
-from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
+from ..training.schedules import Schedule
+from .configured import augmentation_of, optimizer_of, schedule_of, wiring_of
+from .plan import check
 from .recipes import fitted, model_of, origin, own_line, resolved
 from .report import Lines, Quiet, halves_line, learning_line
 from .threads import FasterThreads
@@ -37,11 +35,6 @@ from .trouble import Trouble
 
 if TYPE_CHECKING:  # imported only by runs that prune
     from .pruning import Pruning
-
-FIRST_RATE = 1.0
-"""What an optimizer has until a range test has found its rate."""
-BYTES_A_CONNECTION = 40
-"""Values, gradients, an optimizer's column, pattern and plan together."""
 
 
 def build(
@@ -138,6 +131,7 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     if config.start_from is not None:
         network = read(config.start_from).network
         dataset = loaded(config)
+        check(config, Outline.of(dataset), network)
         dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
@@ -163,64 +157,6 @@ def earlier(config: RunConfig, step: int, ranks: Ranks | None = None) -> Network
     trainer = build(config, callbacks=[_Until(step)], ranks=ranks)
     trainer.run()
     return trainer.network
-
-
-def optimizer_of(config: RunConfig) -> Optimizer:
-    """The optimizer of a configuration."""
-    lr, decay, clip = _said(config.lr), _said(config.weight_decay), config.clip_norm
-    lr, clip = (FIRST_RATE if lr == "auto" else lr), (None if clip == "none" else clip)
-    if config.optimizer == "sgd":
-        return SGD(lr, _said(config.momentum), decay, nesterov=config.nesterov, clip_norm=clip)
-    kind = Adam if config.optimizer == "adam" else AdamW
-    return kind(lr, _said(config.betas), _said(config.eps), decay, clip_norm=clip)
-
-
-def wiring_of(config: RunConfig) -> Wiring:
-    """How a configuration wires the sparse layers, at first."""
-    sparsity = first_sparsity(config)
-    how: Any = {"granularity": config.granularity, "distribution": config.distribution or "uniform"}
-    if config.radix is not None:
-        return Wiring("radix", config.radix, widths=config.widths, **how)
-    if config.expander is not None:
-        return Wiring("expander", expander=config.expander, sparsity=sparsity, **how)
-    if config.random or config.rewire is not None:
-        return Wiring("random", sparsity=sparsity, **how)
-    return Wiring(granularity=config.granularity)
-
-
-def first_sparsity(config: RunConfig) -> float | tuple[float, ...]:
-    """The sparsity that a network is wired with: less than the last one where rewiring makes it sparser."""
-    last = config.sparsity if config.sparsity is not None else 0.0
-    if config.rewire != "regrow":
-        return last
-    first = _said(config.start_sparsity)
-    return tuple(min(first, each) for each in last) if isinstance(last, tuple) else min(first, last)
-
-
-def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation | None:
-    """How training images of a shape are augmented. Raises ConfigError."""
-    pixels, _, flip = _said(config.augment).partition(",")
-    try:
-        return None if pixels == "none" else Augmentation(shape, int(pixels), bool(flip))
-    except ValueError as error:
-        raise ConfigError("{augment}: {problem}", problem=error) from None
-
-
-def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
-    """The factors of the learning rate, for `total` steps in epochs of `steps`. Raises ConfigError."""
-    name, _, rest = _said(config.schedule).partition(":")
-    warm, whole = round(_said(config.warm_up) * steps), _said(config.epochs) * steps
-    if warm >= whole:
-        raise ConfigError("{warm_up}: must be shorter than the {epochs_run:g} epochs, got {got:g}",
-                          epochs_run=whole / steps, got=config.warm_up)  # fmt: skip
-    if total < whole:  # one phase of a run may be shorter than the run's warm-up
-        warm = min(warm, total // 2)
-    if name == "step":  # between epochs: those of the warm-up are counted as far as they are whole ones
-        every, factor = step_schedule(rest)
-        decay, rise, begun = step_decay(every * steps, factor), warm_up(warm, constant()), warm - warm % steps
-        return lambda step: rise(step) * decay(max(step - begun, 0))
-    after = cosine(total - warm) if name == "cosine" else constant()
-    return warm_up(warm, after) if warm else after
 
 
 def _pruning(config: RunConfig, steps: int) -> Pruning | None:
@@ -249,7 +185,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     hidden = config.hidden if config.hidden is not None else model.hidden
     try:
         links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
-        _check_memory(wiring.connections(links))
+        check(config, outline(name) if users is None else Outline.of(users))
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:
         raise _of_a_field(error) from None
@@ -344,12 +280,6 @@ class _Until(Callback):
     def stepped(self, trainer: Training) -> None:
         if trainer.steps_done == self.step:
             trainer.stop()
-
-
-def _check_memory(connections: int) -> None:
-    if (needed := connections * BYTES_A_CONNECTION) > (there := memory()):
-        raise UsageError(f"{connections:,} connections need about {needed:,} bytes, and this machine has {there:,}: "
-                         "ask for fewer")  # fmt: skip
 
 
 def _said(value: Any) -> Any:

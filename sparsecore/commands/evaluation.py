@@ -9,6 +9,7 @@ from ..console.arguments import CACHE, Parser
 from ..data import Dataset, load
 from ..data.arrays import LOSSES
 from ..data.normalisation import Normalisation
+from ..data.outline import Outline
 from ..errors import figure
 from ..network import Network
 from ..runs.checkpoint import read
@@ -16,9 +17,11 @@ from ..runs.config import activations_in, dataset_in, loading
 from ..runs.kinds import ACTIVATIONS, DEVICE, NAME, THREADS, typed
 from ..runs.pictures import can_draw
 from ..runs.strict import as_line
+from ..runtime import memory
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
 from ..training.evaluation import Evaluation, check_fit, scores_of
+from ..training.needs import answering
 from ..training.state import Record
 from ..training.step import Totals
 from .answers import Answers, check_file, draw
@@ -70,6 +73,9 @@ def evaluated(arguments: list[str]) -> list[str]:
     if given.threads is not None:
         set_threads(given.threads)
     checkpoint.network.to(activations=given.activations or activations_in(config))
+    check_fit(checkpoint.network, dataset)
+    if given.device == "cpu":
+        memory.check(answering(checkpoint.network, Outline.of(dataset)), f"evaluating {given.path}")
     totals = totals_of(checkpoint.network, dataset, given.device)
     network = _normalising(checkpoint.network, dataset)
     answers = None if dataset.numbers else answers_of(network, dataset)

@@ -33,7 +33,7 @@ class CommandLine(NamedTuple):
         Those of the configuration that were given.
     out : str or None
         The run's folder.
-    resume, quiet, curves, tensorboard : bool
+    resume, quiet, curves, tensorboard, plan, json : bool
     """
 
     fields: dict[str, Any]
@@ -42,6 +42,8 @@ class CommandLine(NamedTuple):
     quiet: bool
     curves: bool
     tensorboard: bool
+    plan: bool = False
+    json: bool = False
 
     def config(self) -> RunConfig:
         """The configuration of these fields. Raises UsageError, which names flags."""
@@ -59,7 +61,7 @@ def read(arguments: list[str]) -> CommandLine:
     fields = {setting.name: given[setting.name] for setting in settings() if given.get(setting.name) is not None}
     return CommandLine(
         fields, given.get("out"), resume="resume" in given, quiet="quiet" in given, curves="no_curves" not in given,
-        tensorboard="tensorboard" in given,
+        tensorboard="tensorboard" in given, plan="plan" in given, json="json" in given,
     )
 
 
@@ -92,6 +94,8 @@ def parser(run: RunConfig | None = None) -> Parser:
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--no-curves", action="store_true", help="draw no curves.png, which takes half a second")
     command.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard, in --out")
+    command.add_argument("--plan", action="store_true", help="say what the run will take of memory, and stop")
+    command.add_argument("--json", action="store_true", help="with --plan: print one JSON object")
     command.add_argument("--quiet", action="store_true", help="print the result only")
     return made
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 from ..console.arguments import UsageError
 from ..console.interrupts import Interrupts
-from ..console.output import complain
+from ..console.output import complain, print_lines
 from ..errors import OneLineError
 from ..runs.checkpoint import Checkpoint
 from ..runs.config import ConfigError, RunConfig
 from ..runs.folder import CURVES, RunFolder
 from ..runs.metrics import Metrics
 from ..runs.state import from_json
+from ..runs.strict import as_line
 from ..runs.trainer import Trainer
 from ..runtime.ranks import Ranks
 from ..training.callbacks import Callback
@@ -26,6 +27,7 @@ from . import options, tensorboard
 from .among import agreed, joint
 from .build import build
 from .options import PROGRAM
+from .plan import plan
 from .recipes import resolved
 from .report import Quiet, reporter, result_line
 from .resume import begun, gone_on
@@ -48,6 +50,8 @@ class Job(NamedTuple):
         Write event files.
     ranks : Ranks or None
         The processes that make the run together.
+    plan, json : bool
+        Only say what the run will take of memory; in JSON.
     """
 
     config: RunConfig
@@ -58,6 +62,8 @@ class Job(NamedTuple):
     again: bool = False
     tensorboard: bool = False
     ranks: Ranks | None = None
+    plan: bool = False
+    json: bool = False
 
     @property
     def result(self) -> Record | None:
@@ -116,6 +122,8 @@ def job_of(arguments: list[str], ranks: Ranks | None = None) -> Job:
     try:
         if line.resume and line.out is None:
             options.parser().error("--resume: needs --out, the folder of the run to go on with")
+        if line.json and not line.plan:
+            options.parser().error("--json: goes with --plan only")
         if line.tensorboard:
             tensorboard.check(line.out)
         found = begun(RunFolder(line.out)) if line.resume and line.out is not None else None
@@ -130,7 +138,8 @@ def job_of(arguments: list[str], ranks: Ranks | None = None) -> Job:
     checkpoint = found.checkpoint if found is not None else None
     if ranks is not None:
         agreed(config, ranks, out=line.out, resume=line.resume)
-    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard, ranks)
+    return Job(config, checkpoint, line.out, line.quiet, line.curves, found is not None, line.tensorboard, ranks,
+               line.plan, line.json)  # fmt: skip
 
 
 def trainer_of(job: Job, report: Quiet) -> Trainer:
@@ -146,6 +155,16 @@ def trainer_of(job: Job, report: Quiet) -> Trainer:
         raise UsageError(error.on_command_line()) from None
     trainer.prepare()
     return trainer
+
+
+def say_plan(job: Job) -> int:
+    """Print what the run will take; the exit status is 2 where it does not fit. Raises ValueError."""
+    try:
+        found = plan(job.config)
+    except ConfigError as error:
+        raise UsageError(error.on_command_line()) from None
+    status = print_lines(PROGRAM, [as_line(found.record())] if job.json else found.lines())
+    return status if found.fits else complain(PROGRAM, found.refusal, 2)
 
 
 def reporter_of(job: Job) -> Quiet:

@@ -24,6 +24,7 @@ class Entry:
     """A data set with a name.
 
     `md5` lists its decoded files in the order in which `read` wants them; `size` is how many bytes they have together.
+    `samples` are those of the training and of the test split.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    samples: tuple[int, int]
     md5: Mapping[str, str]
     read: Callable[[Mapping[str, NDArray[np.uint8]]], tuple[Split, Split]]
     sources: tuple[Source, ...]
@@ -50,7 +52,7 @@ _MNIST_GZ = _gzipped("sha256",
 
 MNIST = Entry(
     name="mnist", title="MNIST", shape=(1, 28, 28), classes=10, mean=(0.1307,), std=(0.3081,),
-    size=54_950_048,
+    size=54_950_048, samples=(60_000, 10_000),
     md5=dict(zip(IDX_FILES, ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
                              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"), strict=True)),
     read=idx_splits,
@@ -60,7 +62,7 @@ MNIST = Entry(
 
 FASHION_MNIST = Entry(
     name="fashion-mnist", title="Fashion-MNIST", shape=(1, 28, 28), classes=10, mean=(0.2860,), std=(0.3530,),
-    size=54_950_048,
+    size=54_950_048, samples=(60_000, 10_000),
     md5=dict(zip(IDX_FILES, ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
                              "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"), strict=True)),
     read=idx_splits,
@@ -72,6 +74,7 @@ FASHION_MNIST = Entry(
 CIFAR10 = Entry(
     name="cifar10", title="CIFAR-10", shape=(3, 32, 32), classes=10,
     mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), size=184_380_000,
+    samples=(50_000, 10_000),
     md5=dict(zip(CIFAR_FILES, ("5dd7e06a14cb22eb9f671a540d1b7c25", "5ea93a67294ea407fff1d09f752e9692",
                                "942cd6a4bcdd0dd3c604fbe906cb4421", "ae636b3ba5c66a11e91e8cb52e771fcb",
                                "53f37980c15c3d472c316c40844f3f0d", "803d5f7f4d78ea53de84dbe85f74fb6d"), strict=True)),

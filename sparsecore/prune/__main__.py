@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.prune"
 EXAMPLE = f"{PROGRAM} runs/dense --sparsity 0.95 --out pruned.safetensors"
+EACH = 32
+"""Bytes a connection while connections are ranked, and what is left is made and written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _pruned(arguments: list[str]) -> list[str]:
     """Prune as a command line says; returns the lines to print. Raises ValueError."""
     from ..runs.checkpoint import save
+    from ..runtime import memory
 
     asked = parser()
     options: dict[str, Any] = vars(asked.parse_args(arguments))
@@ -48,6 +52,7 @@ def _pruned(arguments: list[str]) -> list[str]:
     if out.exists():
         asked.error(f"--out: {out} is there already; choose another name")
     network, config = _read(Path(options["path"]))
+    memory.check(network.connections * EACH + network.table.values.nbytes, f"pruning {options['path']}")
     lines = []
     if goals:
         pruned = _prune(network, options, config, asked)
@@ -164,9 +169,13 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
     from ..data.normalisation import Normalisation
+    from ..data.outline import Outline
     from ..runs.config import dataset_in, loading
+    from ..runtime import memory
     from ..training.evaluation import check_fit, store_of
-    from .saliency import curvature, gradient
+    from ..training.needs import needs
+    from ..training.optimizers import SGD
+    from .saliency import SAMPLES, curvature, gradient
 
     by = options.get("by", "magnitude")
     if by == "magnitude":
@@ -177,6 +186,8 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     dataset = load(name, data_dir=options.get("data_dir"), **(loading(config) if name == dataset_in(config) else {}))
     dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
     check_fit(network, dataset)
+    found = needs(network, replace(Outline.of(dataset), test=0), SGD(1.0), batch_size=min(SAMPLES, len(dataset.train)))
+    memory.check(found.computing, f"{options['path']}: --by {by}")
     normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
     batches = store_of(network, dataset.train, normalisation, network.device)
     return {"gradient": gradient, "curvature": curvature}[by](network, batches)

@@ -50,6 +50,13 @@ def processes() -> int:
 
 def _quotas() -> Iterator[int]:
     """Processors that each group around this process may use, parts of one counted as a whole."""
+    for folder in around("cpu"):
+        if (found := _quota(folder)) is not None:
+            yield found
+
+
+def around(controller: str) -> Iterator[Path]:
+    """The folders of the control groups around this process that may have a controller's limits: "cpu", "memory"."""
     try:
         lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError):  # not Linux
@@ -57,15 +64,15 @@ def _quotas() -> Iterator[int]:
     for line in lines:
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
-        if kinds and "cpu" not in kinds.split(","):
+        if kinds and controller not in kinds.split(","):
             continue
-        roots = [GROUPS / kinds, GROUPS / "cpu"] if kinds else [GROUPS, GROUPS / "unified"]
+        roots = [GROUPS / kinds, GROUPS / controller] if kinds else [GROUPS, GROUPS / "unified"]
         for root in roots:
             # In a container the path may be the host's, of which only the root is seen: all that are there count.
             inside = Path(path.lstrip("/"))
             for folder in (inside, *inside.parents):
-                if ".." not in folder.parts and (found := _quota(root / folder)) is not None:
-                    yield found
+                if ".." not in folder.parts:
+                    yield root / folder
 
 
 def _quota(folder: Path) -> int | None:

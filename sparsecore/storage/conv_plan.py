@@ -84,7 +84,7 @@ class ConvPlan(Patchable):
         32,768 pixels.
     """
 
-    DERIVED, DROPPED = ("forward", "phases"), ("_transpose", "_coordinates")
+    DERIVED, DROPPED = ("forward", "phases"), ("_transpose",)
 
     def __init__(
         self, pattern: SparsityPattern, in_shape: Shape, out_shape: Shape, kernel_size: Pair, stride: Pair,
@@ -141,7 +141,7 @@ class ConvPlan(Patchable):
             reach = (rows - 1) * self.stride[0] + (self.kernel_size[0] - 1) * self.dilation[0] + 1
             in_shape = self.in_shape[0], -(-reach // self.stride[0]) * self.stride[0], self.in_shape[2]
             out_shape = self.out_shape[0], rows, self.out_shape[2]
-            self._folded[strips] = ConvPlan(
+            self._folded[strips] = type(self)(
                 self.pattern, in_shape, out_shape, self.kernel_size, self.stride, (0, self.padding[1]), self.dilation,
                 self.format, moving=self.moving, together=self.together,
             )  # fmt: skip
@@ -176,7 +176,7 @@ class ConvPlan(Patchable):
     def forward(self) -> Layout | CooLayout:
         """The layout of y = W ∗ x and of dW, for x within its border."""
         _, height, width = bordered(self.in_shape, self.x_border)
-        c, ky, kx = self._coordinates
+        c, ky, kx = self._coordinates()
         offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
         return laid_out(self.pattern, offsets, self.format, moving=self.moving, together=self.together[0])
 
@@ -218,8 +218,7 @@ class ConvPlan(Patchable):
         even = not any(size % step for step, size in zip(self.stride, self.in_shape[1:], strict=True))
         whole = even and self.format == "csr" and self.in_shape[0] % self.together[1] == 0
         made = [self._phase(origins)] if whole else [self._phase([each]) for each in origins]
-        for name in self.DROPPED:  # as large as all that stays
-            vars(self).pop(name, None)
+        vars(self).pop("_transpose", None)  # as large as all that stays
         return made
 
     def phase_grid(self, phase: Phase, tiles: int, dx: Any) -> Grid:
@@ -307,16 +306,19 @@ class ConvPlan(Patchable):
     @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
         """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
-        c, ky, kx = self._coordinates
+        c, ky, kx = self._coordinates()
         channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
-        columns = (ky * out_channels + self.pattern.rows) * wide + kx
+        rows = np.repeat(np.arange(out_channels), self.pattern.fan_in)  # a pattern would keep its own
+        columns = (ky * out_channels + rows) * wide + kx
         perm = np.lexsort((columns, c))
         indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
         return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
 
-    @cached
     def _coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Input channel, filter row and filter column of each connection."""
+        """Input channel, filter row and filter column of each connection.
+
+        Not kept: they are larger than all that is, and a plan that only goes forward would keep them for ever.
+        """
         c, within = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))
         ky, kx = np.divmod(within, self.kernel_size[1])
         return c, ky, kx

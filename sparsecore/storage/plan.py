@@ -93,7 +93,7 @@ class Plan(Patchable):
         pattern = self.pattern
         return (
             self.moving and self.format == "csr" and self.together == (1, 1) and not pattern.is_full
-            and not _block_columns(pattern.shape, pattern.nnz) and not _block_columns(pattern.shape[::-1], pattern.nnz)
+            and not block_columns(pattern.shape, pattern.nnz) and not block_columns(pattern.shape[::-1], pattern.nnz)
         )  # fmt: skip
 
     def fits(self, fresh: Patchable) -> bool:
@@ -155,7 +155,7 @@ def laid_out(
     return layout_of(pattern, offsets, columns_per_block, moving=moving, together=together)
 
 
-def _block_columns(shape: Pair, nnz: int, largest_group: int = 1) -> int:
+def block_columns(shape: Pair, nnz: int, largest_group: int = 1) -> int:
     """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
 
     Rows in groups share what they load from the second level, and need no blocks. Blocks made for that level do not
@@ -189,7 +189,7 @@ def layout_of(
     indptr = pattern.indptr.astype(np.int64)
     grouped = together > 1 and Granularity(together).units(pattern.shape).of(pattern) is not None
     if columns_per_block is None and moving and not pattern.is_full and not grouped:
-        columns_per_block = _block_columns(pattern.shape, pattern.nnz)
+        columns_per_block = block_columns(pattern.shape, pattern.nnz)
     if columns_per_block == 0 and moving and not pattern.is_full and not grouped:
         return _rows_alone(indptr, offsets)
     rows, starts, leaders = _neighbours(pattern, together) if moving and grouped else _groups(pattern, moving)
@@ -198,7 +198,7 @@ def layout_of(
     sizes = starts[1:] - starts[:-1]
     most = int(sizes.max(initial=1))
     if columns_per_block is None:
-        columns_per_block = _block_columns(pattern.shape, pattern.nnz, most)
+        columns_per_block = block_columns(pattern.shape, pattern.nnz, most)
     edges = np.arange(columns_per_block, pattern.shape[1], columns_per_block) if columns_per_block else np.arange(0)
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length

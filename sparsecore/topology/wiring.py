@@ -115,14 +115,20 @@ class Wiring:
 
     def connections(self, links: Sequence[Link]) -> int:
         """About how many connections the patterns will have, before any is made."""
+        return sum(self.counts(links))
+
+    def counts(self, links: Sequence[Link]) -> list[int]:
+        """The same of each layer. Raises ValueError if there are more or fewer radices than layers."""
         kept = [1 - each for each in self.sparsities(links)]
         sizes = [(link.inputs * prod(link.kernel_size), link.outputs) for link in links]
         if self.kind == "radix":
             nodes = prod(self.radices[0])
             kept = [radix / nodes for each in self.radices for radix in each]
+            if len(kept) != len(links):
+                self.patterns(links, 0)  # says what is wrong, before any pattern is made
             if self.widths is not None:
                 sizes = list(pairwise((links[0].inputs, *(nodes * width for width in self.widths[1:]))))
-        return round(sum(a * b * share for (a, b), share in zip(sizes, kept, strict=False)))
+        return [round(a * b * share) for (a, b), share in zip(sizes, kept, strict=False)]
 
     def sparsities(self, links: Sequence[Link]) -> Sequence[float]:
         """The sparsity of each layer. Raises ValueError if there are more or fewer than layers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, Protocol
 
@@ -112,25 +112,34 @@ class Evaluation(Whole):
         network = self._step.network
         if layers := broken_layers(network):
             raise NotFiniteError(f"{network!r} cannot be evaluated: parameters are not finite in {', '.join(layers)}")
-        samples = len(self._batches)
         self._step.totals()  # what an interrupted evaluation counted
-        batch = network.samples_at_once(BATCH)
         if self._ranks is not None:
-            return self._by_turns(self._ranks, samples, batch)
-        for start in range(0, samples, batch):
-            self._step.run(start, min(batch, samples - start))
+            return self._by_turns(self._ranks)
+        for start, batch in self._parts():
+            self._step.run(start, batch)
         return self._step.totals()
 
-    def _by_turns(self, ranks: Ranks, samples: int, batch: int) -> Totals:
+    def _by_turns(self, ranks: Ranks) -> Totals:
         """The same, each rank's turn after so many batches; their totals are added in the batches' order."""
-        own = np.zeros((-(-samples // batch), 3))
-        for k in range(ranks.rank, len(own), ranks.size):
-            self._step.run(k * batch, min(batch, samples - k * batch))
+        parts = list(self._parts())
+        own = np.zeros((len(parts), 3))
+        for k in range(ranks.rank, len(parts), ranks.size):
+            self._step.run(*parts[k])
             own[k] = self._step.totals()
         found, totals = ranks.gather(own), np.zeros(3)
         for k in range(len(own)):
             totals += found[k % ranks.size, k]
         return Totals(float(totals[0]), int(totals[1]), int(totals[2]))
+
+    def prepare(self) -> None:
+        """Compile and record what an evaluation runs, and run nothing."""
+        for batch in dict.fromkeys(batch for _, batch in self._parts()):
+            self._step.prepare(batch)
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """Where each batch starts, and its samples."""
+        samples, batch = len(self._batches), self._step.network.samples_at_once(BATCH)
+        return ((start, min(batch, samples - start)) for start in range(0, samples, batch))
 
 
 def store_of(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..network import Network
 from ..runtime.copies import Whole
+from ..runtime.memory import give_back
 from ..storage.pattern import SparsityPattern
 from .best import Best, best_of
 from .callbacks import Callback, Progress
@@ -199,6 +200,7 @@ class Loop(Whole):
                 with self._held.opened():
                     self._step.prepare(self.batch_size)
                     self._step.prepare(len(self.store) - (self.steps - 1) * self.batch_size)
+                give_back()  # what making plans left, before anything touches the buffers of steps
                 self._unstarted = self.callbacks[::-1]
             while self._unstarted:
                 self._unstarted.pop().started(self)

@@ -87,7 +87,8 @@ class Step(Whole):
     Attributes
     ----------
     grads : flat array
-        The gradients of the last step, in the order of `network.params`; from the first `prepare` on.
+        The gradients of the last step, in the order of `network.params`; from the first `prepare` on, of a step that
+        learns.
     """
 
     def __init__(
@@ -125,7 +126,8 @@ class Step(Whole):
             self._tapes.clear()
             for size in [size for size in self._workspaces if size != batch]:
                 del self._workspaces[size]
-            self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
+            if self.optimizer is not None:
+                self.grads = self.device.zeros(self.network.params.shape, self.network.dtype)
             self._version = self.network.version  # last: what is interrupted begins anew
         if batch not in self._tapes:
             self._tapes[batch] = self._record(batch)
@@ -252,7 +254,7 @@ class Step(Whole):
                 self._workspaces[batch].share = self.sharing.share(batch)
         workspace = self._workspaces[batch]
         workspace.put("totals", self._own_totals)
-        for path, pieces in self.network.views(self.grads).items():
+        for path, pieces in ({} if self.optimizer is None else self.network.views(self.grads)).items():
             for name, piece in pieces.items():
                 workspace.at(path).put(name, piece)
         return workspace
