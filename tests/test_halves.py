@@ -242,3 +242,19 @@ def test_what_cannot_be_stored_so_is_refused_and_nothing_changes() -> None:
     with pytest.raises(ValueError, match="must be float64, got 'bfloat16'"):
         exact.to(activations="bfloat16")
     assert mine.activations == "float32" and exact.activations == "float64"
+
+
+@pytest.mark.parametrize("batch", [1, 16, 17, 40])
+@pytest.mark.parametrize("placed", [False, True])
+def test_samples_of_bfloat16_become_words_and_words_samples(batch: int, placed: bool) -> None:
+    rng = np.random.default_rng(batch)
+    rows = rng.integers(0, 2**16, (batch, 37)).astype(np.uint16)
+    places = rng.permutation(50)[:37].astype(np.int32) if placed else None
+    found, right = (np.full((tiles_of(batch, PAIRS), 50 if placed else 37, LANES), 7, PAIRS) for _ in range(2))
+    Launcher(ALONE).pack(rows, found, places)
+    reference.pack(rows, right, places)
+    assert np.array_equal(found, right)
+    for unpack in (Launcher(ALONE).unpack, reference.unpack):
+        back = np.zeros_like(rows)
+        unpack(right, back, places)
+        assert np.array_equal(back, rows)

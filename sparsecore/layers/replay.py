@@ -73,7 +73,8 @@ class _Arrays:
         self.kept = kept = "float32" if halves else dtype  # of what is no activation
         self.weight, self.bias = nowhere((layer.pattern.nnz,), kept), nowhere((rows,), kept) if biased else None
         self.layer, self.channels_last = layer.with_params(self.weight, self.bias), channels_last
-        self.dtype, self.lines = (np.dtype(np.uint16), PAIRS) if halves else (np.dtype(dtype),) * 2
+        self.dtype: Any = np.dtype(np.uint16 if halves else dtype)
+        self.lines: Any = PAIRS if halves else self.dtype
         self.x, self.y = nowhere((batch, *layer.in_shape), self.dtype), nowhere((batch, *layer.out_shape), self.dtype)
         tiles = tiles_of(batch, self.lines)
         self.seen = nowhere((tiles, *layer.out_shape, LANES), self.lines) if layer.relu else None

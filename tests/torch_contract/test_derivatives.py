@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsecore[torch]'")
@@ -15,6 +16,9 @@ from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+from sparsecore.interop.torch import SparseConv2d  # noqa: E402
+from sparsecore.topology import uniform_random  # noqa: E402
 
 from .subjects import (  # noqa: E402
     Subject,
@@ -355,3 +359,23 @@ def test_autocast_computes_as_accurately_and_gives_gradients_of_the_parameters_d
         assert float((each.grad - other).norm()) <= 0.02 * (most + float(other.norm()))
     with torch.autocast("cpu", torch.bfloat16):  # what comes before has given it bfloat16
         module(x.bfloat16()).float().sum().backward()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_under_autocast_images_stay_in_bfloat16_and_in_their_order(channels_last: bool) -> None:
+    torch.manual_seed(0)
+    pattern = uniform_random(24, 10 * 9, 0.6, np.random.default_rng(0))
+    module, x = SparseConv2d(pattern, 3, padding=1), torch.randn(40, 10, 9, 9)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    expected = torch.autograd.grad(module(x).square().sum(), (x, module.weight, module.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x)
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")(x)
+    assert y.dtype == compiled.dtype == torch.bfloat16 and y.is_contiguous(memory_format=layout)
+    assert torch.equal(y, compiled)
+    for given in (y, compiled):
+        found = torch.autograd.grad(given.float().square().sum(), (x, module.weight, module.bias))
+        for mine, exact in zip(found, expected, strict=True):
+            assert mine.dtype == torch.float32
+            torch.testing.assert_close(mine, exact, rtol=0.02, atol=0.02 * float(exact.abs().max()))
