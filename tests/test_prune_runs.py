@@ -79,7 +79,7 @@ def test_curves_have_the_three_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
     records = run(*GRADUAL, "--epochs", "1", "--out", "r")
     (figure,) = drawn
-    assert [axes.get_ylabel() for axes in figure.axes] == ["threshold", "sparsity", "accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == ["threshold", "sparsity", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
     threshold, sparsity, accuracy = ([line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes)
     layers = [(record["epoch"], record["layers"][0]) for record in prunings(records)]

@@ -18,6 +18,7 @@ from ..runtime.tiles import LANES
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
 from ..topology.wiring import Link
+from ..training.loop import check_batches
 from ..training.needs import LayerNeeds, Needs, needs
 from .configured import augmentation_of, optimizer_of, wiring_of
 from .recipes import fitted, model_of, resolved
@@ -186,6 +187,8 @@ def planned(
     else:
         network, connections, wired = _unwired(config, sizes)
     network.to(activations=config.activations)
+    samples = sizes.train - held_out
+    check_batches(network, samples, batch, samples % batch or batch)
     moving = config.rewire is not None
     optimizer = optimizer_of(config)
     found = needs(

@@ -194,7 +194,8 @@ def train(trainer: Trainer, job: Job, report: Quiet, interrupts: Interrupts) -> 
     finally:
         report.close()
     if result is None:
-        return complain(PROGRAM, _stopped(trainer), interrupts.status or 128 + SIGTERM)  # another rank may have got it
+        others = 0 if job.ranks is None else 128 + SIGTERM  # another rank may have got the signal
+        return complain(PROGRAM, _stopped(trainer), interrupts.status or others)
     report.result(result_line(result))
     return draw_curves(trainer.folder) if job.curves and trainer.folder is not None else 0
 

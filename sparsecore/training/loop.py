@@ -49,6 +49,16 @@ class Recorder(Protocol):
         """Where the last checkpoint is, for people; None if there is none."""
 
 
+def check_batches(network: Network, samples: int, batch_size: int, least: int) -> None:
+    """Raise ValueError where a layer cannot be trained on the smallest batch, of `least` samples."""
+    for path, layer in network.walk():
+        if least < layer.least_batch:
+            raise ValueError(
+                f"batch_size: layer {path}, {layer!r}, trains on at least {layer.least_batch} samples at once, and "
+                f"{batch_size:,} at a time leave {least} of the {samples:,}: choose another"
+            )
+
+
 class Loop(Whole):
     """Trains by a step, epoch by epoch; the same seed gives the same bits.
 
@@ -113,12 +123,7 @@ class Loop(Whole):
         left = samples % batch_size or batch_size
         if step.sharing is not None and step.sharing.local_norms:
             left = min(rows for size in (left, batch_size) for rows in step.sharing.rows_of(size) if rows)
-        for path, layer in step.network.walk():
-            if left < layer.least_batch:
-                raise ValueError(
-                    f"batch_size: layer {path}, {layer!r}, trains on at least {layer.least_batch} samples at once, and "
-                    f"{batch_size:,} at a time leave {left} of the {samples:,}: choose another"
-                )
+        check_batches(step.network, samples, batch_size, left)
         self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed

@@ -287,10 +287,10 @@ def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_runs_that_tell_numbers_are_compared_by_r2_the_highest_first(houses: Path, capsys: Any) -> None:
     assert main([str(houses), "--workers", "2"]) == 0
     said = capsys.readouterr().out
-    assert "R² of the test split, the highest first" in said and re.search(r"lr=0.05 seed \d  R² 0\.9\d{3}  ", said)
+    assert "R² of the test split, the highest first" in said and re.search(r"lr=0.05 seed \d  R² 0\.[89]\d{3}  ", said)
     rows = table(Path("runs/numbers"))
     assert [row["lr"] for row in rows] == ["0.05", "1e-06"] and list(rows[0])[:4] == ["lr", "r2", "deviation", "runs"]
-    assert float(rows[0]["r2"]) > 0.9 > float(rows[1]["r2"]) and rows[0]["lost"] == "0"
+    assert float(rows[0]["r2"]) > 0.8 > 0.1 > float(rows[1]["r2"]) and rows[0]["lost"] == "0"
     for run in read_sweep(houses).runs:
         folder = Path("runs/numbers/runs") / run.key
         result = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

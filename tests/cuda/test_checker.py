@@ -182,7 +182,7 @@ BUGS = [
     Bug("a chunk read before it is there", pack,
         "real(0);\n  }\n  __syncthreads();", "real(0);\n  }", "written|race"),
     Bug("features past the last", pack,
-        "if (first + k / LANES < features) {\n      Numbers", "{\n      Numbers", "bounds|race"),
+        "if (feature >= features) continue;\n    Numbers", "Numbers", "bounds|race"),
     Bug("samples past the last", pack,
         "sample < batch && feature < features ? x", "feature < features ? x", "bounds"),
     Bug("no guard for the last segments", coo, "if (team >= teams) return;", "", "bounds"),
