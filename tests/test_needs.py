@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bench import memory as measured
 from sparsecore import RunConfig
 from sparsecore.commands import plan as planning
 from sparsecore.commands.build import build
-from sparsecore.commands.plan import plan
+from sparsecore.commands.plan import of_a_rank, plan
 from sparsecore.commands.recipes import resolved
 from sparsecore.console.arguments import UsageError
 from sparsecore.data import load
@@ -224,3 +225,10 @@ def test_arrays_on_paper_have_sizes_and_no_memory() -> None:
         sized((2**40, 2**40), np.int8)
     assert Paper("cuda").name == "cuda"
     assert planning.plan is plan
+
+
+def test_a_rank_is_planned_with_its_part_of_a_batch() -> None:
+    ranks = SimpleNamespace(size=3, here=2)
+    config, here = of_a_rank(RunConfig(model="lenet300", batch_size=100), ranks)
+    assert (config.batch_size, here) == (34, 2)
+    assert of_a_rank(config, None) == (config, 1)

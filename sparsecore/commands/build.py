@@ -27,7 +27,7 @@ from ..runtime.ranks import Ranks
 from ..training.callbacks import Callback, Training
 from ..training.schedules import Schedule
 from .configured import augmentation_of, optimizer_of, schedule_of, wiring_of
-from .plan import check
+from .plan import check, of_a_rank
 from .recipes import fitted, model_of, origin, own_line, resolved
 from .report import Lines, Quiet, halves_line, learning_line
 from .threads import FasterThreads
@@ -70,7 +70,7 @@ def build(
     where = device(config.device)
     if ranks is not None and where.name != "cpu":
         raise ConfigError("{device}: ranks of an MPI job train on cpu, got {got}", got=config.device)
-    dataset, initial = start(config, report)
+    dataset, initial = start(config, report, ranks)
     network = initial if checkpoint is None else checkpoint.network
     network.to(activations=config.activations)
     path, dataset = dataset.name, _as_before(_named(config, dataset), network)
@@ -126,12 +126,12 @@ def build(
     return trainer
 
 
-def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
+def start(config: RunConfig, report: Quiet, ranks: Ranks | None = None) -> tuple[Dataset, Network]:
     """The data set, and the network as it starts out."""
     if config.start_from is not None:
         network = read(config.start_from).network
         dataset = loaded(config)
-        check(config, Outline.of(dataset), network)
+        check(*of_a_rank(config, ranks), Outline.of(dataset), network)
         dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
@@ -140,7 +140,7 @@ def start(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
 
             go_back(network, config, lambda step: earlier(_origin(config), step))
         return dataset, _with_logits(network, config)
-    dataset, network = _wired(config, report)
+    dataset, network = _wired(config, report, ranks)
     return dataset, _with_logits(network, config)
 
 
@@ -175,7 +175,7 @@ def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedul
     return schedule_of(config, steps, total)
 
 
-def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
+def _wired(config: RunConfig, report: Quiet, ranks: Ranks | None) -> tuple[Dataset, Network]:
     """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
     known = CATALOGUE | {EMBEDDED: MNIST}
@@ -185,7 +185,7 @@ def _wired(config: RunConfig, report: Quiet) -> tuple[Dataset, Network]:
     hidden = config.hidden if config.hidden is not None else model.hidden
     try:
         links = model.links(about.shape, classes=about.classes, hidden=hidden, **own)
-        check(config, outline(name) if users is None else Outline.of(users))
+        check(*of_a_rank(config, ranks), outline(name) if users is None else Outline.of(users))
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:
         raise _of_a_field(error) from None

@@ -14,6 +14,7 @@ from ..data.outline import Outline, outline
 from ..network import Network
 from ..runs.config import RunConfig
 from ..runtime import memory
+from ..runtime.ranks import Ranks
 from ..runtime.tiles import LANES
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import Pair
@@ -146,7 +147,16 @@ def plan(config: RunConfig, *, ranks: int = 1) -> Plan:
     return _advised(planned(config, sizes, network, ranks), sizes, network)
 
 
-def check(config: RunConfig, sizes: Outline, network: Network | None = None, ranks: int = 1) -> None:
+def of_a_rank(config: RunConfig, ranks: Ranks | None) -> tuple[RunConfig, int]:
+    """A run as each of its ranks makes it, with the largest part of a batch, and how many share this machine."""
+    if ranks is None:
+        return config, 1
+    if config.batch_size is not None:
+        config = replace(config, batch_size=-(-config.batch_size // ranks.size))
+    return config, ranks.here
+
+
+def check(config: RunConfig, ranks: int, sizes: Outline, network: Network | None = None) -> None:
     """Refuse a run that does not fit into memory, before any of it is made.
 
     Raises

@@ -27,7 +27,7 @@ from . import options, tensorboard
 from .among import agreed, joint
 from .build import build
 from .options import PROGRAM
-from .plan import plan
+from .plan import of_a_rank, plan
 from .recipes import resolved
 from .report import Quiet, reporter, result_line
 from .resume import begun, gone_on
@@ -159,10 +159,13 @@ def trainer_of(job: Job, report: Quiet) -> Trainer:
 
 def say_plan(job: Job) -> int:
     """Print what the run will take; the exit status is 2 where it does not fit. Raises ValueError."""
+    config, ranks = of_a_rank(job.config, job.ranks)
     try:
-        found = plan(job.config)
+        found = plan(config, ranks=ranks)
     except ConfigError as error:
         raise UsageError(error.on_command_line()) from None
+    if job.ranks is not None and job.ranks.rank > 0:
+        return 0 if found.fits else 2
     status = print_lines(PROGRAM, [as_line(found.record())] if job.json else found.lines())
     return status if found.fits else complain(PROGRAM, found.refusal, 2)
 

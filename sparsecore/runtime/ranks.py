@@ -38,8 +38,10 @@ class Ranks:
     Attributes
     ----------
     rank, size : int
+    here : int
+        How many are on this machine.
     together : bool
-        Whether all are on one machine, where a message is a copy: none goes on while a rank computes, and asking MPI
+        Whether all are, where a message is a copy: none goes on while a rank computes, and asking MPI
         for that costs more than the copy.
     threads : int
         That are this rank's share of the processors that it is bound to.
@@ -51,7 +53,8 @@ class Ranks:
         from mpi4py import MPI
 
         here = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.together = bool(here.size == self.size)
+        self.here = int(here.size)
+        self.together = self.here == self.size
         self.threads = _share_of_processors(here)
         here.Free()
 
