@@ -258,3 +258,9 @@ def test_samples_of_bfloat16_become_words_and_words_samples(batch: int, placed: 
         back = np.zeros_like(rows)
         unpack(right, back, places)
         assert np.array_equal(back, rows)
+
+
+def test_a_rank_without_samples_widens_and_narrows_nothing() -> None:
+    words, lines = np.empty((0, 3, LANES), PAIRS), np.empty((0, 3, LANES), np.float32)
+    Launcher(ALONE).widen(words, lines)
+    Launcher(ALONE).narrow(lines, words)

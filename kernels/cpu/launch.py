@@ -411,11 +411,11 @@ class Launcher:
 
     def widen(self, x: Array, out: Array) -> None:
         """Tiles of bfloat16 as tiles of float32, of half as many samples each."""
-        self._launch(widen_kernel(), x.size, WIDEN, x=x, out=out, numbers=out.size // len(out), blocks=len(out))
+        self._launch(widen_kernel(), x.size, WIDEN, x=x, out=out, numbers=out.size // max(len(out), 1), blocks=len(out))
 
     def narrow(self, x: Array, out: Array) -> None:
         """The other way, rounded to the nearest, ties to even."""
-        self._launch(narrow_kernel(), x.size, WIDEN, x=x, out=out, numbers=x.size // len(x), blocks=len(x))
+        self._launch(narrow_kernel(), x.size, WIDEN, x=x, out=out, numbers=x.size // max(len(x), 1), blocks=len(x))
 
     def unpack(self, x: Array, out: Array, places: Array | None = None) -> None:
         """(tiles, features, LANES) → (batch, features), each feature from its line of the tile as in `pack`."""

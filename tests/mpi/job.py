@@ -107,6 +107,14 @@ def own() -> Network:
     return Network([first, Doubling(20), SparseLinear(dense(4, 20), rng=rng, dtype=np.float64)])
 
 
+def halved() -> Network:
+    """In float32, with activations in bfloat16."""
+    rng = np.random.default_rng(4)
+    first = SparseLinear(uniform_random(24, 72, 0.6, rng), rng=rng)
+    layers = [first, BatchNorm((24,), relu=True), SparseLinear(dense(4, 24), rng=rng)]
+    return Network(layers).to(activations="bfloat16")
+
+
 def rewiring(method: Method, **goal: float) -> list[Callback]:
     return [Rewirer(method, RewiringSchedule(5, 40, 0.3), seed=7, **goal)]
 
@@ -135,6 +143,7 @@ class Case:
 
 CASES = {
     "dropout and norms": Case(flat),
+    "bfloat16": Case(halved),
     "adam": Case(flat, adam=True, validation=0.1),
     "augmented residual": Case(residual, augment=Augmentation((2, 6, 6), 1, True)),
     "own layer and loss": Case(own, loss=squares),
