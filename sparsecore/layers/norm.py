@@ -12,7 +12,7 @@ from ..kernels.tuning import NORM_PIXELS
 from ..runtime.arrays import narrowed, real_numbers, unfit
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.recording import recorded
-from ..runtime.tiles import LANES, PAIRS, Tiles, tile_samples
+from ..runtime.tiles import LANES, Tiles, tile_samples
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
@@ -134,8 +134,8 @@ class BatchNorm(Layer):
             if joint:
                 partial = moments_of_all(partial, self.pixels, x.batch, tile_samples(x.data.dtype), workspace)
             rows = self.kept["mean"], self.kept["var"]
-            samples = {"samples": tile_samples(x.data.dtype)} if x.data.dtype == PAIRS else {}
-            kernels.settle(partial, self.pixels, whole, self.eps, self.momentum, *rows, found, **samples)
+            samples = tile_samples(x.data.dtype)
+            kernels.settle(partial, self.pixels, whole, self.eps, self.momentum, *rows, found, samples=samples)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
         ahead = workspace.ahead
