@@ -19,6 +19,22 @@ HERE = {
 }  # fmt: skip
 """Where Open MPI is not asked to, it does not start as root, nor more ranks than there are processors."""
 
+PACED = """
+import sys, time
+from sparsecore import train
+from sparsecore.training.step import Step
+
+run = Step.run
+
+def paced(*given):
+    time.sleep(0.02)
+    run(*given)
+
+Step.run = paced
+sys.exit(train.main(sys.argv[1:]))
+"""
+"""`python -m sparsecore.train` where no step takes less: a run of a hundred steps can be met under way."""
+
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or find_spec("mpi4py") is None, reason="needs MPI and mpi4py: pip install 'sparsecore[mpi]'"
 )
