@@ -28,7 +28,7 @@ def plot(rows: list[Row], path: Path) -> None:
     panels = _panels(rows)
     if not panels:
         raise ValueError("nothing to plot: time against connections needs the benchmarks step or scaling")
-    with pictures.canvas(6 * len(panels), 4.8) as figure:
+    with pictures.canvas(6 * len(panels), 5.6) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)
         for axis, (title, some) in zip(axes[0], panels.items(), strict=True):
             _panel(axis, title, some)
@@ -58,7 +58,7 @@ def _panel(axis: Any, title: str, rows: list[Row]) -> None:
             axis.plot(*_xy(radix), "D", color=colour, markerfacecolor="none", label=f"{engine}, RadiX-Net")
     axis.set(xscale="log", yscale="log", xlabel="connections", ylabel="ms a step", title=title)
     axis.grid(which="major", alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 
 def _xy(rows: list[Row]) -> tuple[list[int], list[float]]:
