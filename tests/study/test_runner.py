@@ -208,6 +208,37 @@ def weights(path: Path) -> bytes:
     return bytes(read(path).network.params.tobytes())
 
 
+def test_runs_are_told_the_seconds_that_they_had_of_a_core(tmp_path: Path) -> None:
+    """As on a machine that others use: half of the time of each step is theirs."""
+    job = {"kind": "train", "folder": str(tmp_path), "arguments": DENSE.arguments(tmp_path)}
+    command = [sys.executable, "-c", WAITING.format(job=job)]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True)
+    found = read_outcome(tmp_path)
+    assert found is not None and float(done.stdout) > 1
+    assert 0 < found.train_seconds < found.seconds
+    assert found.train_seconds < float(done.stdout)
+
+
+WAITING = """
+import time
+from sparsecore.study.making.worker import made
+from sparsecore.training.step import Step
+
+waited, run = 0.0, Step.run
+
+def waits(*given):
+    global waited
+    begin = time.monotonic()
+    time.sleep(0.02)
+    waited += time.monotonic() - begin
+    run(*given)
+
+Step.run = waits
+made({job!r})
+print(waited)
+"""
+
+
 def test_a_worker_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
     process = begin(tmp_path)
     wait_for_epochs(tmp_path, 3, process)

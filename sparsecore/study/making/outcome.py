@@ -41,7 +41,8 @@ class Outcome:
         Of the sparse layers, and of all.
     epochs : int
     train_seconds, step_ms, seconds : float
-        Of training alone, of one step, and of everything since the run began or was last resumed.
+        Of one core, for training alone, for one step, and for everything since the run began or was last resumed:
+        what the process had of it, however busy the machine was.
     answers, support : tuple of int
         For each class, how many test samples the network puts into it, and how many belong to it.
     version, commit, machine : str
