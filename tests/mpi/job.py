@@ -144,6 +144,7 @@ class Case:
 CASES = {
     "dropout and norms": Case(flat),
     "bfloat16": Case(halved),
+    "bfloat16, rigl": Case(halved, callbacks=lambda: rewiring(RIGL)),
     "adam": Case(flat, adam=True, validation=0.1),
     "augmented residual": Case(residual, augment=Augmentation((2, 6, 6), 1, True)),
     "own layer and loss": Case(own, loss=squares),
