@@ -1,7 +1,7 @@
 """Every tile size and threshold of the kernels, each with what it trades and what was seen.
 
-What was seen, was seen on one core of an AMD EPYC (Zen 4, AVX-512), as in bench/README.md. Where it says "Sets the
-order of sums", another choice changes results in their last bits.
+What was seen, was seen on one core of an AMD EPYC (Zen 4, AVX-512), as in bench/README.md; what is said of AVX2, on one
+of Zen 3. Where it says "Sets the order of sums", another choice changes results in their last bits.
 """
 
 from __future__ import annotations
@@ -48,25 +48,52 @@ that a small layer is one call of a kernel. A layer with more stored connections
 
 # ---------------------------------------------------------------------------------------------- CPU: gather and sample
 
+def few_registers(register_bytes: int) -> bool:
+    """Whether there are sixteen, as AVX2 has, and not the 32 of AVX-512 and NEON."""
+    return register_bytes == 32
+
+
+def gather_sums(register_bytes: int) -> int:
+    """Registers of sums that gather keeps for a group of rows: half of what there are."""
+    return 8 if few_registers(register_bytes) else 16
+
+
 def gather_lines(most_group: int, register_bytes: int, registers: int) -> int:
     """Lines of images, of so many registers each, whose sums gather keeps in registers, for every row of a group: a
     power of two.
 
-    A connection's offset is read once for all of them. Sums fill half of the registers. A row alone has eight: it waits
-    for x, and what it costs to begin and end a row of 14 connections is shared by all its lines. Eight lines of AVX-512
-    gain a tenth over four, four of AVX2 a quarter over two.
+    A connection's offset is read once for all of them. A row alone has eight sums: it waits for x, and what it costs to
+    begin and end a row of 14 connections is shared by all its lines. Eight lines of AVX-512 gain a tenth over four,
+    four of AVX2 a quarter over two.
     """
-    many = register_bytes != 32  # AVX-512 and NEON have 32 registers, AVX2 has 16
-    sums = (16 if many else 8) // most_group if most_group > 1 else 8
+    sums = gather_sums(register_bytes) // most_group if most_group > 1 else 8
     lines = max(1, sums // registers)
     return 1 << (lines.bit_length() - 1)
 
 
-def linear_lines(most_group: int, register_bytes: int, registers: int) -> int:
-    """The same for a fully connected layer, and for COO: at most four, which BLOCK_COLUMNS counts on. Of AVX2, a row
-    alone takes two: four are slower by a fifth."""
+LONG_ROW = 64
+"""Connections of a row, on average, from which beginning and ending it no longer counts."""
+
+
+def linear_lines(most_group: int, register_bytes: int, registers: int, connections: float = 0) -> int:
+    """The same for a fully connected layer, whose rows have so many connections, and for COO: at most four, which
+    BLOCK_COLUMNS counts on.
+
+    With AVX2, a row alone takes four lines only if it is short, which gains up to a third. In those of 100 connections,
+    two, which a nearer cache holds, are faster by a thirtieth, and in blocks by a seventh.
+    """
     lines = min(4, gather_lines(most_group, register_bytes, registers))
-    return max(1, lines // 2) if most_group == 1 and register_bytes == 32 else lines
+    return min(lines, 2) if most_group == 1 and few_registers(register_bytes) and connections >= LONG_ROW else lines
+
+
+def gather_passes(group: int, register_bytes: int, registers: int) -> int:
+    """Into how many passes over a group's connections gather cuts a line, so that its sums fit: a power of two.
+
+    With AVX2, a line of bfloat16 makes four registers, and four rows sixteen sums: these would fill the register file,
+    and wait in memory. Eight in each of two passes are twice as fast.
+    """
+    fit = max(1, gather_sums(register_bytes) // group)
+    return max(1, registers >> (fit.bit_length() - 1))
 
 
 SAMPLE_BLOCK = 8
@@ -78,18 +105,34 @@ SAMPLE_ACROSS_LINES = 4
 
 
 def sample_lines(register_bytes: int, registers_of_line: int) -> int:
-    """Lines of dy that sample keeps in registers for a row alone, beside SAMPLE_BLOCK sums. Sets the order of sums."""
+    """Lines of dy that sample keeps in registers for a row alone, beside SAMPLE_BLOCK sums. Sets the order of sums.
+
+    Beside these sums AVX2 has room for two lines of float32, for which a reduction costs too much: where there are
+    more, dy is read again, a load for eight multiply-adds, and sums go on over all lines of a panel. That gains a
+    tenth to a fifth, and with bfloat16, of which no line fits, a third to a half.
+    """
+    if few_registers(register_bytes):
+        return 2 if registers_of_line == 2 else 0
     return max(1, (8 if register_bytes == 64 else 4) // registers_of_line)
 
 
 def sample_block(group: int, register_bytes: int, together: int) -> int:
     """Connections that sample takes at once for a group of rows: as many sums as the register file holds beside as many
-    registers of each row's dy as are loaded together."""
+    registers of x or of each row's dy, whichever are fewer, as are loaded together."""
     if group == 1:
         return SAMPLE_BLOCK
     if register_bytes == 64:  # AVX-512 has 32 registers
         return 4 if group == 4 or (group == 3 and together == 2) else 8
-    return {2: 4}.get(group, 2)
+    return {2: 4}.get(group, 3 if few_registers(register_bytes) and together == 1 else 2)
+
+
+def sample_turn(group: int, register_bytes: int) -> int:
+    """Lines in a turn of sample's innermost loop, for a row alone or a group.
+
+    Two for a row alone: narrow images make few turns of each. And with AVX2, where LLVM would otherwise keep an address
+    for each line of each row, more than there are registers: a twentieth of the time.
+    """
+    return 2 if group == 1 or few_registers(register_bytes) else 1
 
 
 NEAR_CACHE = 64 * 1024

@@ -13,6 +13,17 @@ import numpy as np
 import pytest
 from llvmlite import binding as llvm
 from sparsecore.kernels.compile import register_bytes, register_bytes_of
+from sparsecore.kernels.layout import kept_size, registers_of_line
+from sparsecore.kernels.tuning import (
+    LARGEST_GROUP,
+    few_registers,
+    gather_lines,
+    gather_passes,
+    linear_lines,
+    sample_block,
+    sample_lines,
+    sample_turn,
+)
 
 from bench.environment import AVX2
 from sparsecore.layers.linear import SparseLinear
@@ -64,3 +75,35 @@ def test_a_process_told_to_compile_for_avx2_does_and_computes_the_same() -> None
     for one, other in zip(passes(), found.values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     assert passes()[0].tobytes() == found["arr_0"].tobytes(), "a lane's sum has the same order in any register"
+
+
+GROUPS = range(1, LARGEST_GROUP + 1)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("width", [64, 32, 16])
+def test_sums_leave_room_in_the_register_file(width: int, size: int) -> None:
+    registers, there = registers_of_line(size, width // kept_size(size)), 16 if few_registers(width) else 32
+    together = 2 if size == 2 and not few_registers(width) else 1
+    for group in GROUPS:
+        lines = max(gather_lines(group, width, registers), linear_lines(group, width, registers))
+        assert group * lines * registers // gather_passes(group, width, registers) <= there // 2
+        block = sample_block(group, width, together)
+        assert group * block + min(group, block) * together + 1 <= there
+    assert sample_lines(width, registers) * registers <= max(there // 4, registers)
+
+
+def test_what_avx512_was_tuned_to_is_as_it_was() -> None:
+    for size, lines, fully, dys, blocks in (
+        (4, [8, 8, 4, 4], [4, 4, 4, 4], 8, [8, 8, 8, 4]),
+        (2, [4, 4, 2, 2], [4, 4, 2, 2], 4, [8, 8, 4, 4]),
+        (8, [4, 4, 2, 2], [4, 4, 2, 2], 4, [8, 8, 8, 4]),
+    ):
+        registers = registers_of_line(size, 64 // kept_size(size))
+        assert [gather_lines(group, 64, registers) for group in GROUPS] == lines
+        for connections in (0, 1000):
+            assert [linear_lines(group, 64, registers, connections) for group in GROUPS] == fully
+        assert {gather_passes(group, 64, registers) for group in GROUPS} == {1}
+        assert sample_lines(64, registers) == dys
+        assert [sample_block(group, 64, 2 if size == 2 else 1) for group in GROUPS] == blocks
+        assert [sample_turn(group, 64) for group in GROUPS] == [2, 1, 1, 1]

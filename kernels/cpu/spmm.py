@@ -10,7 +10,7 @@ from numba import carray
 
 from ..compile import njit
 from ..layout import kept_size, registers_of_line
-from ..tuning import gather_lines, linear_lines
+from ..tuning import LONG_ROW, gather_lines, linear_lines
 from .call import arguments, kernel, share
 from .ir.gather import gather
 from .ir.vector import advance, fetch, floats, ints
@@ -71,7 +71,7 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
     """
     kept, registers = kept_size(size), registers_of_line(size, width)
     most_lines = gather_lines(most_group, kept * width, registers)
-    few_lines = linear_lines(most_group, kept * width, registers)
+    few_lines, long_lines = (linear_lines(most_group, kept * width, registers, each) for each in (0, LONG_ROW))
 
     def spmm(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, SPMM)[0]
@@ -81,7 +81,8 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
         count, places, ceiling = np.int64(starts[c.groups]), ints(c.places, 8), floats(c.ceiling, kept)
         images = c.outer * c.ys != 1
-        panel = most_lines if images else few_lines
+        long = ints(c.work, 8)[c.groups] >= LONG_ROW * count
+        panel = most_lines if images else long_lines if long else few_lines
         units, pieces = units_of(c.outer, c.ys, c.lines, panel, parts)
         item, final_item = share(units * pieces, part, until, parts)
         while item < final_item:

@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...layout import LANES
+from ...tuning import gather_passes
 from .pairs import lines_of
 from .vector import I64, Builder, Lines, Value, choose, count_loop, literals, not_null, switch
 
@@ -67,7 +68,12 @@ class _Gather:
         self.out, self.out_row, self.out_line = out, out_row, out_line
 
     def emit(self, group: int, lines: int) -> None:
-        v, b = self.v, self.v.b
+        v = self.v
+        for part in v.parts(gather_passes(group, v.width * v.size, v.registers)):
+            self._emit(part, group, lines)
+
+    def _emit(self, v: Lines, group: int, lines: int) -> None:
+        b = v.b
         numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
         values = [b.gep(self.data, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
         x_bases = [b.gep(self.x, [b.mul(self.x_line, I64(k))]) for k in range(lines)]

@@ -34,7 +34,7 @@ class PairLines(Lines):
 
     def load(self, base: Value, register: int = 0) -> Value:
         b = self.b
-        where, upper = divmod(register, 2)
+        where, upper = divmod(self.first + register, 2)
         words = b.load(self._cast(b.gep(base, [I64(where * self.width)]), self.words))
         words.align = self.size
         bits = b.and_(words, self._all(0xFFFF0000)) if upper else b.shl(words, self._all(16))
@@ -42,7 +42,7 @@ class PairLines(Lines):
 
     def store_all(self, values: list[Value], base: Value, starts: list[Value]) -> None:
         for k in range(0, len(values), 2):
-            where = k % self.registers // 2
+            where = (self.first + k % self.registers) // 2
             self.store_pair(values[k], values[k + 1], self.b.gep(base, [starts[k // self.registers]]), where)
 
     def store_pair(self, lower: Value, upper: Value, base: Value, where: int = 0) -> None:

@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...layout import LANES
-from ...tuning import SAMPLE_ACROSS_LINES, SAMPLE_BLOCK, sample_block, sample_lines
+from ...tuning import SAMPLE_ACROSS_LINES, SAMPLE_BLOCK, few_registers, sample_block, sample_lines, sample_turn
 from .pairs import lines_of
 from .vector import I32, I64, Builder, Value, choose, count_loop, literals, opaque, opaque_number, switch
 
@@ -98,18 +98,27 @@ class _Sample:
     def one_row(self) -> None:
         """dy's lines stay in registers, a panel of them at a time; every connection reads x's lines once.
 
-        Connections are taken SAMPLE_BLOCK at a time, so that their sums are reduced together.
+        Connections are taken SAMPLE_BLOCK at a time, so that their sums are reduced together. Where registers are few,
+        and lines more than fit beside these sums, the row is a group of one.
         """
         v, b = self.v, self.v.b
         most = sample_lines(v.width * v.size, v.registers)
-        number = b.sext(b.load(self.rows), I64)
-        dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
-        target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])
 
-        def panel(dy_at: Value, x_at: Value, lines: int, later: Value) -> None:
-            self._panel(b.gep(dy_row, [dy_at]), b.gep(self.x, [x_at]), lines, target, later)
+        def alone() -> None:
+            number = b.sext(b.load(self.rows), I64)
+            dy_row = b.gep(self.dy, [b.mul(number, self.dy_row)])
+            target = b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))])
 
-        self._panels(most, panel)
+            def panel(dy_at: Value, x_at: Value, lines: int, later: Value) -> None:
+                self._panel(b.gep(dy_row, [dy_at]), b.gep(self.x, [x_at]), lines, target, later)
+
+            self._panels(most, panel)
+
+        if few_registers(v.width * v.size):
+            fit = b.zext(b.icmp_signed("<=", self.lines, I64(most)), I64)
+            switch(b, {1: alone, 0: lambda: self.rows_together(1, I64(1), I64(0), I64(0))}, fit)
+        else:
+            alone()
 
     def _panel(self, dy_base: Value, x_base: Value, lines: int, target: Value, later: Value) -> None:
         v, b = self.v, self.v.b
@@ -165,25 +174,35 @@ class _Sample:
     def rows_together(self, group: int, tiles: Value, dy_tile: Value, x_tile: Value) -> None:
         """For a block of connections, the sums of all rows stay in registers over all positions."""
         v, b = self.v, self.v.b
-        most = sample_block(group, v.width * v.size, len(v.at_once[0]))
+        register_bytes, at_once = v.width * v.size, v.at_once  # registers of a line that are loaded together
+        apart = few_registers(register_bytes) and len(at_once[0]) > 1
+        if apart:  # loaded again for each: LLVM would load all words of a block first, and spill them
+            at_once = [(r,) for r in range(v.registers)]
+        most, turn = sample_block(group, register_bytes, len(at_once[0])), sample_turn(group, register_bytes)
         numbers = [b.sext(b.load(b.gep(self.rows, [I64(r)])), I64) for r in range(group)]
         dys = [b.gep(self.dy, [b.mul(number, self.dy_row)]) for number in numbers]
         targets = [b.gep(self.grad, [b.load(b.gep(self.indptr, [number]))]) for number in numbers]
+        nothing: Value = ir.Constant(v.vector, ir.Undefined)
 
         def connections(p: Value, whole: bool, block: int) -> list[Value]:
             xs = [b.gep(self.x, [self._offset(p, k, whole)]) for k in range(block)]
 
             def position(dy_at: Value, x_at: Value, sums: list[Value]) -> list[Value]:
                 sums = list(sums)
-                if group == 1:
-                    dy_at, x_at = opaque_number(b, dy_at), opaque_number(b, x_at)
-                for together in v.at_once:  # registers of a line that are loaded together
-                    dy = {r: [v.load(b.gep(base, [dy_at]), r) for base in dys] for r in together}
-                    for c, base in enumerate(xs):  # one x at a time: the sums need the other registers
+                for together in at_once:
+                    if turn == 2 and (apart or together == at_once[0]):
+                        dy_at, x_at = opaque_number(b, dy_at), opaque_number(b, x_at)
+                    # Whichever are fewer are held, and the others taken one at a time: sums need the other registers.
+                    bases = [(xs, x_at), (dys, dy_at)]
+                    (held, here), (taken, there) = bases if block < group else bases[::-1]
+                    inner = {r: [v.load(b.gep(base, [here]), r) for base in held] for r in together}
+                    for outer, base in enumerate(taken):
+                        at = b.gep(base, [there])
                         for r in together:
-                            x = v.load(b.gep(base, [x_at]), r)
-                            for row in range(group):
-                                sums[row * block + c] = v.fma(dy[r][row], x, sums[row * block + c])
+                            one = v.load(at, r)
+                            for k, other in enumerate(inner[r]):
+                                row, c = (outer, k) if block < group else (k, outer)
+                                sums[row * block + c] = v.fma(other, one, sums[row * block + c])
                 return sums
 
             # Tiles, image rows and lines, from the outermost loop to the innermost.
@@ -200,19 +219,21 @@ class _Sample:
 
                 if depth + 1 < len(loops):
                     return count_loop(b, I64(0), count, 1, sums, each)
-                if group > 1:
+                if turn == 1:
                     return count_loop(b, I64(0), count, 1, sums, one)
-                # Two lines in a turn of the innermost loop: narrow images make few turns of each.
                 even = b.and_(count, I64(-2))
                 sums = count_loop(b, I64(0), even, 2, sums, lambda k, s: one(b.add(k, I64(1)), one(k, s)))
                 return count_loop(b, even, count, 1, sums, one)
 
             sums = walk(0, I64(0), I64(0), [v.zero] * (group * block))
-            first = 0
+            # Of each row, a power of two is reduced: beside three sums one that nobody looks at.
+            wide = 1 << (block - 1).bit_length()
+            rows = [sums[k : k + block] + [nothing] * (wide - block) for k in range(0, group * block, block)]
+            sums, first = [total for row in rows for total in row], 0
             for packed in v.sums(sums):
                 count = packed.type.count
-                for k in range(0, count, min(block, count)):
-                    row, column = divmod(first + k, block)
+                for k in range(0, count, min(wide, count)):
+                    row, column = divmod(first + k, wide)
                     piece = v.shuffle(packed, packed, list(range(k, k + min(block, count))))
                     first_of_piece = b.add(p, I64(column))
                     limit = None if whole else b.sub(self.count, first_of_piece)
@@ -220,7 +241,7 @@ class _Sample:
                 first += count
             return []
 
-        whole = b.and_(self.count, I64(-most))
+        whole = _whole(b, self.count, most)
         count_loop(b, I64(0), whole, most, [], lambda p, _: connections(p, True, most))
         rest = whole
         if group == 1:  # half a block where what is left fits into it: rows of a convolution have few connections
@@ -290,6 +311,11 @@ class _Sample:
                 lambda: [ir.Constant(sums.type, [0.0] * count)],  # noqa: B023
             )  # fmt: skip
             v.store_some(b.fadd(old, sums), at, keep)
+
+
+def _whole(b: Builder, count: Value, block: int) -> Value:
+    """The connections of whole blocks."""
+    return b.and_(count, I64(-block)) if block & (block - 1) == 0 else b.sub(count, b.srem(count, I64(block)))
 
 
 @intrinsic(prefer_literal=True)

@@ -7,6 +7,7 @@ these words are in `gather.py`, `sample.py` and their neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from llvmlite import ir
@@ -148,6 +149,7 @@ class Lines:
         self.size = size_of(scalar)
         self.vector = ir.VectorType(scalar, width)
         self.registers = LANES // width
+        self.first = 0  # register of the line that is this one's first
         self.at_once: list[tuple[int, ...]] = [(r,) for r in range(self.registers)]  # what one load gives
         self.zero = ir.Constant(self.vector, [0.0] * width)
         suffix = f"v{width}f{8 * self.size}"
@@ -159,9 +161,17 @@ class Lines:
 
     def load(self, base: Value, register: int = 0) -> Value:
         # The element's alignment: costs nothing on aligned data, and an aligned load crashes on any other.
-        value = self.b.load(self._cast(self.b.gep(base, [I64(register * self.width)]), self.vector))
+        value = self.b.load(self._cast(self.b.gep(base, [I64((self.first + register) * self.width)]), self.vector))
         value.align = self.size
         return value
+
+    def parts(self, count: int) -> list[Lines]:
+        """The same of each of `count` equal parts of a line."""
+        parts = [copy(self) for _ in range(count)]
+        for k, part in enumerate(parts):
+            part.registers = self.registers // count
+            part.first = k * part.registers
+        return parts
 
     def prefetch(self, base: Value) -> None:
         """Begin to bring the line at `base` into the cache; any address will do."""
@@ -173,7 +183,7 @@ class Lines:
             self.b.call(f, [target, I32(0), I32(3), I32(1)])
 
     def store(self, value: Value, base: Value, register: int = 0) -> None:
-        target = self._cast(self.b.gep(base, [I64(register * self.width)]), value.type)
+        target = self._cast(self.b.gep(base, [I64((self.first + register) * self.width)]), value.type)
         self.b.store(value, target).align = self.size
 
     def store_some(self, value: Value, base: Value, keep: Value) -> None:
