@@ -1,4 +1,4 @@
-"""Settings of every test run: `--benchmark`, the `gpu` marker, Hypothesis, where chance comes from, and Ctrl-C."""
+"""Settings of every test run: processes, `--benchmark`, the `gpu` marker, Hypothesis, chance, and Ctrl-C."""
 
 import importlib.util
 import os
@@ -35,6 +35,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         np.random.default_rng = unseeded
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread plain `pytest` over two processes, a file in one of them: most of its time is one thread that compiles.
+
+    Not what is named or marked, which one wants to see, or stop at, or which measures time and memory.
+    """
+    option = config.option
+    plain = config.args_source is not pytest.Config.ArgsSource.ARGS and option.markexpr == "not slow"
+    seen = option.benchmark or option.usepdb or option.capture == "no"
+    one_of_them = hasattr(config, "workerinput")
+    if plain and not seen and not one_of_them and getattr(option, "numprocesses", 0) is None:  # 0: there is no xdist
+        option.numprocesses, option.dist = 2, "loadfile"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

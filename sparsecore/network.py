@@ -14,13 +14,13 @@ from .data.normalisation import Normalisation
 from .layers.compiled import Compiled
 from .layers.inputs import Inputs
 from .layers.layer import Layer
-from .layers.program import LookedAt, Programs
+from .layers.live import Live
 from .layers.sequential import Sequential
 from .layers.sparse import SparseLayer
 from .runtime.arrays import narrowed, real_numbers
 from .runtime.device import Device, place_of
-from .runtime.halves import NO_FLOAT16
 from .runtime.halves import narrowed as in_halves
+from .runtime.halves import storable
 from .runtime.recording import is_recorded
 from .runtime.tiles import LANES, PAIRS, Tiles, tile_samples, tiles_of
 from .runtime.workspace import Ahead, Workspace
@@ -32,10 +32,6 @@ from .storage.sizes import spell
 AT_ONCE = 1 << 28
 """Bytes of activations that a network may take outside training, where the user does not say how many samples."""
 
-SMALL, KEPT = 64, 1 << 24
-"""Samples that are answered by a recording, at most, and the bytes of activations that this may keep in memory: beyond,
-Python's share of the time no longer counts."""
-
 
 class LayerSummary(NamedTuple):
     """One line of a network's table."""
@@ -46,27 +42,6 @@ class LayerSummary(NamedTuple):
     connections: int
     biases: int
     sparsity: float
-
-
-class _Live(NamedTuple):
-    """How a network answers few samples, and all that this depends on beside the values of its parameters."""
-
-    root: Sequential
-    looked_at: LookedAt
-    inputs: Inputs
-    programs: Programs
-    most: int
-
-    @classmethod
-    def of(cls, network: Network) -> _Live:
-        looked_at = LookedAt(network.root)  # before anything is recorded
-        inputs = Inputs(network.layers[0].in_shape, network.normalisation, network.dtype)
-        programs = Programs(network.root, network.dtype, network.device, halves=network.activations == "bfloat16")
-        numbers = sum(int(np.prod(layer.out_shape)) for _, layer in network.root.walk() if not layer.children)
-        most = min(SMALL, KEPT // (numbers * network.dtype.itemsize) // LANES * LANES)
-        # Plain Python, and layers of which it is not known what they look at, are asked anew every time.
-        most = most if programs.known and network.device.name == "cpu" else 0
-        return cls(network.root, looked_at, inputs, programs, most)
 
 
 class Network:
@@ -111,7 +86,7 @@ class Network:
 
     answers: Answers | None = None  # networks that earlier versions pickled have none
     _halves = False
-    _live: _Live | None = None
+    _live: Live | None = None
 
     def __init__(
         self, layers: Iterable[Layer] | Mapping[str, Layer], *, sparse: Iterable[str | int] | None = None,
@@ -215,7 +190,7 @@ class Network:
         ValueError
             If activations cannot be stored so.
         """
-        kind = self.activations if activations is None else self._checked_activations(activations, device)
+        kind = self.activations if activations is None else storable(activations, self.dtype, self)
         if device is not None:
             self._move(device)
         if kind != self.activations:
@@ -228,14 +203,6 @@ class Network:
     def activations(self) -> str:
         """The dtype in which activations and their gradients are stored: the parameters', or bfloat16."""
         return "bfloat16" if self._halves else self.dtype.name
-
-    def _checked_activations(self, wanted: str, device: str | Device | None) -> str:
-        known = [self.dtype.name, *(["bfloat16"] if self.dtype == np.float32 else [])]
-        if wanted == "float16":
-            raise ValueError(f"{self!r}: activations cannot be {NO_FLOAT16}")
-        if wanted not in known:
-            raise ValueError(f"{self!r}: activations must be {' or '.join(known)}, got {wanted!r}")
-        return wanted
 
     def _move(self, device: str | Device) -> None:
         before = [(layer, layer.params, layer.kept, layer._device) for _, layer in self.root.walk()]
@@ -501,16 +468,11 @@ class Network:
             out[start : start + batch_size] = device.get(flat).reshape(len(part), *last.out_shape)
         return out
 
-    def _live_now(self) -> _Live:
-        """How few samples are answered, as the network is now: recorded anew when a recording would no longer be right.
-
-        Parameters are read where they are. All else that a recording depends on is compared at every call, object by
-        object.
-        """
+    def _live_now(self) -> Live:
+        """How few samples are answered, as the network is now."""
         live = self._live
-        known = live is not None and live.root is self.root and live.inputs.normalisation is self.normalisation
-        if live is None or not known or not live.looked_at.is_same():
-            live = self._live = _Live.of(self)
+        if live is None or not live.is_of(self.root, self.normalisation):
+            live = self._live = Live.of(self.root, self.normalisation, self.dtype, self.device, self._halves)
         self._check_own()
         return live
 

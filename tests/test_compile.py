@@ -30,7 +30,8 @@ from sparsecore.layers import (
     SparseConv2d,
     SparseLinear,
 )
-from sparsecore.network import SMALL, Network
+from sparsecore.layers.live import SMALL
+from sparsecore.network import Network
 from sparsecore.runtime.devices import cpu, get_threads, set_threads
 from sparsecore.runtime.recording import recorded
 from sparsecore.topology import dense, uniform_random

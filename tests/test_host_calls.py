@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from typing import Any
 
@@ -18,17 +17,15 @@ from sparsecore.network import Network
 from sparsecore.runs.checkpoint import load, save
 from sparsecore.runtime.device import Device
 from sparsecore.runtime.devices import cpu, get_threads, set_threads
-from sparsecore.runtime.recording import NotRecordedError, recorded
+from sparsecore.runtime.recording import recorded
 from sparsecore.runtime.tiles import Tiles
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, uniform_random
-from sparsecore.training.losses import CrossEntropy, SquaredError
+from sparsecore.training.losses import CrossEntropy
 from sparsecore.training.optimizers import SGD, AdamW, Optimizer
 from sparsecore.training.step import Step
 
-from .small import Array, matrix_of, numbers, tiled, untiled
-from .small import network as small_network
-from .small import store as small_store
+from .small import Array, matrix_of, numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is plain Python")
 
@@ -486,82 +483,6 @@ def test_a_layer_that_holds_layers_may_be_plain_python_too() -> None:
     np.testing.assert_allclose(ours.params, eager.params, rtol=1e-10, atol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------- losses
-
-
-def batches_with_targets(device: Device, dtype: Any, count: int = 50, outputs: int = 5) -> tuple[Batches, Array]:
-    x, targets = numbers((count, 20), dtype=np.float32), numbers((count, outputs), 1, dtype)
-    split = Split(x, np.zeros(count, np.int32))
-    return Batches(split, (20,), [0.0], [1.0], device, dtype, targets=targets), targets
-
-
-def squared(z: Array, targets: Array) -> tuple[float, Array]:
-    return 0.5 * float(np.sum((z - targets) ** 2)) / max(len(z), 1), (z - targets) / max(len(z), 1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_squared_error_is_half_the_mean_of_squares(dtype: Any) -> None:
-    near = {"rtol": 1e-4, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-12}
-    networks = [small_network(dtype=dtype) for _ in range(2)]
-    steps = []
-    for each, loss in zip(networks, (SquaredError(), squared), strict=True):
-        step = Step(each, batches_with_targets(cpu(), dtype)[0], SGD(0.01, 0.9), loss=loss)
-        step.batches.shuffle(3, 0)
-        for start, batch in ((0, 17), (17, 16), (33, 17), (0, 1), (0, 17)):
-            step.run(start, batch)
-        steps.append(step)
-    np.testing.assert_allclose(networks[0].params, networks[1].params, **near)
-    one, other = (step.totals() for step in steps)
-    assert one.loss == pytest.approx(other.loss, rel=1e-4) and (one.correct, one.samples) == (0, 68)
-    assert [name for name in steps[0].host_calls if name != "pack targets"] == []
-
-
-def test_targets_are_those_of_the_order() -> None:
-    for dtype in (np.float32, np.float64):
-        batches, targets = batches_with_targets(cpu(), dtype)
-        batches.shuffle(5, 1)
-        for start, batch in ((0, 16), (3, 33), (50, 0)):
-            batches.seek(start, batch)
-            _, packed = batches.pack(Workspace())
-            rows = np.moveaxis(packed.data, -1, 1).reshape(-1, 5)
-            assert np.array_equal(rows[:batch], targets[batches.order[start : start + batch]])
-            assert not rows[batch:].any()
-    split = Split(np.zeros((50, 20), np.float32), np.zeros(50, np.int32))
-    with pytest.raises(ValueError, match=r"targets must have shape \(50, outputs\), got \(49, 5\)"):
-        Batches(split, (20,), [0], [1], cpu(), targets=targets[1:])
-
-
-def test_a_loss_divides_by_what_it_is_told() -> None:
-    """Two halves of a batch, each divided by the whole, give the whole's gradient."""
-    z, labels, targets = numbers((32, 6)), np.arange(32) % 6, numbers((32, 6), 1)
-    from sparsecore.runtime.tiles import Labels, Targets
-
-    for loss, pack in ((CrossEntropy(), lambda rows: Labels.pack(labels[rows], 6)),
-                       (SquaredError(), lambda rows: Targets.pack(targets[rows]))):  # fmt: skip
-        whole = untiled(loss(tiled(z), pack(slice(None)), Workspace()))
-        halves = [
-            untiled(loss(tiled(z[rows]), pack(rows), Workspace(), divisor=32)) for rows in (slice(16), slice(16, 32))
-        ]
-        np.testing.assert_allclose(np.concatenate(halves), whole, rtol=1e-13)
-        with pytest.raises(ValueError, match="the divisor of a loss must be at least 1, got 0"):
-            loss(tiled(z), pack(slice(None)), Workspace(), divisor=0)
-
-
-def test_losses_and_samples_must_go_together() -> None:
-    with pytest.raises(TypeError, match="a squared error needs targets, and the samples have labels"):
-        Step(small_network(), small_store(), loss=SquaredError()).run(0, 16)
-    batches, _ = batches_with_targets(cpu(), np.float32)
-    with pytest.raises(TypeError, match="cross-entropy needs labels, and the samples have targets"):
-        Step(small_network(), batches).run(0, 16)
-    batches, _ = batches_with_targets(cpu(), np.float32, outputs=4)
-    with pytest.raises(ValueError, match="outputs of 16 samples, 5 of float32 each, do not go with targets of 16 samp"):
-        Step(small_network(), batches, loss=SquaredError()).run(0, 16)
-    for wrong, message in ((lambda z, y: 1.0, "its mean over the batch"), (lambda z, y: (z, z), "its mean over"),
-                           (lambda z, y: (0.0, z[1:]), r"the gradient must have z's shape \(16, 5\)")):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            Step(small_network(), small_store(), loss=wrong).run(0, 16)
-
-
 # ---------------------------------------------------------------------------------------------- host calls themselves
 
 
@@ -628,131 +549,6 @@ def test_it_is_said_once_that_plain_python_is_slower() -> None:
             Step(net((SparseLinear, Quiet, SparseLinear)), samples(cpu()), sgd()).run(0, 16)
     assert len(said) == 1
     assert "SparseLinear(30→20) is plain Python and runs as such at every step" in str(said[0].message)
-
-
-# ---------------------------------------------------------------------------------------------- refusals
-
-
-class Marked(ReLU):
-    """What a marked layer does besides, given as a function of x, a buffer of its shape and the workspace."""
-
-    besides: Any = None
-
-    @recorded
-    def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
-        y, cache = super().forward_tiles(x, workspace)
-        found = type(self).besides(x.data, y.data, workspace)
-        return (y if found is None else Tiles(found, x.batch)), cache
-
-
-def in_place(x: Any, y: Any, workspace: Workspace) -> None:
-    y += 1
-
-
-WRONG = {
-    "in place": in_place,
-    "assignment": lambda x, y, workspace: y.__setitem__(..., 0),
-    "fill": lambda x, y, workspace: y.fill(0),
-    "out=": lambda x, y, workspace: (np.exp(y, out=y), None)[1],
-    "copyto": lambda x, y, workspace: np.copyto(y, 1),
-    "copyto through asarray": lambda x, y, workspace: np.copyto(np.asarray(y), 1),
-    "random numbers in place": lambda x, y, workspace: (np.random.default_rng(0).random(out=np.asarray(y)), None)[1],
-    "arithmetic": lambda x, y, workspace: (y * 2, None)[1],
-    "a result": lambda x, y, workspace: np.asarray(y) * 2,
-    "a mean": lambda x, y, workspace: (y.mean(), None)[1],
-    "einsum": lambda x, y, workspace: (np.einsum("abc->b", y), None)[1],
-    "an element": lambda x, y, workspace: (float(y[0, 0, 0]), None)[1],
-    "control flow": lambda x, y, workspace: ((y > 0).all(), None)[1],
-    "a copy": lambda x, y, workspace: y.copy(),
-    "the input": lambda x, y, workspace: x.__setitem__(0, 0),
-    "the position": lambda x, y, workspace: (int(workspace.position[0]), None)[1],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_marked_layer_that_computes_is_refused(what: str) -> None:
-    class Own(Marked):
-        besides = staticmethod(WRONG[what])
-
-    ends = [SparseLinear(dense(*shape), dtype=np.float64) for shape in ((8, 20), (5, 8))]
-    network = Network([ends[0], Own((8,)), ends[1]])
-    with pytest.raises(NotRecordedError) as caught:
-        Step(network, small_store(dtype=np.float64), SGD(0.1)).run(0, 16)
-    message = str(caught.value)
-    assert message.startswith("ReLU(8): forward_tiles is marked as recorded, but ") and "\n" not in message
-    assert "take the mark @recorded away, or call it through kernels.host" in message
-    workspace = Workspace(position=np.zeros(3, np.int64))
-    y, _ = Own((8,)).forward(numbers((3, 8)), workspace)  # alone it may do as it likes
-    assert y.shape == (3, 8)
-
-
-def test_marked_parameters_optimizers_and_losses_are_refused_too() -> None:
-    class Scaled(SparseLinear):
-        @recorded
-        def forward_tiles(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
-            self.params["weight"] *= 0.9
-            return super().forward_tiles(x, workspace)
-
-    class Decayed(SGD):
-        @recorded
-        def rule(self, kernels: Any, w: Any, dw: Any, columns: Any, *, decays: bool) -> None:
-            w *= 0.9
-            super().rule(kernels, w, dw, columns, decays=decays)
-
-    class Late(SGD):
-        @recorded
-        def begin(self, kernels: Any) -> None:
-            self.lr = 0.5
-
-    class Smoothed(CrossEntropy):
-        @recorded
-        def __call__(self, z: Tiles, wanted: Any, workspace: Workspace, *, divisor: int | None = None) -> Tiles:
-            dz = super().__call__(z, wanted, workspace)
-            dz.data[:, 0] = 0
-            return dz
-
-    before = small_network().params
-    for layer, optimizer, loss, name in (
-        (Scaled, SGD(0.1), None, r"SparseLinear\(20→12\): forward_"), (SparseLinear, Decayed(0.1), None, "Decayed"),
-        (SparseLinear, Late(0.1), None, "Late"), (SparseLinear, SGD(0.1), Smoothed(), r"Smoothed\(\): __call__"),
-    ):  # fmt: skip
-        network = small_network()
-        network.layers[0].__class__ = layer
-        with pytest.raises(NotRecordedError, match=name):
-            Step(network, small_store(), optimizer, loss=loss).run(0, 16)
-        assert np.array_equal(network.params, before), "and nothing has changed"
-
-
-def test_a_marked_layer_of_kernels_alone_is_recorded() -> None:
-    class Own(Marked):
-        besides = staticmethod(lambda x, y, workspace: workspace.kernels.relu(y, y))
-
-    network = Network([SparseLinear(dense(8, 20)), Own((8,)), SparseLinear(dense(5, 8))])
-    step = Step(network, small_store(), SGD(0.1))
-    step.run(0, 16)
-    assert step.host_calls == () and math.isfinite(step.totals().loss)
-
-
-@pytest.mark.parametrize(
-    ("forward", "backward", "message"),
-    [
-        (lambda self, x, w: (x.data, None), None, "forward_tiles must give Tiles of shape"),
-        (lambda self, x, w: (Tiles(x.data[:, 1:], x.batch), None), None, "forward_tiles must give Tiles of shape"),
-        (None, lambda self, dy, c, w, need_dx: (None, {}), "backward_tiles must give Tiles of shape"),
-        (None, lambda self, dy, c, w, need_dx: (dy, {}), r"backward_tiles must give a gradient of gain, of shape \(9"),
-    ],
-)
-def test_a_plain_layer_that_gives_something_else_is_refused(forward: Any, backward: Any, message: str) -> None:
-    class Own(RootMeanSquare):
-        pass
-
-    if forward:
-        Own.forward_tiles = forward  # type: ignore[method-assign]
-    if backward:
-        Own.backward_tiles = backward  # type: ignore[method-assign]
-    network = Network([SparseLinear(dense(9, 20)), Own(9), SparseLinear(dense(5, 9))])
-    with pytest.raises(ValueError, match=message):
-        Step(network, small_store(), SGD(0.1)).run(0, 16)
 
 
 def test_a_replay_on_other_arrays_takes_no_host_calls() -> None:

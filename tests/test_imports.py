@@ -43,8 +43,7 @@ HOUSE = {
 COMMANDS_USERS = {"commands", "train", "evaluate", "study", "__main__"}
 
 RUNTIME = {
-    "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "filelock", "PIL",
-    "rich",
+    "numpy", "scipy", "numba", "llvmlite", "safetensors", "pooch", "requests", "platformdirs", "PIL", "rich",
 }  # fmt: skip
 FOR_KERNELS = {"numpy", "numba", "llvmlite", "scipy.sparse", "cupy"}
 COMMAND_LINES = {"sparsecore.commands", "sparsecore.train", "sparsecore.evaluate", "sparsecore.study"}

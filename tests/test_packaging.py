@@ -121,7 +121,7 @@ def test_wheel_stays_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         size = sum(each.file_size for each in archive.infolist())
     assert size <= MOST_BYTES, f"{size:,} bytes"
-    assert len(SETTINGS["project"]["dependencies"]) == 10, "each is installed by everybody"
+    assert len(SETTINGS["project"]["dependencies"]) == 9, "each is installed by everybody"
 
 
 def test_metadata_say_what_this_is() -> None:

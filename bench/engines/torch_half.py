@@ -7,69 +7,33 @@ AVX512-BF16 where the processor has it.
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench.deep_problem import AnyProblem
-from bench.problem import Problem, as_dense
+from bench.problem import Problem
 from sparsecore.interop.torch import to_torch
 
-from . import torch_eager
+from . import torch_eager, torch_hand
 from .torch_conv import LAYOUTS
 
 HALF = torch.bfloat16
 
 
-class Step:
-    """A training step by hand.
-
-    All tensors are (features, batch); unless `batch_last`, they are views of ones that lie in memory the other way
-    round. A line of ones below each layer's input makes its bias a column of its weights.
-    """
+class Step(torch_hand.Step):
+    """A training step by hand."""
 
     def __init__(self, problem: Problem, batch_last: bool) -> None:
-        batch, sizes = len(problem.x), problem.sizes
+        super().__init__(problem, batch_last, HALF)
 
-        def array(rows: int, columns: int, dtype: torch.dtype = HALF) -> torch.Tensor:
-            return torch.ones(rows, columns, dtype=dtype) if batch_last else torch.ones(columns, rows, dtype=dtype).t()
-
-        self.inputs = [array(size + 1, batch) for size in sizes[:-1]]
-        self.inputs[0][:-1] = torch.tensor(problem.x.T)
-        self.logits = array(sizes[-1], batch)
-        self.outputs = [h[:-1] for h in self.inputs[1:]] + [self.logits]
-        self.learned = [array(out, size + 1, torch.float32) for size, out in pairwise(sizes)]
-        for w, pattern, data in zip(self.learned, problem.patterns, problem.weights, strict=True):
-            w[:, :-1] = torch.tensor(as_dense(pattern, data))
-            w[:, -1] = 0
-        self.weights = [w.to(HALF) for w in self.learned]
-        self.dw = [torch.empty_like(w) for w in self.weights]
-        self.dy = [array(size, batch) for size in sizes[1:]]
-        self.truth = torch.zeros(sizes[-1], batch)
-        self.truth[problem.labels, np.arange(batch)] = 1
-        self.rate = problem.rate / batch
-
-    @torch.inference_mode()
-    def run(self) -> None:
-        for w, x, y in zip(self.weights, self.inputs, self.outputs, strict=True):
-            torch.mm(w, x, out=y)
-            if y is not self.logits:
-                y.clamp_min_(0)
-        # With the rate in it, an update is one subtraction.
+    def begin_back(self) -> None:
         self.dy[-1].copy_(torch.softmax(self.logits.float(), 0).sub_(self.truth).mul_(self.rate))
-        for k in range(len(self.weights) - 1, -1, -1):
-            torch.mm(self.dy[k], self.inputs[k].t(), out=self.dw[k])
-            if k:
-                dx = torch.mm(self.weights[k][:, :-1].t(), self.dy[k], out=self.dy[k - 1])
-                torch.ops.aten.threshold_backward.grad_input(dx, self.outputs[k - 1], 0, grad_input=dx)
-        for learned, w, dw in zip(self.learned, self.weights, self.dw, strict=True):
-            learned.sub_(dw)
-            w.copy_(learned)
 
-    def result(self) -> Any:
-        return self.logits.t().float().numpy()
+    def learn(self) -> None:
+        super().learn()
+        for w, learned in zip(self.weights, self.learned, strict=True):
+            w.copy_(learned)
 
 
 class Autocast:

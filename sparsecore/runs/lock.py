@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
+from weakref import WeakSet
 
+from ..files import to_append
 from .folder import RunFolderError, path_errors
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 NAME = "lock"
 """What the file is called while a run is at work; a run that was killed leaves it, unlocked."""
+_TAKEN = (errno.EACCES, errno.EAGAIN)
 _UNABLE = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def lock(file: int) -> bool:
+    """Lock an open file, as long as any process has it open; False if it was opened and locked elsewhere.
+
+    Raises
+    ------
+    OSError
+        Where the file system has no locks, among others.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(file, 0, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False
+    return True
 
 
 class FolderLock:
@@ -27,11 +54,12 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock: FileLock | None = None
+        self._file: IO[bytes] | None = None
+        _locks.add(self)
 
     @property
     def held(self) -> bool:
-        return self._lock is not None and self._lock.is_locked  # not by a process forked from the one that took it
+        return self._file is not None
 
     def take(self) -> None:
         """Take it, if it is not held already. On a file system that has no locks everybody may have it.
@@ -41,25 +69,49 @@ class FolderLock:
         RunFolderError
             If another run has it, of this process or another, or the folder cannot be written to.
         """
-        if self.held:
-            return
-        from filelock import FileLock, Timeout
-
-        self._lock = FileLock(self.folder / NAME, timeout=0, thread_local=False)
+        path = self.folder / NAME
         with path_errors(self.folder):
-            try:
-                self._lock.acquire()
-            except Timeout:
-                raise RunFolderError(
-                    f"{self.folder}: another run is at work there: wait until it is done, or choose another folder"
-                ) from None
-            except OSError as error:
-                if error.errno not in _UNABLE:
-                    raise
+            while not self.held:
+                file = to_append(path)
+                try:
+                    if not lock(file.fileno()):
+                        raise RunFolderError(
+                            f"{self.folder}: another run is at work there: wait until it is done, or choose another "
+                            "folder"
+                        )
+                    if os.fstat(file.fileno()).st_nlink:  # or whoever had it has removed it since it was opened
+                        self._file = file
+                except OSError as error:
+                    if error.errno not in _UNABLE:
+                        raise
+                    return
+                finally:
+                    if not self.held:
+                        file.close()
 
     def release(self) -> None:
         """Leave the folder to others."""
-        if self._lock is not None and self.held:
+        if self.held:
             with suppress(OSError):
                 (self.folder / NAME).unlink()  # while nobody else can have it: whoever opened it finds it gone
-            self._lock.release()
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    __del__ = _close
+
+
+_locks: WeakSet[FolderLock] = WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """A forked process is not the one that has a lock, and does not hold it longer than that one."""
+    for each in _locks:
+        each._close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

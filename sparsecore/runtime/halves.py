@@ -13,6 +13,16 @@ NO_FLOAT16 = "float16, whose smallest normal number is 6e-5: gradients vanish; b
 """What activations cannot be, and why."""
 
 
+def storable(wanted: str, dtype: np.dtype[Any], owner: Any) -> str:
+    """The name of a dtype in which activations can be stored beside parameters of `dtype`; ValueError if it is none."""
+    known = [dtype.name, *(["bfloat16"] if dtype == np.float32 else [])]
+    if wanted == "float16":
+        raise ValueError(f"{owner!r}: activations cannot be {NO_FLOAT16}")
+    if wanted not in known:
+        raise ValueError(f"{owner!r}: activations must be {' or '.join(known)}, got {wanted!r}")
+    return wanted
+
+
 def widened(name: str, x: Tiles, workspace: Workspace) -> Tiles:
     """Tiles of bfloat16 as tiles of float32, in an array of the workspace."""
     data = _contiguous(name, x.data, workspace)

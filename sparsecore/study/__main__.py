@@ -281,9 +281,9 @@ def _make_folders(plan: Plan) -> None:
 
 def _lock(file: int, out: Path) -> None:
     """Lock an open file, which workers are given too: so the lock is there until the last of them has saved."""
-    from filelock import lock_descriptor
+    from ..runs.lock import lock
 
-    if not lock_descriptor(file, blocking=False):
+    if not lock(file):
         raise ValueError(f"{out}: another study is at work there, or its last runs are saving: wait, or choose another "
                          "--out")  # fmt: skip
 

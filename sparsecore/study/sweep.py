@@ -218,9 +218,9 @@ def _check_data(board: Board, data_dir: str | None) -> None:
 
 
 def _lock(file: int, out: Path) -> None:
-    from filelock import lock_descriptor
+    from ..runs.lock import lock
 
-    if not lock_descriptor(file, blocking=False):
+    if not lock(file):
         raise ValueError(f"{out}: another sweep is at work there: wait, or choose another --out")
 
 

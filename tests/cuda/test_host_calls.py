@@ -25,16 +25,15 @@ from ..test_host_calls import (
     OwnStep,
     RootMeanSquare,
     assert_as_recorded,
-    batches_with_targets,
     host_cases,
     net,
     normalised,
     samples,
     sgd,
-    squared,
     trained,
     unchanged,
 )
+from ..test_host_losses import batches_with_targets, squared
 from .emulator import stand_in
 from .machines import machine
 

@@ -29,7 +29,7 @@ PARTS = ["about", "tests", "times", "train", "tools"]
 
 emulated = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "")
 
-BARE = ("pooch", "platformdirs", "filelock", "requests", "matplotlib", "torch", "pytest_benchmark", "sklearn", "joblib")
+BARE = ("pooch", "platformdirs", "requests", "matplotlib", "torch", "pytest_benchmark", "sklearn", "joblib")
 """What a lent machine may lack."""
 PROFILE = '''\
 "ID","Kernel Name","Grid Size","gpu__time_duration.sum","launch__registers_per_thread"

@@ -192,12 +192,10 @@ def test_a_lock_ends_with_its_process() -> None:
 
 @pytest.mark.parametrize(("code", "message"), [(errno.ENOLCK, None), (errno.EIO, "Input/output error")])
 def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch, code: int, message: str | None) -> None:
-    import filelock
-
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
+    monkeypatch.setattr(lock, "lock", refuse)
     done = trainer("csr", out="run")
     if message is None:
         done.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import re
 import signal
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from filelock import lock_descriptor
 
 from sparsecore.study import studies
 from sparsecore.study.__main__ import main
@@ -189,7 +189,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)  # the study alone: its workers notice, save and leave
         process.communicate()
         with (out / "lock").open("rb") as lock:
-            lock_descriptor(lock.fileno())  # waits until the last worker has saved
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits until the last worker has saved
     process = begin(out)
     said = process.communicate()[1]
     assert process.returncode == 0, said
