@@ -140,6 +140,20 @@ def test_memory_does_not_grow_over_fifty_batch_sizes():
     assert resident() - before < 8
 
 
+def test_a_trained_convolution_keeps_four_numbers_of_four_bytes_for_each_connection():
+    """Its pattern's column; where it reads, forward and back; and its place in the transpose: no row, nothing wider."""
+    torch = pytest.importorskip("torch")
+    from sparsecore.interop.torch import sparsify
+
+    model = sparsify(torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3, 1, 1)), 0.5)
+    model(torch.randn(20, 32, 8, 8, requires_grad=True)).sum().backward()
+    (layer,) = model[0]._layers.values()
+    pattern, plan = layer.pattern, layer.plan
+    (phase,) = plan.phases
+    held = [each for each in (*vars(pattern).values(), *plan.forward, *phase.layout, phase.perm) if np.ndim(each) == 1]
+    assert [each.itemsize for each in held if len(each) == pattern.nnz] == [4] * 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch, most", [(32, 0.9), (128, 1.05)])
 def test_a_sparse_resnet_takes_less_memory_than_a_dense_one(batch, most):

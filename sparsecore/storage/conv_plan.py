@@ -12,6 +12,7 @@ from ..kernels.layout import LANES, CooLayout, Grid, Layout
 from ..kernels.tuning import FOLD_PAYS, chunk_tiles
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
+from .indices import index_dtype
 from .patching import Patchable
 from .pattern import SparsityPattern
 from .plan import laid_out
@@ -310,7 +311,7 @@ class ConvPlan(Patchable):
         channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
         rows = np.repeat(np.arange(out_channels), self.pattern.fan_in)  # a pattern would keep its own
         columns = (ky * out_channels + rows) * wide + kx
-        perm = np.lexsort((columns, c))
+        perm = np.lexsort((columns, c)).astype(index_dtype(len(c)), copy=False)  # which a plan keeps: half as large
         indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
         return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
 

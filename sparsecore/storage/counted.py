@@ -79,7 +79,7 @@ class CountedConvPlan(ConvPlan):
         high = bordered(self.out_shape, self.dy_border)[1]
         bands = sized((self._count(origins[0][0], 0), 2), np.int32) if self.format == "csr" and high else None
         layout = _laid_out(pattern, sized((count,), np.int32), self)
-        return Phase(origins, self.stride, layout, sized((count,), np.int64), bands)
+        return Phase(origins, self.stride, layout, sized((count,), index_dtype(self.pattern.nnz)), bands)
 
 
 def counted(plan: Any) -> Any:

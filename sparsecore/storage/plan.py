@@ -203,9 +203,9 @@ def layout_of(
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length
     if len(edges):
-        columns = np.int64(pattern.shape[1])
-        positions = pattern.rows * columns + pattern.indices  # in the whole matrix, row by row: they increase
-        cuts[1:-1] = np.searchsorted(positions, first * columns + edges[:, np.newaxis]) - indptr[first]
+        begin = np.arange(pattern.shape[0]) * np.int64(pattern.shape[1])  # of each row, in the whole matrix
+        positions = np.repeat(begin, pattern.fan_in) + pattern.indices  # they increase; a pattern would keep its rows
+        cuts[1:-1] = np.searchsorted(positions, begin[first] + edges[:, np.newaxis]) - indptr[first]
     if most == 1:  # every row is a group: one array serves for several, since rows are many where this matters
         rows, runs, work = starts[:-1], indptr[:-1], indptr
     else:

@@ -73,10 +73,11 @@ class SparseModule(PatternModule):
     def reset_parameters(self) -> None:
         """Draw values as `nn.Linear` does, from U(−1/√n, 1/√n), where n is the neuron's number of connections."""
         pattern = self.pattern
-        fan_in = torch.from_numpy(np.maximum(pattern.fan_in, 1).astype(np.float64))
-        bound = 1 / fan_in.sqrt()
+        fan_in = torch.from_numpy(pattern.fan_in.astype(np.int64))
+        bound = 1 / fan_in.clamp(min=1).double().sqrt()
+        by_row = bound.repeat_interleave(fan_in)  # not by the pattern's rows, which it would keep from then on
         with torch.no_grad():
-            for parameter, limit in ((self.weight, bound[pattern.rows.astype(np.int64)]), (self.bias, bound)):
+            for parameter, limit in ((self.weight, by_row), (self.bias, bound)):
                 if parameter is not None:
                     parameter.uniform_(-1, 1).mul_(limit.to(parameter))
 
