@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 INT32_MAX = int(np.iinfo(np.int32).max)
 
 
-def index_dtype(largest: int) -> type[np.int32] | type[np.int64]:
+def index_dtype(largest: int) -> type[np.signedinteger]:
     """The integer type that holds counts and indices up to `largest`: int32 as long as it can."""
     return np.int32 if largest <= INT32_MAX else np.int64
 
