@@ -134,7 +134,9 @@ def test_other_dtypes_and_back(subject: Subject) -> None:
     assert torch.equal(module(x), expected)
     assert all(now is then for now, then in zip(module.parameters(), held, strict=True))
     module(x).sum().backward()
-    assert torch.equal(module.to(memory_format=torch.channels_last)(x), expected)
+    there = module.to(memory_format=torch.channels_last)(x)
+    assert torch.equal(there, expected) or not subject.ours, "ours have the same bits; PyTorch's, by processor"
+    torch.testing.assert_close(there, expected)
 
 
 @each_subject
