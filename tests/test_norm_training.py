@@ -18,7 +18,7 @@ from sparsecore.layers import (
 )
 from sparsecore.network import Network
 from sparsecore.runs.checkpoint import read, save
-from sparsecore.runs.trainer import Callback, Trainer
+from sparsecore.runs.trainer import Trainer
 from sparsecore.runtime.devices import cpu, set_threads
 from sparsecore.runtime.workspace import Workspace
 from sparsecore.topology import dense, uniform_random
@@ -27,6 +27,7 @@ from sparsecore.training.step import Step
 
 from .small import Array, numbers
 from .test_norm import residual_network, samples, whole
+from .test_trainer import StopAfter
 
 # ---------------------------------------------------------------------------------------------- training
 
@@ -98,18 +99,6 @@ def digits() -> Dataset:
     )  # fmt: skip
     shape, mean, std = all_of_them.shape, all_of_them.mean, all_of_them.std
     return Dataset("digits", "some digits", train, test, shape, all_of_them.classes, mean, std)
-
-
-class StopAfter(Callback):
-    """Stops a run after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def stepped(self, trainer: Trainer) -> None:
-        self.left -= 1
-        if self.left == 0:
-            trainer.stop()
 
 
 def classifier() -> Network:
