@@ -16,13 +16,21 @@ COO_SEGMENT = 512
 """Connections of a COO segment: enough to make its carry cheap, few enough to share out among threads. Sets the order
 of sums."""
 
-BLOCK_COLUMNS = 160
-"""Columns that gather walks before it goes on to the next row. It reads four lines of a column at once, 256 bytes, so
-that a block takes 40 KiB: about what a first-level cache holds, which gives twice what a second-level one does."""
+BLOCK_LINES = 640
+"""Lines of x that gather reads for a block of columns before it goes on to the next row, 40 KiB: about what a
+first-level cache holds, which gives twice what a second-level one does. It reads four of each column of a fully
+connected layer; the columns of a convolution's channel share theirs."""
 
-BLOCK_CONNECTIONS = 32
-"""Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more. At
-75% sparsity (40 connections) gather gains a fifth; at 90% (16) blocks cost more than they save."""
+
+def block_connections(register_bytes: int, taps: int) -> int:
+    """Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more.
+
+    At 75% sparsity (40 connections) gather gains a fifth; at 90% (16) blocks cost more than they save. With AVX2,
+    convolutions whose filters have several `taps` gain a tenth to a half at 90% (29 connections) and at 95% up to a
+    sixth; those of one, and fully connected layers, lose.
+    """
+    return 14 if few_registers(register_bytes) and taps > 1 else 32
+
 
 BLOCK_ROWS = 2048
 """Rows beyond which blocks do not pay: a second-level cache no longer holds the sums that a block leaves to the
@@ -77,7 +85,7 @@ LONG_ROW = 64
 
 def linear_lines(most_group: int, register_bytes: int, registers: int, connections: float = 0) -> int:
     """The same for a fully connected layer, whose rows have so many connections, and for COO: at most four, which
-    BLOCK_COLUMNS counts on.
+    BLOCK_LINES counts on.
 
     With AVX2, a row alone takes four lines only if it is short, which gains up to a third. In those of 100 connections,
     two, which a nearer cache holds, are faster by a thirtieth, and in blocks by a seventh.

@@ -423,8 +423,9 @@ class Launcher:
 
     def _launch_pack(self, made: Any, rows: Array, tiles: Array, places: Array | None) -> None:
         batch, features = rows.shape
+        kernel = made(element_size(tiles), int(places is not None), self._bytes // tiles.itemsize)
         self._launch(
-            made(element_size(tiles), int(places is not None)), COST_PACK * rows.size, PACK, rows=rows,
+            kernel, COST_PACK * rows.size, PACK, rows=rows,
             row=rows.strides[0] // rows.itemsize, features=features, batch=batch, tiles=tiles,
             tile=tiles.size // max(len(tiles), 1), places=places,
         )  # fmt: skip
@@ -435,8 +436,9 @@ class Launcher:
     ) -> None:  # fmt: skip
         """Pack samples `order[at[0]:at[0] + batch]` of a store of uint8 or float32, normalised, and their labels."""
         features = store.shape[1]
+        kernel = pack_samples_kernel(element_size(out), store.itemsize, self._bytes // out.itemsize)
         self._launch(
-            pack_samples_kernel(element_size(out), store.itemsize), batch * features, PACK_SAMPLES,
+            kernel, batch * features, PACK_SAMPLES,
             store=store, row_bytes=store.strides[0], order=order, at=at, labels=labels, features=features, batch=batch,
             scale=scale, shift=shift, out=out, out_tile=features * LANES, out_labels=out_labels, addresses=addresses,
         )  # fmt: skip

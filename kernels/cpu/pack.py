@@ -30,10 +30,11 @@ WIDEN = arguments("x", "out", "numbers", "blocks")
 
 
 @cache
-def pack_samples_kernel(size: int, store_size: int) -> Any:
+def pack_samples_kernel(size: int, store_size: int, width: int) -> Any:
     """Gather shuffled samples from a store of uint8 or float32, normalise and transpose them, and gather their labels.
 
     Sample k of the batch is row `order[at[0] + k]` of the store. `addresses` is scratch: 16 words a tile.
+    `width` is how many words of `out` a register holds.
     """
 
     kept, samples = kept_size(size), samples_of_tile(size)
@@ -54,7 +55,8 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
             whole = c.features // 16 * 16
             base = advance(out, tile * c.out_tile)
             for feature in range(0, whole, 16):
-                gather_block(store_size, addresses, feature, scale, shift, valid, advance(base, feature * LANES))
+                block = advance(base, feature * LANES)
+                gather_block(width, store_size, addresses, feature, scale, shift, valid, block)
             for feature in range(whole, c.features):
                 factor, offset = scale[feature], shift[feature]
                 for lane in range(LANES):
@@ -69,7 +71,7 @@ def pack_samples_kernel(size: int, store_size: int) -> Any:
 
 
 @cache
-def pack_kernel(size: int, placed: int) -> Any:
+def pack_kernel(size: int, placed: int, width: int) -> Any:
     """Transpose ordinary samples of the engine's own dtype into tiles; `placed` is 1 where each feature's line is
     said."""
     samples = samples_of_tile(size)
@@ -88,7 +90,7 @@ def pack_kernel(size: int, placed: int) -> Any:
                 for feature in range(first, whole, 16):
                     lines = advance(ints(c.places, 4), feature)
                     block = base if placed == 1 else advance(base, feature * LANES)
-                    transpose_block(0, placed, advance(rows, feature), c.row, block, lines, valid)
+                    transpose_block(width, 0, placed, advance(rows, feature), c.row, block, lines, valid)
                 for feature in range(whole, last):
                     line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(LANES):
@@ -130,7 +132,7 @@ def clear_lanes_kernel(size: int) -> Any:
 
 
 @cache
-def unpack_kernel(size: int, placed: int) -> Any:
+def unpack_kernel(size: int, placed: int, width: int) -> Any:
     """Transpose tiles into ordinary samples; lanes that hold no sample are left out."""
     samples = samples_of_tile(size)
 
@@ -148,7 +150,7 @@ def unpack_kernel(size: int, placed: int) -> Any:
                 for feature in range(first, whole, 16):
                     lines = advance(ints(c.places, 4), feature)
                     block = base if placed == 1 else advance(base, feature * LANES)
-                    transpose_block(1, placed, advance(rows, feature), c.row, block, lines, valid)
+                    transpose_block(width, 1, placed, advance(rows, feature), c.row, block, lines, valid)
                 for feature in range(whole, last):
                     line = LANES * (ints(c.places, 4)[feature] if placed == 1 else feature)
                     for lane in range(valid):

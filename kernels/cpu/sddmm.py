@@ -156,16 +156,14 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
                     lines = min(c.panel, c.lines - line)
                     x_here = advance(x, outer * c.x_outer + y * c.x_y + line * c.x_line)
                     dy_here = advance(dy, outer * c.dy_outer + y * c.dy_y + line * c.dy_line)
-                    for k in range(c.blocks * c.pieces):
-                        block, piece = k // c.pieces, k % c.pieces
+                    for piece in range(c.pieces):
                         for g in range(first, last):
-                            a = np.int64(cuts[block * c.groups + g])
-                            count = np.int64(cuts[(block + 1) * c.groups + g]) - a
+                            a, count = np.int64(0), np.int64(cuts[c.blocks * c.groups + g])
                             if c.pieces > 1:
                                 skip, end = piece_of(count, piece, c.pieces)
                                 a, count = a + skip, end - skip
                             start = np.int64(starts[g])
-                            if c.planes != 0 and k == c.blocks * c.pieces - 1:  # the next band, a share for each group
+                            if c.planes != 0 and piece == c.pieces - 1:  # the next band, a share for each group
                                 p, q = share(c.planes, g - first, g - first + 1, last - first)
                                 for r in range(c.high - 1, 2 * c.high - 1):
                                     soon = advance(x_here, c.ahead + r * c.x_y + p * c.plane)

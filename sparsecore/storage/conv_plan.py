@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..kernels.tuning import FOLD_PAYS, chunk_tiles
+from ..kernels.layout import LANES, CooLayout, Grid, Layout, registers_of_line
+from ..kernels.tuning import FOLD_PAYS, block_connections, chunk_tiles, gather_lines
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .indices import index_dtype
 from .patching import Patchable
 from .pattern import SparsityPattern
-from .plan import laid_out
+from .plan import block_channels, laid_out
 
 _SIDE = 1 << 15  # pixels along an image: larger ones would not fit in any memory, and are a mistake or an attack
 
@@ -103,7 +103,7 @@ class ConvPlan(Patchable):
         if max(sides) > _SIDE:  # before anything is counted along one
             got = max(sides)
             raise ValueError(f"an image may have sides of at most {_SIDE:,} pixels, padding included, got {got:,}")
-        most, images = np.iinfo(np.int32).max, ((in_shape, self.x_border), (out_shape, self.dy_border))
+        most, images = np.iinfo(np.int32).max, ((in_shape, self.x_border), (out_shape, self._beyond))
         pixels = max(prod(bordered(shape, border)) for shape, border in images)
         if pixels > most:
             raise ValueError(f"an image may have at most {most:,} pixels, border included, got {pixels:,}")
@@ -179,7 +179,19 @@ class ConvPlan(Patchable):
         _, height, width = bordered(self.in_shape, self.x_border)
         c, ky, kx = self._coordinates()
         offsets = (c * height + ky * self.dilation[0]) * width + kx * self.dilation[1]
-        return laid_out(self.pattern, offsets, self.format, moving=self.moving, together=self.together[0])
+        block, moving, together = self._forward_block, self.moving, self.together[0]
+        return laid_out(self.pattern, offsets, self.format, alone=block, moving=moving, together=together)
+
+    @cached
+    def _forward_block(self) -> int:
+        """Columns to walk before going on to the next row, where rows make no groups."""
+        (high, wide), (_, step), (_, apart) = self.kernel_size, self.stride, self.dilation
+        lines = high * ((_panel() - 1) * step + (wide - 1) * apart + 1)
+        return self._block(self.in_shape[0], self.out_shape[0], lines)
+
+    def _block(self, channels: int, rows: int, lines: int) -> int:
+        taps = prod(self.kernel_size)
+        return taps * block_channels(channels, rows, self.pattern.nnz, lines, block_connections(_registers(), taps))
 
     def grid(self, tiles: int, y: Any) -> Grid:
         """Positions of y (or dy), and where they read x within its border.
@@ -198,7 +210,17 @@ class ConvPlan(Patchable):
 
     @cached
     def dy_border(self) -> Border:
-        """What dX reads beyond dy."""
+        """What dX reads beyond dy.
+
+        Bands skip rows beyond the edges; COO's segments have no bands, and blocks of channels neither: they need zeros
+        there.
+        """
+        whole = self.format == "coo" or self._back_block
+        return self._beyond if whole else self._beyond._replace(top=0, bottom=0)
+
+    @cached
+    def _beyond(self) -> Border:
+        """As far as the transposed filters reach beyond all edges of dy."""
         sides: list[int] = []
         for axis in (0, 1):
             before, after = 0, 0
@@ -207,9 +229,21 @@ class ConvPlan(Patchable):
                 if shifts.size:
                     last = self._count(phase, axis) - 1 + int(shifts.max())
                     before, after = max(before, -int(shifts.min())), max(after, last - (self.out_shape[1 + axis] - 1))
-            # Bands skip rows beyond the edges; COO's segments have no bands, and need zeros there.
-            sides += [before, after] if axis == 1 or self.format == "coo" else [0, 0]
+            sides += [before, after]
         return Border(*sides)
+
+    @cached
+    def _back_block(self) -> int:
+        """Columns of the transpose to walk before going on to the next row; 0 for the bands of image rows.
+
+        Where rows share columns going forward, they may well do so here.
+        """
+        forward = self.forward
+        if self.together[1] > 1 or isinstance(forward, CooLayout) or forward.most_group > 1:
+            return 0
+        high, wide = (-(-size // step) for size, step in zip(self.kernel_size, self.stride, strict=True))
+        phases = prod(min(step, size) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
+        return self._block(self.out_shape[0], phases * self.in_shape[0], high * (_panel() - 1 + wide))
 
     @cached
     def phases(self) -> list[Phase]:
@@ -266,11 +300,8 @@ class ConvPlan(Patchable):
 
     def _phase(self, origins: list[Pair]) -> Phase:
         """The connections that reach the inputs of these offsets, offset by offset."""
-        channels, high, _ = self.out_shape
-        wide = self.kernel_size[1]
         pattern, perm = self._transpose
-        row, rest = np.divmod(pattern.indices.astype(np.int64), channels * wide)
-        o, column = np.divmod(rest, wide)
+        o, row, column = self._turned_coordinates(pattern)
         _, height, width = bordered(self.out_shape, self.dy_border)
         parts, offsets, perms = [], [], []
         for origin in origins:
@@ -283,9 +314,11 @@ class ConvPlan(Patchable):
             perms.append(perm[keep])
         reaches = [self._reach(phase, 0) for phase in sorted({phase for phase, _ in origins})]
         ky, y_shift = (np.concatenate(each) for each in zip(*reaches, strict=True))
-        bands = _bands(ky, y_shift, self._count(origins[0][0], 0), high) if self.format == "csr" else None
-        given = _stacked(parts), np.concatenate(offsets), self.format, channels * wide
-        layout = laid_out(*given, moving=self.moving, together=self.together[1])
+        banded = self.format == "csr" and not self._back_block
+        bands = _bands(ky, y_shift, self._count(origins[0][0], 0), self.out_shape[1]) if banded else None
+        block = self._back_block or self.out_shape[0] * self.kernel_size[1]
+        given = _stacked(parts), np.concatenate(offsets), self.format, block
+        layout = laid_out(*given, moving=self.moving or not banded, together=self.together[1])
         if len(origins) > 1 and isinstance(layout, Layout) and _alike_by_chance(layout):
             layout = laid_out(*given, moving=True)
         return Phase(origins, self.stride, layout, np.concatenate(perms), bands)
@@ -306,14 +339,25 @@ class ConvPlan(Patchable):
 
     @cached
     def _transpose(self) -> tuple[SparsityPattern, NDArray[np.integer]]:
-        """Rows are input channels, columns (ky, output channel, kx): what a row of dx reads through a ky is one run."""
+        """Rows are input channels. Columns are (ky, output channel, kx), so that what a row of dx reads through a ky is
+        one run, or in blocks of channels (output channel, ky, kx)."""
         c, ky, kx = self._coordinates()
         channels, out_channels, (high, wide) = self.in_shape[0], self.out_shape[0], self.kernel_size
         rows = np.repeat(np.arange(out_channels), self.pattern.fan_in)  # a pattern would keep its own
-        columns = (ky * out_channels + rows) * wide + kx
+        columns = ((rows * high + ky) if self._back_block else (ky * out_channels + rows)) * wide + kx
         perm = np.lexsort((columns, c)).astype(index_dtype(len(c)), copy=False)  # which a plan keeps: half as large
         indptr = np.append(0, np.cumsum(np.bincount(c, minlength=channels)))
         return SparsityPattern((channels, high * out_channels * wide), indptr, columns[perm]), perm
+
+    def _turned_coordinates(self, pattern: SparsityPattern) -> tuple[NDArray[np.int64], ...]:
+        """Output channel, filter row and filter column of the transpose's connections."""
+        (high, wide), columns = self.kernel_size, pattern.indices.astype(np.int64)
+        if self._back_block:
+            o, rest = np.divmod(columns, high * wide)
+            return o, *np.divmod(rest, wide)
+        row, rest = np.divmod(columns, self.out_shape[0] * wide)
+        o, column = np.divmod(rest, wide)
+        return o, row, column
 
     def _coordinates(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Input channel, filter row and filter column of each connection.
@@ -323,6 +367,18 @@ class ConvPlan(Patchable):
         c, within = np.divmod(self.pattern.indices.astype(np.int64), prod(self.kernel_size))
         ky, kx = np.divmod(within, self.kernel_size[1])
         return c, ky, kx
+
+
+def _registers() -> int:
+    """Bytes of a register, for which LLVM is asked: not before a plan is wanted."""
+    from ..kernels.compile import register_bytes
+
+    return register_bytes()
+
+
+def _panel() -> int:
+    """Pixels that gather computes at once of a row alone."""
+    return gather_lines(1, _registers(), registers_of_line(4, _registers() // 4))
 
 
 def _bands(ky: NDArray[np.int64], shift: NDArray[np.int64], rows: int, high: int) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.layout import CooLayout, Layout
-from ..kernels.tuning import BLOCK_COLUMNS, COO_SEGMENT, LARGEST_GROUP
+from ..kernels.tuning import COO_SEGMENT, LARGEST_GROUP
 from ..runtime.border import bordered
 from ..runtime.paper import sized
 from .cached import cached
@@ -52,12 +52,12 @@ class CountedPlan(Plan):
 
     @cached
     def forward(self) -> Layout | CooLayout:
-        return _laid_out(self.pattern, self.pattern.indices, self)
+        return _laid_out(self.pattern, self.pattern.indices, self, block_columns(self.pattern.shape, self.pattern.nnz))
 
     @cached
     def transposed(self) -> Layout | CooLayout:
         pattern, _ = self._transpose
-        return _laid_out(pattern, pattern.indices, self)
+        return _laid_out(pattern, pattern.indices, self, block_columns(pattern.shape, pattern.nnz))
 
 
 class CountedConvPlan(ConvPlan):
@@ -65,7 +65,7 @@ class CountedConvPlan(ConvPlan):
 
     @cached
     def forward(self) -> Layout | CooLayout:
-        return _laid_out(self.pattern, sized((self.pattern.nnz,), np.int32), self)
+        return _laid_out(self.pattern, sized((self.pattern.nnz,), np.int32), self, self._forward_block)
 
     @cached
     def _transpose(self) -> Any:
@@ -77,8 +77,9 @@ class CountedConvPlan(ConvPlan):
         rows, (out_channels, wide) = self.in_shape[0] * len(origins), (self.out_shape[0], self.kernel_size[1])
         pattern = CountedPattern((rows, self.kernel_size[0] * out_channels * wide), count, _alike(self.pattern))
         high = bordered(self.out_shape, self.dy_border)[1]
-        bands = sized((self._count(origins[0][0], 0), 2), np.int32) if self.format == "csr" and high else None
-        layout = _laid_out(pattern, sized((count,), np.int32), self)
+        banded = self.format == "csr" and high and not self._back_block
+        bands = sized((self._count(origins[0][0], 0), 2), np.int32) if banded else None
+        layout = _laid_out(pattern, sized((count,), np.int32), self, self._back_block or out_channels * wide)
         return Phase(origins, self.stride, layout, sized((count,), index_dtype(self.pattern.nnz)), bands)
 
 
@@ -105,8 +106,8 @@ def _alike(pattern: Any) -> int:
     return int(pattern.alike)
 
 
-def _laid_out(pattern: Any, offsets: Any, plan: Any) -> Layout | CooLayout:
-    """The arrays that `plan.laid_out` makes, by their sizes alone."""
+def _laid_out(pattern: Any, offsets: Any, plan: Any, block: int) -> Layout | CooLayout:
+    """The arrays that `plan.laid_out` makes, by their sizes alone; rows that make no groups in blocks of columns."""
     rows, nnz = pattern.shape[0], pattern.nnz
     offsets = offsets.copy() if plan.moving or offsets.dtype != np.int32 else offsets
     if plan.format == "coo":
@@ -117,8 +118,7 @@ def _laid_out(pattern: Any, offsets: Any, plan: Any) -> Layout | CooLayout:
         )
     alike = 1 if plan.moving and not pattern.is_full else pattern.alike
     groups = -(-rows // alike)
-    step = block_columns(pattern.shape, nnz, alike)
-    blocks = -(-pattern.shape[1] // BLOCK_COLUMNS) if step else 1
+    blocks = -(-pattern.shape[1] // block) if block and alike == 1 else 1
     indptr, starts = sized((rows + 1,), np.int64), sized((groups + 1,), np.int32)
     cuts = sized((blocks + 1, groups), np.int32)
     if alike == 1:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..kernels.tuning import BLOCK_COLUMNS, BLOCK_CONNECTIONS, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, chunk_tiles
+from ..kernels.tuning import BLOCK_LINES, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, block_connections, chunk_tiles
 from .cached import cached
 from .granularity import Granularity
 from .indices import INT32_MAX
@@ -147,29 +147,35 @@ def linear_grid(tiles: int, in_features: int, out_features: int) -> Grid:
 
 def laid_out(
     pattern: SparsityPattern, offsets: NDArray[np.integer], format: str, columns_per_block: int | None = None, *,
-    moving: bool = False, together: int = 1,
+    alone: int | None = None, moving: bool = False, together: int = 1,
 ) -> Layout | CooLayout:  # fmt: skip
     """The layout of a format: `layout_of` for "csr", `coo_layout_of`, which knows no blocks, for "coo"."""
     if format == "coo":
         return coo_layout_of(pattern, offsets)
-    return layout_of(pattern, offsets, columns_per_block, moving=moving, together=together)
+    return layout_of(pattern, offsets, columns_per_block, alone=alone, moving=moving, together=together)
 
 
-def block_columns(shape: Pair, nnz: int, largest_group: int = 1) -> int:
-    """Columns to walk before going on to the next row, 0 for all: so many that their lines stay in a first-level cache.
+def block_columns(shape: Pair, nnz: int) -> int:
+    """Columns of a fully connected layer to walk before going on to the next row, 0 for all. See `block_channels`."""
+    return block_channels(shape[1], shape[0], nnz, 4, block_connections(0, 1))
 
-    Rows in groups share what they load from the second level, and need no blocks. Blocks made for that level do not
-    pay: walked row by row, connections stream from memory, and in pieces they do not (bench/README.md).
+
+def block_channels(channels: int, rows: int, nnz: int, lines: int, least: int) -> int:
+    """Channels to walk before going on to the next row, 0 for all: so many that the lines which gather reads of them at
+    once, of each channel as many as given, stay in a first-level cache.
+
+    0 too where a row has fewer connections in a block, on average, than `least`. Rows in groups share what they load
+    from the second level, and need no blocks. Blocks made for that level do not pay: walked row by row, connections
+    stream from memory, and in pieces they do not (bench/README.md).
     """
-    rows, columns = shape
-    fan_in = nnz / max(rows, 1)
-    pays = columns > BLOCK_COLUMNS and fan_in * BLOCK_COLUMNS / columns >= BLOCK_CONNECTIONS and rows <= BLOCK_ROWS
-    return BLOCK_COLUMNS if pays and largest_group == 1 else 0
+    block = BLOCK_LINES // lines
+    pays = channels > block and nnz * block >= least * max(rows, 1) * channels and rows <= BLOCK_ROWS
+    return block if pays else 0
 
 
 def layout_of(
     pattern: SparsityPattern, offsets: NDArray[np.integer], columns_per_block: int | None = None, *,
-    moving: bool = False, together: int = 1,
+    alone: int | None = None, moving: bool = False, together: int = 1,
 ) -> Layout:  # fmt: skip
     """Gather a pattern's rows into groups that share their columns.
 
@@ -179,7 +185,10 @@ def layout_of(
     offsets : integer array, shape (nnz,)
         Line of x that each connection reads: the pattern's columns, or offsets into an image.
     columns_per_block : int, optional
-        Columns whose lines fit the cache together, 0 for all in one block; chosen by the pattern if not given.
+        Columns that are walked together, 0 for all in one block. If not given, all where rows make groups, and where
+        they do not, `alone`.
+    alone : int, optional
+        Chosen by the pattern if not given: as suits a fully connected layer.
     moving : bool
         Connections will move, and the layout is to keep its form: rows that happen to share their columns, such as
         those without any, make no groups then.
@@ -187,9 +196,10 @@ def layout_of(
         So many neighbouring rows move together, and make groups as long as they share their columns.
     """
     indptr = pattern.indptr.astype(np.int64)
+    alone = block_columns(pattern.shape, pattern.nnz) if alone is None else alone
     grouped = together > 1 and Granularity(together).units(pattern.shape).of(pattern) is not None
     if columns_per_block is None and moving and not pattern.is_full and not grouped:
-        columns_per_block = block_columns(pattern.shape, pattern.nnz)
+        columns_per_block = alone
     if columns_per_block == 0 and moving and not pattern.is_full and not grouped:
         return _rows_alone(indptr, offsets)
     rows, starts, leaders = _neighbours(pattern, together) if moving and grouped else _groups(pattern, moving)
@@ -198,7 +208,7 @@ def layout_of(
     sizes = starts[1:] - starts[:-1]
     most = int(sizes.max(initial=1))
     if columns_per_block is None:
-        columns_per_block = block_columns(pattern.shape, pattern.nnz, most)
+        columns_per_block = alone if most == 1 else 0
     edges = np.arange(columns_per_block, pattern.shape[1], columns_per_block) if columns_per_block else np.arange(0)
     cuts = np.empty((len(edges) + 2, len(first)), np.int32)
     cuts[0], cuts[-1] = 0, length
