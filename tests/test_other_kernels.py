@@ -106,6 +106,26 @@ def test_packing_goes_by_places_and_leaves_other_lines_alone(dtype):
         assert np.array_equal(again, x)
 
 
+@pytest.mark.parametrize("register_bytes", [16, 32, 64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+def test_packing_moves_the_same_numbers_through_registers_of_any_width(register_bytes, dtype):
+    """And unpacks them, the last samples of a tile too, and no others."""
+    launcher, rng = Launcher(ALONE, register_bytes=register_bytes), np.random.default_rng(1)
+    kind = np.dtype(np.uint32 if dtype is np.uint16 else dtype)
+    whole = 2 * LANES if dtype is np.uint16 else LANES
+    for batch, features in itertools.product((*range(1, whole + 2), 3 * whole), (16, 37)):
+        memory = Guarded(shift=batch % 3)
+        x = memory.put(rng.integers(0, 2**16, (batch, features)).astype(dtype))
+        shape = -(-batch // whole), features, LANES
+        tiles, back, expected = memory.empty(shape, kind), memory.empty(x.shape, dtype), np.empty(shape, kind)
+        launcher.pack(x, tiles)
+        launcher.unpack(tiles, back)
+        memory.assert_intact()
+        reference.pack(x, expected)
+        assert np.array_equal(tiles, expected)
+        assert np.array_equal(back, x)
+
+
 @dtypes
 def test_packing_tells_samples_from_what_lies_in_spare_lanes(dtype):
     """NaN in the last valid sample, which spare lanes stand in for while a block is transposed, stays in its own
