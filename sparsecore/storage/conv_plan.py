@@ -190,6 +190,7 @@ class ConvPlan(Patchable):
         return self._block(self.in_shape[0], self.out_shape[0], lines)
 
     def _block(self, channels: int, rows: int, lines: int) -> int:
+        """Columns of a block of channels of which gather reads so many lines each at once, 0 if blocks do not pay."""
         taps = prod(self.kernel_size)
         return taps * block_channels(channels, rows, self.pattern.nnz, lines, block_connections(_registers(), taps))
 
