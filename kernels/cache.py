@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.runtime import rtsys
 
 DIGEST = hashlib.sha256().digest_size
 
@@ -38,8 +39,14 @@ class _Cache(FunctionCache):
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept, or None.
+
+        Numba would first load all that it compiles with: half a second, and 25 MB that stay. Machine code needs but the
+        functions of Numba's that it calls, and whatever is compiled later loads the rest itself.
+        """
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            return self._load_overload(sig, target_context)
         except Exception:  # whatever is wrong with it, compiling is right
             return None
 

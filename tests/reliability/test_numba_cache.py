@@ -79,6 +79,21 @@ def test_what_is_damaged_is_compiled_again_and_kept(cache: Path) -> None:
     assert used(cache) == (0, "")
 
 
+AND_COMPILES = """
+import atexit
+def compile_something():
+    assert "numba.misc.cffiimpl" not in sys.modules, "all that Numba compiles with was loaded"
+    from numba import njit
+    assert njit(lambda x: np.sin(x).sum() + len("abc"))(np.zeros(3)) == 3
+atexit.register(compile_something)
+"""
+
+
+def test_machine_code_is_loaded_without_the_compiler_which_works_when_it_is_wanted(cache: Path) -> None:
+    used(cache)
+    assert used(cache, AND_COMPILES) == (0, "")
+
+
 def test_each_damage_is_seen(tmp_path: Path) -> None:
     from sparsecore.kernels.cache import _Files
 
