@@ -24,7 +24,7 @@ from ..training.needs import LayerNeeds, Needs, needs
 from .configured import augmentation_of, optimizer_of, wiring_of
 from .recipes import fitted, model_of, resolved
 
-PROGRAM = 185_000_000
+PROGRAM = 158_000_000
 """Bytes of Python, its libraries and the compiled kernels."""
 
 ROW = 64

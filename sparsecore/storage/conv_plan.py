@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout, registers_of_line
-from ..kernels.tuning import FOLD_PAYS, block_connections, chunk_tiles, gather_lines
+from ..kernels.tuning import BANDS_PAY, FOLD_PAYS, block_connections, chunk_tiles, gather_lines
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .indices import index_dtype
@@ -242,9 +242,22 @@ class ConvPlan(Patchable):
         forward = self.forward
         if self.together[1] > 1 or isinstance(forward, CooLayout) or forward.most_group > 1:
             return 0
+        if self._beyond_rows >= BANDS_PAY:
+            return 0
         high, wide = (-(-size // step) for size, step in zip(self.kernel_size, self.stride, strict=True))
         phases = prod(min(step, size) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
         return self._block(self.out_shape[0], phases * self.in_shape[0], high * (_panel() - 1 + wide))
+
+    @property
+    def _beyond_rows(self) -> float:
+        """The share of dX's multiply-adds that lie beyond dy's first and last rows."""
+        count, outside = 0, 0
+        for phase in range(min(self.stride[0], self.in_shape[1])):
+            _, shifts = self._reach(phase, 0)
+            rows = np.arange(self._count(phase, 0))[:, np.newaxis] + shifts
+            outside += np.count_nonzero((rows < 0) | (rows >= self.out_shape[1]))
+            count += rows.size
+        return outside / max(count, 1)
 
     @cached
     def phases(self) -> list[Phase]:
