@@ -255,7 +255,7 @@ class ConvPlan(Patchable):
         for phase in range(min(self.stride[0], self.in_shape[1])):
             _, shifts = self._reach(phase, 0)
             rows = np.arange(self._count(phase, 0))[:, np.newaxis] + shifts
-            outside += np.count_nonzero((rows < 0) | (rows >= self.out_shape[1]))
+            outside += int(np.count_nonzero((rows < 0) | (rows >= self.out_shape[1])))
             count += rows.size
         return outside / max(count, 1)
 
