@@ -242,7 +242,7 @@ class ConvPlan(Patchable):
         forward = self.forward
         if self.together[1] > 1 or isinstance(forward, CooLayout) or forward.most_group > 1:
             return 0
-        if self._beyond_rows >= BANDS_PAY:
+        if self._beyond_rows >= BANDS_PAY:  # bands spare more than blocks gain
             return 0
         high, wide = (-(-size // step) for size, step in zip(self.kernel_size, self.stride, strict=True))
         phases = prod(min(step, size) for step, size in zip(self.stride, self.in_shape[1:], strict=True))

@@ -27,9 +27,8 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
     of the round before. Pieces come from the same 16 bytes as long as they are shorter: that is an instruction each,
     where x86 needs two to bring them from further.
     """
-    count, kind = len(rows), rows[0].type.element
-    bytes_of_number = kind.width // 8 if isinstance(kind, ir.IntType) else size_of(kind)
-    near = max(1, min(count, 16 // bytes_of_number))
+    count = len(rows)
+    near = min(count, 16 // _bytes(rows[0].type.element))
     held = [[(row, column) for column in range(count)] for row in range(count)]
     rows, piece = list(rows), 1
     while piece < count:
