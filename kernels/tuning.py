@@ -38,6 +38,10 @@ BANDS_PAY = 0.2
 that skip these gain more than blocks of channels, which do not know them. 3×3 on 4×4 pixels: a sixth, where blocks gain
 a half."""
 
+CACHE_SETS, CROWDED = 64, 16
+"""Sets of a first-level cache, of eight lines each, and at every how many of them channels may begin. Where all begin
+at one set, eight channels' lines of a pixel fill it: dX of 16→16 channels of 32×32, dense, takes half as long again."""
+
 BLOCK_ROWS = 2048
 """Rows beyond which blocks do not pay: a second-level cache no longer holds the sums that a block leaves to the
 next."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout, registers_of_line
-from ..kernels.tuning import BANDS_PAY, FOLD_PAYS, block_connections, chunk_tiles, gather_lines
+from ..kernels.tuning import BANDS_PAY, CACHE_SETS, CROWDED, FOLD_PAYS, block_connections, chunk_tiles, gather_lines
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .indices import index_dtype
@@ -214,10 +214,16 @@ class ConvPlan(Patchable):
         """What dX reads beyond dy.
 
         Bands skip rows beyond the edges; COO's segments have no bands, and blocks of channels neither: they need zeros
-        there.
+        there. So do images whose channels would otherwise wait for one another in a cache.
         """
+        spared = self._beyond._replace(top=0, bottom=0)
         whole = self.format == "coo" or self._back_block
-        return self._beyond if whole else self._beyond._replace(top=0, bottom=0)
+        return self._beyond if whole or self._crowded(spared) > max(CROWDED, self._crowded(self._beyond)) else spared
+
+    def _crowded(self, border: Border) -> int:
+        """At every how many sets of a first-level cache dy's channels begin, within a border."""
+        _, *size = bordered(self.out_shape, border)
+        return gcd(prod(size), CACHE_SETS)
 
     @cached
     def _beyond(self) -> Border:
