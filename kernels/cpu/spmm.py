@@ -80,6 +80,9 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
         starts, runs, cuts, bands = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.bands, 4)
         count, places, ceiling = np.int64(starts[c.groups]), ints(c.places, 8), floats(c.ceiling, kept)
+        # LLVM must take it that a kernel's output may lie over the call itself: what rows need is read once.
+        groups, relu, more = c.groups, c.relu, c.more
+        x_line, out_row, out_line, masked = c.x_line, c.out_row, c.out_line, c.mask != 0
         images = c.outer * c.ys != 1
         long = ints(c.work, 8)[c.groups] >= LONG_ROW * count
         panel = most_lines if images else long_lines if long else few_lines
@@ -103,30 +106,29 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
                 lines = panel
                 while lines > last_line - line:
                     lines //= 2
-                x_here = advance(x, x_at + line * c.x_line)
-                here = out_at + line * c.out_line
+                x_here = advance(x, x_at + line * x_line)
+                here = out_at + line * out_line
                 if c.planes != 0:  # of the next image row, as large a share
                     begin, end = line * c.fresh // c.lines, (line + lines) * c.fresh // c.lines
                     fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, c.apart)
                     for row in range(count):  # and of what it writes
-                        at = out_at + c.out_y + (places[row] if placed == 1 else row * c.out_row)
-                        fetch_planes(advance(out, at), 1, 0, line, line + lines, c.out_line)
-                        if c.mask != 0:
-                            fetch_planes(advance(mask, at), 1, 0, line, line + lines, c.out_line)
+                        at = out_at + c.out_y + (places[row] if placed == 1 else row * out_row)
+                        fetch_planes(advance(out, at), 1, 0, line, line + lines, out_line)
+                        if masked:
+                            fetch_planes(advance(mask, at), 1, 0, line, line + lines, out_line)
                 block = first_block
                 while True:
                     final = block + step >= last_block
+                    begins, ends = advance(cuts, block * groups), advance(cuts, (block + step) * groups)
+                    again, rectify = np.int64(block > first_block) | more, relu * np.int64(final)
+                    seen = advance(mask, here) if final and masked else floats(0, size)
                     for g in range(first, last):
-                        a = np.int64(cuts[block * c.groups + g])
-                        e = np.int64(cuts[(block + step) * c.groups + g])
-                        start = np.int64(starts[g])
+                        a, e, start = np.int64(begins[g]), np.int64(ends[g]), np.int64(starts[g])
                         gather(
                             width, most_group, most_lines, placed, capped, np.int64(starts[g + 1]) - start, lines,
                             advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
-                            x_here, c.x_line, bias, np.int64(block > first_block) | c.more,
-                            c.relu * np.int64(final),
-                            advance(mask, here) if final and c.mask != 0 else floats(0, size),
-                            advance(out, here), c.out_row, c.out_line, places, ceiling,
+                            x_here, x_line, bias, again, rectify, seen, advance(out, here), out_row, out_line, places,
+                            ceiling,
                         )  # fmt: skip
                     block += step
                     if final:

@@ -94,7 +94,8 @@ class _Gather:
             lambda: v.load_all(self.out, targets),
             lambda: spread(v, below(v, shifts) if self.capped else shifts, lines),
         )  # fmt: skip
-        sums = count_loop(b, I64(0), self.count, 1, sums, connection)
+        # A row alone waits for its sums or for x: unrolled, it would only pay for a second loop to begin and end.
+        sums = count_loop(b, I64(0), self.count, 1, sums, connection, unrolled=group > 1)
         if self.capped:
             sums = cap(v, sums, shifts, self.relu, self.ceiling)
         v.store_all(finish(v, sums, self.relu, self.mask, targets), self.out, targets)

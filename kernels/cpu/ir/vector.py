@@ -258,8 +258,14 @@ class Lines:
         return self.b.bitcast(base, kind.as_pointer())
 
 
-def count_loop(b: Builder, start: Value, stop: Value, step: int, carried: list[Value], body: Callable[..., Any]) -> Any:
-    """Emit `for p in range(start, stop, step)` that carries values; `body(p, carried)` returns the new ones."""
+def count_loop(
+    b: Builder, start: Value, stop: Value, step: int, carried: list[Value], body: Callable[..., Any], *,
+    unrolled: bool = True,
+) -> Any:  # fmt: skip
+    """Emit `for p in range(start, stop, step)` that carries values; `body(p, carried)` returns the new ones.
+
+    LLVM may unroll it, if that is not denied.
+    """
     entry = b.block
     loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
     b.cbranch(b.icmp_signed("<", start, stop), loop, done)
@@ -269,7 +275,9 @@ def count_loop(b: Builder, start: Value, stop: Value, step: int, carried: list[V
     new = body(p, inside)
     following = b.add(p, I64(step))
     last = b.block  # the body may have opened blocks of its own
-    b.cbranch(b.icmp_signed("<", following, stop), loop, done)
+    again = b.cbranch(b.icmp_signed("<", following, stop), loop, done)
+    if not unrolled:
+        again.set_metadata("llvm.loop", _as_it_stands(b.module))
     p.add_incoming(start, entry)
     p.add_incoming(following, last)
     b.position_at_end(done)
@@ -282,6 +290,14 @@ def count_loop(b: Builder, start: Value, stop: Value, step: int, carried: list[V
         total.add_incoming(value, last)
         results.append(total)
     return results
+
+
+def _as_it_stands(module: ir.Module) -> ir.MDValue:
+    """What tells LLVM not to unroll a loop: a list of wishes that begins, as LLVM wants it, with itself."""
+    wishes = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    loop = ir.MDValue(module, (wishes,), name=str(len(module.metadata)))
+    loop.operands = loop, wishes
+    return loop
 
 
 def choose(b: Builder, condition: Value, yes: Callable[[], list[Value]], no: Callable[[], list[Value]]) -> list[Value]:
