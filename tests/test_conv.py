@@ -269,6 +269,19 @@ def test_wide_layers_have_blocks_of_channels_forward_and_transposed():
     assert SparseConv2d(dense(80, 72 * 9), (72, 6, 6), 3, 1, 1).plan.dy_border == (0, 0, 1, 1), "rows share columns"
 
 
+@pytest.mark.parametrize(("side", "rows"), [(32, 1), (16, 1), (12, 0), (8, 0)])
+def test_channels_of_dy_do_not_all_begin_at_one_set_of_a_cache(side: int, rows: int) -> None:
+    """32 rows of 34 lines are a multiple of a page: with their border's rows, images begin four lines apart."""
+    layer = SparseConv2d(dense(16, 16 * 9), (16, side, side), 3, 1, 1)
+    assert layer.plan.dy_border == (rows, rows, 1, 1)
+    assert (side + 2 * rows) * (side + 2) % 32, "of 64 sets, channels begin at more than two"
+
+
+def test_a_border_that_would_crowd_channels_more_is_not_kept() -> None:
+    """14 rows of 16 lines begin at two sets of 64, but 16 of 16 would at one."""
+    assert SparseConv2d(dense(16, 16 * 9), (16, 14, 14), 3, 1, 1).plan.dy_border == (0, 0, 1, 1)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_same_bits_on_any_number_of_threads(format, stride):
