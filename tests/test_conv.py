@@ -278,7 +278,9 @@ def test_channels_of_dy_do_not_all_begin_at_one_set_of_a_cache(side: int, rows: 
 
 
 def test_a_border_that_would_crowd_channels_more_is_not_kept() -> None:
-    """14 rows of 16 lines begin at two sets of 64, but 16 of 16 would at one."""
+    """14 rows of 16 lines begin at two sets of 64, but 16 of 16 would at one. Nor where a pixel's channels are few."""
+    few = uniform_random(16, 16 * 9, 0.9, np.random.default_rng(0))
+    assert SparseConv2d(few, (16, 32, 32), 3, 1, 1).plan.dy_border == (0, 0, 1, 1)
     assert SparseConv2d(dense(16, 16 * 9), (16, 14, 14), 3, 1, 1).plan.dy_border == (0, 0, 1, 1)
 
 

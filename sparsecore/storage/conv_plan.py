@@ -214,11 +214,12 @@ class ConvPlan(Patchable):
         """What dX reads beyond dy.
 
         Bands skip rows beyond the edges; COO's segments have no bands, and blocks of channels neither: they need zeros
-        there. So do images whose channels would otherwise wait for one another in a cache.
+        there. So do images whose channels would otherwise wait for one another in a cache, where most are read at once.
         """
         spared = self._beyond._replace(top=0, bottom=0)
-        whole = self.format == "coo" or self._back_block
-        return self._beyond if whole or self._crowded(spared) > max(CROWDED, self._crowded(self._beyond)) else spared
+        crowded = self._crowded(spared) > max(CROWDED, self._crowded(self._beyond))
+        most = 2 * self.pattern.nnz >= prod(self.pattern.shape)
+        return self._beyond if self.format == "coo" or self._back_block or (crowded and most) else spared
 
     def _crowded(self, border: Border) -> int:
         """At every how many sets of a first-level cache dy's channels begin, within a border."""
