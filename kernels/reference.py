@@ -256,11 +256,22 @@ def normalise(
     out[...] = y
 
 
-def slopes(dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
-    """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
+def slopes(
+    dy: Array, x: Array, found: Array, scale: Array, shift: Array, batch: int, partial: Array, *, relu: bool
+) -> None:
+    """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles; with `relu`, dy is zero
+    where what `normalise` makes of x is not positive."""
+    dy = _passed(dy, x, found, scale, shift, relu)
     both = zip(_segments(dy, batch, partial.shape[1]), _segments(x, batch, partial.shape[1]), strict=True)
     for (channel, segment, dys), (_, _, xs) in both:
         partial[channel, segment] = dys.sum(), np.sum(dys * (xs - found[channel, 0]))
+
+
+def _passed(dy: Array, x: Array, found: Array, scale: Array, shift: Array, relu: bool) -> Array:
+    """dy in float64, zero where ReLU stopped a value."""
+    y = np.empty(x.shape)
+    normalise(x, found, scale, shift, y, len(x) * LANES)
+    return np.where((y > 0) | (not relu), dy, 0.0)
 
 
 def settle_slopes(partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
@@ -270,19 +281,21 @@ def settle_slopes(partial: Array, found: Array, totals: Array, dscale: Array, ds
 
 
 def normalise_back(
-    dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *, training: bool
-) -> None:
-    """The gradient of x; outside training mean and variance are constants, which give none back.
+    dy: Array, x: Array, found: Array, scale: Array, shift: Array, totals: Array, out: Array, batch: int, *,
+    training: bool, relu: bool,
+) -> None:  # fmt: skip
+    """The gradient of x; outside training mean and variance are constants, which give none back. With `relu`, dy is
+    zero where what `normalise` makes of x is not positive.
 
     S. Ioffe, C. Szegedy, Batch Normalization, ICML 2015, the equations of section 3, with what they share taken out.
     Zero in the lanes past the batch.
     """
     count = batch * x.shape[2] * x.shape[3]
+    dx = _passed(dy, x, found, scale, shift, relu)
     mean, rate, first, second, scale = (
         array.astype(np.float64)[:, None, None, None]
         for array in (found[:, 0], found[:, 1], totals[:, 0], totals[:, 1], scale)
     )
-    dx = dy.astype(np.float64)
     if training:
         dx = dx - first / count - (x - mean) * (rate**2 * second / count)
     dx = dx * (scale * rate)

@@ -169,14 +169,15 @@ def check_normalising(kernels: Any, case: Case, dtype: Any, memory: Any) -> None
 def check_gradients(kernels: Any, case: Case, dtype: Any, memory: Any) -> None:
     """Two sums a channel, what is made of them, and the way back, in training and outside it."""
     x, dy = case.images(0, dtype), case.images(6, dtype)
-    found, scale = found_of(case, x), case.row(4, dtype)
-    given = memory.put(found)
+    found, scale, shift = found_of(case, x), case.row(4, dtype), case.row(5, dtype)
+    given, rows = memory.put(found), (memory.put(scale), memory.put(shift))
     partial, exact_partial = memory.empty(case.partial, np.float64), np.empty(case.partial)
-    kernels.slopes(case.bordered(memory, dy, dtype)[1], memory.put(x), given, case.batch, partial)
-    reference.slopes(dy, x, found, case.batch, exact_partial)
+    slope, seen = case.bordered(memory, dy, dtype)[1], memory.put(x)
+    kernels.slopes(slope, seen, given, *rows, case.batch, partial, relu=False)
+    reference.slopes(dy, x, found, scale, shift, case.batch, exact_partial, relu=False)
     size = np.empty(case.partial)
     spread = np.abs(x - found[:, 0, None, None, None])
-    reference.slopes(abs(dy), spread, np.zeros_like(found), case.batch, size)
+    reference.slopes(abs(dy), spread, np.zeros_like(found), scale, shift, case.batch, size, relu=False)
     assert_close(partial, exact_partial, size, case.per * LANES * case.height * case.width + 2)
     totals, exact_totals = memory.empty(found.shape, np.float64), np.empty(found.shape)
     grads, exact_grads = [memory.empty((case.channels,), dtype) for _ in range(2)], np.empty((2, case.channels))
@@ -195,11 +196,12 @@ def check_gradients(kernels: Any, case: Case, dtype: Any, memory: Any) -> None:
     for training, (slope, seen) in itertools.product((True, False), ((plain[0], views[1]), (views[0], plain[1]))):
         padded, out = case.bordered(memory, None, dtype)
         totals = memory.put(exact_totals)
-        kernels.normalise_back(slope, seen, given, memory.put(scale), totals, out, case.batch, training=training)
+        kernels.normalise_back(slope, seen, given, *rows, totals, out, case.batch, training=training, relu=False)
         memory.assert_intact()
         case.assert_border(padded)
         exact = np.empty(case.shape)
-        reference.normalise_back(dy, x, found, scale, exact_totals, exact, case.batch, training=training)
+        given_back = dy, x, found, scale, shift, exact_totals, exact, case.batch
+        reference.normalise_back(*given_back, training=training, relu=False)
         first, second = abs(exact_totals.T[:, :, None, None, None]) / case.values
         rate, factor = found[:, 1, None, None, None], (found[:, 1] * abs(scale))[:, None, None, None]
         size = np.nan_to_num(abs(dy) + (first + spread * rate**2 * second if training else 0)) * factor
@@ -207,7 +209,31 @@ def check_gradients(kernels: Any, case: Case, dtype: Any, memory: Any) -> None:
         assert not case.unused(out).any()
 
 
-CHECKS = check_statistics, check_normalising, check_gradients
+def check_behind_relu(kernels: Any, case: Case, dtype: Any, memory: Any) -> None:
+    """What ReLU stopped is found again from x, to the bit: as if dy had been masked where its output is zero."""
+    x, dy = case.images(0, dtype), case.images(6, dtype)
+    rows = found_of(case, x), case.row(4, dtype), case.row(5, dtype)
+    totals = case.row(7, np.float64)[:, None] * (1, 2)
+
+    def assert_found_again(kernels: Any, put: Any, empty: Any, kind: Any) -> None:
+        given, y = [put(each) for each in (x, *rows)], empty(case.shape, kind)
+        kernels.normalise(*given, y, case.batch, relu=True)
+        found = []
+        for relu, slope in ((True, put(dy)), (False, put(np.where(y > 0, dy, np.zeros_like(dy))))):
+            arrays = [empty(case.partial, np.float64), empty(case.shape, kind), empty(case.shape, kind)]
+            kernels.slopes(slope, *given, case.batch, arrays[0], relu=relu)
+            for training, out in zip((True, False), arrays[1:], strict=True):
+                kernels.normalise_back(slope, *given, put(totals), out, case.batch, training=training, relu=relu)
+            found.append(arrays)
+        memory.assert_intact()
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    assert_found_again(kernels, memory.put, memory.empty, dtype)
+    assert_found_again(reference, np.array, np.empty, np.float64)
+
+
+CHECKS = check_statistics, check_normalising, check_gradients, check_behind_relu
 
 
 @machines
@@ -254,13 +280,16 @@ def trained(kernels: Any, case: Case, x: Array, dy: Array, beside: Array, scale:
     mean, var = rows.copy()
     dscale, dshift = grads.copy()
     sloped, y, dx = np.empty_like(partial), np.empty_like(x), np.empty_like(x)
+    behind, back = np.empty_like(partial), np.empty_like(x)
     kernels.moments(x, case.batch, partial)
     kernels.settle(partial, pixels, case.batch, EPS, 0.1, mean, var, found)
     kernels.normalise(x, found, scale, shift, y, case.batch, around=beside, relu=True)
-    kernels.slopes(dy, x, found, case.batch, sloped)
+    kernels.slopes(dy, x, found, scale, shift, case.batch, sloped, relu=False)
     kernels.settle_slopes(sloped, found, totals, dscale, dshift)
-    kernels.normalise_back(dy, x, found, scale, totals, dx, case.batch, training=True)
-    return [partial, found, mean, var, y, sloped, totals, dscale, dshift, dx]
+    kernels.normalise_back(dy, x, found, scale, shift, totals, dx, case.batch, training=True, relu=False)
+    kernels.slopes(dy, x, found, scale, shift, case.batch, behind, relu=True)
+    kernels.normalise_back(dy, x, found, scale, shift, totals, back, case.batch, training=True, relu=True)
+    return [partial, found, mean, var, y, sloped, totals, dscale, dshift, dx, behind, back]
 
 
 def check_what_is_not_a_number(kernels: Any, dtype: Any) -> None:
@@ -274,12 +303,12 @@ def check_what_is_not_a_number(kernels: Any, dtype: Any) -> None:
         arrays = trained(kernels, case, images, dy, beside, np.ones(4, dtype), np.zeros(4, dtype))
         # Channels first, in all of them.
         found.append([np.moveaxis(array, 1, 0) if array.ndim == 5 else array for array in arrays])
-    names = "partial", "found", "mean", "var", "y", "sloped", "totals", "dscale", "dshift", "dx"
+    names = "partial", "found", "mean", "var", "y", "sloped", "totals", "dscale", "dshift", "dx", "behind", "back"
     for name, clean, dirty in zip(names, *found, strict=True):
         assert clean[[0, 2]].tobytes() == dirty[[0, 2]].tobytes(), name
     for name in ("found", "mean", "var", "dscale"):
         assert not np.isfinite(found[1][names.index(name)][[1, 3]]).all(-1).any(), name
-    for name in ("y", "dx"):
+    for name in ("y", "dx", "back"):
         images = found[1][names.index(name)][[1, 3]]
         assert np.isnan(images[:, :2]).all() and np.isnan(images[:, 2, ..., :5]).all(), name
         assert not images[:, 2, ..., 5:].any(), name
@@ -293,7 +322,8 @@ def test_what_is_not_a_number_stays_in_its_channel(dtype):
 def check_outside_training_x_gives_nothing_back(kernels: Any, dtype: Any) -> None:
     x, dy, out = np.full((1, 1, 1, 1, LANES), np.inf, dtype), np.ones((1, 1, 1, 1, LANES), dtype), np.empty(0)
     out, found = np.empty_like(x), np.array([[0.0, 2.0]])
-    kernels.normalise_back(dy, x, found, np.full(1, 3, dtype), np.full((1, 2), np.nan), out, LANES, training=False)
+    scale, shift, totals = np.full(1, 3, dtype), np.zeros(1, dtype), np.full((1, 2), np.nan)
+    kernels.normalise_back(dy, x, found, scale, shift, totals, out, LANES, training=False, relu=False)
     assert (out == 6).all()
 
 

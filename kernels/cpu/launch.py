@@ -296,7 +296,7 @@ class Launcher:
 
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
-        self._sum_segments(None, x, None, batch, partial)
+        self._sum_segments(None, x, None, None, None, batch, partial)
 
     def settle(
         self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
@@ -329,14 +329,23 @@ class Launcher:
             **_planes(batch, x, dy=None, out=out, around=around),
         )  # fmt: skip
 
-    def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
-        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
-        self._sum_segments(dy, x, found, batch, partial)
+    def slopes(
+        self, dy: Array, x: Array, found: Array, scale: Array, shift: Array, batch: int, partial: Array, *, relu: bool
+    ) -> None:
+        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles.
 
-    def _sum_segments(self, dy: Array | None, x: Array, found: Array | None, batch: int, partial: Array) -> None:
+        With `relu`, for this and for `normalise_back`, dy is zero where ReLU stopped what `normalise` made of x.
+        """
+        self._sum_segments(dy, x, found, scale, shift, batch, partial, relu=relu)
+
+    def _sum_segments(
+        self, dy: Array | None, x: Array, found: Array | None, scale: Array | None, shift: Array | None, batch: int,
+        partial: Array, *, relu: bool = False,
+    ) -> None:  # fmt: skip
         self._launch(
             moments_kernel(element_size(x), dy is not None), COST_NORM * x.size, MOMENTS, x=x, dy=dy, found=found,
-            partial=partial, batch=batch, segments=partial.shape[1], **_rows_of(x, {"x": x, "dy": dy}),
+            scale=scale, shift=shift, partial=partial, batch=batch, relu=int(relu), segments=partial.shape[1],
+            **_rows_of(x, {"x": x, "dy": dy}),
         )  # fmt: skip
 
     def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
@@ -347,13 +356,13 @@ class Launcher:
         )  # fmt: skip
 
     def normalise_back(
-        self, dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *,
-        training: bool,
+        self, dy: Array, x: Array, found: Array, scale: Array, shift: Array, totals: Array, out: Array, batch: int, *,
+        training: bool, relu: bool,
     ) -> None:  # fmt: skip
         """The gradient of x; outside training mean and variance are constants, which give none back."""
         self._launch(
             normalise_back_kernel(element_size(x)), COST_NORM * x.size, NORMALISE, x=x, found=found, scale=scale,
-            shift=None, dy=dy, totals=totals if training else None, around=None, out=out, relu=0,
+            shift=shift, dy=dy, totals=totals if training else None, around=None, out=out, relu=int(relu),
             count=batch * x.shape[2] * x.shape[3], **_planes(batch, x, dy=dy, out=out, around=None),
         )  # fmt: skip
 

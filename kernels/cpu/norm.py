@@ -21,7 +21,8 @@ from .ir.pairs import clear_line, lower, upper, write
 from .ir.vector import advance, element, floats
 
 MOMENTS = arguments(
-    "dy", "x", "found", "partial", "batch", "segments", "tiles", "channels", "rows", "length",
+    "dy", "x", "found", "scale", "shift", "partial", "batch", "relu",
+    "segments", "tiles", "channels", "rows", "length",
     "x_tile", "x_plane", "x_row", "dy_tile", "dy_plane", "dy_row",
 )  # fmt: skip
 SETTLE = arguments(
@@ -49,19 +50,34 @@ def count_of_segment(segment: int, samples: int, tiles: int, segments: int, pixe
     return max(min((segment + 1) * per, batch) - segment * per, 0) * pixels
 
 
+@njit
+def line_through(found: Any, scales: Any, shifts: Any, channel: int) -> tuple[float, float, float]:
+    """What a channel's normalised values are: (x − mean) · rate + shift, in the numbers that they are computed with.
+
+    What a float32 of the mean leaves out, which is much of a small deviation where the mean is far from zero, goes into
+    the shift.
+    """
+    mean = element(scales, found[2 * channel])
+    rate = element(scales, found[2 * channel + 1] * np.float64(scales[channel]))
+    rest = found[2 * channel] - np.float64(mean)
+    return mean, rate, element(scales, np.float64(shifts[channel]) - rest * np.float64(rate))
+
+
 @cache
 def moments_kernel(size: int, slopes: bool) -> Any:
-    """partial[channel, segment] = (mean, squares around it) of x, or with `slopes` (Σ dy, Σ dy · (x − mean)).
+    """partial[channel, segment] = (mean, squares around it) of x, or with `slopes` (Σ dy, Σ dy · (x − mean)), where dy
+    counts only if ReLU let its value through.
 
     The mean of a segment is found from what x is above the segment's first value, so that little is lost where the
     mean is far from zero, and nothing where all values are the same.
     """
 
-    samples = samples_of_tile(size)
+    kept, samples = kept_size(size), samples_of_tile(size)
 
     def moments(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, MOMENTS)[0]
         x, dy, partial, found = floats(c.x, size), floats(c.dy, size), floats(c.partial, 8), floats(c.found, 8)
+        scales, shifts = floats(c.scale, kept), floats(c.shift, kept)
         first, last = share(c.segments * c.channels, part, until, parts)
         per = tiles_of_segment(c.tiles, c.segments)
         for which in range(first, last):
@@ -72,12 +88,15 @@ def moments_kernel(size: int, slopes: bool) -> Any:
             middle = np.float64(lower(x, start * c.x_tile + channel * c.x_plane))
             if slopes:
                 middle = found[2 * channel]
+                mean, rate, shift = line_through(found, scales, shifts, channel)
             for tile in range(start, min(start + per, c.tiles)):
                 used = min(c.batch - tile * samples, samples)
                 image = advance(x, tile * c.x_tile + channel * c.x_plane)
                 if slopes:
                     given = advance(dy, tile * c.dy_tile + channel * c.dy_plane)
-                    slope(given, image, c.rows, c.length, c.dy_row, c.x_row, used, middle, here)
+                    slope(
+                        given, image, c.rows, c.length, c.dy_row, c.x_row, used, middle, c.relu, mean, rate, shift, here
+                    )
                 else:
                     spread(image, c.rows, c.length, c.x_row, used, middle, here)
             if not slopes:
@@ -174,11 +193,7 @@ def normalise_kernel(size: int) -> Any:
         first, last = share(c.tiles * channels, part, until, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
-            mean = element(scales, found[2 * channel])
-            rate = element(scales, found[2 * channel + 1] * np.float64(scales[channel]))
-            # What a float32 of the mean leaves out, which is much of a small deviation where the mean is far from zero.
-            rest = found[2 * channel] - np.float64(mean)
-            shift = element(scales, np.float64(shifts[channel]) - rest * np.float64(rate))
+            mean, rate, shift = line_through(found, scales, shifts, channel)
             for row in range(rows):
                 x = advance(from_x, tile * x_tile + channel * x_plane + row * x_row)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
@@ -199,18 +214,25 @@ def normalise_kernel(size: int) -> Any:
     return kernel(normalise)
 
 
+@njit
+def _passed(slope: float, x: float, mean: float, rate: float, shift: float, relu: bool, nothing: float) -> float:
+    """A slope, or nothing where ReLU stopped what became of x: its sign is found as `normalise` found it."""
+    return nothing if relu and not (x - mean) * rate + shift > 0 else slope
+
+
 @cache
 def normalise_back_kernel(size: int) -> Any:
     """out = rate · scale · (dy − Σ dy / count − (x − mean) · rate² · Σ dy (x − mean) / count); without totals, of dy
-    alone."""
+    alone. Where ReLU stopped a value, dy is zero."""
 
     kept, samples = kept_size(size), samples_of_tile(size)
 
     def normalise_back(call, part, until, parts):  # type: ignore[no-untyped-def]
         c = carray(call, 1, NORMALISE)[0]
         from_x, from_dy, to = floats(c.x, size), floats(c.dy, size), floats(c.out, size)
-        found, scales, totals = floats(c.found, 8), floats(c.scale, kept), floats(c.totals, 8)
-        channels, rows, length, through = c.channels, c.rows, c.length, c.totals != 0
+        found, scales, shifts = floats(c.found, 8), floats(c.scale, kept), floats(c.shift, kept)
+        totals = floats(c.totals, 8)
+        channels, rows, length, relu, through = c.channels, c.rows, c.length, c.relu != 0, c.totals != 0
         x_tile, x_plane, x_row = c.x_tile, c.x_plane, c.x_row
         dy_tile, dy_plane, dy_row = c.dy_tile, c.dy_plane, c.dy_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
@@ -218,10 +240,11 @@ def normalise_back_kernel(size: int) -> Any:
         first, last = share(c.tiles * channels, part, until, parts)
         for which in range(first, last):
             tile, channel = which // channels, which % channels
+            mean, weight, shift = line_through(found, scales, shifts, channel)
             rate = found[2 * channel + 1]
             factor = rate * np.float64(scales[channel])
-            weight, mean = element(scales, factor), element(scales, found[2 * channel])
-            inclined, level = element(scales, 0.0), element(scales, 0.0)
+            nothing = element(scales, 0.0)
+            inclined, level = nothing, nothing
             if through:
                 incline = factor * rate * rate * totals[2 * channel + 1] / count
                 rest = found[2 * channel] - np.float64(mean)
@@ -233,11 +256,16 @@ def normalise_back_kernel(size: int) -> Any:
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
                 if through:
                     for k in range(length):
-                        low = lower(dy, k) * weight - (lower(x, k) - mean) * inclined - level
-                        write(out, k, low, upper(dy, k) * weight - (upper(x, k) - mean) * inclined - level)
+                        lo, hi = lower(x, k), upper(x, k)
+                        low = _passed(lower(dy, k), lo, mean, weight, shift, relu, nothing)
+                        high = _passed(upper(dy, k), hi, mean, weight, shift, relu, nothing)
+                        low = low * weight - (lo - mean) * inclined - level
+                        write(out, k, low, high * weight - (hi - mean) * inclined - level)
                 else:
                     for k in range(length):
-                        write(out, k, lower(dy, k) * weight, upper(dy, k) * weight)
+                        low = _passed(lower(dy, k), lower(x, k), mean, weight, shift, relu, nothing)
+                        high = _passed(upper(dy, k), upper(x, k), mean, weight, shift, relu, nothing)
+                        write(out, k, low * weight, high * weight)
                 if tile == final and used < samples:
                     _clear(out, length, used)
 

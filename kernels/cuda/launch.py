@@ -351,9 +351,16 @@ class Launcher:
             *_viewed(x), *_viewed(around), *_viewed(out),
         )  # fmt: skip
 
-    def slopes(self, dy: Array, x: Array, found: Array, batch: int, partial: Array) -> None:
-        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles."""
-        self._launch_segments("slopes", x, batch, partial, np.int32(x.shape[3]), *_viewed(dy), x, found)
+    def slopes(
+        self, dy: Array, x: Array, found: Array, scale: Array, shift: Array, batch: int, partial: Array, *, relu: bool
+    ) -> None:
+        """partial[channel, segment] = (Σ dy, Σ dy · (x − mean)) of a channel in some of the tiles.
+
+        With `relu`, for this and for `normalise_back`, dy is zero where ReLU stopped what `normalise` made of x.
+        """
+        self._launch_segments(
+            "slopes", x, batch, partial, np.int32(x.shape[3]), np.int32(relu), *_viewed(dy), x, found, scale, shift
+        )
 
     def settle_slopes(self, partial: Array, found: Array, totals: Array, dscale: Array, dshift: Array) -> None:
         """totals[channel] = the sum of its segments; the gradients of scale and shift are made of these."""
@@ -363,13 +370,14 @@ class Launcher:
         )  # fmt: skip
 
     def normalise_back(
-        self, dy: Array, x: Array, found: Array, scale: Array, totals: Array, out: Array, batch: int, *,
-        training: bool,
+        self, dy: Array, x: Array, found: Array, scale: Array, shift: Array, totals: Array, out: Array, batch: int, *,
+        training: bool, relu: bool,
     ) -> None:  # fmt: skip
         """The gradient of x; outside training mean and variance are constants, which give none back."""
         self._launch_lines(
-            "norm", "normalise_back", out, np.int32(batch), np.float64(1 / max(1, batch * x.shape[2] * x.shape[3])),
-            found, scale, totals if training else None, *_viewed(dy), *_viewed(x), *_viewed(out),
+            "norm", "normalise_back", out, np.int32(batch), np.int32(relu),
+            np.float64(1 / max(1, batch * x.shape[2] * x.shape[3])), found, scale, shift, totals if training else None,
+            *_viewed(dy), *_viewed(x), *_viewed(out),
         )  # fmt: skip
 
     def _launch_lines(self, family: str, name: str, images: Array, *arguments: Any) -> None:

@@ -24,6 +24,21 @@ __device__ __forceinline__ double values_of(int segment, int segments, int pixel
   return double(min((segment + 1) * per, batch) - segment * per) * pixels;
 }
 
+// What a channel's normalised values are: (x − mean) · rate + level, whose sign tells what ReLU let through. What a float of
+// the mean leaves out goes into the level, so that a mean far from zero costs no digits.
+struct Normal {
+  double middle, unit, factor;  // the mean, one over the deviation, and that times the scale
+  real mean, rate, level;
+
+  __device__ __forceinline__ Normal(const double* found, const real* scale, const real* shift, int channel) {
+    middle = found[2 * channel], unit = found[2 * channel + 1], factor = unit * double(scale[channel]);
+    mean = real(middle), rate = real(factor);
+    level = real(double(shift[channel]) - (middle - double(mean)) * double(rate));
+  }
+
+  __device__ __forceinline__ real operator()(real x) const { return (x - mean) * rate + level; }
+};
+
 typedef double Shared[2][BLOCK];
 
 struct Two {
@@ -85,16 +100,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) moments(
   here[1] = sums.second - sums.first * apart;
 }
 
-// partial[channel, segment] = (Σ dy, Σ dy · (x − mean)).
+// partial[channel, segment] = (Σ dy, Σ dy · (x − mean)); with `relu`, dy is zero where ReLU stopped a value.
 extern "C" __global__ void __launch_bounds__(BLOCK, RESIDENT) slopes(
-    int channels, int tiles, int pixels, int segments, int batch, int columns, const word* __restrict__ dy,
-    STEPS_PARAMETERS(dy), const word* __restrict__ x, const double* __restrict__ found, double* __restrict__ partial) {
+    int channels, int tiles, int pixels, int segments, int batch, int columns, int relu, const word* __restrict__ dy,
+    STEPS_PARAMETERS(dy), const word* __restrict__ x, const double* __restrict__ found, const real* __restrict__ scale,
+    const real* __restrict__ shift, double* __restrict__ partial) {
   __shared__ Shared shared;
   const Segment segment(blockIdx.x, channels, tiles, pixels, segments);
-  const double mean = found[2 * segment.channel];
-  const auto term = [mean](double value, double slope, Two& both) {
+  const Normal normal(found, scale, shift, segment.channel);
+  const auto term = [normal, relu](double value, double slope, Two& both) {
+    if (relu && !(normal(real(value)) > 0)) slope = 0;
     both.first += slope;
-    both.second += slope * (value - mean);
+    both.second += slope * (value - normal.middle);
   };
   const Two sums = sum_up<UNROLL / 2>(shared, segment, channels, pixels, batch, x, dy, columns, STEPS(dy), term);
   if (threadIdx.x != 0) return;
@@ -159,20 +176,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK) settle_slopes(
   dscale[channel] = real(second * found[2 * channel + 1]);
 }
 
-// out = (x − mean) · rate · scale + shift + around, then ReLU; zero in the lanes past the batch. `around` may be null. What a
-// float of the mean leaves out goes into the shift, so that a mean far from zero costs no digits.
+// out = (x − mean) · rate · scale + shift + around, then ReLU; zero in the lanes past the batch. `around` may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
     SHAPE_PARAMETERS, int batch, int relu, const double* __restrict__ found, const real* __restrict__ scale,
     const real* __restrict__ shift, const word* __restrict__ x, STEPS_PARAMETERS(x), const word* __restrict__ around,
     STEPS_PARAMETERS(around), word* __restrict__ out, STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;
-  const double middle = found[2 * here.channel];
-  const real mean = real(middle), rate = real(found[2 * here.channel + 1] * double(scale[here.channel]));
-  const real level = real(double(shift[here.channel]) - (middle - double(mean)) * double(rate));
+  const Normal normal(found, scale, shift, here.channel);
   Vector y = load(x + here.of(STEPS(x)));
 #pragma unroll
-  for (int k = 0; k < NUMBERS; k++) y.at[k] = (y.at[k] - mean) * rate + level;
+  for (int k = 0; k < NUMBERS; k++) y.at[k] = normal(y.at[k]);
   if (around) {
     const Vector other = load(around + here.of(STEPS(around)));
 #pragma unroll
@@ -185,26 +199,24 @@ extern "C" __global__ void __launch_bounds__(BLOCK) normalise(
 }
 
 // out = rate · scale · (dy − share · Σ dy − share · (x − mean) · rate² · Σ dy (x − mean)), where a value's share is one by how
-// many there are in a channel; without totals, of dy alone.
+// many there are in a channel; without totals, of dy alone. With `relu`, dy is zero where ReLU stopped a value.
 extern "C" __global__ void __launch_bounds__(BLOCK) normalise_back(
-    SHAPE_PARAMETERS, int batch, double share, const double* __restrict__ found, const real* __restrict__ scale,
-    const double* __restrict__ totals, const word* __restrict__ dy, STEPS_PARAMETERS(dy), const word* __restrict__ x,
-    STEPS_PARAMETERS(x), word* __restrict__ out, STEPS_PARAMETERS(out)) {
+    SHAPE_PARAMETERS, int batch, int relu, double share, const double* __restrict__ found, const real* __restrict__ scale,
+    const real* __restrict__ shift, const double* __restrict__ totals, const word* __restrict__ dy, STEPS_PARAMETERS(dy),
+    const word* __restrict__ x, STEPS_PARAMETERS(x), word* __restrict__ out, STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;
-  const double middle = found[2 * here.channel], rate = found[2 * here.channel + 1];
-  const double factor = rate * double(scale[here.channel]);
-  const real weight = real(factor), mean = real(middle);
-  Vector dx = load(dy + here.of(STEPS(dy)));
+  const Normal normal(found, scale, shift, here.channel);
+  Vector dx = load(dy + here.of(STEPS(dy))), value = {};
+  if (totals || relu) value = load(x + here.of(STEPS(x)));
 #pragma unroll
-  for (int k = 0; k < NUMBERS; k++) dx.at[k] *= weight;
+  for (int k = 0; k < NUMBERS; k++) dx.at[k] = relu && !(normal(value.at[k]) > 0) ? real(0) : dx.at[k] * normal.rate;
   if (totals) {
-    const double incline = factor * share * (rate * rate * totals[2 * here.channel + 1]);
+    const double each = normal.factor * share, incline = each * (normal.unit * normal.unit * totals[2 * here.channel + 1]);
     const real inclined = real(incline);
-    const real level = real(factor * share * totals[2 * here.channel] - (middle - double(mean)) * incline);
-    const Vector value = load(x + here.of(STEPS(x)));
+    const real level = real(each * totals[2 * here.channel] - (normal.middle - double(normal.mean)) * incline);
 #pragma unroll
-    for (int k = 0; k < NUMBERS; k++) dx.at[k] -= (value.at[k] - mean) * inclined + level;
+    for (int k = 0; k < NUMBERS; k++) dx.at[k] -= (value.at[k] - normal.mean) * inclined + level;
   }
 #pragma unroll
   for (int k = 0; k < NUMBERS; k++) dx.at[k] = here.sample + sample_of(k) >= batch ? real(0) : dx.at[k];

@@ -15,7 +15,8 @@ from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
 
 Back = Callable[[Tiles, bool], tuple[Tiles | None, dict[str, Any]]]
-"""`back(h, need_dx)` takes h of the output, masked by its ReLU, to h of the input and, by name, of the parameters."""
+"""`back(h, need_dx)` takes h of the output, masked if that is said to be rectified, to h of the input and, by name, of
+the parameters."""
 
 
 def curvature_of(layer: Any, x: Tiles, workspace: Workspace) -> tuple[Tiles, Back]:

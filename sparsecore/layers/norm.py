@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -16,7 +17,6 @@ from ..runtime.tiles import LANES, Tiles, tile_samples
 from ..runtime.workspace import Workspace
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import sizes, spell
-from .call import mask_tiles
 from .curvature import Back, behind_relu
 from .layer import Graph, Layer, Params
 from .norm_shared import moments_of_all, slopes_of_all
@@ -145,7 +145,8 @@ class BatchNorm(Layer):
             images, found, self.params["scale"], self.params["shift"], self._images(y), x.batch,
             around=None if around is None else self._images(around.data), relu=relu,
         )  # fmt: skip
-        tiles = Tiles(y, x.batch, rectified=relu, border=ahead.border, within=within, joined=around is not None)
+        # Not said to be rectified: what ReLU stopped is found again from x, which backward reads anyway.
+        tiles = Tiles(y, x.batch, border=ahead.border, within=within, joined=around is not None)
         return tiles, (x, y, found, workspace.training)
 
     @recorded
@@ -157,14 +158,10 @@ class BatchNorm(Layer):
         self._check_values()
         self._check_dy(dy, y, x.batch)
         kernels, scale, images = workspace.kernels, self.params["scale"], self._images(x.data)
-        if self.relu and not dy.masked:
-            masked = workspace.array("masked dy", y.shape, y.dtype)
-            mask_tiles(workspace, dy.data, y, masked)
-            dy = Tiles(masked, dy.batch, masked=True)
-        given = self._images(dy.data)
+        given, shift = self._images(dy.data), self.params["shift"]
         grads = {name: workspace.array(name, scale.shape, self.dtype) for name in ("scale", "shift")}
         partial, totals = self._partial(x, workspace), workspace.array("totals", found.shape, np.float64)
-        kernels.slopes(given, images, found, x.batch, partial)
+        kernels.slopes(given, images, found, scale, shift, x.batch, partial, relu=self.relu)
         kernels.settle_slopes(partial, found, totals, grads["scale"], grads["shift"])
         share = workspace.share
         if not need_dx:
@@ -174,7 +171,9 @@ class BatchNorm(Layer):
         border = workspace.back_border
         dx, within = self._out("dx", x, border, workspace)
         out = self._images(dx)
-        kernels.normalise_back(given, images, found, scale, totals, out, x.batch, training=training)
+        kernels.normalise_back(
+            given, images, found, scale, shift, totals, out, x.batch, training=training, relu=self.relu
+        )
         return Tiles(dx, dy.batch, border=border, within=within), grads
 
     @property
@@ -221,6 +220,7 @@ class BatchNorm(Layer):
 
         def back(h: Tiles, need_dx: bool) -> tuple[Tiles | None, dict[str, Any]]:
             own = workspace.child("curvature")
+            h = behind_relu(h, replace(y, rectified=self.relu), own)
             given, images = self._images(np.asarray(get(h.data))), self._images(np.asarray(get(x.data)))
             factor = (np.asarray(get(self.params["scale"]), np.float64)[:, None, None, None] * rate) ** 2
             grads = {name: own.array(name, (self.in_shape[0],), self.dtype) for name in ("scale", "shift")}

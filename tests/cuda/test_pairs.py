@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -250,17 +251,23 @@ def test_batch_normalisation(cuda: CUDA, batch: int, segments: int) -> None:
     scale, shift = rng.standard_normal((2, 3)).astype(np.float32)
     for more in ({}, {"around": around}, {"relu": True}):
         against_the_oracle(cuda, "normalise", x, found, scale, shift, words(tiles, 3, 4, 2), batch, tiles=lines, **more)
-    kernels.slopes(dy, x, found, batch, partial)
+    kernels.slopes(dy, x, found, scale, shift, batch, partial, relu=False)
     dscale, dshift = np.empty((2, 3), np.float32)
     kernels.settle_slopes(partial, found, totals, dscale, dshift)
     np.testing.assert_allclose(totals[:, 0], slopes.sum((0, 2, 3)), rtol=1e-9)
     apart = (slopes * (samples - middle[:, None, None])).sum((0, 2, 3))
     np.testing.assert_allclose(totals[:, 1], apart, rtol=1e-9, atol=1e-9)
-    for training in (True, False):
+    for training, relu in itertools.product((True, False), repeat=2):
         against_the_oracle(
-            cuda, "normalise_back", dy, x, found, scale, totals, words(tiles, 3, 4, 2), batch, tiles=lines,
-            training=training,
+            cuda, "normalise_back", dy, x, found, scale, shift, totals, words(tiles, 3, 4, 2), batch, tiles=lines,
+            training=training, relu=relu,
         )  # fmt: skip
+    y, masked, sums = words(tiles, 3, 4, 2), words(tiles, 3, 4, 2), np.empty_like(partial)
+    kernels.normalise(x, found, scale, shift, y, batch, relu=True)
+    kernels.mask(dy, y, masked)
+    kernels.slopes(dy, x, found, scale, shift, batch, partial, relu=True)
+    kernels.slopes(masked, x, found, scale, shift, batch, sums, relu=False)
+    assert np.array_equal(partial, sums)
 
 
 def test_no_race_and_no_access_out_of_bounds(checked_cuda: CUDA) -> None:

@@ -45,24 +45,35 @@ def spread(_, x, rows, length, x_row, used, middle, sums):  # type: ignore[no-un
 
 
 @intrinsic
-def slope(_, dy, x, rows, length, dy_row, x_row, used, middle, sums):  # type: ignore[no-untyped-def]
-    """sums[0] += Σ dy and sums[1] += Σ dy · (x − middle), likewise."""
+def slope(  # type: ignore[no-untyped-def]
+    _, dy, x, rows, length, dy_row, x_row, used, middle, relu, mean, rate, shift, sums,
+):  # fmt: skip
+    """sums[0] += Σ dy and sums[1] += Σ dy · (x − middle), likewise.
+
+    With `relu`, dy is zero where (x − mean) · rate + shift is not positive.
+    """
 
     def emit(context: Any, b: Builder, signature: Any, args: Any) -> Value:
-        dy, x, rows, length, dy_row, x_row, used, middle, sums = args
+        dy, x, rows, length, dy_row, x_row, used, middle, relu, mean, rate, shift, sums = args
         words = _Words(b, signature.args[0].dtype)
         centre = broadcast(b, middle, DOUBLES)
+        always = broadcast(b, b.icmp_signed("==", relu, I64(0)), ir.VectorType(ir.IntType(1), LANES))
+        level, factor, offset = (broadcast(b, value, words.lines.vector) for value in (mean, rate, shift))
 
         def of_line(row: Value, at: Value, half: int, first: Value, second: Value) -> tuple[Value, Value]:
-            given = words.load(dy, b.add(b.mul(row, dy_row), at), half)
-            apart = b.fsub(words.load(x, b.add(b.mul(row, x_row), at), half), centre)
+            value = words.lines.load(b.gep(x, [b.add(b.mul(row, x_row), at)]), half)
+            given = words.lines.load(b.gep(dy, [b.add(b.mul(row, dy_row), at)]), half)
+            became = b.fadd(b.fmul(b.fsub(value, level), factor), offset)
+            passes = b.or_(always, b.fcmp_ordered(">", became, words.lines.zero))
+            given = words.widen(b.select(passes, given, words.lines.zero))
+            apart = b.fsub(words.widen(value), centre)
             return b.fadd(first, given), words.fma(given, apart, second)
 
         words.sum_up(rows, length, used, sums, of_line)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(dy, x, i, i, i, i, i, types.float64, sums), emit
+    return types.void(dy, x, i, i, i, i, i, types.float64, i, mean, rate, shift, sums), emit
 
 
 class _Words:
@@ -79,7 +90,10 @@ class _Words:
 
     def load(self, base: Value, start: Value, half: int) -> Value:
         """The line that begins at an element, or one half of its numbers."""
-        value = self.lines.load(self.b.gep(base, [start]), half)
+        return self.widen(self.lines.load(self.b.gep(base, [start]), half))
+
+    def widen(self, value: Value) -> Value:
+        """Numbers of a line as float64."""
         return value if self.lines.size == 8 else self.b.fpext(value, DOUBLES)
 
     def sum_up(
