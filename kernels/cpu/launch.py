@@ -296,7 +296,7 @@ class Launcher:
 
     def moments(self, x: Array, batch: int, partial: Array) -> None:
         """partial[channel, segment] = (mean, sum of squares around it) of the x of a channel in some of the tiles."""
-        self._sum_segments(None, x, None, None, None, batch, partial)
+        self._sum_segments(x, batch, partial)
 
     def settle(
         self, partial: Array, pixels: int, batch: int, eps: float, momentum: float, mean: Array, var: Array,
@@ -336,12 +336,13 @@ class Launcher:
 
         With `relu`, for this and for `normalise_back`, dy is zero where ReLU stopped what `normalise` made of x.
         """
-        self._sum_segments(dy, x, found, scale, shift, batch, partial, relu=relu)
+        self._sum_segments(x, batch, partial, dy, (found, scale, shift), relu=relu)
 
     def _sum_segments(
-        self, dy: Array | None, x: Array, found: Array | None, scale: Array | None, shift: Array | None, batch: int,
-        partial: Array, *, relu: bool = False,
+        self, x: Array, batch: int, partial: Array, dy: Array | None = None,
+        line: tuple[Array | None, Array | None, Array | None] = (None, None, None), *, relu: bool = False,
     ) -> None:  # fmt: skip
+        found, scale, shift = line
         self._launch(
             moments_kernel(element_size(x), dy is not None), COST_NORM * x.size, MOMENTS, x=x, dy=dy, found=found,
             scale=scale, shift=shift, partial=partial, batch=batch, relu=int(relu), segments=partial.shape[1],
