@@ -90,7 +90,8 @@ def main(names: list[str]) -> None:
 def _run(config: dict[str, Any]) -> None:
     from sparsecore import RunConfig, run
 
-    run(RunConfig(**config))
+    with TemporaryDirectory() as folder:  # a run writes checkpoints, which takes no memory
+        run(RunConfig(**config), out=Path(folder) / "run")
     (line,) = (line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
     print(int(line.split()[1]) << 10)
 

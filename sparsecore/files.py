@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -26,7 +27,7 @@ _writing: set[str] = set()  # by this process, at this moment
 _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-def replace(path: Path, data: bytes, previous: Path | None = None) -> None:
+def replace(path: Path, data: bytes | Iterable[bytes | memoryview], previous: Path | None = None) -> None:
     """Write a file's new content; whatever interrupts it, the name leads to all of the old or all of the new.
 
     The bytes go to a hidden file beside it, which nobody else writes to, are brought to the disk, and only then take
@@ -35,7 +36,8 @@ def replace(path: Path, data: bytes, previous: Path | None = None) -> None:
     Parameters
     ----------
     path : Path
-    data : bytes
+    data : bytes, or pieces of bytes
+        Pieces are written one after another as they come: a file may be larger than what memory is left.
     previous : Path, optional
         What the old content is called afterwards; it is gone if not given.
 
@@ -49,7 +51,7 @@ def replace(path: Path, data: bytes, previous: Path | None = None) -> None:
     _writing.add(writing.name)
     try:
         with _made(writing, _permissions(path)) as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             flush(file)
         if previous is not None and path.is_file():  # a folder that has the name makes the next line fail
             _keep(path, previous)

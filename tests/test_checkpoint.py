@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,43 @@ def saved(tmp_path: Path) -> Path:
     velocity = np.linspace(-1, 1, network.params.size, dtype=np.float32)
     save(network, path, velocity=velocity, state={"run": {"epoch": 3}})
     return path
+
+
+def test_writing_takes_no_memory(tmp_path: Path) -> None:
+    """The library's own writer puts all bytes together first, twice: a network that just fits could not be saved."""
+    rng = np.random.default_rng(0)
+    network = Network([SparseLinear(dense(1000, 2000), rng=rng), SparseLinear(dense(10, 1000), rng=rng)])
+    velocity = np.ones_like(network.params)
+    path = tmp_path / "a.safetensors"
+    tracemalloc.start()
+    try:
+        save(network, path, velocity=velocity)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 24_000_000 and most < 1_000_000
+    assert read(path).velocity.tobytes() == velocity.tobytes()
+
+
+@pytest.mark.parametrize("array", [np.zeros(3, bool), np.zeros((2, 2), np.uint8), np.zeros(3), [1, 2]])
+def test_what_could_not_be_read_is_not_written(saved: Path, array: Any) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(ValueError, match="flat arrays of uint8: tried is "):
+        save(small_network(), saved, arrays={"tried": array})
+    assert saved.read_bytes() == before
+
+
+def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
+    """And tensors begin where their numbers are aligned, as the format wants it."""
+    for name in "ab":
+        save(small_network(), tmp_path / name, arrays={"odd": np.arange(3, dtype=np.uint8)}, state={"run": {"é": 1}})
+    data = (tmp_path / "a").read_bytes()
+    assert data == (tmp_path / "b").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    assert end % 8 == 0 and header.pop("__metadata__")["format"] == "sparsecore"
+    sizes = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U8": 1}
+    assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in header.values())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -110,11 +110,11 @@ def save(
     CheckpointError
         If the file cannot be written; whatever was there before is left as it was.
     ValueError
-        If a layer has been given other parameters than those in the network's table, which is what is written.
+        If a layer has been given other parameters than those in the network's table, which is what is written, or
+        `arrays` holds anything but flat arrays of bytes.
     """
     network._check_own()
-    from safetensors.numpy import save as serialised
-
+    _check_bytes(arrays or {})
     path = Path(path)
     columns = {} if velocity is None else {"velocity": velocity}
     if optimizer is not None:
@@ -136,7 +136,7 @@ def save(
         "state": json.dumps(state or {}),
     }
     try:
-        replace(path, serialised(tensors, header | {"sha256": _checksum(tensors, header)}), previous(path))
+        replace(path, _pieces(tensors, header | {"sha256": _checksum(tensors, header)}), previous(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
@@ -194,8 +194,7 @@ def _checked(path: Path) -> Checkpoint:
             raise ValueError("the run's state is not a JSON object")
         description = json.loads(header["network"])
         arrays = {name.removeprefix(KEPT): tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
-        if any(array.dtype != np.uint8 or array.ndim != 1 for array in arrays.values()):
-            raise ValueError("a run's own arrays are flat arrays of bytes")
+        _check_bytes(arrays)
         if version == FIRST:
             columns = {name: tensors.pop(name) for name in ("velocity",) if name in tensors}
             network, optimizer = _put_together(_as_tree(description), tensors), None
@@ -211,6 +210,13 @@ def _checked(path: Path) -> Checkpoint:
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: its parts do not fit: {_short(str(error) or type(error).__name__)}") from None
     return Checkpoint(network, columns, optimizer, state, arrays)
+
+
+def _check_bytes(arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 1:
+            kind, shape = getattr(array, "dtype", type(array).__name__), getattr(array, "shape", "")
+            raise ValueError(f"a run's own arrays are flat arrays of uint8: {name} is {kind} {shape}".rstrip())
 
 
 def _check_columns(network: Network, columns: dict[str, Any], optimizer: Any) -> None:
@@ -296,6 +302,30 @@ def _tensors(network: Network, columns: dict[str, Any]) -> Tensors:
     for path, pattern in network.patterns.items():
         tensors |= {f"{path}.indptr": pattern.indptr, f"{path}.indices": pattern.indices}
     return tensors
+
+
+def _pieces(tensors: Tensors, header: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, as its format's description has them, one tensor after another.
+
+    The library's own writer copies all tensors, twice, or writes a file of its own, which is left behind if the process
+    is killed: what a network of any size takes to be saved would be twice what it takes to be kept.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that each begins at its alignment
+    entries: dict[str, Any] = {"__metadata__": header}
+    end = 0
+    for name in order:
+        array, begin = tensors[name], end
+        end += array.nbytes
+        entries[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": (begin, end)}
+    described = json.dumps(entries, separators=(",", ":")).encode()
+    described += b" " * (-len(described) % 8)
+    yield len(described).to_bytes(8, "little")
+    yield described
+    for name in order:
+        yield tensors[name].reshape(-1).view(np.uint8).data
+
+
+_DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8"}
 
 
 def _columns(network: Network, parts: Tensors) -> Tensors:
