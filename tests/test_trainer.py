@@ -211,9 +211,9 @@ def test_resuming_from_every_checkpoint(digits: Dataset, tmp_path: Path, monkeyp
     kept: list[tuple[bytes, bytes]] = []
     real = checkpoint.replace
 
-    def remembering(path: Path, data: bytes, previous: Path) -> None:
-        real(path, data, previous)
-        kept.append((data, path.with_name("metrics.jsonl").read_bytes()))
+    def remembering(path: Path, pieces: Any, previous: Path) -> None:
+        real(path, pieces, previous)
+        kept.append((path.read_bytes(), path.with_name("metrics.jsonl").read_bytes()))
 
     monkeypatch.setattr(checkpoint, "replace", remembering)
     whole = trainer(digits, epochs=2, out=tmp_path / "run", save_every=0.0, check_every_step=True)
