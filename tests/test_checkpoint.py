@@ -124,6 +124,20 @@ def test_what_could_not_be_read_is_not_written(saved: Path, array: Any) -> None:
     assert saved.read_bytes() == before
 
 
+def test_what_is_kept_comes_back_whatever_its_strides_and_name(tmp_path: Path) -> None:
+    every_other = np.arange(10, dtype=np.uint8)[::2]
+    save(small_network(), tmp_path / "a", arrays={"été": every_other, "none": np.zeros(0, np.uint8)})
+    found = read(tmp_path / "a").arrays
+    assert found["été"].tolist() == [0, 2, 4, 6, 8] and found["none"].size == 0
+
+
+def test_a_name_that_no_reader_would_take_is_refused(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(CheckpointError, match=r"cannot be written .*what was there before is kept"):
+        save(small_network(), saved, arrays={"\ud800": np.zeros(1, np.uint8)})
+    assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
+
+
 def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
     """And tensors begin where their numbers are aligned, as the format wants it."""
     for name in "ab":

@@ -127,7 +127,8 @@ def save(
     }
     if network.answers is not None:
         description["answers"] = network.answers.as_json()
-    tensors = _tensors(network, columns) | {f"{KEPT}{name}": array for name, array in (arrays or {}).items()}
+    kept = {f"{KEPT}{name}": np.ascontiguousarray(array) for name, array in (arrays or {}).items()}
+    tensors = _tensors(network, columns) | kept
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -317,7 +318,8 @@ def _pieces(tensors: Tensors, header: dict[str, str]) -> Iterator[bytes | memory
         array, begin = tensors[name], end
         end += array.nbytes
         entries[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": (begin, end)}
-    described = json.dumps(entries, separators=(",", ":")).encode()
+    # Names as they are: what UTF-8 cannot hold is refused here, where no reader would take its escape.
+    described = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     described += b" " * (-len(described) % 8)
     yield len(described).to_bytes(8, "little")
     yield described
