@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -23,9 +24,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Start a generator without a seed (a layer without `rng` has one) from the test's name: what fails fails again."""
+    """Draw what has no seed (a layer without `rng`, a `torch.randn`) from the test's name: what fails fails again."""
     unseeded = np.random.default_rng
-    streams = np.random.SeedSequence(zlib.crc32(item.nodeid.encode()))
+    name = zlib.crc32(item.nodeid.encode())
+    streams = np.random.SeedSequence(name)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(name)
 
     def seeded(seed: Any = None) -> np.random.Generator:
         return unseeded(streams.spawn(1)[0] if seed is None else seed)

@@ -184,15 +184,16 @@ def test_hooks_of_passes(subject: Subject) -> None:
 
 @each_subject
 def test_hooks_that_change_what_passes(subject: Subject) -> None:
+    """By powers of two, which round nothing: what attention cancels of thirds and fifths is more than a tolerance."""
     module, x = subject.make(1), subject.x().requires_grad_()
     plain = module(2 * x)
     (wanted,) = torch.autograd.grad(plain, x, torch.ones_like(plain))
     module.register_forward_pre_hook(lambda m, given: (2 * given[0],))
-    module.register_forward_hook(lambda m, given, y: 3 * y)
-    module.register_full_backward_hook(lambda m, dx, dy: (5 * dx[0],))
+    module.register_forward_hook(lambda m, given, y: 4 * y)
+    module.register_full_backward_hook(lambda m, dx, dy: (8 * dx[0],))
     y = module(x)
-    torch.testing.assert_close(y, 3 * plain)
-    torch.testing.assert_close(torch.autograd.grad(y, x, torch.ones_like(y))[0], 15 * wanted)
+    assert torch.equal(y, 4 * plain)
+    assert torch.equal(torch.autograd.grad(y, x, torch.ones_like(y))[0], 32 * wanted)
 
 
 @each_subject
