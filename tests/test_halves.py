@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsecore.kernels import reference
+from sparsecore.kernels.compile import register_bytes as host_register_bytes
 from sparsecore.kernels.cpu.launch import Launcher
 from sparsecore.kernels.cpu.threads import Pool
 from sparsecore.kernels.layout import LANES, PAIRS
@@ -29,9 +30,10 @@ from sparsecore.runtime.workspace import Workspace
 from sparsecore.storage.plan import Plan
 from sparsecore.topology import dense, uniform_random
 
+from .kernel_checks import WIDTHS
+
 ALONE = Pool(1)
-WIDTHS = [64, 32, 16]
-"""Bytes of a register: AVX-512, AVX2, NEON. All are compiled here, whatever the processor has."""
+HOST = host_register_bytes()
 
 
 def rounded(x: Any) -> np.ndarray[Any, Any]:
@@ -87,7 +89,9 @@ def test_compiled_rounding_is_the_references_bit_for_bit(bits: list[int]) -> Non
 
 
 @pytest.mark.parametrize("format", ["csr", "coo"])
-@pytest.mark.parametrize("register_bytes", WIDTHS)
+@pytest.mark.parametrize(
+    "register_bytes", [pytest.param(width, marks=() if width == HOST else pytest.mark.slow) for width in WIDTHS]
+)
 @given(data=st.data())
 @settings(max_examples=8, deadline=None)
 def test_products_are_those_of_the_rounded_numbers(register_bytes: int, format: str, data: st.DataObject) -> None:

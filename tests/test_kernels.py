@@ -26,6 +26,7 @@ from sparsecore.storage.plan import Plan, layout_of, linear_grid
 from sparsecore.topology import uniform_random
 
 from .kernel_checks import (
+    HERE,
     LANES,
     POOLS,
     Fenced,
@@ -393,9 +394,9 @@ def awkward_cases() -> list[Case]:
     return drawn
 
 
-def run_between_fences(at_end: bool) -> None:
+def run_between_fences(at_end: bool, machines: Any = HERE) -> None:
     for case in awkward_cases():
-        for dtype, register_bytes in itertools.product((np.float32, np.float64), (16, 32, 64)):
+        for dtype, register_bytes in machines:
             launcher = Launcher(ALONE, register_bytes=register_bytes)
             check_spmm(launcher, case, dtype, Fenced(at_end))
             check_sddmm(launcher, case, dtype, Fenced(at_end))
@@ -405,6 +406,15 @@ def run_between_fences(at_end: bool) -> None:
 def test_nothing_is_read_or_written_beyond_an_array():
     assert_survives(
         "from tests.test_kernels import run_between_fences; [run_between_fences(at_end) for at_end in (True, False)]"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="fences are POSIX's mprotect")
+def test_nothing_is_read_or_written_beyond_an_array_by_other_registers():
+    assert_survives(
+        "from tests.kernel_checks import ELSEWHERE; from tests.test_kernels import run_between_fences; "
+        "[run_between_fences(at_end, ELSEWHERE) for at_end in (True, False)]"
     )
 
 

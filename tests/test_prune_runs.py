@@ -21,9 +21,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(*arguments: str) -> list[dict[str, Any]]:
+def run(*arguments: str, curves: bool = False) -> list[dict[str, Any]]:
     """Train; the run's metrics."""
-    assert train.main([*arguments, "--quiet"]) == 0
+    assert train.main([*arguments, "--quiet", *([] if curves else ["--no-curves"])]) == 0
     return [json.loads(line) for line in (Path(arguments[-1]) / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -77,7 +77,7 @@ def test_curves_have_the_three_panels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
-    records = run(*GRADUAL, "--epochs", "1", "--out", "r")
+    records = run(*GRADUAL, "--epochs", "1", "--out", "r", curves=True)
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == ["threshold", "sparsity", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
@@ -96,7 +96,7 @@ def test_sparsity_before_a_single_pruning_is_drawn_too(monkeypatch: pytest.Monke
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
     start = ["lenet300", "--dataset", "mnist-subset", "--random", "--sparsity", "0.5", "--epochs", "2"]
-    run(*start, "--prune", "one-time", "--prune-to", "0.75,1,0", "--prune-empty", "--out", "r")
+    run(*start, "--prune", "one-time", "--prune-to", "0.75,1,0", "--prune-empty", "--out", "r", curves=True)
     first, emptied = (line.get_xydata().tolist() for line in drawn[0].axes[1].lines)
     assert first == [[0, 0.5], [1, 0.75], [2, 0.75]]
     assert emptied == [[1, 1], [2, 1]]  # of a layer that lost all nothing tells how many it had

@@ -21,14 +21,14 @@ from tests.command.given import RADIX, After, bits, command, environment, one_li
 def test_interrupted_and_resumed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, status: int, steps: int
 ) -> None:
-    options = [*RADIX, "--epochs", "3", "--validation", "0.01", "--quiet"]
+    options = [*RADIX, "--epochs", "3", "--validation", "0.01", "--quiet", "--no-curves"]
     assert train.main([*options, "--out", "whole"]) == 0
     with monkeypatch.context() as patch:
         After(patch, steps, lambda: signal.raise_signal(number))
         assert train.main([*options, "--out", "cut"]) == status
     assert "to go on: python -m sparsecore.train --resume --out cut" in one_line(capsys)
     assert records("cut")[-1:] != records("whole")[-1:]
-    assert train.main(["--resume", "--out", "cut", "--quiet"]) == 0
+    assert train.main(["--resume", "--out", "cut", "--quiet", "--no-curves"]) == 0
     assert bits("cut") == bits("whole")
     assert [line["event"] for line in records("cut")] == ["epoch"] * 3 + ["result"]
     assert signal.getsignal(number) not in (None, signal.SIG_IGN)
@@ -94,7 +94,8 @@ def test_killed_at_any_moment() -> None:
 
 def kills(times: int, chance: random.Random) -> None:
     """SIGKILL at random moments of a run that saves as often as it can; then the same final bits."""
-    options = [*RADIX, "--epochs", "10", "--validation", "0.1", "--save-every", "0", "--check-every-step", "--quiet"]
+    options = [*RADIX, "--epochs", "10", "--validation", "0.1", "--save-every", "0", "--check-every-step", "--quiet",
+               "--no-curves"]  # fmt: skip
     subprocess.run(command(*options, "--out", "whole"), env=environment(), check=True, capture_output=True)
     killed = 0
     while killed < times:

@@ -122,7 +122,7 @@ def test_options_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_same_bits_with_any_threads(capsys: pytest.CaptureFixture[str]) -> None:
     for threads in (1, 2):
         arguments = ["lenet300", "--dataset", "mnist-subset", "--epochs", "1", "--threads", str(threads)]
-        assert train.main([*arguments, "--out", f"r{threads}", "--quiet"]) == 0
+        assert train.main([*arguments, "--out", f"r{threads}", "--quiet", "--no-curves"]) == 0
     assert bits("r1") == bits("r2")
 
 
@@ -165,17 +165,17 @@ def test_any_encoding_and_a_reader_that_leaves(encoding: str) -> None:
 
 
 def test_a_relu_on_the_logits_is_kept_and_can_kill_classes() -> None:
-    command = ["lenet300", "--relu-logits", "--dataset", "mnist-subset", "--epochs", "1", "--quiet"]
+    command = ["lenet300", "--relu-logits", "--dataset", "mnist-subset", "--epochs", "1", "--quiet", "--no-curves"]
     assert train.main([*command, "--out", "r"]) == 0
     logits = sparsecore.load("r").logits(np.random.default_rng(0).integers(0, 256, (50, 784)).astype(np.uint8))
     assert logits.min() == 0 < logits.max()
-    assert train.main(["--from", "r", "--relu-logits", "--epochs", "1", "--quiet", "--out", "more"]) == 0
+    assert train.main(["--from", "r", "--relu-logits", "--epochs", "1", "--quiet", "--no-curves", "--out", "more"]) == 0
     assert train.main([*command[:1], *command[2:], "--out", "plain"]) == 0
     assert [sparsecore.load(name).layers[-1].relu for name in ("plain", "more")] == [False, True]
 
 
 def test_a_run_that_moves_connections_says_so_in_its_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["lenet300", "--dataset", "mnist-subset", "--hidden", "30,20", "--epochs", "4", "--every", "50"]
+    small = ["lenet300", "--dataset=mnist-subset", "--hidden=30,20", "--epochs=4", "--every=50", "--no-curves"]
     for words, sparser in ((["rigl", "--sparsity", "0.9"], ""), (["regrow", "--sparsity", "0.98"], "  to 9")):
         assert train.main([*small, "--rewire", *words, "--out", words[0]]) == 0
         lines = capsys.readouterr().out.splitlines()

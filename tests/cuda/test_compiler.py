@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from sparsecore.kernels.tuning import CUDA_TEAM, CUDA_UNROLL
@@ -19,19 +20,26 @@ MOST = {
 }  # fmt: skip
 OTHERS = 64
 
-SOME = ("sm_75", "sm_90", "sm_120")  # are enough for bfloat16, which is the same source
+SOME = ("sm_75", "sm_90", "sm_120")
+"""For bfloat16 and float64, which are float32's source, plain pytest takes the oldest, the main and the newest."""
 
-everywhere = pytest.mark.parametrize(
-    "itemsize, arch", [(2, "sm_90"), *((size, arch) for size in (4, 8) for arch in nvrtc.ARCHITECTURES)]
-)
+
+def on_each(*family: str, itemsize: int) -> list[Any]:
+    """Parameters (*family, itemsize, arch) for every architecture."""
+    return [
+        pytest.param(*family, itemsize, arch, marks=() if itemsize == 4 or arch in SOME else pytest.mark.slow)
+        for arch in nvrtc.ARCHITECTURES
+    ]
+
+
+everywhere = pytest.mark.parametrize("itemsize, arch", [(2, "sm_90"), *on_each(itemsize=4), *on_each(itemsize=8)])
 families = pytest.mark.parametrize("family", nvrtc.FAMILIES)
 every = [(family, size) for family in nvrtc.FAMILIES for size in nvrtc.sizes(family)]
 kinds = pytest.mark.parametrize("family, itemsize", every)
 
 
 @pytest.mark.parametrize(
-    "family, itemsize, arch",
-    [(*kind, arch) for kind in every for arch in (SOME if kind[1] == 2 else nvrtc.ARCHITECTURES)],
+    "family, itemsize, arch", [each for family, size in every for each in on_each(family, itemsize=size)]
 )
 def test_kernels_fit_the_registers(family, itemsize, arch):
     kernels = nvrtc.compiled(family, itemsize, arch)

@@ -35,7 +35,7 @@ RUNS = {
     "convolution": ["lenet5", "--dataset", "images.npz", "--prune", "one-time", "--prune-to", "0.5"],
 }  # fmt: skip
 COMMON = ["--epochs", "3", "--batch-size", "40", "--validation", "0.1", "--save-every", "0", "--check-every-step",
-          "--warm-up", "0", "--quiet"]  # fmt: skip
+          "--warm-up", "0", "--quiet", "--no-curves"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
