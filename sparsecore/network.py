@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -376,7 +377,7 @@ class Network:
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
-        """y, caches = forward(x).
+        """y, caches = forward(x), y of shape (tiles, features, LANES): images at the end lie in a row, as losses take them.
 
         Raises
         ------
@@ -390,7 +391,8 @@ class Network:
         workspace.belong_to(self)
         x.clear_padding()
         workspace.ahead = Ahead(inside=x.data.dtype != PAIRS)
-        return self.root.forward_tiles(x, workspace)
+        y, caches = self.root.forward_tiles(x, workspace)
+        return replace(y, data=y.data.reshape(len(y.data), y.features, LANES)), caches
 
     def backward(self, dy: Tiles, caches: list[Any], workspace: Workspace) -> None:
         """Write the gradients of all parameters into the layers' workspaces, under the parameters' names.
@@ -510,12 +512,15 @@ class Network:
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The class of the largest logit for each sample of x, shape (batch,); arguments as for `logits`.
 
+        Of images of logits it is the channel of the largest, for each pixel if there are several.
+
         Raises
         ------
         ValueError
             Where a logit is NaN, of which none is the largest.
         """
-        return np.argmax(self._answers(x, batch_size, normalised), axis=1)
+        found = np.argmax(self._answers(x, batch_size, normalised), axis=1)
+        return found.reshape(len(found)) if set(found.shape[1:]) <= {1} else found
 
     def predict_proba(self, x: Any, batch_size: int | None = None, *, normalised: bool = False) -> Any:
         """The probability of each class, the softmax of `logits`, in their shape and dtype; arguments as for these.

@@ -20,6 +20,7 @@ from sparsecore.layers import (
     KINDS,
     BatchNorm,
     Dropout,
+    Flatten,
     GlobalAvgPool,
     Layer,
     PadChannels,
@@ -204,6 +205,51 @@ def test_gradients_of_layers_without_biases_are_derivatives(format, relu):
     gradcheck(images, numbers((7, 2, 6, 5)), samples=60)
     for layer in (flat, images):
         assert list(layer.params) == ["weight"] and layer.bias is None
+
+
+def matrix(out: int, into: int, seed: int = 0) -> SparseLinear:
+    return SparseLinear(dense(out, into), rng=np.random.default_rng(seed), dtype=np.float64)
+
+
+# One layer's images are another one's features, or other images with features between them.
+NEIGHBOURS: dict[str, Callable[[], list[Layer]]] = {
+    "images as features": lambda: [conv(3, 4, (3, 3), 0), norm((36,)), matrix(5, 36)],
+    "features as images": lambda: [matrix(36, 27), norm((4, 3, 3)), conv(4, 3, (3, 3), 1)],
+    "features before a border": lambda: [matrix(36, 27), norm((36,)), conv(4, 3, (3, 3), 1)],
+    "features between borders": lambda: [conv(3, 4, (3, 3), 0), norm((36,), relu=True), conv(4, 3, (3, 3), 1)],
+    "channels as pixels": lambda: [conv(3, 36, (3, 3), 0, padding=0), ReLU((36,)), norm((4, 3, 3)), matrix(5, 36)],
+    "pixels as channels": lambda: [conv(3, 4, (3, 3), 0), ReLU((36,)), norm((36, 1, 1)), matrix(5, 36)],
+    "within a block": lambda: [
+        conv(3, 4, (3, 3), 0), Residual(Sequential([matrix(36, 36), norm((36,))]), relu=True), conv(4, 3, (3, 3), 1),
+    ],
+    "images at the end": lambda: [conv(3, 4, (3, 3), 0, padding=0), norm((4,)), ReLU((4,))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layers", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_a_neighbour_may_take_the_same_numbers_for_images(layers: Any, training: bool) -> None:
+    network, x = Network(layers()), numbers((19, 3, 3, 3))
+    alone = x
+    for layer in layers():
+        alone, _ = layer.forward(alone.reshape(19, *layer.in_shape))
+    np.testing.assert_allclose(network.logits(x), alone, rtol=1e-12, atol=1e-12)
+    classes = int(np.prod(network.layers[-1].out_shape))
+    gradcheck(network, x.reshape(19, 27), labels=np.arange(19) % classes, samples=40, training=training)
+
+
+@pytest.mark.parametrize("more", [[], [ReLU((5,))], [BatchNorm((5,))], [BatchNorm((5, 1, 1))]], ids=repr)
+def test_a_network_that_ends_with_images_is_trained_as_one_that_ends_with_rows(more: Any) -> None:
+    found = []
+    for between in ([], [Flatten((5, 1, 1))]):
+        layers = [SparseConv2d(dense(5, 30), (1, 6, 5), (6, 5), rng=np.random.default_rng(0)), *between, *copy.deepcopy(more)]
+        network = Network(layers)
+        step = Step(network, samples(), SGD(0.1))
+        for _ in range(3):
+            step.run(0, 70)
+        found.append(whole(network))
+        assert network.predict(numbers((7, 1, 6, 5))).shape == (7,)
+    assert np.array_equal(*found) and np.isfinite(found[0]).all()
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsecore import SGD, Network
+from sparsecore.layers.array_layer import ArrayLayer
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.flatten import Flatten
+from sparsecore.layers.norm import BatchNorm
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
 from sparsecore.prune import (
@@ -474,6 +476,34 @@ def test_fresh_values_have_the_scale_of_the_pruned_fan_in():
     assert net.params.tobytes() == again
     refresh(net, seed=4)
     assert net.params.tobytes() != again
+
+
+class Scaled(ArrayLayer):
+    """x times a number, which is 1 in the beginning."""
+
+    def __init__(self, size: int) -> None:
+        self.params, self.in_shape, self.out_shape = {"factor": np.full(1, 3.0, np.float32)}, (size,), (size,)
+
+    def forward_array(self, x, *, training):
+        return x * self.params["factor"], x
+
+    def backward_array(self, dy, x):
+        return dy * self.params["factor"], {"factor": np.sum(dy * x)}
+
+
+def test_a_refreshed_network_is_a_new_one_in_all_that_is_not_drawn():
+    norm = BatchNorm((6,), scale=[0.5] * 6, shift=[2] * 6, mean=[5] * 6, var=[9] * 6)
+    net = Network([linear(dense(6, 8), dtype=np.float32), norm, Scaled(6), linear(dense(3, 6), dtype=np.float32)])
+    before = net.table.values.tobytes()
+    with pytest.raises(PruneError, match=r"^refresh: layer 2, .*: does not say where factor starts: let Scaled have"):
+        refresh(net, seed=1)
+    assert net.table.values.tobytes() == before
+    net.layers[2].starts = {"factor": 1.0}
+    refresh(net, seed=1)
+    new = BatchNorm((6,))
+    for name, array in (*new.params.items(), *new.kept.items()):
+        assert np.array_equal({**norm.params, **norm.kept}[name], array), name
+    assert net.layers[2].params["factor"] == 1 and not net.layers[0].bias.any() and not net.layers[3].bias.any()
 
 
 def test_magnitude_of_all_layers_or_some():

@@ -27,6 +27,16 @@ def lenet() -> Any:
     )  # fmt: skip
 
 
+def test_a_masked_sparse_module_is_left_to_whoever_laid_the_mask() -> None:
+    model = nn.Sequential(SparseLinear(6, 5, sparsity=0.3))
+    nn.utils.prune.l1_unstructured(model[0], "weight", amount=4)
+    with pytest.raises(TypeError, match=r"^densify: a SparseLinear whose weight is computed anew .*: see prune.remove"):
+        densify(model)
+    nn.utils.prune.remove(model[0], "weight")
+    wanted = model(torch.ones(2, 6))
+    torch.testing.assert_close(densify(model)(torch.ones(2, 6)), wanted)
+
+
 def test_densify_gives_back_ordinary_modules() -> None:
     model, x = sparsify(lenet(), 0.8, skip=["7"]), torch.randn(3, 2, 12, 12)
     model[5].eval().weight.requires_grad_(False)

@@ -416,6 +416,7 @@ def attending(attention: Any) -> Any:
 
 
 CONV = {"conv": nn.Conv2d(2, 2, 3, padding=1)}
+SEEN = "Sequential.forward does more than torch.fx can see"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a module": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU()), "1: is a GELU, of which"),
     "a function": (lambda: functional(lambda m, x: torch.sigmoid(m.conv(x)), **CONV), "sigmoid: is of a kind that has"),
@@ -464,6 +465,22 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: functional(lambda m, x: m.conv(x) if x.sum() > 0 else x, **CONV), "cannot follow Lambda.forward",
     ),
     "hooks": (lambda: hooked(), "Lambda.forward does more than torch.fx can see"),
+    "hooks of a layer": (lambda: one_changed(lambda m: m.register_forward_hook(lambda m, x, y: 2 * y)), SEEN),
+    "hooks before a layer": (lambda: one_changed(lambda m: m.register_forward_pre_hook(lambda m, x: 2 * x[0])), SEEN),
+    "another forward": (lambda: one_changed(replaced), SEEN),
+    "a weight of each call": (
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 2, 3))), "0: Conv2d: its weight is computed anew",
+    ),
+    "no values": (lambda: nn.Conv2d(2, 2, 3, device="meta"), "weight: has no values: it is on the meta device"),
+    "two dtypes": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3).double()), "all layers must have one"),
+    "nothing": (lambda: nn.Identity(), "expected a model that does something to its input"),
+    "ways that cross": (
+        lambda: functional(lambda m, x: (lambda y: (x + y) + m.other(y))(m.conv(x)), other=nn.Conv2d(2, 2, 1), **CONV),
+        "add_1: its two ways have a layer in common",
+    ),
+    "a view of images": (
+        lambda: functional(lambda m, x: m.conv(x).view(x.size(0), 10, 10, 2), **CONV), "got (batch, 10, 10, 2)",
+    ),
     "two outputs": (lambda: functional(lambda m, x: (m.conv(x), x), **CONV), "expected a model that gives one tensor"),
     "pixels padded": (lambda: functional(lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1)), **CONV), "pad: pads channels"),
     "some pixels": (
@@ -482,6 +499,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
+def one_changed(change: Any) -> Any:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    change(model[0])
+    return model
+
+
+def replaced(module: Any) -> None:
+    own = module.forward
+    module.forward = lambda x: own(2 * x)
+
+
 def hooked() -> Any:
     model = functional(lambda m, x: m.conv(x), **CONV)
     model.register_forward_hook(lambda module, given, y: y + 1)
@@ -497,7 +525,47 @@ def test_anything_else_is_refused_by_one_line_that_names_it(made: Any, problem: 
     assert first in said and rest in said and "\n" not in said
 
 
+def after_a_step(model: Any, x: Any) -> Any:
+    """PyTorch computes masked parameters in its forward: after a step those that modules show are out of date."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    model.train()(x).square().sum().backward()
+    optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("layer", ["norm", "bias of norm", "sparse", "dense"])
+def test_masks_are_laid_on_what_a_step_has_left(layer: str) -> None:
+    torch.manual_seed(0)
+    module = LinearModule(6, 5, sparsity=0.3) if layer == "sparse" else nn.Linear(6, 5)
+    model = nn.Sequential(module, nn.BatchNorm1d(5))
+    nn.init.normal_(model[1].weight)
+    of_norm = "norm" in layer
+    name = "bias" if layer.startswith("bias") else "weight"
+    prune.l1_unstructured(model[1] if of_norm else module, name, amount=2)
+    after_a_step(model, torch.randn(8, 6))
+    x = numbers((4, 6), 1, np.float32)
+    found = from_torch(model, (6,)).logits(x)
+    assert model.training, "as it was"
+    close(found, outputs(model.eval(), x), np.float32)
+
+
+def test_a_branch_on_training_is_followed_as_outside_it() -> None:
+    model = functional(lambda m, x: m.other(x) if m.training else m.conv(x), other=nn.Conv2d(2, 2, 1), **CONV)
+    x = numbers((3, 2, 10, 10), 1, np.float32)
+    close(from_torch(model.train(), (2, 10, 10)).logits(x), outputs(model.eval(), x), np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_models_of_half_the_digits_are_read(dtype: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 5))
+    net, x = from_torch(model.to(getattr(torch, dtype)), (6,)), numbers((4, 6), 1, np.float32)
+    close(net.logits(x), outputs(model.float().eval(), x), np.float32)
+
+
 def test_what_is_no_model() -> None:
+    for shape in (4, ()):
+        with pytest.raises(TypeError, match=r"^from_torch: in_shape must be \(channels, height, width\) or \(features"):
+            from_torch(nn.Linear(4, 4), shape)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^from_torch: model must be an nn.Module, got dict"):
         from_torch({}, (2, 8, 8))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="in_shape"):

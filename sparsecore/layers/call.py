@@ -6,17 +6,22 @@ Python, and both its passes become host calls. Plain Python may sum over lanes: 
 Of a sample that is not there a layer makes what it makes of zeros, such as its biases, and the layers behind may make
 Inf of that where no sample has any: times the zeros of a gradient it would be NaN. So whatever a layer gives is cleared
 in those lanes before another takes it, in every pass that a gradient may follow.
+
+One layer's images may be another one's features: each is given its numbers in its own shape.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..runtime.border import NO_BORDER, Border
 from ..runtime.halves import narrowed, widened
 from ..runtime.recording import buffer, check_known, is_recorded, recording, shallow
-from ..runtime.tiles import PAIRS, Tiles, tile_samples
+from ..runtime.tiles import LANES, PAIRS, Tiles, tile_samples
 from ..runtime.workspace import Ahead, Workspace
+from ..storage.sizes import fits
 from .hosted import Hosted, backward_by_host, forward_by_host
 from .layer import Layer, Params
 
@@ -25,6 +30,7 @@ def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles
     """y, cache = the layer's forward pass; `workspace` is the layer's own."""
     if x.data.dtype == PAIRS and not (layer.halves and (workspace.ahead.inside or layer.ends_inside)):
         return _forward_wide(layer, x, workspace)
+    x = _shaped(x, layer.in_shape)
     plain = not is_recorded(layer.forward_tiles, layer.backward_tiles)
     if not workspace.recording:
         if plain:
@@ -78,6 +84,7 @@ def backward_through(
     """dx, grads = the layer's backward pass."""
     if isinstance(cache, _Wide):
         return _backward_wide(layer, dy, cache, workspace, need_dx)
+    dy = _shaped(dy, layer.out_shape)
     if not workspace.recording:
         return layer.backward_tiles(dy, cache, workspace, need_dx=need_dx)
     if isinstance(cache, Hosted):
@@ -87,6 +94,14 @@ def backward_through(
     if dx is not None:
         _check_result(layer, "backward_tiles", "dx", dx, dy, workspace)
     return dx, grads
+
+
+def _shaped(tiles: Tiles, shape: Sequence[int]) -> Tiles:
+    """The same numbers in the shape of a layer that takes them; what does not fit is left for it to refuse."""
+    given, wanted = tiles.data.shape[1:-1], tuple(shape)
+    if given == wanted or tiles.within is not None or not fits(given, wanted):
+        return tiles
+    return replace(tiles, data=tiles.data.reshape(len(tiles.data), *wanted, LANES))
 
 
 def mask_tiles(workspace: Workspace, dy: Any, y: Any, out: Any) -> None:

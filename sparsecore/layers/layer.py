@@ -72,6 +72,9 @@ class Layer(Whole, ABC):
         layer that has any sets this to a dict of them.
     undecayed : frozenset of str
         Names of parameters that weight decay leaves alone.
+    starts : mapping of str to float
+        The number at which each parameter and kept row of a new layer begins, but for connections, which are drawn:
+        `refresh` starts a layer anew by it.
     least_batch : int
         Fewest samples of a batch that it can be trained on.
     children : mapping of str to Layer
@@ -81,6 +84,7 @@ class Layer(Whole, ABC):
     params: Params
     kept: Mapping[str, Any] = MappingProxyType({})
     undecayed: frozenset[str] = frozenset()
+    starts: Mapping[str, float] = MappingProxyType({})
     least_batch: int = 1
     children: Mapping[str, Layer] = MappingProxyType({})
     in_shape: tuple[int, ...]

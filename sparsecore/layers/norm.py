@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class BatchNorm(Layer):
     """
 
     undecayed = frozenset({"scale", "shift"})
+    starts = MappingProxyType({"scale": 1.0, "shift": 0.0, "mean": 0.0, "var": 1.0})
 
     halves = True
 
@@ -76,18 +78,18 @@ class BatchNorm(Layer):
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise ValueError(f"BatchNorm: dtype must be float32 or float64, got {kind}")
-        given = {"scale": (scale, 1), "shift": (shift, 0), "mean": (mean, 0), "var": (var, 1)}
-        arrays = {name: self._row(name, *each, kind) for name, each in given.items()}
+        given = {"scale": scale, "shift": shift, "mean": mean, "var": var}
+        arrays = {name: self._row(name, values, kind) for name, values in given.items()}
         if (arrays["var"] < 0).any():
             raise ValueError(f"{self!r}: var must not be negative, got {arrays['var'].min()}")
         self.params = {name: arrays[name] for name in ("scale", "shift")}
         self.least_batch = 1 if self.pixels > 1 else 2
         self.kept = {name: arrays[name] for name in ("mean", "var")}
 
-    def _row(self, name: str, values: Any, otherwise: float, dtype: Any) -> np.ndarray[Any, Any]:
+    def _row(self, name: str, values: Any, dtype: Any) -> np.ndarray[Any, Any]:
         channels = self.in_shape[0]
         if values is None:
-            return np.full(channels, otherwise, dtype)
+            return np.full(channels, self.starts[name], dtype)
         values = real_numbers(values, self, name, truths=False)
         if np.shape(values) != (channels,):
             raise ValueError(f"{self!r}: {name} must have shape ({channels},), got {np.shape(values)}")
@@ -124,7 +126,9 @@ class BatchNorm(Layer):
                 f"{self!r}: in training needs more than one value a channel, got a batch of {whole}: choose a "
                 "batch size that leaves no batch of one sample"
             )
-        y, within = self._out("y", x, workspace.ahead.border, workspace)
+        ahead = workspace.ahead
+        border = self._border(ahead.border)
+        y, within = self._out("y", x, border, workspace)
         if y is x.data:
             raise ValueError(f"{self!r}: x is this layer's last output in the same workspace; give each use its own")
         found = workspace.array("found", (channels, 2), np.float64)
@@ -138,7 +142,6 @@ class BatchNorm(Layer):
             kernels.settle(partial, self.pixels, whole, self.eps, self.momentum, *rows, found, samples=samples)
         else:
             kernels.recall(self.kept["mean"], self.kept["var"], self.eps, found)
-        ahead = workspace.ahead
         around = ahead.around if self.joins else None
         relu = self.relu if around is None else ahead.relu
         kernels.normalise(
@@ -146,7 +149,7 @@ class BatchNorm(Layer):
             around=None if around is None else self._images(around.data), relu=relu,
         )  # fmt: skip
         # Not said to be rectified: what ReLU stopped is found again from x, which backward reads anyway.
-        tiles = Tiles(y, x.batch, border=ahead.border, within=within, joined=around is not None)
+        tiles = Tiles(y, x.batch, border=border, within=within, joined=around is not None)
         return tiles, (x, y, found, workspace.training)
 
     @recorded
@@ -168,7 +171,7 @@ class BatchNorm(Layer):
             return None, grads
         if training and share is not None and share.norms:
             slopes_of_all(totals, x.batch, workspace)
-        border = workspace.back_border
+        border = self._border(workspace.back_border)
         dx, within = self._out("dx", x, border, workspace)
         out = self._images(dx)
         kernels.normalise_back(
@@ -187,11 +190,16 @@ class BatchNorm(Layer):
             return workspace.array(name, x.data.shape, x.data.dtype), None
         return workspace.images(name, len(x.data), self.in_shape, border, x.data.dtype)
 
+    def _border(self, asked: Border) -> Border:
+        """What a neighbour reads around images, if they are this layer's too: features it makes into images itself."""
+        return asked if len(self.in_shape) == 3 else NO_BORDER
+
     def _images(self, data: Any) -> Any:
-        """The same memory as images; features are images of one pixel."""
-        if data.ndim == 5:
-            return data  # perhaps within a border
-        return data.reshape(len(data), self.in_shape[0], *(self.in_shape[1:] or (1, 1)), LANES)
+        """The same memory as this layer's images, whatever a neighbour takes it for; features are images of one pixel."""
+        shape = (*self.in_shape, 1, 1)[:3]
+        if data.shape[1:-1] == shape:
+            return data  # perhaps within a border, where a reshape would copy
+        return data.reshape(len(data), *shape, LANES)
 
     def _partial(self, x: Tiles, workspace: Workspace) -> Any:
         """Where the sums of segments go: as many tiles make one as hold NORM_PIXELS lines of a channel."""

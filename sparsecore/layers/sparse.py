@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -35,6 +36,8 @@ class SparseLayer(Layer):
     relu : bool
     format : {"csr", "coo"}
     """
+
+    starts = MappingProxyType({"bias": 0.0})
 
     pattern: SparsityPattern
     plan: Any

@@ -8,6 +8,7 @@ from ..layers.initial import initial_values
 from ..network import Network
 from ..storage.rewiring import sources_of
 from ..training.optimizers import Optimizer
+from .shrink import PruneError
 
 
 def rewind(network: Network, earlier: Network, optimizer: Optimizer | None = None) -> None:
@@ -51,7 +52,8 @@ def rewind(network: Network, earlier: Network, optimizer: Optimizer | None = Non
 
 
 def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> None:
-    """Give a network's connections new initial values, scaled by each neuron's own fan-in, and its biases zeros.
+    """Give a network's connections new initial values, scaled by each neuron's own fan-in, and everything else what
+    it has in a new network (`Layer.starts`): biases zeros, batch norms scales of one and the running rows of no batch.
 
     Parameters
     ----------
@@ -60,12 +62,26 @@ def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> 
         At least 0; the values are drawn from Philox with the key (seed, 2), layer by layer.
     optimizer : Optimizer, optional
         Its columns are set to zero.
+
+    Raises
+    ------
+    PruneError
+        If a layer does not say where one of its parameters starts. Nothing has changed then.
     """
+    drawn = {f"{path}.weight": pattern for path, pattern in network.patterns.items()}
+    arrays = [
+        (f"{path}.{name}", array, layer.starts.get(name))
+        for path, layer in network.walk() for name, array in (*layer.params.items(), *layer.kept.items())
+    ]  # fmt: skip
+    for name, _, start in arrays:
+        if name not in drawn and start is None:
+            path, _, own = name.rpartition(".")
+            kind = type(network[path]).__name__
+            raise PruneError(f"refresh: layer {path}, {network[path]!r}: does not say where {own} starts: let {kind} "
+                             f"have starts = {{'{own}': 0.0}}, or another number")  # fmt: skip
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 2], np.uint64)))
-    for path, layer in network.walk():
-        for name, array in layer.params.items():
-            pattern = network.patterns.get(path) if name == "weight" else None
-            network.device.fill(array, 0 if pattern is None else initial_values(pattern, rng, array.dtype))
+    for name, array, start in arrays:
+        network.device.fill(array, initial_values(drawn[name], rng, array.dtype) if name in drawn else start)
     _forget(optimizer)
 
 

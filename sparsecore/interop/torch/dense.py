@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ...storage.pattern import SparsityPattern
@@ -115,13 +116,27 @@ def pruned(layer: nn.Module, name: str) -> torch.Tensor | None:
 
     PyTorch computes `layer.weight` of such a layer in each forward pass, so that after a step of an optimizer it is
     out of date; this is not.
+
+    Raises
+    ------
+    ValueError
+        If it is computed in each forward pass by anything else, such as `torch.nn.utils.spectral_norm`.
     """
+    if not is_told(layer, name):
+        raise ValueError(f"{type(layer).__name__}: its {name} is computed anew in each call, and what it will be cannot "
+                         "be told: make a parameter of it first, as remove_spectral_norm does")  # fmt: skip
     mask, norm = getattr(layer, f"{name}_mask", None), weight_norm(layer, name)
     if mask is not None:
         found = getattr(layer, f"{name}_orig") * mask
     else:
         found = getattr(layer, name) if norm is None else norm.compute_weight(layer)
     return None if found is None else found.detach()
+
+
+def is_told(layer: nn.Module, name: str) -> bool:
+    """Whether `pruned` can tell what a parameter will be in the next forward pass."""
+    computed = hasattr(layer, f"{name}_mask") or weight_norm(layer, name) is not None
+    return name in layer._parameters or computed or is_parametrized(layer, name)
 
 
 def weight_norm(layer: nn.Module, name: str) -> WeightNorm | None:

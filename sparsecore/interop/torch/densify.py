@@ -80,6 +80,10 @@ def _is_alone(attention: SparseMultiheadAttention, model: nn.Module) -> bool:
 def _replacement(module: SparseModule, weights: dict[Any, nn.Parameter]) -> nn.Module:
     """The dense module, with a weight that is one Parameter for all that shared one and its connections."""
     made: Any
+    for name in ("weight", "bias"):
+        if name not in module._parameters:
+            raise TypeError(f"densify: a {type(module).__name__} whose {name} is computed anew in each call, as a mask of "
+                            "torch.nn.utils.prune does, has no dense counterpart: see prune.remove")  # fmt: skip
     if isinstance(module, SparseLinear):
         made = to_conv1d(module) if module.inputs_first else module.to_linear()
     elif isinstance(module, (SparseConv2d, SparseConvTranspose2d)):  # of one dimension too

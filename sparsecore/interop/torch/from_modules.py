@@ -63,7 +63,8 @@ def batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, order: Ord
         raise ValueError(f"takes {wanted.format(module.num_features)}, got {shape}")
     if module.running_mean is None or module.running_var is None or module.momentum is None:
         raise ValueError("must keep running statistics (track_running_stats=True), with a momentum that is a number")
-    given = {"scale": module.weight, "shift": module.bias, "mean": module.running_mean, "var": module.running_var}
+    given = {"scale": pruned(module, "weight"), "shift": pruned(module, "bias"),
+             "mean": module.running_mean, "var": module.running_var}  # fmt: skip
     rows: dict[str, Any] = {name: _values(name, row) for name, row in given.items() if row is not None}
     if order is not None:
         rows = {name: row[order] for name, row in rows.items()}
@@ -136,13 +137,15 @@ def permuted(
 
 
 def _connections(module: nn.Linear | nn.Conv2d | SparseModule) -> tuple[SparsityPattern, NDArray[Any]]:
-    if isinstance(module, SparseModule):
-        return module.pattern, _values("weight", module.weight)
-    return kept(module, None)
+    if not isinstance(module, SparseModule):
+        return kept(module, None)
+    weight = pruned(module, "weight")
+    assert weight is not None
+    return module.pattern, _values("weight", weight)
 
 
 def _bias(module: nn.Linear | nn.Conv2d | SparseModule) -> Any:
-    bias = module.bias if isinstance(module, SparseModule) else pruned(module, "bias")
+    bias = pruned(module, "bias")
     return False if bias is None else _values("bias", bias)
 
 

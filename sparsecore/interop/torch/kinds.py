@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from .attention import PROJECTIONS, from_attention
 from .conv1d import SparseConv1d
 from .conv_transpose import SparseConvTranspose2d
-from .dense import allowed, pruned, weight_norm
+from .dense import allowed, is_told, pruned, weight_norm
 from .modules import SparseConv2d, SparseLinear, padding_of
 from .transformers_conv1d import from_conv1d, is_conv1d
 
@@ -62,7 +62,7 @@ def is_pruned(module: nn.Module) -> bool:
     for owner, name in matrices(module):
         if hasattr(owner, f"{name}_mask"):
             return True
-        if not isinstance(getattr(owner, name, None), torch.Tensor):
+        if not is_told(owner, name) or not isinstance(getattr(owner, name, None), torch.Tensor):
             return True
         weight = pruned(owner, name)
         if weight is None or weight.is_meta or bool((weight == 0).any()):
@@ -120,8 +120,7 @@ def other_padding(module: nn.Module) -> str | None:
 
 def _unreadable(owner: nn.Module, name: str) -> str | None:
     """Why the values of a weight cannot be taken."""
-    masked, normed = hasattr(owner, f"{name}_mask"), weight_norm(owner, name) is not None
-    if name not in owner._parameters and not masked and not normed:
+    if not is_told(owner, name):
         return f"its {name} is computed anew in each call"
     weight = pruned(owner, name)
     if weight is None or weight.is_meta:

@@ -75,7 +75,7 @@ class Reader:
                 last = self._point(node, found)
                 if last.order is not None and not self._reorder(found, None, np.sort(last.order)):
                     raise ValueError(f"from_torch: {last.name}: its channels come in another order and are the output")
-                return Network(tree_of(self._along(found, None)))
+                return _network(self._along(found, None))
             try:
                 self._read(node)
             except (TypeError, ValueError) as error:
@@ -244,7 +244,7 @@ class Reader:
         before = self._point(node, x).shape
         last = shape[-1] if len(shape) == 2 else None
         if not (shape[0] is _BATCH and last == -1) and last != prod(before):
-            raise ValueError(f"makes a sample's numbers one row only (batch, -1), got {_spelled(tuple(shape))}")
+            raise ValueError(f"makes a sample's numbers one row only (batch, -1), got {_sizes(shape)}")
         self._flat(node, x)
 
     def _size(self, node: fx.Node, x: Any, dim: int | None = None) -> None:
@@ -305,6 +305,9 @@ class Reader:
         ways = sorted((self._along(a, start), self._along(b, start)), key=len, reverse=True)
         if not ways[0]:
             raise ValueError("sums a tensor and itself, which has no counterpart here")
+        one_way, other_way = ({id(each) for _, top in way for _, each in top.walk()} for way in ways)
+        if one_way & other_way:
+            raise ValueError("its two ways have a layer in common, and cross another sum's: a network is a tree")
         layer = Residual(way_of(ways[0]), way_of(ways[1]) if ways[1] else None)
         name = _scope(node) or node.name
         self.points[node] = Point(start, name, layer, one.shape, self.points[a].order)
@@ -383,6 +386,15 @@ _OURS = {"input": "x", "other": "b"}
 """Names of PyTorch's arguments that are ours by another name."""
 
 
+def _network(layers: Named) -> Network:
+    if not layers:
+        raise ValueError("from_torch: expected a model that does something to its input, got one that gives it back")
+    try:
+        return Network(tree_of(layers))
+    except ValueError as error:
+        raise ValueError(f"from_torch: {one_line(error, 400)}") from None
+
+
 def _pair(size: Any) -> tuple[int, int]:
     return (size[0], size[1]) if isinstance(size, tuple | list) else (size, size)
 
@@ -403,6 +415,11 @@ def _name_of(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     return ".".join(filter(None, (_scope(node), node.name)))
+
+
+def _sizes(shape: Any) -> str:
+    """The arguments of a view, of which one may be the batch's size."""
+    return "(" + ", ".join("batch" if each is _BATCH else str(each) for each in shape) + ")"
 
 
 def _spelled(value: Any) -> str:

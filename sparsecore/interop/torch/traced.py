@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -44,15 +46,21 @@ def from_torch(model: nn.Module, in_shape: Sequence[int]) -> Network:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"from_torch: model must be an nn.Module, got {type(model).__name__}")
-    shape = sizes("in_shape", in_shape, len(tuple(in_shape)))
+    if not isinstance(in_shape, Sequence) or not in_shape:
+        raise TypeError(f"from_torch: in_shape must be (channels, height, width) or (features,), got {in_shape!r}")
+    shape = sizes("in_shape", in_shape, len(in_shape))
     tracer = _Tracer()
     held = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model
-    try:
-        graph = tracer.trace(held)
-    except Exception as error:  # whatever a forward raises when it meets a stand-in for its input
-        raise ValueError(f"from_torch: cannot follow {type(model).__name__}.forward: {_said(error)}") from None
-    network = Reader(held, graph, shape).network()
-    _check_traced(held, graph, shape)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"from_torch: {name}: has no values: it is on the meta device")
+    with _in_evaluation(held):
+        try:
+            graph = tracer.trace(held)
+        except Exception as error:  # whatever a forward raises when it meets a stand-in for its input
+            raise ValueError(f"from_torch: cannot follow {type(model).__name__}.forward: {_said(error)}") from None
+        network = Reader(held, graph, shape).network()
+        _check_traced(held, network, shape)
     return network
 
 
@@ -63,27 +71,37 @@ class _Tracer(fx.Tracer):
         return is_known(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _check_traced(model: nn.Module, graph: fx.Graph, shape: tuple[int, ...]) -> None:
-    """Refuse a model that does not do, outside training, what was found in its forward: torch.fx sees no hooks, and not
-    that `x += y` changes x for those that read it later.
-    """
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Whatever a forward does otherwise in training is not what a network does outside it."""
     training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
+def _check_traced(model: nn.Module, network: Network, shape: tuple[int, ...]) -> None:
+    """Refuse a model that does something else than the network that was read: torch.fx sees no hooks, not what stands
+    in place of a module's own forward, and not that `x += y` changes x for those that read it later.
+    """
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
     try:
-        model.eval()
         with torch.no_grad():
-            found, wanted = fx.GraphModule(model, graph)(x), model(x)
+            wanted = model(x).double().cpu().numpy()
     except Exception as error:  # a model may raise anything
         raise ValueError(f"from_torch: cannot run {type(model).__name__}.forward: {_said(error)}") from None
-    finally:
-        for module, was in training.items():
-            module.training = was
-    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+    found = network.logits(x.double().cpu().numpy().astype(network.dtype)).reshape(wanted.shape)
+    largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=0)
+    near = 4 * torch.finfo(like.dtype).eps ** 0.5 * float(largest)  # half the digits that it computes with
+    if not np.allclose(found, wanted, rtol=0, atol=near, equal_nan=True):
         raise ValueError(
-            f"from_torch: {type(model).__name__}.forward does more than torch.fx can see, such as hooks, or x += y "
-            "where x is read again"
+            f"from_torch: {type(model).__name__}.forward does more than torch.fx can see, such as hooks, a module's "
+            "forward that was replaced, or x += y where x is read again"
         )
 
 
