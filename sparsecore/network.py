@@ -143,7 +143,9 @@ class Network:
         KeyError
             If there is none.
         """
-        layer = self._by_path.get(self.root.names[path] if isinstance(path, int) else path)
+        numbers = range(-len(self.root.names), len(self.root.names))
+        name = self.root.names[path] if isinstance(path, int) and path in numbers else path
+        layer = self._by_path.get(name) if isinstance(name, str) else None
         if layer is None:
             raise KeyError(f"{self!r}: no layer {path}, got {', '.join(self._by_path)}")
         return layer
@@ -269,14 +271,15 @@ class Network:
         ----------
         patterns : mapping of path (or layer number) to SparsityPattern
             Each of the layer's shape.
-        fill : float, or mapping of path to array of shape (nnz,)
-            Values of the new connections. An array is in the new pattern's order; only its entries at new ones count.
+        fill : float, or mapping of path (or layer number) to float or array of shape (nnz,)
+            Values of the new connections, zeros for layers that it leaves out. An array is in the new pattern's order;
+            only its entries at new ones count.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If there is no such layer, it has no connections to move, a pattern has another shape, or a fill does not
-            fit. Nothing has changed then, nor if memory runs out.
+            If there is no such layer, it has no connections to move or is named twice, a pattern has another shape, or
+            a fill does not fit or is of a layer without a pattern. Nothing has changed then, nor if memory runs out.
         """
         self.carry_out(self._moves(patterns, fill))
 
@@ -323,14 +326,16 @@ class Network:
 
     def _moves(self, patterns: Mapping[Any, Any], fill: Any) -> list[Move]:
         """The moves of the layers whose patterns change, checked."""
-        moves = []
-        for key, pattern in patterns.items():
-            path = self._path(key)
+        moves, fills = [], self._paths(fill, "fill") if isinstance(fill, Mapping) else None
+        found = self._paths(patterns, "patterns")
+        if alone := sorted((fills or {}).keys() - found.keys()):
+            raise ValueError(f"rewire: fill is of layer {alone[0]}, of which patterns has none")
+        for path, pattern in found.items():
             row = self.table.by_path.get(f"{path}.weight")
             if not isinstance(self[path], SparseLayer) or row is None or row.pattern is None:
                 able = ", ".join(self.patterns) or "none"
                 raise ValueError(f"rewire: layers must be among {able}, those with connections, got {path}")
-            given = fill.get(key, 0.0) if isinstance(fill, Mapping) else fill
+            given = fill if fills is None else fills.get(path, 0.0)
             try:
                 given = narrowed(real_numbers(given, "rewire", "fill", truths=False), self.dtype, "rewire", "fill")
             except TypeError as error:
@@ -339,6 +344,15 @@ class Network:
             if move is not None:
                 moves.append(move)
         return moves
+
+    def _paths(self, given: Mapping[Any, Any], name: str) -> dict[str, Any]:
+        """What is given by paths or numbers, by path."""
+        found: dict[str, Any] = {}
+        for key, value in given.items():
+            if (path := self._path(key)) in found:
+                raise ValueError(f"rewire: {name} must have one entry a layer, got two of {path}")
+            found[path] = value
+        return found
 
     def _sparse_layer(self, path: str) -> SparseLayer:
         layer = self[path]
@@ -377,7 +391,9 @@ class Network:
         return pieces
 
     def forward(self, x: Tiles, workspace: Workspace) -> tuple[Tiles, list[Any]]:
-        """y, caches = forward(x), y of shape (tiles, features, LANES): images at the end lie in a row, as losses take them.
+        """y, caches = forward(x).
+
+        y has the shape (tiles, features, LANES): images at the end lie in a row, as losses take them.
 
         Raises
         ------
@@ -446,7 +462,7 @@ class Network:
         TypeError, ValueError
             If x does not have such a shape or cannot be what the network takes.
         """
-        if batch_size is not None and batch_size < 1:
+        if batch_size is not None and operator.index(batch_size) < 1:
             raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
         live = self._live_now()
         inputs, last = live.inputs, self.layers[-1]

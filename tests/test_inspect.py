@@ -18,12 +18,13 @@ import sparsecore
 from sparsecore import Network, SparsityPattern, train
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.inspect import count_paths, describe, groups_of_equal_rows, pictures, remove_dead
-from sparsecore.inspect.__main__ import main
+from sparsecore.inspect.__main__ import _lines, main
 from sparsecore.inspect.moves import tried_of
 from sparsecore.inspect.units import units_of
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.dropout import Dropout
 from sparsecore.layers.flatten import Flatten
+from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
 from sparsecore.layers.relu import ReLU
 from sparsecore.runs.checkpoint import CheckpointError, read, save
@@ -200,6 +201,13 @@ def test_groups_of_equal_rows(seed, sparsity):
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_more_paths_than_a_float_counts_are_said_in_a_few_digits() -> None:
+    full = SparsityPattern.full((300, 300))
+    deep = Network([SparseLinear(full) for _ in range(10)])
+    said = "paths from inputs to outputs: about 1.771e+27, about 1.968e+22 to about 1.968e+22 between two"  # 300¹¹, 300⁹
+    assert any(line.startswith(said) for line in _lines(describe(deep)))
 
 
 @pytest.fixture

@@ -176,6 +176,33 @@ def test_a_plan_that_does_not_fit_names_the_batch_that_would(
     assert main([*words, str(named)]) == 0
 
 
+@pytest.mark.parametrize("words", [
+    "mlp --hidden 8 --random --sparsity 0.9 --granularity channel", "mlp --hidden 8 --random --sparsity 0.99999",
+    "resnet20 --width 0.25 --augment none --radix 3/3*17",
+    "mlp --hidden 8 --rewire rigl --sparsity 0.9 --epochs 1 --batch-size 4000",
+    "mlp --hidden 8 --prune one-time --prune-to 0.9 --prune-start 1000000", "mlp --hidden 8 --epochs 1 --warm-up 3",
+    "mlp --hidden 8 --random --sparsity 0.9,0.5,0.5",
+])  # fmt: skip
+def test_a_plan_refuses_what_the_run_would_in_the_same_words(capsys: pytest.CaptureFixture, words: str) -> None:
+    command = [*words.split(), "--dataset", "mnist-subset", "--quiet", "--no-curves"]
+    said = []
+    for more in (["--plan"], []):
+        assert main([*command, *more]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and said[0].count("\n") == 1
+
+
+@pytest.mark.parametrize("granularity", ["channel", "rows:4", "block:2,2"])
+def test_a_plan_counts_connections_as_they_will_be(granularity: str) -> None:
+    config = RunConfig(**SMALL | {
+        "model": "resnet20", "dense": False, "random": True, "sparsity": 0.9, "granularity": granularity, "width": 0.25,
+        "augment": "none",
+    })  # fmt: skip
+    network = build(resolved(config)).network
+    found = {each.path: each.connections for each in plan(config).needs.layers if each.connections}
+    assert found == {path: pattern.nnz for path, pattern in network.patterns.items()}
+
+
 @pytest.mark.parametrize(("words", "problem"), [
     ("--radix 10", "one radix a sparse layer"), ("--radix 10,10 --widths 8,3", "one width a layer"),
     ("--dense --sparsity 0.9", "sparsity"),

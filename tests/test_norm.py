@@ -242,8 +242,8 @@ def test_a_neighbour_may_take_the_same_numbers_for_images(layers: Any, training:
 def test_a_network_that_ends_with_images_is_trained_as_one_that_ends_with_rows(more: Any) -> None:
     found = []
     for between in ([], [Flatten((5, 1, 1))]):
-        layers = [SparseConv2d(dense(5, 30), (1, 6, 5), (6, 5), rng=np.random.default_rng(0)), *between, *copy.deepcopy(more)]
-        network = Network(layers)
+        first = SparseConv2d(dense(5, 30), (1, 6, 5), (6, 5), rng=np.random.default_rng(0))
+        network = Network([first, *between, *copy.deepcopy(more)])
         step = Step(network, samples(), SGD(0.1))
         for _ in range(3):
             step.run(0, 70)

@@ -478,6 +478,11 @@ def test_fresh_values_have_the_scale_of_the_pruned_fan_in():
     assert net.params.tobytes() != again
 
 
+def test_a_word_is_no_sparsity():
+    with pytest.raises(PruneError, match=r"^sparsity: must be from 0 to 1, got '0.9' for layer 0"):
+        to_sparsity(network(), "0.9")
+
+
 class Scaled(ArrayLayer):
     """x times a number, which is 1 in the beginning."""
 

@@ -328,6 +328,12 @@ def test_a_layer_that_would_be_pruned_to_nothing_is_found_at_once(capsys: pytest
     assert prunings(records)[0]["layers"][1]["connections"] == 0
 
 
+def test_a_run_goes_on_as_the_model_that_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    run(*DIGITS, "--epochs", "1", "--out", "one")
+    assert "--from: holds lenet300, got mlp as the model: leave it out" in refusal(capsys, "mlp", "--from", "one")
+    run("lenet300", "--from", "one", "--epochs", "1", "--out", "two")
+
+
 def test_a_file_that_does_not_tell_its_run(capsys: pytest.CaptureFixture[str]) -> None:
     from sparsecore.runs.checkpoint import save
 

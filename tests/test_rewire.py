@@ -212,11 +212,13 @@ def test_columns_of_a_structure_that_is_gone_are_made_anew() -> None:
     assert optimizer.columns["velocity"].shape == net.params.shape and np.isfinite(net.params).all()
 
 
-def test_values_of_new_connections() -> None:
-    net = Network([linear(some((4, 6), np.random.default_rng(0), 9))])
+@pytest.mark.parametrize("key", [0, "only"])
+@pytest.mark.parametrize("of_fill", [0, "only"])
+def test_values_of_new_connections(key: Any, of_fill: Any) -> None:
+    net = Network({"only": linear(some((4, 6), np.random.default_rng(0), 9))})
     (old,), full = net.patterns.values(), SparsityPattern.full((4, 6))
     values = np.arange(24.0)
-    net.rewire({0: full}, fill={0: values})
+    net.rewire({key: full}, fill={of_fill: values})
     new = sources_of(old, full) < 0
     weight = net.layers[0].params["weight"]
     assert np.array_equal(weight[new], values[new]) and np.count_nonzero(new) == 15
@@ -241,6 +243,10 @@ def state(net: Network) -> Any:
         ({0: dense(12, 20)}, "x", ValueError, "layer 0: fill must be a number"),
         ({0: dense(12, 20)}, 1j, ValueError, "layer 0: fill must be a number"),
         ({0: dense(12, 20)}, {0: np.ones(3)}, ValueError, "layer 0: fill must be a number, or one for each of 240"),
+        ({0: dense(12, 20)}, {"9": 1.0}, KeyError, "no layer 9"),
+        ({0: dense(12, 20)}, {1: 1.0}, ValueError, "fill is of layer 1, of which patterns has none"),
+        ({0: dense(12, 20)}, {0: 1.0, "0": 2.0}, ValueError, "fill must have one entry a layer, got two of 0"),
+        ({0: dense(12, 20), "0": dense(12, 20)}, 0, ValueError, "patterns must have one entry a layer, got two of 0"),
         # A good change beside a bad one must not be made either.
         ({0: dense(12, 20), 1: dense(2, 2)}, 0, ValueError, "layer 1: the pattern must have shape"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -25,8 +24,7 @@ from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..runtime.ranks import Ranks
 from ..training.callbacks import Callback, Training
-from ..training.schedules import Schedule
-from .configured import augmentation_of, optimizer_of, schedule_of, wiring_of
+from .configured import augmentation_of, of_a_field, optimizer_of, rates_of, wiring_of
 from .plan import check, of_a_rank
 from .recipes import fitted, model_of, origin, own_line, resolved
 from .report import Lines, Quiet, halves_line, learning_line
@@ -113,7 +111,7 @@ def build(
     trainer = Trainer(
         network, dataset, optimizer_of(config), epochs=_said(config.epochs),
         batch_size=_said(config.batch_size), seed=config.seed, validation=held_out if held_out is not None else 0.0,
-        schedule=_schedule(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
+        schedule=rates_of(config, steps, pruning), callbacks=[*timing, report, *prunes, *callbacks], out=out,
         config=source() | saved(kept, VERSION), save_every=config.save_every, save_epochs=config.save_epochs,
         evaluate_every=config.evaluate_every, check_every_step=config.check_every_step, device=where,
         augment=augmentation_of(config, dataset.shape), patience=config.patience, ranks=ranks,
@@ -167,14 +165,6 @@ def _pruning(config: RunConfig, steps: int) -> Pruning | None:
     return Pruning(config, steps)
 
 
-def _schedule(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedule:
-    """The learning rate of the whole run, which may begin anew when it goes back to earlier values."""
-    total = steps * _said(config.epochs)
-    if pruning is not None and config.rewind is not None:
-        return pruning.restarted(lambda part: schedule_of(config, steps, part))
-    return schedule_of(config, steps, total)
-
-
 def _wired(config: RunConfig, report: Quiet, ranks: Ranks | None) -> tuple[Dataset, Network]:
     """The data set and the model's network; what does not fit is refused before any data are loaded."""
     model, wiring, name = model_of(config), wiring_of(config), _said(config.dataset)
@@ -188,7 +178,7 @@ def _wired(config: RunConfig, report: Quiet, ranks: Ranks | None) -> tuple[Datas
         check(*of_a_rank(config, ranks), outline(name) if users is None else Outline.of(users))
         patterns, note = wiring.patterns(links, config.seed)
     except ValueError as error:
-        raise _of_a_field(error) from None
+        raise of_a_field(error) from None
     dataset = users if users is not None else loaded(config)
     report.say(dataset.source)
     report.say(f"{config.model}, {note}")
@@ -196,14 +186,6 @@ def _wired(config: RunConfig, report: Quiet, ranks: Ranks | None) -> tuple[Datas
         patterns, dataset.shape, classes=dataset.classes, format=config.format, seed=config.seed, **own
     )  # fmt: skip
     return dataset, network
-
-
-def _of_a_field(error: ValueError) -> ValueError:
-    """An error whose text begins with a field's name, as one that can name the field's flag instead."""
-    name = re.split("[: ]", str(error))[0]
-    if name not in RunConfig.__dataclass_fields__:
-        return error
-    return ConfigError(f"{{{name}}}{{rest}}", rest=str(error).removeprefix(name))
 
 
 def _with_logits(network: Network, config: RunConfig) -> Network:

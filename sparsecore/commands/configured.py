@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from ..data.augmentation import Augmentation
 from ..runs.config import RunConfig
@@ -10,6 +11,9 @@ from ..runs.kinds import ConfigError, step_schedule
 from ..topology.wiring import Wiring
 from ..training.optimizers import SGD, Adam, AdamW, Optimizer
 from ..training.schedules import Schedule, constant, cosine, step_decay, warm_up
+
+if TYPE_CHECKING:  # imported only by runs that prune
+    from .pruning import Pruning
 
 FIRST_RATE = 1.0
 """What an optimizer has until a range test has found its rate."""
@@ -53,7 +57,7 @@ def augmentation_of(config: RunConfig, shape: tuple[int, ...]) -> Augmentation |
     try:
         return None if pixels == "none" else Augmentation(shape, int(pixels), bool(flip))
     except ValueError as error:
-        raise ConfigError("{augment}: {problem}", problem=error) from None
+        raise ConfigError("{augment}: {problem}; none leaves them as they are", problem=error) from None
 
 
 def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
@@ -71,6 +75,22 @@ def schedule_of(config: RunConfig, steps: int, total: int) -> Schedule:
         return lambda step: rise(step) * decay(max(step - begun, 0))
     after = cosine(total - warm) if name == "cosine" else constant()
     return warm_up(warm, after) if warm else after
+
+
+def of_a_field(error: ValueError) -> ValueError:
+    """An error whose text begins with a field's name, as one that can name the field's flag instead."""
+    name = re.split("[: ]", str(error))[0]
+    if name not in RunConfig.__dataclass_fields__:
+        return error
+    return ConfigError(f"{{{name}}}{{rest}}", rest=str(error).removeprefix(name))
+
+
+def rates_of(config: RunConfig, steps: int, pruning: Pruning | None) -> Schedule:
+    """The learning rate of a whole run in epochs of so many steps, which may begin anew when it goes back to earlier
+    values. Raises ConfigError."""
+    if pruning is not None and config.rewind is not None:
+        return pruning.restarted(lambda part: schedule_of(config, steps, part))
+    return schedule_of(config, steps, steps * _said(config.epochs))
 
 
 def _said(value: Any) -> Any:

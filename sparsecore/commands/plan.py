@@ -21,7 +21,7 @@ from ..storage.sizes import Pair
 from ..topology.wiring import Link
 from ..training.loop import check_batches
 from ..training.needs import LayerNeeds, Needs, needs
-from .configured import augmentation_of, optimizer_of, wiring_of
+from .configured import augmentation_of, of_a_field, optimizer_of, rates_of, wiring_of
 from .recipes import fitted, model_of, resolved
 
 PROGRAM = 158_000_000
@@ -144,7 +144,28 @@ def plan(config: RunConfig, *, ranks: int = 1) -> Plan:
         from ..runs.checkpoint import read
 
         network = read(config.start_from).network
-    return _advised(planned(config, sizes, network, ranks), sizes, network)
+    try:
+        found = _advised(planned(config, sizes, network, ranks), sizes, network)
+    except ValueError as error:
+        raise of_a_field(error) from None
+    if ranks == 1:
+        _check_times(found.config, sizes.train - round(config.validation * sizes.train))
+    return found
+
+
+def _check_times(config: RunConfig, samples: int) -> None:
+    """Refuse a run whose steps do not hold what it is to do in them, as it would itself."""
+    assert config.batch_size is not None and config.epochs is not None
+    steps, pruning = -(-samples // config.batch_size), None
+    if config.prune is not None:
+        from .pruning import Pruning
+
+        pruning = Pruning(config, steps * config.epochs)
+    elif config.rewire is not None:
+        from .rewiring import schedule_of_moves
+
+        schedule_of_moves(config, steps * config.epochs)
+    rates_of(config, steps, pruning)
 
 
 def of_a_rank(config: RunConfig, ranks: Ranks | None) -> tuple[RunConfig, int]:

@@ -156,6 +156,9 @@ def _inherited(config: RunConfig) -> RunConfig:
     earlier = origin(config.start_from)
     if earlier is None:
         return config
+    if config.model is not None and earlier.model is not None and config.model != earlier.model:
+        raise ConfigError("{start_from}: holds {earlier}, got {model} as the model: leave it out",
+                          earlier=earlier.model, model=config.model)  # fmt: skip
     return replace(
         config, model=config.model or earlier.model, dataset=config.dataset or earlier.dataset,
         data_dir=config.data_dir or earlier.data_dir,

@@ -26,24 +26,30 @@ def rewirer(config: RunConfig, network: Network, steps: int) -> Rewirer:
     PruneError
         If a layer's connections cannot move.
     """
-    every, until, fraction = config.every, config.until, config.fraction
-    assert every is not None and until is not None and fraction is not None  # `resolved` has filled them in
-    end = int(until * steps)
-    if every > end:
-        raise ConfigError("{every}: must be within the first {end:,} of the run's {steps:,} steps, those that {until} "
-                          "leaves for moving, got {got:,}", end=end, steps=steps, got=every)  # fmt: skip
+    schedule = schedule_of_moves(config, steps)
     layers = _layers(network)
     targets = _targets(config, network) if config.rewire == "regrow" else None
     if isinstance(targets, Mapping) and (left := [path for path in targets if targets[path] and path not in layers]):
         raise ConfigError("{start_sparsity}: leaves layer {path} full, which then stays so; ask for more",
                           path=left[0])  # fmt: skip
     made = Rewirer(
-        method_of(config), RewiringSchedule(every, end, fraction), layers=layers,
+        method_of(config), schedule, layers=layers,
         targets=targets, initial=_initial(network),
         seed=config.seed, granularity=_granularity(config),
     )  # fmt: skip
     made.check(network)
     return made
+
+
+def schedule_of_moves(config: RunConfig, steps: int) -> RewiringSchedule:
+    """When connections of a run of so many steps move. Raises ConfigError if they never do."""
+    every, until, fraction = config.every, config.until, config.fraction
+    assert every is not None and until is not None and fraction is not None  # `resolved` has filled them in
+    end = int(until * steps)
+    if every > end:
+        raise ConfigError("{every}: must be within the first {end:,} of the run's {steps:,} steps, those that {until} "
+                          "leaves for moving, got {got:,}", end=end, steps=steps, got=every)  # fmt: skip
+    return RewiringSchedule(every, end, fraction)
 
 
 def rewiring_line(config: RunConfig, schedule: RewiringSchedule) -> str:

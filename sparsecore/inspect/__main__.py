@@ -108,9 +108,15 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     dead = facts["units"][0]
     lines.append(f"dead inputs: {dead['dead']} of {dead['count']}")
     paths = facts["paths"]
-    lines.append(f"paths from inputs to outputs: {paths['total']:,.0f}, {paths['least']:,.0f} to {paths['most']:,.0f} "
-                 f"between two; {paths['pairs_joined']:,} of {paths['pairs']:,} pairs are joined")  # fmt: skip
+    total, least, most = (_whole(paths[name]) for name in ("total", "least", "most"))
+    lines.append(f"paths from inputs to outputs: {total}, {least} to {most} between two; "
+                 f"{paths['pairs_joined']:,} of {paths['pairs']:,} pairs are joined")  # fmt: skip
     return lines
+
+
+def _whole(count: float) -> str:
+    """A count that is kept as a float: in as many digits as it is exact to."""
+    return f"{count:,.0f}" if count <= 1 << 53 else f"about {count:.4g}"
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def to_onnx(
     import onnx
     from onnx import helper
 
+    if names is not None and not (isinstance(names, tuple) and [type(name) for name in names] == [str, str]):
+        raise ValueError(f"names: expected two words, of the input and the output, got {names!r}")
     network = folded(network) if fold else network
     norm = network.normalisation
     graph = _Graph(network, sparse, _raw(network) if normalise else None)
@@ -178,12 +180,13 @@ class _Graph:
             node.output[:] = [names.get(name, name) for name in node.output]
 
     def _normalise(self, norm: Normalisation) -> None:
+        # No layer's name has a colon, and one may be called x.
         if norm.dtype != self._dtype:
-            self.value = self._cast("x", "x.numbers", self._dtype)
+            self.value = self._cast("x", "x:numbers", self._dtype)
         for what, kind, row in zip(("scale", "shift"), ("Mul", "Add"), norm.affine(np.dtype(norm.dtype), self._dtype),
                                    strict=True):  # fmt: skip
             row = row[:1] if (row == row[0]).all() else row.reshape(self.shape)
-            self.value = self._add(kind, [self.value, self.array(f"x.{what}", row)], f"x.{what}.out")
+            self.value = self._add(kind, [self.value, self.array(f"x:{what}", row)], f"x:{what}.out")
 
     def _add(self, kind: str, given: Sequence[str], out: str, **attributes: Any) -> str:
         from onnx import helper

@@ -195,7 +195,7 @@ class BatchNorm(Layer):
         return asked if len(self.in_shape) == 3 else NO_BORDER
 
     def _images(self, data: Any) -> Any:
-        """The same memory as this layer's images, whatever a neighbour takes it for; features are images of one pixel."""
+        """The same memory as this layer's images, whatever a neighbour takes it for: features have one pixel."""
         shape = (*self.in_shape, 1, 1)[:3]
         if data.shape[1:-1] == shape:
             return data  # perhaps within a border, where a reshape would copy

@@ -197,10 +197,14 @@ def _targets(
             raise PruneError(
                 f"{what}: layers to prune must be among {', '.join(able)}, those with connections, got {k}"
             )
-        if not 0 <= target <= most:
+        if isinstance(target, str) or not 0 <= target <= most:
             limit = f"from 0 to {most:g}" if np.isfinite(most) else "at least 0"
-            raise PruneError(f"{what}: must be {limit}, got {target} for {_name(network, k)}")
+            raise PruneError(f"{what}: must be {limit}, got {_told(target)} for {_name(network, k)}")
     return targets
+
+
+def _told(target: Any) -> str:
+    return repr(target) if isinstance(target, str) else str(target)
 
 
 def _checked(network: Network, saliencies: Saliencies, layers: Iterable[str]) -> dict[str, Any]:

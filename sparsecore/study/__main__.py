@@ -53,7 +53,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     if options.get("dry_run"):
         return 0
     _check_data(board, options)
-    _make_folders(plan)
+    _make_folders(plan, options.get("from", ()))
     with to_append(plan.out / "lock") as lock:
         _lock(lock.fileno(), plan.out)
         board = board_of(plan.runs, runs, elsewhere.outcomes)
@@ -124,7 +124,10 @@ class Plan:
         self.names: dict[str, str] = {}
         self.keys: dict[str, set[str]] = {}
         for study in self.studies:
-            for point in study.points(self.scale):
+            points = study.points(self.scale)
+            if not points and options["names"]:
+                raise ValueError(f"{study.name}: has no runs on {options.get('dataset', 'the embedded digits')}")
+            for point in points:
                 for seed in self.seeds_of(study):
                     self._add(study, point.run.seeded(seed), f"{point.title}, seed {seed}")
 
@@ -263,14 +266,21 @@ def _written(plan: Plan, board: Board, elsewhere: Archive, arguments: list[str])
     return [plan.page, plan.results, plan.table, plan.lines]
 
 
-def _make_folders(plan: Plan) -> None:
-    """Make what runs and reports are written to, now: hours later is too late to find that it cannot be."""
+def _make_folders(plan: Plan, read: Sequence[str]) -> None:
+    """Make what runs and reports are written to, now: hours later is too late to find that it cannot be.
+
+    Nothing that was `read` is written over: it may hold runs of other studies.
+    """
     ours = [os.path.realpath(path) for path in (plan.page, plan.table, plan.lines, plan.out / "lock")]
     if not plan.results.suffix or os.path.realpath(plan.results) in ours:
         raise ValueError(f"--results: expected a name of its own, such as results.md, got {plan.results}")
     for file in plan.page, plan.results, plan.table, plan.lines:
         if file.is_dir():
             raise ValueError(f"{file}: expected a file to write to, got a folder: choose another --out or --results")
+    written = {os.path.realpath(path) for path in (plan.page, plan.table, plan.lines, plan.results)}
+    for path in read:
+        if os.path.realpath(path) in written:
+            raise ValueError(f"--from: {path} would be written over: copy it to another name, or choose another --out")
     for folder in plan.out / "runs", *plan.places:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,9 @@ from .radix import Radices, fit_radix_net
 from .radix_fit import fit_radix_layers
 from .rules import ExpanderKind, dense, expander, uniform_random
 
+SMALL = 1 << 20
+"""Connections of a network whose patterns are made in order to count them."""
+
 
 class Link(NamedTuple):
     """A layer to be wired: from `inputs` to `outputs` features, or channels through filters of a size."""
@@ -89,11 +92,8 @@ class Wiring:
         ValueError
             If the wiring does not fit the sizes, or leaves a layer without connections.
         """
+        self._check(links)
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
-        if self.granularity is not None and not convolutions and not self._granularity.grouped:
-            raise ValueError(f"granularity {self.granularity}: is for convolutions, and this model has none wired")
-        if self.kind == "radix" and self._granularity.grouped:
-            raise ValueError(f"granularity {self.granularity}: not with radix, whose rows share their columns already")
         if self.kind == "radix" and _is_chain(links):
             fitted = fit_radix_net(self.radices, (links[0].inputs, *(link.outputs for link in links)), self.widths)
             return list(fitted.patterns), f"RadiX-Net: {fitted.note}"
@@ -113,12 +113,33 @@ class Wiring:
         names = {"expander": f"{self.expander} expander", "random": "uniform random", "dense": "dense"}
         return made, names[self.kind] + (self._detail(bool(convolutions)) if self.kind != "dense" else "")
 
+    def _check(self, links: Sequence[Link]) -> None:
+        """Refuse a granularity that these layers do not have."""
+        convolutions = [link for link in links if link.kernel_size != (1, 1)]
+        if self.granularity is not None and not convolutions and not self._granularity.grouped:
+            raise ValueError(f"granularity {self.granularity}: is for convolutions, and this model has none wired")
+        if self.kind == "radix" and self._granularity.grouped:
+            raise ValueError(f"granularity {self.granularity}: not with radix, whose rows share their columns already")
+
     def connections(self, links: Sequence[Link]) -> int:
-        """About how many connections the patterns will have, before any is made."""
+        """About how many connections the patterns will have; see `counts`."""
         return sum(self.counts(links))
 
     def counts(self, links: Sequence[Link]) -> list[int]:
-        """The same of each layer. Raises ValueError if there are more or fewer radices than layers."""
+        """About how many each layer will have: of a small network exactly, whose patterns are made; of a large one at
+        once.
+
+        Raises
+        ------
+        ValueError
+            As `patterns` does, if the network is small; else if there are more or fewer radices than layers, or a
+            granularity that these do not have.
+        """
+        self._check(links)
+        about = self._about(links)
+        return [pattern.nnz for pattern in self.patterns(links, 0)[0]] if sum(about) <= SMALL else about
+
+    def _about(self, links: Sequence[Link]) -> list[int]:
         kept = [1 - each for each in self.sparsities(links)]
         sizes = [(link.inputs * prod(link.kernel_size), link.outputs) for link in links]
         if self.kind == "radix":

@@ -67,6 +67,22 @@ def test_a_model_normalises_as_the_network_does(kind: str, dtype: Any, options: 
     assert about == {"normalisation": "inside", "dtype": kind}  # with mean and std a reader would normalise twice
 
 
+def test_a_layer_may_be_called_as_the_input_is(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    network = Network({"x": BatchNorm((6,), shift=[0.5] * 6), "y": SparseLinear(dense(3, 6))})
+    network.normalisation = Normalisation((6,), (0.25,), (0.5,), "float32")
+    to_onnx(network, tmp_path / "net.onnx", normalise=True)
+    session, x = ort.InferenceSession(tmp_path / "net.onnx"), np.ones((2, 6), np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], network.logits(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [("x",), "xy", (1, 2)])
+def test_names_that_are_none_are_refused(names: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    with pytest.raises(ValueError, match="names: expected two words"):
+        to_onnx(images("uint8"), tmp_path / "net.onnx", names=names)
+
+
 @pytest.mark.parametrize("names", [("x", "x"), ("0.weight", "y"), ("x", "3.bias"), ("", "y")])
 def test_names_that_are_taken_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
     pytest.importorskip("onnx")

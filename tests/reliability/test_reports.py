@@ -124,6 +124,28 @@ def test_a_page_that_cannot_be_written_is_refused_before_any_run(
     assert "choose another" in (said := refused(capsys, "--out", "out", "--results", results)) or "results.md" in said
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--out out --from out/runs.jsonl", "--out here --results a.md --from ./here/../a.md"]
+)
+def test_runs_that_are_read_are_not_written_over(
+    study: Any, arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be another study's, which a report of this one does not have."""
+    source = arguments.split()[-1]
+    for place in (Path("here"), Path("out")):
+        place.mkdir()
+    Path(source).write_text(Path("there.jsonl").read_text())
+    assert f"--from: {source} would be written over: copy it" in refused(capsys, *arguments.split())
+    assert Path(source).read_text() == Path("there.jsonl").read_text()
+
+
+def test_a_study_without_runs_on_a_data_set_is_refused(
+    study: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(points=lambda scale: [])
+    assert "small: has no runs on the embedded digits" in refused(capsys, "small", "--out", "out")
+
+
 def test_an_old_report_that_is_a_folder_is_refused_before_any_run(
     study: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

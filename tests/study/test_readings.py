@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -123,6 +124,14 @@ def test_the_verdict_on_the_logits_follows_the_runs(
     cells = [Cell(p, {s: outcome(0.88, lost=[3]) if s in lost[p.series] else outcome(0.98) for s in range(9)})
              for p in points]  # fmt: skip
     assert wanted in study.readings(Results(tuple(cells)))[0]
+
+
+def test_the_study_of_deep_networks_compares_times_where_they_are_known() -> None:
+    rows = [(point(name, x), (90.0,)) for name, x in (("dense", 0.0), ("static, ERK", 90.0), ("static, ERK", 95.0))]
+    cells = list(results(*rows).cells)
+    cells[1] = Cell(cells[1].point, {0: replace(outcome(0.9), train_seconds=0.0)})
+    said = studies.STUDIES["deep"].readings(Results(tuple(cells)))
+    assert "a table: the dense network trained so many times as long as others: static, ERK 95% 1.0." in said
 
 
 def test_the_study_of_moving_says_from_where_on_a_series_is_behind() -> None:

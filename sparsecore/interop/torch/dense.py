@@ -123,8 +123,10 @@ def pruned(layer: nn.Module, name: str) -> torch.Tensor | None:
         If it is computed in each forward pass by anything else, such as `torch.nn.utils.spectral_norm`.
     """
     if not is_told(layer, name):
-        raise ValueError(f"{type(layer).__name__}: its {name} is computed anew in each call, and what it will be cannot "
-                         "be told: make a parameter of it first, as remove_spectral_norm does")  # fmt: skip
+        raise ValueError(
+            f"{type(layer).__name__}: its {name} is computed anew in each call, and what it will be cannot be told: "
+            "make a parameter of it first, as remove_spectral_norm does"
+        )
     mask, norm = getattr(layer, f"{name}_mask", None), weight_norm(layer, name)
     if mask is not None:
         found = getattr(layer, f"{name}_orig") * mask

@@ -82,8 +82,10 @@ def _replacement(module: SparseModule, weights: dict[Any, nn.Parameter]) -> nn.M
     made: Any
     for name in ("weight", "bias"):
         if name not in module._parameters:
-            raise TypeError(f"densify: a {type(module).__name__} whose {name} is computed anew in each call, as a mask of "
-                            "torch.nn.utils.prune does, has no dense counterpart: see prune.remove")  # fmt: skip
+            raise TypeError(
+                f"densify: a {type(module).__name__} whose {name} is computed anew in each call, as a mask of "
+                "torch.nn.utils.prune does, has no dense counterpart: see prune.remove"
+            )
     if isinstance(module, SparseLinear):
         made = to_conv1d(module) if module.inputs_first else module.to_linear()
     elif isinstance(module, (SparseConv2d, SparseConvTranspose2d)):  # of one dimension too

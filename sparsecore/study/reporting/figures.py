@@ -53,7 +53,7 @@ def accuracy_axis(axes: Any, cells: Sequence[Cell]) -> None:
     """Accuracy on an axis that is logarithmic in the error, so that 99 and 99.5 stand as far apart as 80 and 90."""
     lows = [min(cell.percents) for cell in cells] + [cell.point.slides for cell in cells if cell.point.slides]
     highs = [max(cell.percents) for cell in cells] + [cell.point.slides for cell in cells if cell.point.slides]
-    worst, best = min((100 - min(lows)) * 1.25, 100), max(100 - max(highs), 0.02) / 1.25
+    worst, best = min(max(100 - min(lows), 0.1) * 1.25, 100), max(100 - max(highs), 0.02) / 1.25
     axes.set_yscale("log")
     axes.set_ylim(worst, best)
     ticks = _errors(best, worst)

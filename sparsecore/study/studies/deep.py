@@ -58,7 +58,8 @@ def _times(results: Results, table: str) -> list[str]:
     dense = results.row(table, DENSE)
     if not dense:
         return []
-    others = [cell for cell in results.cells if cell.point.table == table and cell.point.series != DENSE]
+    cells = [cell for cell in results.cells if cell.point.table == table]
+    others = [cell for cell in cells if cell.point.series != DENSE and cell.seconds]
     said = ", ".join(f"{each.point.series} {each.point.column}% {dense[0].seconds / each.seconds:.1f}"
                      for each in sorted(others, key=_seconds))  # fmt: skip
     return [f"{table}: the dense network trained so many times as long as others: {said}."] if others else []
