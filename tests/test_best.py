@@ -128,6 +128,17 @@ def test_a_run_that_is_cut_off_before_its_checkpoint_goes_on_alike(monkeypatch: 
     assert read("whole", best=True).state[NAME] == read("run", best=True).state[NAME]
 
 
+@pytest.mark.parametrize(("patience", "every"), [(1, 3), (3, 5), (7, 5)])
+def test_patience_ends_a_run_where_it_has_looked(patience: int, every: int) -> None:
+    sparsecore.run(RunConfig(**CONFIG | {"epochs": 60}, patience=patience, evaluate_every=every), out="run")
+    found = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    assert found["event"] == "result" and {"test_accuracy", "test_loss", "validation_accuracy"} <= found.keys()
+    looked = [each for each in epochs("run") if "validation_loss" in each]
+    last, best = looked[-1]["epoch"], winner(looked)["epoch"]
+    assert last == found["epochs"] == epochs("run")[-1]["epoch"] < 60 and last % every == 0
+    assert last - best >= patience > last - every - best, "no sooner, and at the first look after it has waited"
+
+
 @pytest.mark.parametrize("patience", [1, 2, 4])
 def test_patience_ends_a_run_and_a_resume_ends_it_alike(patience: int) -> None:
     whole = sparsecore.run(RunConfig(**CONFIG), out="whole")

@@ -16,6 +16,7 @@ from sparsecore.kernels import reference
 
 from sparsecore.gradcheck import gradcheck
 from sparsecore.layers.conv import SparseConv2d
+from sparsecore.layers.conv_transpose import SparseConvTranspose2d
 from sparsecore.layers.linear import SparseLinear
 from sparsecore.layers.norm import BatchNorm
 from sparsecore.layers.sequential import Sequential
@@ -93,6 +94,26 @@ def test_a_convolution_is_its_definition(layer, batch, seed):
 @given(layer=layers(), batch=st.integers(1, 18), seed=st.integers(0, 2**32))
 def test_gradients_are_derivatives(layer, batch, seed):
     gradcheck(layer, numbers((batch, *layer.in_shape), seed), samples=25)
+
+
+@pytest.mark.parametrize("made", [
+    lambda dtype: SparseConv2d(dense(3, 30), (5, 3, 6), (3, 2), dtype=dtype),
+    lambda dtype: SparseConv2d(dense(3, 30), (5, 4, 6), (3, 2), dtype=dtype),
+    lambda dtype: SparseConv2d(dense(8, 98), (2, 7, 7), 7, dtype=dtype, format="coo"),
+    lambda dtype: SparseConv2d(dense(3, 192), (64, 1, 3000), (1, 3), dtype=dtype),
+    lambda dtype: SparseConvTranspose2d(dense(3, 192), (64, 1, 3000), (1, 3), dtype=dtype),
+    lambda dtype: SparseConvTranspose2d(dense(3, 8), (4, 1, 9), (2, 1), (2, 2), dtype=dtype),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_batch_of_none_has_no_gradient(made, dtype):
+    """Of images one row high too, which are computed as features are if there are any."""
+    layer = made(dtype)
+    shape, workspace = layer.in_shape, Workspace()
+    for batch in (3, 0):  # the first leaves numbers behind
+        y, cache = layer.forward(numbers((batch, *shape), dtype=dtype), workspace)
+        dx, grads = layer.backward(np.ones((batch, *layer.out_shape), dtype), cache, workspace)
+    assert y.shape == (0, *layer.out_shape) and dx.shape == (0, *shape)
+    assert not grads["weight"].any() and not grads["bias"].any()
 
 
 @settings(max_examples=60)

@@ -393,6 +393,8 @@ def test_what_a_run_records(tmp_path: Path) -> None:
         ("--rewire rigl --sparsity 0.1 --fraction 0.9", "places are free: move a smaller fraction"),
         ("--rewire rigl --sparsity 0", "has all connections already"),
         ("--rewire regrow --radix 4,10", "--rewire regrow: needs --sparsity"),
+        ("--rewire regrow --sparsity 0.99999 --start-sparsity 0.5 --every 5", "no connections would be left at"),
+        ("--rewire regrow --sparsity 0.9995 --fixed-fan-in --every 5", "connections would be left at sparsity 0.9995"),
         ("--rewire rigl --sparsity 0.9 --start-sparsity 0.5", "--start-sparsity: goes with --rewire regrow only"),
         ("--rewire regrow --sparsity 0.5 --start-sparsity 0.8", "--start-sparsity: must be at most --sparsity"),
         ("--every 5", "--every: goes with --rewire"),

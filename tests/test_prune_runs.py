@@ -328,6 +328,19 @@ def test_a_layer_that_would_be_pruned_to_nothing_is_found_at_once(capsys: pytest
     assert prunings(records)[0]["layers"][1]["connections"] == 0
 
 
+def test_filters_of_several_sizes_are_not_ranked_together(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lenet5", "--dataset", "mnist-subset", "--hidden", "2,3,8", "--prune", "one-time", "--prune-to", "0.5",
+             "--granularity", "channel", "--prune-global", "--epochs", "1"]  # fmt: skip
+    said = "--prune-global: ranks what is of one size, and with --granularity channel filters"
+    assert said in refusal(capsys, *words)
+
+
+def test_a_pruning_before_the_first_step_takes_no_time_off_the_training() -> None:
+    words = [*DIGITS, "--prune", "one-time", "--prune-start", "0", "--prune-to", "0.5", "--epochs", "1"]
+    found = run(*words, "--batch-size", "8000", "--out", "first")[-1]
+    assert found["train_seconds"] > 0 and found["step_ms"] > 0
+
+
 def test_a_run_goes_on_as_the_model_that_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     run(*DIGITS, "--epochs", "1", "--out", "one")
     assert "--from: holds lenet300, got mlp as the model: leave it out" in refusal(capsys, "mlp", "--from", "one")

@@ -447,6 +447,24 @@ def test_folder_that_cannot_be_used(digits: Dataset, tmp_path: Path, monkeypatch
     assert not steps
 
 
+def test_numbers_may_be_numpys(digits: Dataset, tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {"seed": 3, "epochs": 2, "batch_size": 100}
+    wrapped = {name: np.int64(value) for name, value in numbers.items()}
+    bits = []
+    for name, given, kind in (("plain", numbers, float), ("numpy", wrapped, np.float32)):
+        optimizer = SGD(kind(0.125), kind(0.5), kind(0.0), nesterov=np.bool_(True), clip_norm=kind(1))
+        made = Trainer(network(), digits, optimizer, out=tmp_path / name, config={"a": kind(0.5)}, **given)
+        assert made.run() is not None
+        found = read(tmp_path / name)
+        again = Trainer(
+            found.network, digits, SGD(0.125, 0.5, nesterov=True, clip_norm=1.0), out=tmp_path / name, **numbers
+        )
+        again.restore(found)
+        assert again.state.finished
+        bits.append(made.network.params.tobytes())
+    assert bits[0] == bits[1]
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -130,7 +130,7 @@ def _sddmm_overload(layout, grid, dy, x, grad, db):  # type: ignore[no-untyped-d
         c.lines, c.x_line, c.dy_line, c.dy_row = grid.lines, grid.x_line, grid.out_line, grid.out_row
         c.planes, c.plane, c.ahead = grid.planes, grid.plane, grid.ahead
         c.together, c.high, c.panel, c.pieces = _sweep(grid, layout.most_group)
-        _run(2 if grid.outer > 1 or grid.ys > 1 else 1, size, layout.most_group, calls)
+        _run(1 if grid.outer == 1 and grid.ys == 1 else 2, size, layout.most_group, calls)
 
     return implementation
 

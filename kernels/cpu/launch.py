@@ -238,7 +238,7 @@ class Launcher:
         for name in ("outer", "y", "line", "row"):
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
-            made = sddmm_images_kernel if grid.outer > 1 or grid.ys > 1 else sddmm_kernel
+            made = sddmm_kernel if grid.outer == 1 and grid.ys == 1 else sddmm_images_kernel
             kernel = made(element_size(x), layout.most_group, width)
             fields |= sweep(grid, layout.most_group)._asdict()
             self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)

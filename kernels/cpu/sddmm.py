@@ -62,7 +62,7 @@ def sweep(grid: Grid, most_group: int) -> Sweep:
     for every line of x. Its panels are what the first level holds, four lines at least, so that the next row still
     finds them near.
     """
-    if grid.outer <= 1 and grid.ys <= 1:
+    if grid.outer == 1 and grid.ys == 1:
         cache, least = (FAR_CACHE, LEAST_GROUP_PANEL) if most_group > 1 else (NEAR_CACHE, LEAST_PANEL)
         return Sweep(1, 1, max(least, cache // max(grid.x_line * 4, 1) // least * least), 1)
     lines, ys, tiles = max(grid.lines, 1), max(grid.ys, 1), max(grid.outer, 1)

@@ -85,6 +85,9 @@ class Pruning:
         else:
             each = targets if isinstance(targets, Mapping) else dict.fromkeys(network.sparse, targets)
             groups = [([k], goal) for k, goal in each.items()]
+        if config.prune_global and len({stored_units(network, k, self.granularity)[0].size for k in groups[0][0]}) > 1:
+            raise ConfigError("{prune_global}: ranks what is of one size, and with {granularity} {unit} filters of "
+                              "several sizes go; leave one of the two out", unit=self.granularity)  # fmt: skip
         for paths, goal in groups:
             held = [stored_units(network, k, self.granularity) for k in paths if k in patterns]
             possible = sum(units.possible for units, _ in held)

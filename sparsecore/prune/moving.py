@@ -197,7 +197,12 @@ class Movement:
             parts = "filters" if self._cut.whole else f"groups of {self.granularity}"
             raise PruneError(f"{name}: stores parts of {parts}, so whole ones cannot move; move single weights")
         held, possible = units.nnz, units.shape[0] * units.shape[1]
-        goal = held if self.targets is None else round((1 - self._sparsities(path)[1]) * possible)
+        goal = held
+        if self.targets is not None:
+            last, stretches = self._sparsities(path)[1], units.shape[0] if self.method.by_row else 1
+            goal = stretches * int(np.rint((1 - last) * (possible // stretches)))
+            if not goal:
+                raise PruneError(f"{name}: no connections would be left at sparsity {last:g}: ask for less")
         if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
             raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
                              "are free: move a smaller fraction, or start with fewer")  # fmt: skip

@@ -31,6 +31,7 @@ from ..network import Network
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import fits
 from ..training.optimizers import Optimizer
+from .strict import plain
 
 FORMAT, VERSION, FIRST = "sparsecore", "2", "1"
 KEPT = "kept:"
@@ -133,8 +134,8 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "network": json.dumps(description),
-        "optimizer": json.dumps(None if optimizer is None else optimizer.description()),
-        "state": json.dumps(state or {}),
+        "optimizer": json.dumps(None if optimizer is None else optimizer.description(), default=plain),
+        "state": json.dumps(state or {}, default=plain),
     }
     try:
         replace(path, _pieces(tensors, header | {"sha256": _checksum(tensors, header)}), previous(path))

@@ -12,6 +12,7 @@ from ..errors import OneLineError
 from ..files import content, replace
 from .checkpoint import BEST
 from .checkpoint import NAME as CHECKPOINT
+from .strict import plain
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -80,7 +81,7 @@ class RunFolder:
     def configure(self, config: Mapping[str, Any]) -> None:
         """Write the configuration, which JSON can hold, so that what cannot be written fails before training."""
         with path_errors(self.path):
-            replace(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+            replace(self.path / CONFIG, (json.dumps(config, indent=2, default=plain) + "\n").encode())
 
     def config(self) -> Record | None:
         """What `configure` wrote, or None if nothing was."""

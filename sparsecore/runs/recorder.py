@@ -20,7 +20,7 @@ from .folder import RunFolder
 from .lock import FolderLock
 from .metrics import Metrics
 from .state import as_json, from_json
-from .strict import strict
+from .strict import plain, strict
 
 
 class Recorder:
@@ -231,7 +231,7 @@ class Recorder:
         """The settings that are others than those that a checkpoint tells: what they were, and are."""
         if self._settings is None:
             return {}
-        now = json.loads(json.dumps(self._settings()))
+        now = json.loads(json.dumps(self._settings(), default=plain))
         if unknown := [name for name in changing if name not in now]:
             raise CheckpointError(f"changing: expected some of {', '.join(now)}, got {', '.join(unknown)}")
         before = checkpoint.state.get("settings")

@@ -128,7 +128,7 @@ class Loop(Whole):
         check_batches(step.network, samples, batch_size, left)
         self.network, self.optimizer, self.store, self.device = step.network, step.optimizer, step.batches, step.device
         self.evaluations, self.recorder, self.callbacks = evaluations, recorder, list(callbacks)
-        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.epochs, self.batch_size, self.seed = (operator.index(each) for each in (epochs, batch_size, seed))
         self.steps = -(-samples // batch_size)
         self.base_lr: float = getattr(self.optimizer, "base_lr", self.optimizer.lr)
         self.schedule = schedule if schedule is not None else constant()
@@ -136,7 +136,7 @@ class Loop(Whole):
         self.state = RunState()
         self._step, self._about, self.scores, self._best = step, dict(about or {}), scores, best
         self._ranks = None if step.sharing is None else step.sharing.ranks
-        self._stopping = self._halting = self._stepping = self._unsaved = False
+        self._stopping = self._halting = self._stepping = self._unsaved = self._counting = False
         self._reported_at = 0.0
         self._held = Held()
         self._unstarted: list[Callback] | None = None  # who is still to be told, the last one first
@@ -152,8 +152,10 @@ class Loop(Whole):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """For callbacks: what is done inside does not count as time spent on training."""
-        begin = clock()
+        begin, counted = clock(), self._counting
         yield
+        if not counted:
+            return
         seconds = clock() - begin
         self.state.train_seconds -= seconds
         self.state.epoch_seconds -= seconds
@@ -265,8 +267,9 @@ class Loop(Whole):
         return state.result
 
     def _is_enough(self) -> bool:
-        """Whether the run ends before its last epoch."""
-        return self.state.finished or (self._best is not None and self._best.is_enough(self.state))
+        """Whether the run ends before its last epoch: only where it has looked how good it is."""
+        looked = self.state.epoch % self.evaluate_every == 0
+        return self.state.finished or (looked and self._best is not None and self._best.is_enough(self.state))
 
     def _take_optimizer(self) -> None:
         """See to it that the optimizer has this run's rates and columns, and no other's."""
@@ -303,7 +306,7 @@ class Loop(Whole):
         state, step = self.state, self._step
         hearers = self._hearers()
         pause = 0.0 if self.check_every_step else PAUSE
-        begin = clock()
+        begin, self._counting = clock(), True
         self.store.shuffle(self.seed, state.epoch)
         self._settle()
         if state.batch == 0:
@@ -316,12 +319,14 @@ class Loop(Whole):
                 self._untold.pop().stepped(self)
             if self._agreed(time.monotonic() - self._reported_at >= pause):
                 self._clock(begin)
+                self._counting = False
                 self._report()
-                begin = clock()
+                begin, self._counting = clock(), True
             self._held.let_through()
             self._stepping = True
         self._stepping = False
         self._clock(begin)
+        self._counting = False
 
     @property
     def _ends(self) -> bool:

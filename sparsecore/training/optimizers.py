@@ -72,7 +72,7 @@ class Optimizer(Whole, ABC):
         self._refuse("lr", lr, 0 <= lr < np.inf, "at least 0 and finite")
         self._refuse("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite")
         self._refuse("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None")
-        self.clip_norm = clip_norm
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
         self._numbers = [0.0] * self._RATES
         self._base_lr = float(lr)
         self.rates: Any = None
@@ -319,7 +319,7 @@ class SGD(Optimizer):
         self._refuse("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1")
         if nesterov and momentum == 0:
             raise ValueError(f"{type(self).__name__}: nesterov needs momentum > 0, got momentum 0")
-        self.nesterov = nesterov
+        self.nesterov = bool(nesterov)
         self._set_rates({MOMENTUM: momentum})
 
     @recorded

@@ -286,6 +286,18 @@ def test_pruning_is_the_cpus(a_cuda: CUDA) -> None:
 # ------------------------------------------------------------------------------------------ places
 
 
+@pytest.mark.parametrize("format", ["csr", "coo"])
+@pytest.mark.parametrize(("shape", "kernel"), [((5, 3, 6), (3, 2)), ((5, 4, 6), (3, 2)), ((2, 7, 7), (7, 7))])
+def test_a_batch_of_none_has_no_gradient(a_cuda: CUDA, shape: Any, kernel: Any, format: Any) -> None:
+    pattern = dense(3, shape[0] * kernel[0] * kernel[1])
+    layer = SparseConv2d(pattern, shape, kernel, format=format).to(a_cuda)
+    workspace = Workspace(a_cuda)
+    for batch in (3, 0):  # the first leaves numbers behind
+        y, cache = layer.forward(numbers((batch, *shape), dtype=np.float32), workspace)
+        _, grads = layer.backward(np.ones((batch, *layer.out_shape), np.float32), cache, workspace)
+    assert not a_cuda.get(grads["weight"]).any() and not a_cuda.get(grads["bias"]).any()
+
+
 def test_networks_and_layers_move_there_and_back(a_cuda: CUDA) -> None:
     network, x = convolutional(16, (4, 6), 12, 0.3), numbers((20, 1, 16, 16), dtype=np.float32)
     before, expected = network.params.copy(), network.logits(x)
