@@ -150,6 +150,13 @@ def test_attention_that_is_skipped_reads_its_own_weights() -> None:
     [
         ({"is_causal": True}, ValueError, "is_causal says what attn_mask is: give it too"),
         ({"key": torch.zeros(3, 4, 1, 12)}, ValueError, r"must have 2 or 3 axes each, got \(2, 4, 2\)"),
+        ({"key": torch.zeros(4, 12)}, ValueError, "key and value of one length"),
+        ({"key_padding_mask": torch.zeros(3, dtype=torch.int64)}, TypeError, "key_padding_mask must be of truths"),
+        ({"attn_mask": torch.zeros(3, 3, dtype=torch.uint8)}, TypeError, "attn_mask must be of truths or floating"),
+        ({"key_padding_mask": torch.zeros(1)}, ValueError, r"key_padding_mask must have shape \(3,\), got \(1,\)"),
+        ({"key_padding_mask": torch.zeros(1, 3)}, ValueError, r"key_padding_mask must have shape \(3,\), got \(1, 3\)"),
+        ({"attn_mask": torch.zeros(1, 3)}, ValueError, r"must have shape \(3, 3\) or \(2, 3, 3\), got \(1, 3\)"),
+        ({"attn_mask": torch.zeros(1, 3, 3)}, ValueError, r"must have shape \(3, 3\) or \(2, 3, 3\), got"),
         ({"query": torch.nested.nested_tensor([torch.zeros(2, 12)])}, TypeError, "takes padded tensors"),
     ],
 )
@@ -159,6 +166,17 @@ def test_attention_refuses_in_a_line(given: dict[str, Any], error: type[Exceptio
     with pytest.raises(error, match=f"^SparseMultiheadAttention: .*{words}") as caught:
         module(**({"query": x, "key": x, "value": x} | given))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_attention_broadcasts_no_batch(batch_first: bool) -> None:
+    module, x = sparsify(nn.MultiheadAttention(12, 2, batch_first=batch_first), 0.5), torch.zeros(2, 2, 12)
+    one = x[:1] if batch_first else x[:, :1]
+    for given in ((x, one, one), (one, x, x), (x, x, one)):
+        with pytest.raises(ValueError, match=r"^SparseMultiheadAttention: query, key and value must be of one batch"):
+            module(*given)
+    with pytest.raises(ValueError, match=r"key_padding_mask must have shape \(2, 2\), got \(1, 2\)"):
+        module(x, x, x, key_padding_mask=torch.zeros(1, 2, dtype=torch.bool))
 
 
 # ------------------------------------------------------------------------------------------ PyTorch's transformers

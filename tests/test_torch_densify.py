@@ -27,6 +27,18 @@ def lenet() -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("change", [densify, lambda model: sparsify(model, 0.5)], ids=["densify", "sparsify"])
+def test_parameters_that_ranks_share_are_not_replaced(change: Any) -> None:
+    """A wrapper goes on with those that it found: each rank would train apart."""
+    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = nn.Sequential(nn.Linear(4, 4), SparseLinear(4, 4, sparsity=0.5))
+    for model in (wrapped, nn.ModuleDict({"all": wrapped})):
+        with pytest.raises(ValueError, match=r"the model is in a DistributedDataParallel, .*: do it before"):
+            change(model)
+    assert [type(each) for each in wrapped.module] == [nn.Linear, SparseLinear]
+
+
 def test_a_masked_sparse_module_is_left_to_whoever_laid_the_mask() -> None:
     model = nn.Sequential(SparseLinear(6, 5, sparsity=0.3))
     nn.utils.prune.l1_unstructured(model[0], "weight", amount=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,9 @@ from sparsecore.layers import SparseConv2d as ConvLayer  # noqa: E402
 from sparsecore.layers import SparseLinear as LinearLayer  # noqa: E402
 from sparsecore.network import Network  # noqa: E402
 from sparsecore.prune import (  # noqa: E402
+    REGROW,
     RIGL,
+    SET,
     Method,
     Rewirer,
     RewiringSchedule,
@@ -265,6 +268,32 @@ def test_all_gradients_of_a_step_count_however_they_come(backward: Callable[[Any
     brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), RIGL, SCHEDULE)
     brute.run((30,), 22, backward)
     assert brute.updates == 11
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda three: pickle.loads(pickle.dumps(three))])
+@pytest.mark.parametrize("method", [SET, RIGL, REGROW])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_copy_of_the_whole_loop_goes_on_as_the_loop_does(copied: Any, method: Any, after: int) -> None:
+    """Also from right before an update, whose passes are caught."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(SparseLinear(30, 20, sparsity=0.6))
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    targets = {"targets": 0.8} if method is REGROW else {}
+    moving = rewire(model, optimizer, schedule=RewiringSchedule(2, 9, 0.4), method=method, seed=3, **targets)
+    x = torch.randn(5, 30)
+
+    def steps(model: Any, optimizer: Any, moving: Any, count: int) -> Any:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+            moving.step()
+        return model.state_dict()
+
+    steps(model, optimizer, moving, after)
+    found = steps(*copied((model, optimizer, moving)), 6 - after)
+    wanted = steps(model, optimizer, moving, 6 - after)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_module_that_is_used_twice_is_scored_by_the_sum() -> None:

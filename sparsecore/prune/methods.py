@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,16 +80,16 @@ def at_random(site: Site, counts: Counts) -> Places:
 
 def of_candidates(times: float = 4.0) -> Growth:
     """The largest gradients of some free places, drawn at random, `times` as many as come."""
+    return partial(_of_candidates, times)
 
-    def comes(site: Site, counts: Counts) -> Places:
-        from ..kernels.cpu.choose import largest
 
-        drawn = np.minimum(np.ceil(times * counts).astype(np.int64), site.free)
-        candidates = free_pattern(site.pattern, site.edges, drawn, site.key)
-        best, _ = largest(site.scores(candidates), np.append(0, np.cumsum(drawn)), np.minimum(counts, drawn))
-        return Places(candidates.rows, candidates.indices).where(best)
+def _of_candidates(times: float, site: Site, counts: Counts) -> Places:
+    from ..kernels.cpu.choose import largest
 
-    return comes
+    drawn = np.minimum(np.ceil(times * counts).astype(np.int64), site.free)
+    candidates = free_pattern(site.pattern, site.edges, drawn, site.key)
+    best, _ = largest(site.scores(candidates), np.append(0, np.cumsum(drawn)), np.minimum(counts, drawn))
+    return Places(candidates.rows, candidates.indices).where(best)
 
 
 def of_all(site: Site, counts: Counts) -> Places:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 Curve = Callable[[float, float, float], float]
@@ -21,7 +22,11 @@ def polynomial(exponent: float = 3.0) -> Curve:
     """
     if not exponent > 0:
         raise ValueError(f"the exponent must be more than 0, got {exponent}")
-    return lambda progress, initial, final: final + (initial - final) * (1 - progress) ** exponent
+    return partial(_polynomial, exponent)
+
+
+def _polynomial(exponent: float, progress: float, initial: float, final: float) -> float:
+    return final + (initial - final) * (1 - progress) ** exponent
 
 
 def by_rounds(progress: float, initial: float, final: float) -> float:

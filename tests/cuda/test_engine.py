@@ -293,7 +293,7 @@ def test_a_batch_of_none_has_no_gradient(a_cuda: CUDA, shape: Any, kernel: Any, 
     layer = SparseConv2d(pattern, shape, kernel, format=format).to(a_cuda)
     workspace = Workspace(a_cuda)
     for batch in (3, 0):  # the first leaves numbers behind
-        y, cache = layer.forward(numbers((batch, *shape), dtype=np.float32), workspace)
+        _, cache = layer.forward(numbers((batch, *shape), dtype=np.float32), workspace)
         _, grads = layer.backward(np.ones((batch, *layer.out_shape), np.float32), cache, workspace)
     assert not a_cuda.get(grads["weight"]).any() and not a_cuda.get(grads["bias"]).any()
 

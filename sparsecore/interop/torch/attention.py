@@ -66,7 +66,8 @@ class SparseMultiheadAttention(nn.Module):
         Raises
         ------
         TypeError, ValueError
-            If a tensor is nested, the number of axes is neither 2 nor 3, or `is_causal` comes without a mask.
+            If a tensor is nested, the number of axes is neither 2 nor 3, `is_causal` comes without a mask, sizes do not
+            go together, or a mask is neither of truths nor of floating-point numbers.
         """
         if query.is_nested or key.is_nested or value.is_nested:
             raise TypeError("SparseMultiheadAttention: takes padded tensors with a key_padding_mask, got a nested one")
@@ -76,6 +77,7 @@ class SparseMultiheadAttention(nn.Module):
         if is_causal and attn_mask is None:
             raise ValueError("SparseMultiheadAttention: is_causal says what attn_mask is: give it too")
         batched = query.dim() == 3
+        self._check(query, key, value, attn_mask, key_padding_mask)
         q, k, v = (
             self._heads(project(given), batched)
             for project, given in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
@@ -95,6 +97,29 @@ class SparseMultiheadAttention(nn.Module):
             with _kernels():
                 y = functional.scaled_dot_product_attention(q, k, v, mask, rate, causal)
         return self.out_proj(self._joined(y, batched)), weights
+
+    def _check(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn: Mask, padding: Mask) -> None:
+        """Refuse sizes that would be broadcast, as `nn.MultiheadAttention` does, and masks that are counts."""
+        batched, at = query.dim() == 3, 0 if self.batch_first else 1
+        batch = tuple(query.shape[at : at + 1]) if batched else ()
+        lengths = [each.shape[1 - at if batched else 0] for each in (query, key, value)]
+        alike = not batched or query.shape[at] == key.shape[at] == value.shape[at]
+        if not alike or lengths[1] != lengths[2]:
+            got = ", ".join(str(tuple(each.shape)) for each in (query, key, value))
+            raise ValueError("SparseMultiheadAttention: query, key and value must be of one batch, and key and value "
+                             f"of one length, got {got}")  # fmt: skip
+        each = (self.num_heads * (query.shape[at] if batched else 1), *lengths[:2])
+        for name, mask, shapes in (
+            ("attn_mask", attn, (tuple(lengths[:2]), each)), ("key_padding_mask", padding, ((*batch, lengths[1]),)),
+        ):  # fmt: skip
+            if mask is None:
+                continue
+            if mask.dtype != torch.bool and not mask.is_floating_point():
+                raise TypeError(f"SparseMultiheadAttention: {name} must be of truths or floating-point numbers, which "
+                                f"are added, got {mask.dtype}")  # fmt: skip
+            if tuple(mask.shape) not in shapes:
+                wanted = " or ".join(map(str, shapes))
+                raise ValueError(f"SparseMultiheadAttention: {name} must have shape {wanted}, got {tuple(mask.shape)}")
 
     def _heads(self, x: torch.Tensor, batched: bool) -> torch.Tensor:
         """Projected features as (batch, heads, length, features of a head)."""

@@ -138,7 +138,8 @@ def pruned(layer: nn.Module, name: str) -> torch.Tensor | None:
 def is_told(layer: nn.Module, name: str) -> bool:
     """Whether `pruned` can tell what a parameter will be in the next forward pass."""
     computed = hasattr(layer, f"{name}_mask") or weight_norm(layer, name) is not None
-    return name in layer._parameters or computed or is_parametrized(layer, name)
+    absent = getattr(layer, name, None) is None
+    return name in layer._parameters or computed or absent or is_parametrized(layer, name)
 
 
 def weight_norm(layer: nn.Module, name: str) -> WeightNorm | None:

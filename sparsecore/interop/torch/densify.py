@@ -10,6 +10,7 @@ from .attention import PROJECTIONS, SparseMultiheadAttention, to_attention, with
 from .carry import carry_traits
 from .conv_transpose import SparseConvTranspose2d
 from .modules import SparseConv2d, SparseLinear, SparseModule
+from .ranks import check_alone
 from .transformers_conv1d import to_conv1d
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,9 +42,12 @@ def densify(model: Model) -> Model | nn.Module:
     ------
     TypeError
         If it is no module, or a sparse module of it has no dense counterpart.
+    ValueError
+        If the model is in a `DistributedDataParallel`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"densify: model must be an nn.Module, got {type(model).__name__}")
+    check_alone("densify", model)
     weights: dict[Any, nn.Parameter] = {}
     sparse = [module for module in model.modules() if isinstance(module, SparseModule)]
     new = {id(module): _replacement(module, weights) for module in sparse}
@@ -81,7 +85,7 @@ def _replacement(module: SparseModule, weights: dict[Any, nn.Parameter]) -> nn.M
     """The dense module, with a weight that is one Parameter for all that shared one and its connections."""
     made: Any
     for name in ("weight", "bias"):
-        if name not in module._parameters:
+        if not (name in module._parameters or getattr(module, name) is None):
             raise TypeError(
                 f"densify: a {type(module).__name__} whose {name} is computed anew in each call, as a mask of "
                 "torch.nn.utils.prune does, has no dense counterpart: see prune.remove"

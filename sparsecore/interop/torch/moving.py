@@ -83,6 +83,14 @@ class Moving:
         finally:
             self._await()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_caught"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._caught = {name: Caught(module) for name, module in self._modules.items()}
+        self._await()  # a copy's modules are caught for the copy
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the states of the model and the optimizer."""
         return {"steps": self.steps, "seed": self._movement.seed, "initial": self._initial()}

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def ranks() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def check_alone(what: str, model: nn.Module) -> None:
+    """Refuse to replace parameters within a `DistributedDataParallel`, which would go on without the new ones."""
+    if any(isinstance(each, DistributedDataParallel) for each in model.modules()):
+        raise ValueError(f"{what}: the model is in a DistributedDataParallel, which shares the gradients of the "
+                         "parameters that it found: do it before")  # fmt: skip
 
 
 def mean(x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from .kinds import (
     too_small,
 )
 from .modules import SparseModule
+from .ranks import check_alone
 from .summary import Left, Replaced, Summary
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,9 +65,11 @@ def sparsify(
     Raises
     ------
     ValueError
-        If the sparsity is out of range, a name in `skip` is not a module's, or a layer is refused; see `strict`.
+        If the sparsity is out of range, a name in `skip` is not a module's, a layer is refused (see `strict`), or the
+        model is in a `DistributedDataParallel` already.
     """
     check_sparsity(sparsity)
+    check_alone("sparsify", model)
     found = _Layers(model, sparsity, skip)
     if refused := {None: found.refused, True: found.hindered, False: []}[strict]:
         path, kind, _, why = refused[0]
