@@ -88,6 +88,22 @@ def test_labels_come_back_by_their_names(classes: int, seed: int, words: bool) -
     assert [str(value) for value in np.unique(y)] == list(data.names)
 
 
+def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
+    x = np.random.default_rng(0).random((60, 4))
+    x[:, 1], x[:, 3] = 1e9 + np.arange(60) / 4, 7
+    said = Dataset.from_arrays(x, np.arange(60) % 3).source
+    assert said.endswith("; column 2 of numbers that are one in float32: subtract their mean first")
+    x[:, 0] = 1e12 + np.arange(60)
+    assert "; column 1 and 1 others of numbers" in Dataset.from_arrays(x, np.arange(60) % 3).source
+    assert "float32" not in Dataset.from_arrays(x - x.mean(0), np.arange(60) % 3).source
+
+
+def test_words_may_be_numpys_strings_of_any_length() -> None:
+    y = np.array(["a", "much longer", "c"] * 20, np.dtypes.StringDType())
+    data = Dataset.from_arrays(np.random.default_rng(0).random((60, 2)), y)
+    assert data.names == ("a", "c", "much longer") and data.classes == 3
+
+
 @pytest.mark.parametrize("shape", [(60,), (60, 1), (60, 3)])
 def test_numbers_are_targets_that_a_step_reads_standardised(shape: tuple[int, ...]) -> None:
     y = RNG.standard_normal(shape) * 50 + 1000

@@ -54,11 +54,29 @@ def test_a_table_of_classes_is_trained_on_and_evaluated_by_its_names(capsys: pyt
     assert "expected the network's classes, cat, dog, eel, got cow" in capsys.readouterr().err
 
 
+def test_another_set_is_read_as_the_runs_own_was(capsys: pytest.CaptureFixture[str]) -> None:
+    """The column and the loss are the run's, if not given: to evaluate, to go on from, and to prune by."""
+    for source, target, loss in (("kinds.csv", "kind", []), ("costs.csv", "cost", ["--loss", "mse"])):
+        run = f"run of {target}"
+        assert train.main([*SMALL, "--dataset", source, "--target", target, *loss, "--out", run]) == 0
+        Path("again.csv").write_bytes(Path(source).read_bytes())
+        own, other = asked(capsys, run), asked(capsys, run, "--dataset", "again.csv")
+        assert own["test_loss"] == other["test_loss"]
+        for words in ([], ["--dataset", "again.csv"]):
+            more = ["--from", run, *words, "--epochs", "1", "--batch-size", "10", "--quiet", "--no-curves"]
+            assert train.main([*more, "--out", f"{run} {len(words)}"]) == 0
+            config = json.loads(Path(f"{run} {len(words)}", "config.json").read_text())["options"]
+            assert (config.get("target"), config.get("loss")) == (target, loss[-1] if loss else None)
+        pruned = ["--by", "gradient", "--sparsity", "0.5", "--dataset", "again.csv", "--out", f"{target}.safetensors"]
+        assert prune([run, *pruned]) == 0
+
+
 @pytest.mark.parametrize(("cells", "names"), [
     (["1.000e+00", "0.0", "2."], ("0", "1", "2")), (["10.0", "-3", "1e2"], ("-3", "10", "100")),
     (["1.0", "2.5", "3.0"], ("1.0", "2.5", "3.0")), (["1", "2", "nan"], ("1", "2", "nan")),
     (["1.0", "inf", "2"], ("1.0", "2", "inf")), (["1e300", "1", "2"], ("1", "1e300", "2")),
-    (["1.0", "one", "2"], ("1.0", "2", "one")),
+    (["1.0", "one", "2"], ("1.0", "2", "one")), (["007", "7", "8"], ("007", "7", "8")),
+    (["1_1", "11", "2"], ("11", "1_1", "2")), (["٣", "3", "2"], ("2", "3", "٣")),
 ])
 def test_classes_written_as_floats_are_whole_numbers_where_all_are(cells: list[str], names: tuple[str, ...]) -> None:
     table(Path("kinds.csv"), ["a", "kind"], X[:, 0], np.array(cells)[Y])

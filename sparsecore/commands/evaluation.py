@@ -63,7 +63,7 @@ def evaluated(arguments: list[str]) -> list[str]:
     if name is None:
         asked.error(f"{given.path} does not say what it was trained on: say --dataset")
     config = checkpoint.state.get("config")
-    how = loading(config) if name == dataset_in(config) else {}
+    how = loading(config, name)
     how |= {name: value for name, value in (("target", given.target), ("loss", given.loss)) if value is not None}
     dataset = load(name, data_dir=given.data_dir, **how)
     dataset = dataset.answered_by(checkpoint.network.answers, prod(checkpoint.network.layers[-1].out_shape))

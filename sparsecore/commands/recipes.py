@@ -12,7 +12,7 @@ from sparsecore.models.catalogue import MODELS, Kind, Model
 from ..data.catalogue import NAMES
 from ..runs.checkpoint import read
 from ..runs.combinations import SIZES, said
-from ..runs.config import RunConfig, from_saved
+from ..runs.config import RunConfig, from_saved, told_of
 from ..runs.kinds import ConfigError, spelled
 
 MOVING = {"every": 100, "fraction": 0.3, "until": 0.75}
@@ -151,7 +151,8 @@ def kept_config(record: Any, path: Path) -> RunConfig:
 
 
 def _inherited(config: RunConfig) -> RunConfig:
-    """With the model and the data of the run that the network comes from, where this one does not say."""
+    """With the model and the data of the run that the network comes from, and how these are read, where this one does
+    not say."""
     assert config.start_from is not None
     earlier = origin(config.start_from)
     if earlier is None:
@@ -159,10 +160,9 @@ def _inherited(config: RunConfig) -> RunConfig:
     if config.model is not None and earlier.model is not None and config.model != earlier.model:
         raise ConfigError("{start_from}: holds {earlier}, got {model} as the model: leave it out",
                           earlier=earlier.model, model=config.model)  # fmt: skip
-    return replace(
-        config, model=config.model or earlier.model, dataset=config.dataset or earlier.dataset,
-        data_dir=config.data_dir or earlier.data_dir,
-    )  # fmt: skip
+    dataset = config.dataset or earlier.dataset
+    names = ("model", "data_dir", *told_of(dataset or ""))
+    return replace(config, dataset=dataset, **{name: getattr(config, name) or getattr(earlier, name) for name in names})
 
 
 def _kind(config: RunConfig) -> Kind:

@@ -103,6 +103,7 @@ def parts_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HEL
     splits = [_split(*parts) for parts in zip(xs, labels.y, labels.targets, strict=True)]
     train, test = splits if len(splits) == 2 else _held_out(given, splits[0], held_out)
     said = f"{'' if len(splits) == 2 else ' (held out)'}{said}{_told(labels, splits[0])}{given.said}"
+    said += _lost(raw["x"], xs[0])
     table = len(shape) == 1 and train.x.dtype == np.float32
     moments = partial(moments_of, given.name, shape[0] if table or len(shape) == 3 else 1, table)
     mean, std = moments(train)
@@ -178,7 +179,7 @@ def _plain(given: Given, role: str) -> NDArray[Any]:
     words = found.dtype.kind == "T" or (found.dtype.kind == "O" and all(isinstance(each, str) for each in found.flat))
     if role.startswith("y") and found.dtype.kind == "S":
         return np.char.decode(found, "utf-8", "replace")
-    return found.astype(str) if role.startswith("y") and words else found
+    return found.astype(object).astype(str) if role.startswith("y") and words else found
 
 
 def _inputs(given: Given, role: str, raw: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -207,6 +208,17 @@ def _inputs(given: Given, role: str, raw: Mapping[str, NDArray[Any]]) -> NDArray
     if (found := not_finite(_split(flat, np.zeros(len(flat), np.int32), None))) is not None:
         raise given.wrong(role, f"expected finite float32 values, got NaN or Inf, first in sample {found}")
     return flat
+
+
+def _lost(given: NDArray[Any], taken: NDArray[Any]) -> str:
+    """What is said of a table's columns whose numbers differ by less than float32 tells apart."""
+    if given.ndim != 2 or not len(given) or isinstance(given, np.memmap) or given.dtype in (np.uint8, np.float32):
+        return ""
+    lost = np.flatnonzero((given != given[0]).any(0) & (taken == taken[0]).all(0))
+    if not len(lost):
+        return ""
+    many = f"column {lost[0] + 1}" + (f" and {len(lost) - 1} others" if len(lost) > 1 else "")
+    return f"; {many} of numbers that are one in float32: subtract their mean first"
 
 
 def _split(x: Any, y: NDArray[np.int32], targets: NDArray[np.float32] | None) -> Split:

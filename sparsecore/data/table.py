@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], int]:
     return names, rows, 1 + headed
 
 
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+
+
 class _Where:
     """Columns of a file, and what is wrong with them where it is."""
 
@@ -113,7 +117,12 @@ class _Where:
 
 
 def _whole(cell: str) -> int:
-    """The whole number that a cell holds, such as 3, 3.0 or 3.000e+00. Raises ValueError or OverflowError."""
+    """The whole number that a cell holds, such as 3, 3.0 or 3.000e+00. Raises ValueError or OverflowError.
+
+    Other ways of writing one, such as 007 and 1_1, are names: two of them may be one number.
+    """
+    if not _NUMBER.fullmatch(cell):
+        raise ValueError
     try:
         return int(cell)
     except ValueError:

@@ -183,7 +183,7 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     name = options.get("dataset") or dataset_in(config)
     if name is None:
         parser.error(f"--by {by}: needs data, and {options['path']} does not say which: say --dataset")
-    dataset = load(name, data_dir=options.get("data_dir"), **(loading(config) if name == dataset_in(config) else {}))
+    dataset = load(name, data_dir=options.get("data_dir"), **loading(config, name))
     dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
     check_fit(network, dataset)
     found = needs(network, replace(Outline.of(dataset), test=0), SGD(1.0), batch_size=min(SAMPLES, len(dataset.train)))

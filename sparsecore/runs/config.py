@@ -348,11 +348,19 @@ def dataset_in(record: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def loading(record: Any) -> dict[str, Any]:
-    """How that data set is read, as `data.load` takes it."""
+def loading(record: Any, dataset: str) -> dict[str, Any]:
+    """How a data set is read for that run's network, as `data.load` takes it: what the run says and the set can have.
+    """
     options = record.get("options") if isinstance(record, Mapping) else None
     found = options if isinstance(options, Mapping) else {}
-    return {name: found[name] for name in ("target", "loss") if isinstance(found.get(name), str)}
+    return {name: found[name] for name in told_of(dataset) if isinstance(found.get(name), str)}
+
+
+def told_of(dataset: str) -> tuple[str, ...]:
+    """What else says how a data set is read: nothing of those that are known, and only tables have a target."""
+    if dataset in NAMES:
+        return ()
+    return ("target", "loss") if dataset.lower().endswith((".csv", ".tsv")) else ("loss",)
 
 
 def activations_in(record: Any) -> str | None:
