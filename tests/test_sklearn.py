@@ -370,6 +370,12 @@ def test_verbose_is_a_line_an_epoch(capsys):
     ("options", "weights", "words"),
     [
         ({"n_iter_no_change": 0}, None, "n_iter_no_change must be at least 1, got 0"),
+        ({"hidden_layer_sizes": (50.5,)}, None, r"hidden_layer_sizes must be positive sizes, got \(50.5,\)"),
+        ({"hidden_layer_sizes": "50"}, None, "hidden_layer_sizes must be positive sizes, got '50'"),
+        ({"sparsity": None}, None, "sparsity must be at least 0 and below 1, got None"),
+        ({"batch_size": 1.5}, None, "batch_size must be 'auto' or positive, got 1.5"),
+        ({"tol": None}, None, "tol must be a number, got None"),
+        ({"max_iter": 2.5}, None, "max_iter must be at least 1, got 2.5"),
         ({"validation_fraction": 1.0}, None, "validation_fraction must be above 0 and below 1, got 1.0"),
         ({}, [1.0], r"sample_weight must be of shape \(1347,\), got \(1,\)"),
         ({}, np.zeros(1347), "sample_weight must be finite, at least 0, and not zero everywhere"),
@@ -382,3 +388,9 @@ def test_what_fit_is_told_wrongly_is_one_line(options, weights, words):
     x, _, y, _ = DIGITS
     with pytest.raises(ValueError, match=words):
         quick(**options).fit(x, y, sample_weight=weights)
+
+
+def test_parts_are_not_pruned():
+    x, _, y, _ = DIGITS
+    with pytest.raises(ValueError, match="prune goes with fit, whose end is known, not with partial_fit"):
+        quick(prune=0.5).partial_fit(x, y, classes=range(10))

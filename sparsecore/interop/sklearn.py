@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -99,6 +101,8 @@ class _SparseMLP(BaseEstimator):
     def _fit(self, x: Any, targets: Any, outputs: int, weights: Any, part: bool) -> None:
         """Standardise, wire, and train until the loss no longer falls; `targets` are classes or rows of floats."""
         going_on = self._goes_on(part)
+        if part and self.prune is not None:
+            raise ValueError(f"{type(self).__name__}: prune goes with fit, whose end is known, not with partial_fit")
         if not going_on:
             self._mean, self._scale = _moments(x, weights)
         if not (part and going_on):
@@ -254,21 +258,13 @@ class _SparseMLP(BaseEstimator):
         return expander(out, into, self.sparsity, "fixed" if self.topology == "expander" else "explicit", rng)
 
     def _check_parameters(self) -> None:
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes))
-        batch = self.batch_size
-        for name, value, good, wanted in (
-            ("hidden_layer_sizes", self.hidden_layer_sizes, sizes.size == 0 or (sizes > 0).all(), "positive sizes"),
-            ("sparsity", self.sparsity, 0 <= self.sparsity < 1, "at least 0 and below 1"),
-            ("prune", self.prune, self.prune is None or 0 <= self.prune < 1, "None, or at least 0 and below 1"),
-            ("alpha", self.alpha, self.alpha >= 0, "at least 0"),
-            ("batch_size", batch, batch == "auto" or (not isinstance(batch, str) and batch >= 1), "'auto' or positive"),
-            ("max_iter", self.max_iter, self.max_iter >= 1, "at least 1"),
-            ("n_iter_no_change", self.n_iter_no_change, self.n_iter_no_change >= 1, "at least 1"),
-            ("validation_fraction", self.validation_fraction, 0 < self.validation_fraction < 1, "above 0 and below 1"),
-            ("topology", self.topology, not isinstance(self.topology, str) or self.topology in TOPOLOGIES,
-             f"patterns, or one of {', '.join(TOPOLOGIES)}"),
-        ):  # fmt: skip
-            if not good:
+        for name, (good, wanted) in _GOOD.items():
+            value = getattr(self, name)
+            try:
+                taken = bool(good(value))
+            except (TypeError, ValueError):  # as words, and what has no truth, make of comparisons
+                taken = False
+            if not taken:
                 raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
 
     def _standardised(self, x: Any) -> Any:
@@ -322,6 +318,30 @@ class _SparseMLP(BaseEstimator):
         return tags
 
 
+def _whole(value: Any) -> bool:
+    """Whether all are whole numbers of at least 1."""
+    numbers = np.asarray(value)
+    return numbers.dtype.kind in "iuf" and bool(((numbers >= 1) & (numbers < np.inf) & (numbers % 1 == 0)).all())
+
+
+TOPOLOGIES = ("expander", "explicit", "random", "dense")
+
+_GOOD: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "hidden_layer_sizes": (lambda value: np.size(value) == 0 or _whole(value), "positive sizes"),
+    "sparsity": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "prune": (lambda value: value is None or 0 <= value < 1, "None, or at least 0 and below 1"),
+    "alpha": (lambda value: value >= 0, "at least 0"),
+    "batch_size": (lambda value: (isinstance(value, str) and value == "auto") or _whole(value), "'auto' or positive"),
+    "max_iter": (lambda value: isinstance(value, Integral) and int(value) >= 1, "at least 1"),
+    "tol": (lambda value: value > -np.inf, "a number"),
+    "n_iter_no_change": (lambda value: value == np.inf or _whole(value), "at least 1"),
+    "validation_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "topology": (lambda value: not isinstance(value, str) or value in TOPOLOGIES,
+                 f"patterns, or one of {', '.join(TOPOLOGIES)}"),
+}  # fmt: skip
+"""What an estimator's parameters must be."""
+
+
 def _present(x: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
     """The samples that weigh anything, and their weights: None where all weigh the same."""
     if weights is None:
@@ -356,9 +376,6 @@ def _scale_of(columns: Any, deviation: Any = None) -> Any:
         largest = max(high.max(), -low.min())
         raise ValueError(f"columns must hold numbers whose squares float64 holds, got {largest:.4g}")
     return scales(deviation, low, high)
-
-
-TOPOLOGIES = ("expander", "explicit", "random", "dense")
 
 
 class SparseMLPClassifier(ClassifierMixin, _SparseMLP):
