@@ -466,6 +466,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "hooks": (lambda: hooked(), "Lambda.forward does more than torch.fx can see"),
     "hooks of a layer": (lambda: one_changed(lambda m: m.register_forward_hook(lambda m, x, y: 2 * y)), SEEN),
+    "hooks that cut": (lambda: one_changed(lambda m: m.register_forward_hook(lambda m, x, y: y[:, :1])), SEEN),
     "hooks before a layer": (lambda: one_changed(lambda m: m.register_forward_pre_hook(lambda m, x: 2 * x[0])), SEEN),
     "another forward": (lambda: one_changed(replaced), SEEN),
     "a weight of each call": (

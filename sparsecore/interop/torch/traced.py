@@ -95,10 +95,11 @@ def _check_traced(model: nn.Module, network: Network, shape: tuple[int, ...]) ->
             wanted = model(x).double().cpu().numpy()
     except Exception as error:  # a model may raise anything
         raise ValueError(f"from_torch: cannot run {type(model).__name__}.forward: {_said(error)}") from None
-    found = network.logits(x.double().cpu().numpy().astype(network.dtype)).reshape(wanted.shape)
+    found = network.logits(x.double().cpu().numpy().astype(network.dtype))
     largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=0)
     near = 4 * torch.finfo(like.dtype).eps ** 0.5 * float(largest)  # half the digits that it computes with
-    if not np.allclose(found, wanted, rtol=0, atol=near, equal_nan=True):
+    alike = found.size == wanted.size
+    if not alike or not np.allclose(found.reshape(wanted.shape), wanted, rtol=0, atol=near, equal_nan=True):
         raise ValueError(
             f"from_torch: {type(model).__name__}.forward does more than torch.fx can see, such as hooks, a module's "
             "forward that was replaced, or x += y where x is read again"
