@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m sparsecore.study"
 EXAMPLE = f"{PROGRAM} radix --seeds 3"
-QUICK_SEEDS, SEEDS = 1, 3
+QUICK_SEEDS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +89,8 @@ class Plan:
     ----------
     studies : list of Study
     scale : Scale
-    seeds : int
+    seeds : int or None
+        That the user asks for; each study's own number if None.
     workers : int
     out, results : Path
         The folder of everything, and the Markdown page.
@@ -112,7 +113,7 @@ class Plan:
 
         self.scale = _scale(options)
         self.quick = self.scale.quick
-        self.seeds: int = options.get("seeds", QUICK_SEEDS if self.quick else SEEDS)
+        self.seeds: int | None = options.get("seeds", QUICK_SEEDS if self.quick else None)
         self.workers: int = options.get("workers", _cores())
         self.out = Path(options.get("out", "runs/quick-study" if self.quick else "runs/study"))
         self.results = Path(options.get("results", self.out / "results.md"))
@@ -133,7 +134,7 @@ class Plan:
 
     def seeds_of(self, study: Study) -> range:
         """The seeds of a study's runs."""
-        return range(self.seeds * study.seeds)
+        return range((self.seeds or study.unasked) * study.seeds)
 
     def _add(self, study: Study, run: Run, name: str) -> None:
         self.runs.append(run)
@@ -164,7 +165,10 @@ def parser() -> Parser:
         "names", nargs="*", default=(), type=_study, metavar="NAME",
         help=f"studies, all if none is given: {', '.join(STUDIES)}",
     )  # fmt: skip
-    made.add_argument("--seeds", type=count, help=f"of each run: {SEEDS} if not given, {QUICK_SEEDS} with --quick")
+    made.add_argument(
+        "--seeds", type=count, help=f"of each run: if not given, {QUICK_SEEDS} with --quick, and otherwise 3, or fewer "
+                                    "where a run takes hours",
+    )  # fmt: skip
     made.add_argument("--quick", action="store_true", help="few epochs on the embedded digits, to see that all works")
     made.add_argument(
         "--dataset", choices=("mnist", "cifar10"), help="the part of the studies on this data set; both if not given"

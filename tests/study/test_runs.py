@@ -15,6 +15,7 @@ from sparsecore.commands.build import wiring_of
 from sparsecore.commands.options import read
 from sparsecore.runs.config import RunConfig
 from sparsecore.study import studies
+from sparsecore.study.__main__ import Plan
 from sparsecore.study.making.cost import seconds_of
 from sparsecore.study.making.run import prune, train
 from sparsecore.study.making.scale import LENET300, full, quick
@@ -113,3 +114,11 @@ def test_networks_that_move_start_as_those_that_do_not_and_cost_what_they_store(
 
 def test_a_network_that_is_replaced_is_not_the_same_run() -> None:
     assert replace(LENET300, recipe=dict(LENET300.recipe) | {"epochs": 1}).dense().key != LENET300.dense().key
+
+
+def test_a_study_of_hours_has_fewer_seeds_unless_more_are_asked_for() -> None:
+    def counts(**options: Any) -> list[int]:
+        plan = Plan({"names": ("deep", "equal-connections", "logits-relu"), "dataset": "cifar10"} | options)
+        return [len(plan.seeds_of(study)) for study in plan.studies]
+
+    assert counts() == [1, 2, 6] and counts(seeds=3) == [3, 3, 6]

@@ -29,6 +29,8 @@ class Study:
         From Results to sentences.
     seeds : int
         How many seeds are run for each that the user asks for.
+    unasked : int
+        How many the user asks for by not saying: fewer where a run takes hours.
     over_time : bool
         Whether its figures show runs over time; those of the first seed.
     """
@@ -42,4 +44,5 @@ class Study:
     figures: Callable[[Results], Sequence[Drawing]]
     readings: Callable[[Results], Sequence[str]]
     seeds: int = 1
+    unasked: int = 3
     over_time: bool = False

@@ -76,5 +76,5 @@ STUDY = Study(
     "and last layer dense. “ERK” gives small layers more of the connections; “rows in fours” lets four neighbouring "
     "channels read the same; the RadiX layers connect whole filters, and keep what their radices say. “Pruned” starts "
     "dense, as in the study iterative. One seed shows no spread.",
-    points, figures, readings,
+    points, figures, readings, unasked=1,
 )  # fmt: skip

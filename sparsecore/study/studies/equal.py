@@ -74,5 +74,5 @@ STUDY = Study(
     "width",
     "Not in the slides. First and last layer are dense; what they take, the sparse layers do without. The dense "
     "network that trains about as many hours as the widest has twice the epochs of all others.",
-    points, figures, readings,
+    points, figures, readings, unasked=2,
 )  # fmt: skip
