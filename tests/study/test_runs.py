@@ -118,7 +118,7 @@ def test_a_network_that_is_replaced_is_not_the_same_run() -> None:
 
 def test_a_study_of_hours_has_fewer_seeds_unless_more_are_asked_for() -> None:
     def counts(**options: Any) -> list[int]:
-        plan = Plan({"names": ("deep", "equal-connections", "logits-relu"), "dataset": "cifar10"} | options)
+        plan = Plan({"names": ("deep", "equal-connections", "logits-relu")} | options)
         return [len(plan.seeds_of(study)) for study in plan.studies]
 
     assert counts() == [1, 2, 6] and counts(seeds=3) == [3, 3, 6]
