@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,10 @@ class Brute(Callback):
                 s = method.towards(schedule.progress(step), *self.rewirer._sparsities(path))
                 goal = min(held, int(np.rint((1 - s) * possible)))
             counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - goal), possible - held))
-        times = {"of_candidates.<locals>.comes": getattr(method.comes, "__closure__", None)}
-        times = times.get(method.comes.__qualname__)
+        times = method.comes.args[0] if isinstance(method.comes, partial) else None  # of_candidates
         asked = [
             free if method.comes is of_all else min(come, free) if times is None
-            else min(int(np.ceil(times[0].cell_contents * come)), free)
+            else min(int(np.ceil(times * come)), free)
             for _, come, free in counts
         ]  # fmt: skip
         edges = np.arange(rows + 1) if method.by_row else np.array([0, rows])

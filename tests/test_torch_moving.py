@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,8 +170,8 @@ class Brute:
                 s = method.towards(schedule.progress(step), min(self.initial[name], self.targets), self.targets)
                 goal = min(held, int(np.rint((1 - s) * possible)))
             counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - goal), possible - held))
-        cells = getattr(method.comes, "__closure__", None)
-        asked = [min(int(np.ceil(cells[0].cell_contents * come)) if cells else come, free) for _, come, free in counts]
+        times = method.comes.args[0] if isinstance(method.comes, partial) else 1  # of_candidates
+        asked = [min(int(np.ceil(times * come)), free) for _, come, free in counts]
         edges = np.arange(rows + 1) if method.by_row else np.array([0, rows])
         drawn = np.zeros_like(there)
         units = units_of(pattern, size)

@@ -11,7 +11,7 @@ import pytest
 
 import sparsecore
 from sparsecore import evaluate
-from sparsecore.commands.build import schedule_of
+from sparsecore.commands.configured import schedule_of
 from sparsecore.data import DataError, load
 from sparsecore.data.normalisation import Normalisation
 from sparsecore.layers import AvgPool2d, MaxPool2d, SparseConv2d, SparseLinear
