@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from ..runtime.device import Device
 from ..runtime.devices import cpu, device, get_threads, set_threads
 from ..runtime.ranks import Ranks
 from ..training.callbacks import Callback, Training
+from ..training.evaluation import as_read_by
 from .configured import augmentation_of, of_a_field, optimizer_of, rates_of, wiring_of
 from .plan import check, of_a_rank
 from .recipes import fitted, model_of, origin, own_line, resolved
@@ -130,7 +130,7 @@ def start(config: RunConfig, report: Quiet, ranks: Ranks | None = None) -> tuple
         network = read(config.start_from).network
         dataset = loaded(config)
         check(*of_a_rank(config, ranks), Outline.of(dataset), network)
-        dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
+        dataset = as_read_by(network, dataset)
         report.say(dataset.source)
         report.say(f"{config.model}, from {config.start_from}")
         if config.rewind is not None and config.prune is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, prod
+from math import isfinite
 from typing import NamedTuple
 
 from ..console.arguments import CACHE, Parser
@@ -20,7 +20,7 @@ from ..runs.strict import as_line
 from ..runtime import memory
 from ..runtime.devices import set_threads
 from ..training.divergence import NotFiniteError
-from ..training.evaluation import Evaluation, check_fit, scores_of
+from ..training.evaluation import Evaluation, as_read_by, check_fit, scores_of
 from ..training.needs import answering
 from ..training.state import Record
 from ..training.step import Totals
@@ -66,7 +66,7 @@ def evaluated(arguments: list[str]) -> list[str]:
     how = loading(config, name)
     how |= {name: value for name, value in (("target", given.target), ("loss", given.loss)) if value is not None}
     dataset = load(name, data_dir=given.data_dir, **how)
-    dataset = dataset.answered_by(checkpoint.network.answers, prod(checkpoint.network.layers[-1].out_shape))
+    dataset = as_read_by(checkpoint.network, dataset)
     if dataset.numbers and (table is not None or picture is not None):
         flag = "--plot" if table is None else "--predictions"
         raise ValueError(f"{flag}: is for classes, and {given.path} tells numbers; leave it out")
@@ -117,7 +117,7 @@ def totals_of(network: Network, dataset: Dataset, device: str) -> Totals:
 
 def _normalisation(network: Network, dataset: Dataset) -> Normalisation:
     """The network's, or else the data set's."""
-    return network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+    return network.normalisation or dataset.normalisation
 
 
 def _normalising(network: Network, dataset: Dataset) -> Network:

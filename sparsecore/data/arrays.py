@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.answers import Answers
+from sparsecore.data.columns import names_of, places
 from sparsecore.data.normalisation import scales
 from sparsecore.data.splits import DataError, Split, listed, not_finite, of_targets, rest, stratified
 from sparsecore.errors import one_line
@@ -39,6 +40,8 @@ class Given:
         What else the data set's `source` says, after a comma.
     names : tuple of str
         Of the classes, where y are their numbers.
+    columns : tuple of str
+        What the columns of x are called, where x does not say so itself.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Given:
     called: Mapping[str, str] = field(default_factory=dict)
     said: str = ""
     names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> Any:
         return getattr(self, role)
@@ -87,10 +91,12 @@ def parts_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HEL
         if given[role] is None:
             raise given.wrong(role, f"expected {', '.join(roles)}, got none")
     raw = {role: _plain(given, role) for role in roles}
+    columns = given.columns or names_of(given.x)
     for role, array in raw.items():
         check(given, role, array.shape, array.dtype, loss)
     shape, said = raw["x"].shape[1:], ""
     xs = [_inputs(given, role, raw) for role in roles if role.startswith("x")]
+    xs[1:] = [_in_order(given, "x_test", x, columns) for x in xs[1:]]
     if channels_last(shape):
         shape = (shape[2], *shape[:2])
         said = f", {spell(raw['x'].shape[1:])} taken as {spell(shape)}"
@@ -111,7 +117,7 @@ def parts_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HEL
     return {
         "name": given.name, "source": f"{given.name}: {len(train):,} train, {len(test):,} test{said}", "train": train,
         "test": test, "shape": shape, "classes": labels.classes, "mean": mean, "std": std, "moments": moments,
-        "answers": answers,
+        "answers": answers, "columns": columns,
     }  # fmt: skip
 
 
@@ -208,6 +214,15 @@ def _inputs(given: Given, role: str, raw: Mapping[str, NDArray[Any]]) -> NDArray
     if (found := not_finite(_split(flat, np.zeros(len(flat), np.int32), None))) is not None:
         raise given.wrong(role, f"expected finite float32 values, got NaN or Inf, first in sample {found}")
     return flat
+
+
+def _in_order(given: Given, role: str, x: Any, columns: tuple[str, ...]) -> Any:
+    """Samples of a table whose columns may come in another order than x's do."""
+    try:
+        at = places(names_of(given[role]), columns, f"{given.name}: {given.called.get(role, role)}")
+    except ValueError as error:
+        raise DataError(error) from None
+    return x if at is None else np.ascontiguousarray(x[:, at])
 
 
 def _lost(given: NDArray[Any], taken: NDArray[Any]) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 
 from sparsecore.data.answers import Answers
 from sparsecore.data.arrays import Given, parts_of
+from sparsecore.data.columns import places
 from sparsecore.data.items import given_items
+from sparsecore.data.normalisation import Normalisation
 from sparsecore.data.splits import DataError as DataError
 from sparsecore.data.splits import Split as Split
 from sparsecore.data.splits import listed, not_finite, of_targets
@@ -43,6 +45,8 @@ class Dataset:
     answers : Answers, optional
         The classes' names, where they are not their numbers; or the targets' mean and deviation, by which they are
         standardised for training.
+    columns : tuple of str
+        What a table's columns are called, in their order; empty where they have no names.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Dataset:
     std: tuple[float, ...]
     moments: Callable[[Split], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
     answers: Answers | None = None
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -152,6 +157,30 @@ class Dataset:
         if self.answers is not None:
             return self.answers.names
         return tuple(map(str, range(self.classes)))
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How a network takes these samples as they are stored."""
+        return Normalisation(self.shape, self.mean, self.std, self.train.x.dtype.name, self.columns)
+
+    def in_columns(self, names: tuple[str, ...]) -> Dataset:
+        """This data set with a table's columns in the order of these names; itself where either have none.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, or there are others beside them.
+        """
+        try:
+            at = places(self.columns, names, self.name)
+        except ValueError as error:
+            raise DataError(error) from None
+        if at is None:
+            return self
+        train, test = (replace(split, x=np.ascontiguousarray(split.x[:, at])) for split in (self.train, self.test))
+        mean, std = (tuple(numbers[k] for k in at) if len(numbers) == len(at) else numbers
+                     for numbers in (self.mean, self.std))  # fmt: skip
+        return replace(self, train=train, test=test, mean=mean, std=std, columns=names)
 
     def answered_by(self, answers: Answers | None, outputs: int) -> Dataset:
         """This data set as a network's outputs have it: the same classes, by the numbers that the network gives them.

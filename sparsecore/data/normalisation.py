@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.arrays import narrowed, real_numbers
 from ..storage.sizes import fits, spell
+from .columns import names_of, places
 
 PIXELS, NUMBERS = np.dtype(np.uint8), np.dtype(np.float32)
 _ROUNDING = 8
@@ -31,17 +32,21 @@ class Normalisation:
     dtype : {"uint8", "float32"}, optional
         What the network was trained on: pixels, or numbers. Where it is not known, as in checkpoints of earlier
         versions, integers are taken for pixels and floats for numbers.
+    columns : tuple of str, optional
+        What a table's columns are called. A data frame's then find their places by name.
 
     Raises
     ------
     ValueError
-        If mean and std are not one or `shape[0]` finite numbers, std is not positive, or dtype is none of these.
+        If mean and std are not one or `shape[0]` finite numbers, std is not positive, dtype is none of these, or
+        columns are not `shape[0]` names that differ.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: str | None = None
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or not all(isinstance(size, int) and size > 0 for size in self.shape):
@@ -53,6 +58,9 @@ class Normalisation:
             raise ValueError(f"normalisation: std must be positive, got {self.std}")
         if self.dtype not in (None, PIXELS.name, NUMBERS.name):
             raise ValueError(f"normalisation: dtype must be uint8, float32 or None, got {self.dtype!r}")
+        names = {name for name in self.columns if isinstance(name, str)}
+        if self.columns and not len(names) == len(self.columns) == prod(self.shape):
+            raise ValueError(f"normalisation: columns must be {prod(self.shape)} names that differ, got {self.columns}")
 
     def affine(self, kind: Any, dtype: Any) -> tuple[Any, Any]:
         """Scale and shift, each of shape (features,), with which x·scale + shift normalises x of dtype `kind`."""
@@ -98,8 +106,19 @@ class Normalisation:
             self._check_normalised(x)
         return narrowed(x, dtype, "normalisation", "x")
 
+    def in_order(self, x: Any, array: Any, owner: str) -> Any:
+        """`array`, made of x: its columns in the order of those of training, if x is a data frame that names them.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, or there are others beside them. `owner` begins the message.
+        """
+        at = places(names_of(x), self.columns, owner)
+        return array if at is None else array[:, at]
+
     def _rows(self, x: Any) -> Any:
-        x = np.asarray(real_numbers(x, "normalisation", "x"))
+        x = self.in_order(x, np.asarray(real_numbers(x, "normalisation", "x")), "normalisation")
         if x.ndim < 2 or prod(x.shape[1:]) != prod(self.shape):
             raise ValueError(f"normalisation: x must have shape (batch, {prod(self.shape)}), got {x.shape}")
         if not fits(x.shape[1:], self.shape):

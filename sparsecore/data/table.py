@@ -40,7 +40,7 @@ def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dat
     DataError
         Names the file, the line and the column, what was expected and what was got.
     """
-    names, rows, first = _rows(path)
+    names, rows, headed = _rows(path)
     if target is None or target not in names:
         got = "no --target" if target is None else repr(target)
         raise DataError(f"{path}: expected a column to be told, one of {listed(names)}, got {got}")
@@ -49,16 +49,17 @@ def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dat
     if names.count(target) > 1:
         raise DataError(f"{path}: expected one column of the name {target!r}, got {names.count(target)}")
     at = names.index(target)
-    wrong = _Where(path, first)
+    wrong = _Where(path, 1 + headed)
+    others = tuple(name for name in names if name != target) if headed and len(set(names)) == len(names) else ()
     columns = [wrong.numbers(name, [row[k] for row in rows]) for k, name in enumerate(names) if k != at]
     cells = [row[at].strip() for row in rows]
     y = wrong.numbers(target, cells) if loss == "mse" else wrong.classes(target, cells)
-    given = Given(str(path), np.stack(columns, axis=1), y, called={"y": target, "x": "columns"})
+    given = Given(str(path), np.stack(columns, axis=1), y, called={"y": target, "x": "columns"}, columns=others)
     return Dataset.of(given, loss)
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]], int]:
-    """The columns' names, the cells of each row, and the line of the first."""
+def _rows(path: Path) -> tuple[list[str], list[list[str]], bool]:
+    """The columns' names, the cells of each row, and whether the first line has the names."""
     try:
         text = content(path, memory() // 4).decode("utf-8-sig")
         line = text[: text.find("\n")] if "\n" in text else text
@@ -79,7 +80,7 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], int]:
     for k, row in enumerate(rows):
         if len(row) != len(names):
             raise DataError(f"{path}: row {k + 1 + headed}: expected {len(names)} cells, got {len(row)}")
-    return names, rows, 1 + headed
+    return names, rows, headed
 
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?")

@@ -67,6 +67,8 @@ class Inputs:
         if hasattr(x, "__cuda_array_interface__"):
             raise TypeError(f"{owner!r}: x must be a NumPy array, got an array on {place_of(x)}")
         array: Array = real_numbers(x, owner, "x")
+        if self.normalisation is not None and self.normalisation.columns:
+            array = self.normalisation.in_order(x, array, repr(owner))
         if array.ndim < 2 or prod(array.shape[1:]) != self._features:
             wanted = ", ".join(str(size) for size in self.shapes[0])
             raise ValueError(f"{owner!r}: x must have shape (batch, {wanted}), got {array.shape}")

@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,11 +167,10 @@ def _prune(network: Network, options: dict[str, Any], config: dict[str, Any], pa
 def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any], parser: Parser) -> Saliencies | None:
     """How much each connection matters, on the training samples of a data set; None for magnitudes."""
     from ..data import load
-    from ..data.normalisation import Normalisation
     from ..data.outline import Outline
     from ..runs.config import dataset_in, loading
     from ..runtime import memory
-    from ..training.evaluation import check_fit, store_of
+    from ..training.evaluation import as_read_by, check_fit, store_of
     from ..training.needs import needs
     from ..training.optimizers import SGD
     from .saliency import SAMPLES, curvature, gradient
@@ -184,11 +182,11 @@ def _saliencies(network: Network, options: dict[str, Any], config: dict[str, Any
     if name is None:
         parser.error(f"--by {by}: needs data, and {options['path']} does not say which: say --dataset")
     dataset = load(name, data_dir=options.get("data_dir"), **loading(config, name))
-    dataset = dataset.answered_by(network.answers, prod(network.layers[-1].out_shape))
+    dataset = as_read_by(network, dataset)
     check_fit(network, dataset)
     found = needs(network, replace(Outline.of(dataset), test=0), SGD(1.0), batch_size=min(SAMPLES, len(dataset.train)))
     memory.check(found.computing, f"{options['path']}: --by {by}")
-    normalisation = network.normalisation or Normalisation(dataset.shape, dataset.mean, dataset.std)
+    normalisation = network.normalisation or dataset.normalisation
     batches = store_of(network, dataset.train, normalisation, network.device)
     return {"gradient": gradient, "curvature": curvature}[by](network, batches)
 

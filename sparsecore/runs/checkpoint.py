@@ -368,7 +368,7 @@ def _put_together(description: dict[str, Any], tensors: Tensors) -> Network:
     norm = description["normalisation"]
     if norm is not None:
         shape, mean, std = (tuple(norm[field]) for field in ("shape", "mean", "std"))
-        norm = Normalisation(shape, mean, std, norm.get("dtype"))
+        norm = Normalisation(shape, mean, std, norm.get("dtype"), tuple(norm.get("columns", ())))
     answers = Answers.from_json(description.get("answers"))
     network = Network(layers, sparse=description["sparse"], normalisation=norm, answers=answers)
     if answers is not None and len(answers) != prod(network.layers[-1].out_shape):

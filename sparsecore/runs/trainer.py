@@ -12,7 +12,6 @@ import numpy as np
 
 from ..data import Dataset, Split
 from ..data.augmentation import Augmentation
-from ..data.normalisation import Normalisation
 from ..kernels.compile import register_bytes
 from ..network import Network
 from ..runtime.device import Device
@@ -149,7 +148,7 @@ class Trainer(Loop):
         train = data.train
         loss = loss if loss is not None else loss_of(data.answers)
         device = device if device is not None else network.device
-        normalisation = Normalisation(data.shape, data.mean, data.std, train.x.dtype.name)
+        normalisation = data.normalisation
         identity = {
             "train": len(train), "test": len(dataset.test), "mean": list(data.mean), "std": list(data.std),
             "epochs": epochs, "batch_size": batch_size, "seed": seed,

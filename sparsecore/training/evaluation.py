@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data import Split
+from ..data import Dataset, Split
 from ..data.answers import Answers
 from ..data.augmentation import Augmentation
 from ..data.batches import Batches
@@ -159,6 +159,19 @@ def store_of(
     return Batches(
         split, shape, normalisation.mean, normalisation.std, device, network.dtype, augment, targets=targets
     )  # fmt: skip
+
+
+def as_read_by(network: Network, dataset: Dataset) -> Dataset:
+    """A data set as a trained network has it: its columns in their places, its classes by the network's numbers.
+
+    Raises
+    ------
+    DataError
+        If a column or a class is none of the network's; see `Dataset.in_columns` and `Dataset.answered_by`.
+    """
+    norm = network.normalisation
+    ordered = dataset if norm is None else dataset.in_columns(norm.columns)
+    return ordered.answered_by(network.answers, prod(network.layers[-1].out_shape))
 
 
 def check_fit(network: Network, dataset: Any) -> None:

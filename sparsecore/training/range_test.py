@@ -12,7 +12,6 @@ import numpy as np
 
 from ..data import Dataset
 from ..data.augmentation import Augmentation
-from ..data.normalisation import Normalisation
 from ..data.splits import stratified
 from ..errors import OneLineError
 from ..network import Network
@@ -116,8 +115,7 @@ def _losses(
     wanted = len(rates) * batch_size
     if wanted < len(train):
         train = train.take(stratified(train.y, wanted, seed))
-    norm = Normalisation(dataset.shape, dataset.mean, dataset.std, train.x.dtype.name)
-    batches = store_of(trial, train, norm, trial.device, augment, answers=dataset.answers)
+    batches = store_of(trial, train, dataset.normalisation, trial.device, augment, answers=dataset.answers)
     step = Step(trial, batches, rule, loss=loss if loss is not None else loss_of(dataset.answers))
     batch = min(batch_size, len(train))
     whole = len(train) // batch  # of an epoch: all batches but one that is smaller
