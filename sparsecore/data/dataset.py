@@ -177,7 +177,7 @@ class Dataset:
             raise DataError(error) from None
         if at is None:
             return self
-        train, test = (replace(split, x=np.ascontiguousarray(split.x[:, at])) for split in (self.train, self.test))
+        train, test = (split.in_columns(at) for split in (self.train, self.test))
         mean, std = (tuple(numbers[k] for k in at) if len(numbers) == len(at) else numbers
                      for numbers in (self.mean, self.std))  # fmt: skip
         return replace(self, train=train, test=test, mean=mean, std=std, columns=names)
