@@ -98,10 +98,14 @@ class Brute:
         self.moving = rewire(model, optimizer, method=method, schedule=schedule, **options)
         self.steps = self.updates = 0
 
-    def run(self, shape: tuple[int, ...], steps: int, backward: Callable[[Any, Any, Any], None] | None = None) -> None:
+    def run(
+        self, shape: tuple[int, ...], steps: int, backward: Callable[[Any, Any, Any], None] | None = None,
+        dense: Callable[[Any, Any, Any], None] | None = None,
+    ) -> None:  # fmt: skip
+        """So many steps of the model by `backward`, whose gradients those of a dense twin by `dense` must be."""
         for (x, y), _ in zip(batches(shape), range(steps), strict=False):
             self.optimizer.zero_grad()
-            gradients = self.of_a_dense_twin(x, y)
+            gradients = self.of_a_dense_twin(x, y, dense or self.backward)
             (backward or self.backward)(self.model, x, y)
             for name, module in self.modules.items():
                 there = gradients[name][module.pattern.rows, module.pattern.indices]
@@ -134,13 +138,13 @@ class Brute:
     def backward(model: Any, x: Any, y: Any) -> None:
         nn.functional.cross_entropy(model(x), y).backward()
 
-    def of_a_dense_twin(self, x: Any, y: Any) -> dict[str, Any]:
+    def of_a_dense_twin(self, x: Any, y: Any, backward: Callable[[Any, Any, Any], None]) -> dict[str, Any]:
         twin = nn.Sequential(*(
             m.to_linear() if isinstance(m, SparseLinear) else m.to_conv() if isinstance(m, SparseConv2d)
             else copy.deepcopy(m) for m in self.model
         ))  # fmt: skip
         twin.zero_grad()
-        self.backward(twin, x, y)
+        backward(twin, x, y)
         return {n: twin[int(n)].weight.grad.numpy().reshape(m.pattern.shape) for n, m in self.modules.items()}
 
     def numbers(self, module: Any) -> dict[str, Any]:
@@ -260,14 +264,103 @@ def recomputed(reentrant: bool) -> Callable[[Any, Any, Any], None]:
     return backward
 
 
+def adversarial(model: Any, x: Any, y: Any) -> None:
+    """Gradients with respect to x alone come before and after; those before go through frozen weights, too."""
+    loss, other = nn.functional.cross_entropy, (y + 1) % 4
+
+    def attack() -> None:
+        near = x.clone().requires_grad_()
+        torch.autograd.grad(50 * loss(model(near), other), near)
+        (50 * loss(model(near), other)).backward(inputs=[near])
+
+    attack()
+    model.requires_grad_(False)
+    attack()
+    model.requires_grad_(True)
+    loss(model(x), y).backward()
+    attack()
+
+
+def beside_a_generator(model: Any, x: Any, y: Any) -> None:
+    """Somebody else learns through the model, whose gradients are then set to None, or to zero."""
+    for to_none in (True, False):
+        (50 * nn.functional.cross_entropy(model(x.clone().requires_grad_()), (y + 1) % 4)).backward()
+        model.zero_grad(set_to_none=to_none)
+    nn.functional.cross_entropy(model(x), y).backward()
+
+
+def beside_transforms(model: Any, x: Any, y: Any) -> None:
+    """Derivatives that end in nobody's gradient, whose tensors end with their transforms."""
+    torch.func.jacrev(model)(x[:2])
+    torch.func.hessian(lambda x: model(x).square().sum())(x[:2])
+    torch.func.jvp(model, (x,), (x,))
+    torch.func.vmap(model)(x)
+    nn.functional.cross_entropy(torch.func.vmap(model)(x), y).backward()
+
+
+def of_each_sample(model: Any, x: Any, y: Any) -> None:
+    """Gradients of each sample, whose mean is the step's."""
+    values = dict(model.named_parameters())
+
+    def loss(values: Any, x: Any, y: Any) -> Any:
+        return nn.functional.cross_entropy(torch.func.functional_call(model, values, (x[None],)), y[None])
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(values, x, y)
+    for name, value in values.items():
+        value.grad = found[name].mean(0).detach()
+
+
+def asked_for(model: Any, x: Any, y: Any) -> None:
+    """Parts of a batch, by a function that gives gradients."""
+    values = list(model.parameters())
+    for part in (slice(0, 5), slice(5, 18)):
+        loss = nn.functional.cross_entropy(model(x[part]), y[part], reduction="sum") / len(x)
+        for value, grad in zip(values, torch.autograd.grad(loss, values), strict=True):
+            value.grad = grad if value.grad is None else value.grad + grad
+
+
 @pytest.mark.parametrize(
-    "backward", [in_parts, twice_through_one_graph, written_over, recomputed(True), recomputed(False)],
-    ids=["in parts", "twice", "written over", "reentrant", "checkpoint"],
+    "backward", [
+        in_parts, twice_through_one_graph, written_over, recomputed(True), recomputed(False), adversarial,
+        beside_a_generator, beside_transforms, asked_for,
+    ],
+    ids=["in parts", "twice", "written over", "reentrant", "checkpoint", "adversarial", "generator", "transforms",
+         "asked for"],
 )  # fmt: skip
 def test_all_gradients_of_a_step_count_however_they_come(backward: Callable[[Any, Any, Any], None]) -> None:
     model = mlp()
     brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), RIGL, SCHEDULE)
     brute.run((30,), 22, backward)
+    assert brute.updates == 11
+
+
+def test_gradients_of_each_sample_count_in_their_sum() -> None:
+    """Of a mean it is a multiple, which chooses the same."""
+    model = mlp()
+    brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), RIGL, SCHEDULE)
+    brute.run((30,), 22, of_each_sample)
+    assert brute.updates == 11
+
+
+def penalised(power: float) -> Callable[[Any, Any, Any], None]:
+    """The loss has the norm of its own gradient in it, as that of a critic: weights count in second derivatives."""
+
+    def backward(model: Any, x: Any, y: Any) -> None:
+        x = x.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(x), y)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        (power * loss + slope.square().sum(1).add(1).log().sum()).backward()
+
+    return backward
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_gradients_of_gradients_count(power: float) -> None:
+    model = mlp()
+    for k in (1, 3):
+        model[k] = nn.Tanh()
+    brute = Brute(model, OPTIMIZERS["SGD"](model.parameters()), RIGL, SCHEDULE)
+    brute.run((30,), 22, penalised(power), penalised(power))
     assert brute.updates == 11
 
 

@@ -22,6 +22,7 @@ from sparsecore.prune import (  # noqa: E402
     Method,
     RewiringSchedule,
 )
+from sparsecore.storage.granularity import Granularity  # noqa: E402
 from sparsecore.storage.pattern import SparsityPattern  # noqa: E402
 from sparsecore.topology import dense  # noqa: E402
 
@@ -179,6 +180,44 @@ def test_a_module_that_took_no_part_stays_and_a_step_without_any_is_refused() ->
     assert moving.steps == 4 and moving.step() == []
 
 
+def masked(module: Any) -> None:
+    torch.nn.utils.prune.identity(module, "weight")
+
+
+def computed(module: Any) -> None:
+    torch.nn.utils.parametrize.register_parametrization(module, "weight", nn.Identity())
+
+
+def another(module: Any) -> None:
+    module.load_state_dict(copy.deepcopy(module.state_dict()), assign=True)
+
+
+def test_a_module_that_is_frozen_stays() -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    before = copy.deepcopy(model[2].state_dict())
+    model[2].requires_grad_(False)
+    x, y = next(batches((30,)))
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert [each.name for each in moving.step()] == ["0"]
+    assert all(torch.equal(before[name], now) for name, now in model[2].state_dict().items())
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (masked, "is computed anew"), (computed, "is computed anew"), (another, "is not among the optimizer's"),
+])  # fmt: skip
+def test_a_weight_that_has_become_another_is_refused_and_nothing_moves(change: Any, message: str) -> None:
+    model, optimizer, moving = start()
+    trained(model, optimizer, moving, range(1))
+    change(model[2])
+    x, y = next(batches((30,)))
+    nn.functional.cross_entropy(model(x), y).backward()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=f"rewire: module 2, .*SparseLinear.16, 24.: its weight {message}"):
+        moving.step()
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
 def test_float32_and_autocast(kind: str) -> None:
     torch.manual_seed(0)
@@ -273,9 +312,13 @@ def on_a_rank(rank: int, folder: str, wrapped: bool) -> None:
             optimizer.step()
             moving.step()
         torch.save([model.state_dict(), model[0].pattern.indices], f"{folder}/{rank}.pt")
+        half = dense(2, 3).select([True] * 3 + [False] * 3)
+        uneven = SparseLinear(3, 6, pattern=Granularity(rows=4).units((6, 3)).connections(half))
+        of_uneven = torch.optim.SGD(uneven.parameters(), 0.1)
         for refused, message in (
             (lambda: rewire(model, optimizer, schedule=SCHEDULE, seed=rank), "seed must be the same on all ranks"),
-            (lambda: rewire(model, optimizer, schedule=SCHEDULE, method=REGROW, targets=0.9), "at equal numbers only"),
+            (lambda: rewire(model, optimizer, schedule=SCHEDULE, method=REGROW, targets=0.9), "targets: would change"),
+            (lambda: rewire(uneven, of_uneven, schedule=SCHEDULE, granularity="rows:4"), "rows:4: would change"),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=message):
                 refused()

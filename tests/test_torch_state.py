@@ -458,6 +458,26 @@ def test_states_and_pickles_of_before(kind: str) -> None:
     assert torch.equal(module(x), other(x)) and module.indices.dtype == torch.float64
 
 
+@each_kind
+@pytest.mark.parametrize("sparsity", [0.6, 0.9])
+@pytest.mark.parametrize("without", [("weight",), ("weight", "indices"), ("weight", "indptr"), ("indices",)])
+def test_other_connections_without_their_values_are_refused_and_nothing_changes(
+    kind: str, sparsity: float, without: tuple[str, ...]
+) -> None:  # fmt: skip
+    """Of a state that was made smaller, as `strict=False` takes it; the same connections may come without."""
+    to, of = MADE[kind](1), MADE[kind](2, sparsity)
+    before, given = copy.deepcopy(to.state_dict()), of.state_dict()
+    for name in without:
+        del given[name]
+    with pytest.raises(RuntimeError, match=r"pattern: other connections come without .*, and would take the values"):
+        to.load_state_dict(given, strict=False)
+    assert all(torch.equal(before[name], now) for name, now in to.state_dict().items())
+    same = {name: value for name, value in before.items() if name not in without} | {"bias": given["bias"]}
+    to.load_state_dict(same, strict=False)
+    assert torch.equal(to.bias, of.bias) and torch.equal(to.weight, before["weight"])
+    agrees(to, torch.randn(X[kind]))
+
+
 def test_a_state_through_safetensors() -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     module, other, x = linear(1), linear(2), torch.randn(3, 40)

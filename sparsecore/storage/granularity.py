@@ -104,6 +104,12 @@ class Units:
         return prod(self.shape)
 
     @property
+    def even(self) -> bool:
+        """Whether all units have as many connections, those at the last rows and channels too."""
+        outputs, columns = self.layer
+        return outputs % self.rows == 0 and columns // self.pixels % self.channels == 0
+
+    @property
     def _neighbours(self) -> bool:
         """Whether a unit's connections are neighbours in a pattern's order."""
         return self.rows == self.channels == 1

@@ -1,4 +1,8 @@
-"""What passes through a module in the step before its connections move: absent connections are scored from it."""
+"""What a module's gradient is made of in the step before its connections move: absent ones are scored from it.
+
+Wherever a gradient of weights is computed, in first derivatives and in higher ones, it is a sample of dy xᵀ at the
+stored connections, for some x and dy; and what the loss says of absent connections is the same at their places.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C import _current_graph_task_id, _will_engine_execute_node
+from torch._C._functorch import unwrap_if_dead
+from torch.autograd.graph import get_gradient_edge
 
 from ...layers.sparse import SparseLayer
 from ...runtime.workspace import Workspace
@@ -15,7 +22,7 @@ from .given import plain
 
 
 class Caught:
-    """A module's inputs in one step, and the gradients of its outputs: of all its passes, since gradients add up.
+    """Pairs of x and dy of one step: of all passes that its `weight.grad` is the sum of.
 
     Parameters
     ----------
@@ -24,6 +31,7 @@ class Caught:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self._task = -1  # the pass back through the graph that was seen last
         self._passes: list[tuple[SparseLayer, torch.Tensor, torch.Tensor]] = []
         self._samplers: list[Callable[[SparsityPattern], torch.Tensor]] = []
 
@@ -34,17 +42,18 @@ class Caught:
         """Forget it all."""
         self._passes, self._samplers = [], []
 
-    def watch(self, layer: SparseLayer, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Catch x of a call now, and dy when it arrives at the node whose output is y."""
-        if y.grad_fn is None:
-            return
-        seen = plain(x.detach()).clone()  # whoever called may write over it, or over the gradient later
+    def add(self, layer: SparseLayer, x: torch.Tensor, dy: torch.Tensor) -> None:
+        """Take note of a pass whose gradient is being computed.
 
-        def arrived(dy: tuple[torch.Tensor | None, ...]) -> None:
-            if dy[0] is not None:
-                self._passes.append((layer, seen, plain(dy[0].detach().clone())))
-
-        y.grad_fn.register_prehook(arrived)
+        Where `weight.grad` is empty it begins anew: what was added to the one before, such as a critic's while its
+        generator learns, is forgotten with it.
+        """
+        if (task := _current_graph_task_id()) != self._task:
+            self._task = task
+            if _begins_anew(self.module.weight):
+                self.clear()
+        # Whoever called may write over them later.
+        self._passes.append((layer, *(plain(unwrap_if_dead(each).detach()).clone() for each in (x, dy))))
 
     def gradient(self, pattern: SparsityPattern) -> torch.Tensor:
         """The gradient of a pattern's connections, stored or not, of shape (nnz,): zero where nothing passed."""
@@ -54,6 +63,16 @@ class Caught:
         for sampled in self._samplers:
             total += sampled(pattern)
         return total
+
+
+def _begins_anew(weight: torch.Tensor) -> bool:
+    """Whether the pass back through the graph that is under way is the first to add to `weight.grad`."""
+    if not weight.is_leaf or not (weight.grad is None or not weight.grad.any()):
+        return False
+    try:
+        return bool(_will_engine_execute_node(get_gradient_edge(weight).node))
+    except RuntimeError:  # it adds to nothing: `autograd.grad` gives the gradient to whoever asked
+        return False
 
 
 def _sampler(

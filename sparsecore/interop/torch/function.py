@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._C import _are_functorch_transforms_active as transformed
+from torch._C import _will_engine_execute_node
 from torch._C._functorch import unwrap_if_dead
 from torch.autograd.function import Function
 
@@ -60,8 +61,6 @@ def call(module: Any, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
     x = cast(x, weight, transposed=not layer.halves)
     check(layer, "x", x, weight)
     y: torch.Tensor = product(x, weight, bias, Use(layer, weakref.ref(module)))
-    if module.caught is not None and (caught := module.caught()) is not None:  # connections move after this step
-        caught.watch(layer, x, y)
     return y
 
 
@@ -87,6 +86,12 @@ class Use:
     def __init__(self, layer: SparseLayer, module: weakref.ref[Any]) -> None:
         self.layer, self.module, self.pattern = layer, module, layer.pattern
         self.recorded = torch.is_grad_enabled()  # within a function's own methods it never is
+
+    @property
+    def caught(self) -> Any:
+        """Who is told what the module's gradient is made of, as connections move after this step; None if nobody."""
+        module = self.module()
+        return None if module is None or module.caught is None else module.caught()
 
     def check(self) -> None:
         """Refuse the gradients of connections that there were."""
@@ -119,7 +124,8 @@ class Product(Function):
         x, weight = ctx.saved_tensors  # raises if they were changed
         need_dx, need_dw, need_db, _ = ctx.needs_input_grad
         compute = gradients if torch.is_grad_enabled() or transformed() else _gradients_at_once
-        dx, dw, db = _sorted(compute(dy, x, weight, ctx.use, ctx.biased), need_dx, ctx.biased)
+        counts = need_dw and counted(ctx, 1)
+        dx, dw, db = _sorted(compute(dy, x, weight, ctx.use, ctx.biased, counts), need_dx, ctx.biased)
         return dx, dw if need_dw else None, db if need_db else None, None
 
     @staticmethod
@@ -139,15 +145,20 @@ class Product(Function):
 
 
 class Gradients(Function):
-    """(dx, dw, db) of (dy, x, weight, use, biased); without a weight no dx, and db where it is biased."""
+    """(dx, dw, db) of (dy, x, weight, use, biased, counts); without a weight no dx, and db where it is biased.
+
+    `counts` says whether dw becomes a part of the module's gradient.
+    """
 
     @staticmethod
-    def forward(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool) -> Tensors:
-        return _gradients_at_once(dy, x, weight, use, biased)
+    def forward(
+        dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool, counts: bool
+    ) -> Tensors:
+        return _gradients_at_once(dy, x, weight, use, biased, counts)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        dy, x, weight, ctx.use, ctx.biased = inputs
+        dy, x, weight, ctx.use, ctx.biased, _ = inputs
         ctx.save_for_backward(dy, x, weight)
         ctx.save_for_forward(dy, x, weight)
 
@@ -157,18 +168,20 @@ class Gradients(Function):
         ddx, ddw, ddb = _sorted(given, weight is not None, ctx.biased)
         ddy = product(x, ddw, ddb, ctx.use)
         if weight is None:
-            dx, _ = gradients(dy, x, ddw, ctx.use, False)
-            return ddy, dx, None, None, None
-        dx, dw = gradients(dy, ddx, ddw, ctx.use, False)
-        return ddy + product(ddx, weight, None, ctx.use), dx, dw, None, None
+            dx, _ = gradients(dy, x, ddw, ctx.use, False, False)
+            return ddy, dx, None, None, None, None
+        counts = ctx.needs_input_grad[2] and counted(ctx, 2)
+        dx, dw = gradients(dy, ddx, ddw, ctx.use, False, counts)
+        return ddy + product(ddx, weight, None, ctx.use), dx, dw, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, ddy: Any, dx: Any, dw: Any, *_: Any) -> Any:
         dy, x, weight = ctx.saved_tensors
-        found = gradients(_or_zeros(ddy, dy), x, weight, ctx.use, ctx.biased)
+        found = gradients(_or_zeros(ddy, dy), x, weight, ctx.use, ctx.biased, False)
         if dx is None and dw is None:
             return found
-        changed = gradients(dy, _or_zeros(dx, x), None if weight is None else _or_zeros(dw, weight), ctx.use, False)
+        dw = None if weight is None else _or_zeros(dw, weight)
+        changed = gradients(dy, _or_zeros(dx, x), dw, ctx.use, False, False)
         return tuple(_sum(*each) for each in zip(found, (*changed, None), strict=False))
 
     @staticmethod
@@ -191,11 +204,26 @@ product = _applied(Product)
 gradients = _applied(Gradients)
 
 
+def counted(ctx: Any, weight: int) -> bool:
+    """Whether somebody watches a module in whose gradient this backward pass will end, by way of that input.
+
+    A node is also run for the sake of others: of gradients with respect to x alone, say.
+    """
+    if ctx.use.caught is None:
+        return False
+    try:
+        return bool(_will_engine_execute_node(ctx.next_functions[weight][0]))
+    except RuntimeError:  # `autograd.grad` was asked for this very gradient, of which there is no node to run
+        return True
+
+
 def _gradients_at_once(
-    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, use: Use, biased: bool, counts: bool
 ) -> Tensors:
     use.check()
     check(use.layer, "dy", dy, x, (len(x), *use.layer.out_shape))
+    if counts and (caught := use.caught) is not None:
+        caught.add(use.layer, x, dy)
     return gradients_of(use.layer, dy, x, weight, biased)
 
 

@@ -17,6 +17,7 @@ from ...storage.pattern import SparsityPattern
 from .caught import Caught
 from .modules import SparseModule
 from .ranks import mean
+from .trained import check_optimizer
 
 
 class Moved(NamedTuple):
@@ -70,12 +71,16 @@ class Moving:
         Returns
         -------
         list of Moved
-            Empty where no update was due. A module that took no part in the step stays as it is, and out of the list.
+            Empty where no update was due. A module that took no part in the step, or was frozen, stays as it is, and
+            out of the list.
 
         Raises
         ------
         RuntimeError
             If an update is due, and no gradient has come through any of the modules since the last call.
+        ValueError
+            If since then one's weight has become another, which the optimizer does not train, or is computed anew in
+            each call, by a parametrization or a mask. Nothing has moved then.
         """
         self.steps += 1
         try:
@@ -130,13 +135,14 @@ class Moving:
         if not took_part.any():
             raise RuntimeError(f"rewire: no gradient has come through the sparse modules before step {self.steps}: "
                                "call step() once after each optimizer.step()")  # fmt: skip
+        those = [(k, name, each) for k, (name, each) in enumerate(self._modules.items()) if took_part[k]]
+        check_optimizer({name: module for _, name, module in those}, self._optimizer)
         moved, ready = [], []
         try:
-            for number, (name, module) in enumerate(self._modules.items()):
-                if took_part[number]:
-                    result, write = self._moved(number, name, module)
-                    moved.append(result)
-                    ready.append(write)
+            for number, name, module in those:
+                result, write = self._moved(number, name, module)
+                moved.append(result)
+                ready.append(write)
         except FloatingPointError as error:
             warnings.warn(f"rewire: {error} at step {self.steps}: no connections moved", RuntimeWarning, stacklevel=3)
             return []

@@ -12,9 +12,18 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def in_ranks(model: nn.Module) -> bool:
+    """Whether several processes train a model, or a `DistributedDataParallel` in it acts as if."""
+    return ranks() > 1 or _wrapped(model)
+
+
+def _wrapped(model: nn.Module) -> bool:
+    return any(isinstance(each, DistributedDataParallel) for each in model.modules())
+
+
 def check_alone(what: str, model: nn.Module) -> None:
     """Refuse to replace parameters within a `DistributedDataParallel`, which would go on without the new ones."""
-    if any(isinstance(each, DistributedDataParallel) for each in model.modules()):
+    if _wrapped(model):
         raise ValueError(f"{what}: the model is in a DistributedDataParallel, which shares the gradients of the "
                          "parameters that it found: do it before")  # fmt: skip
 

@@ -13,7 +13,8 @@ from ...prune.methods import RIGL, Method
 from ...prune.moving import Movement, RewiringSchedule
 from .modules import SparseModule
 from .moving import Moving
-from .ranks import agree, ranks
+from .ranks import agree, in_ranks
+from .trained import called, check_optimizer
 
 
 def rewire(
@@ -59,7 +60,7 @@ def rewire(
         a state that cannot move, two modules share a weight, or ranks differ. Nothing has changed then.
     """
     modules = _modules(model, skip)
-    _check_optimizer(modules, optimizer)
+    check_optimizer(modules, optimizer)
     if not isinstance(method, Method) or not isinstance(schedule, RewiringSchedule):
         raise TypeError(f"rewire: expected a Method and a RewiringSchedule, got {type(method).__name__} and "
                         f"{type(schedule).__name__}")  # fmt: skip
@@ -69,20 +70,14 @@ def rewire(
     if targets is not None:
         targets = _checked_targets(targets, modules)
         initial = {name: module.pattern.sparsity for name, module in modules.items()}
-        if ranks() > 1:
-            raise ValueError("rewire: targets: several ranks move connections at equal numbers only, since their "
-                             "gradients are exchanged in buffers of fixed sizes")  # fmt: skip
     movement = Movement(
         method, schedule, targets=targets, initial=initial, seed=seed, filters=filters, granularity=granularity
     )  # fmt: skip
     for name, module in modules.items():
-        movement.check_layer(f"rewire: {_called(name, module)}", name, module)
+        movement.check_layer(f"rewire: {called(name, module)}", name, module)
+    _check_sizes(modules, movement, model)
     _check_ranks(modules, seed)
     return Moving(modules, optimizer, movement)
-
-
-def _called(name: str, module: SparseModule) -> str:
-    return f"module {name or 'itself'}, {type(module).__name__}{module.pattern.shape}"
 
 
 def _modules(model: nn.Module, skip: Collection[str]) -> dict[str, SparseModule]:
@@ -99,24 +94,6 @@ def _modules(model: nn.Module, skip: Collection[str]) -> dict[str, SparseModule]
     return found
 
 
-def _check_optimizer(modules: Mapping[str, SparseModule], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer with which the weights' state cannot move, and weights that it does not train."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"rewire: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError("rewire: LBFGS keeps one state of all parameters together, which cannot move: use another")
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    owners: dict[int, str] = {}
-    for name, module in modules.items():
-        if id(module.weight) not in held:
-            raise ValueError(f"rewire: {_called(name, module)}: its weight is not among the optimizer's parameters")
-        if not module.weight.requires_grad:
-            raise ValueError(f"rewire: {_called(name, module)}: its weight is frozen: name it in skip")
-        if (other := owners.setdefault(id(module.weight), name)) != name:
-            raise ValueError(f"rewire: {_called(name, module)}: shares its weight with module {other}: name both in "
-                             "skip")  # fmt: skip
-
-
 def _checked_targets(targets: Any, modules: Mapping[str, SparseModule]) -> dict[str, float]:
     """The sparsity at the end, by module."""
     if not isinstance(targets, Mapping):
@@ -129,6 +106,17 @@ def _checked_targets(targets: Any, modules: Mapping[str, SparseModule]) -> dict[
     return {name: float(targets[name]) for name in modules}
 
 
+def _check_sizes(modules: Mapping[str, SparseModule], movement: Movement, model: nn.Module) -> None:
+    """Refuse numbers of connections that would change among ranks, who exchange gradients in buffers of fixed sizes."""
+    if not in_ranks(model):
+        return
+    for name, module in modules.items():
+        if movement.targets is not None or not movement.units_in(module).even:
+            what = "targets" if movement.targets is not None else f"granularity {movement.granularity}"
+            raise ValueError(f"rewire: {what}: would change how many connections {called(name, module)} has, and ranks "
+                             "exchange gradients in buffers of fixed sizes")  # fmt: skip
+
+
 def _check_ranks(modules: Mapping[str, SparseModule], seed: int) -> None:
     """Refuse ranks that would move different connections."""
     patterns = [module.pattern for module in modules.values()]
@@ -138,5 +126,5 @@ def _check_ranks(modules: Mapping[str, SparseModule], seed: int) -> None:
         raise ValueError("rewire: seed must be the same on all ranks")
     for (name, module), equal in zip(modules.items(), same[1:], strict=True):
         if not equal:
-            raise ValueError(f"rewire: {_called(name, module)}: has other connections on other ranks: give all the "
+            raise ValueError(f"rewire: {called(name, module)}: has other connections on other ranks: give all the "
                              "same pattern, as torch.manual_seed before it is made does")  # fmt: skip

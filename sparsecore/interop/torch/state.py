@@ -132,7 +132,13 @@ class PatternModule(nn.Module):
         indptr, indices, weight = names = [prefix + name for name in (*NAMES, "weight")]
         if not all(name in state_dict for name in names):
             dense = state_dict.get(weight)
-            if indptr in state_dict or indices in state_dict or not isinstance(dense, torch.Tensor) or dense.ndim < 2:
+            if given := {name: state_dict[prefix + name] for name in NAMES if prefix + name in state_dict}:
+                held = {name: each.to(KIND) if isinstance(each, torch.Tensor) else each for name, each in given.items()}
+                if not all(holds(each, getattr(self.pattern, name)) for name, each in held.items()):
+                    alone = ", ".join(name for name in (*NAMES, "weight") if prefix + name not in state_dict)
+                    raise ValueError(f"other connections come without {alone}, and would take the values of these")
+                return {}
+            if not isinstance(dense, torch.Tensor) or dense.ndim < 2:
                 return {}
             buffers = {prefix + name: buffer_of(getattr(self.pattern, name), dense.device) for name in NAMES}
             return {weight: self._picked(dense)} | buffers
