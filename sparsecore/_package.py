@@ -81,6 +81,9 @@ DOORS = {
 }  # fmt: skip
 """What `python -m` runs by a path of the package, and the module in its room whose `main` that is."""
 
+PROGRAMS = DOORS | {"export": "commands.export"}
+"""All that it runs so: a path that is imported as a module of before may be a program's name as well."""
+
 
 _read: dict[str, str] = {}
 
@@ -145,9 +148,9 @@ class _Finder:
 
     def get_code(self, name: str) -> CodeType | None:
         """What `python -m` runs. Processes that a program starts run it too, under another name."""
-        if _old_path(name) not in DOORS:
+        if _old_path(name) not in PROGRAMS:
             return None
-        module = f"{__package__}.{DOORS[_old_path(name)]}"
+        module = f"{__package__}.{PROGRAMS[_old_path(name)]}"
         return compile(
             f"if __name__ == '__main__':\n    import sys\n    from {module} import main\n    sys.exit(main())\n",
             _stands(name), "exec",

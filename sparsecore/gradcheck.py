@@ -15,6 +15,7 @@ from .network import Network
 from .runtime.arrays import real_numbers
 from .runtime.tiles import LANES, Labels, Targets, Tiles, rows_of_tiles, tiled
 from .runtime.workspace import Workspace
+from .scalars import number
 from .training.losses import CrossEntropy, Loss
 
 Array = NDArray[np.float64]
@@ -120,7 +121,7 @@ def gradcheck(
         If an argument is wrong.
     """
     for name, value in (("eps", eps), ("rtol", rtol), ("samples", samples)):
-        if value is not None and not value > 0:
+        if (name != "samples" or value is not None) and not number(f"gradcheck: {name}", value) > 0:
             raise ValueError(f"gradcheck: {name} must be more than 0, got {value}")
     rng = np.random.default_rng(seed)
     x = np.array(real_numbers(x, "gradcheck", "x"), np.float64)

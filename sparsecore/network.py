@@ -25,6 +25,7 @@ from .runtime.halves import storable
 from .runtime.recording import is_recorded
 from .runtime.tiles import LANES, PAIRS, Tiles, tile_samples, tiles_of
 from .runtime.workspace import Ahead, Workspace
+from .scalars import whole
 from .storage.parameters import ByPath, LayerPath, ParameterTable, rows_of
 from .storage.pattern import SparsityPattern
 from .storage.rewiring import Move, move_in_place, move_of, moved_table
@@ -462,7 +463,7 @@ class Network:
         TypeError, ValueError
             If x does not have such a shape or cannot be what the network takes.
         """
-        if batch_size is not None and operator.index(batch_size) < 1:
+        if batch_size is not None and whole(f"{self!r}: batch_size", batch_size) < 1:
             raise ValueError(f"{self!r}: batch_size must be at least 1, got {batch_size}")
         live = self._live_now()
         inputs, last = live.inputs, self.layers[-1]

@@ -20,6 +20,7 @@ FOLDERS = {"sparsecore": "sparsecore", "kernels": "sparsecore.kernels", "models"
 HOUSE = {
     "kernels": "pure functions on arrays",
     "errors": "one line, whatever went wrong",
+    "scalars": "single numbers, or what they are not",
     "files": "whole or not at all",
     "console": "words, streams and signals of any command",
     "runtime": "where arrays live and calls run",

@@ -140,7 +140,7 @@ class Brute(Callback):
             if method.towards is not None:
                 s = method.towards(schedule.progress(step), *self.rewirer._sparsities(path))
                 goal = min(held, int(np.rint((1 - s) * possible)))
-            counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - goal), possible - held))
+            counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - held), possible - held))
         times = method.comes.args[0] if isinstance(method.comes, partial) else None  # of_candidates
         asked = [
             free if method.comes is of_all else min(come, free) if times is None
@@ -440,3 +440,22 @@ def test_units_are_whole_filters() -> None:
     assert units_of(whole_units(units, 9), 9) == units
     assert units_of(uniform_random(5, 63, 0.5, np.random.default_rng(0)), 9) is None
     assert units_of(uniform_random(5, 62, 0.5, np.random.default_rng(0)), 9) is None
+
+
+@pytest.mark.parametrize("start", [0.01, 0.05, 0.2])
+def test_a_layer_that_begins_nearly_full_ends_at_the_sparsity_that_was_asked_for(start: float) -> None:
+    """No more come than there are free places: what went for the sake of others would be missing for good."""
+    net = mlp(np.float32, start)
+    rewirer = Rewirer(REGROW, RewiringSchedule(2, 20, 0.3), layers=[0], targets={0: 0.3}, initial=start, seed=1)
+    Trainer(net, data(), SGD(0.1), epochs=4, batch_size=16, callbacks=[rewirer]).run()
+    assert net.patterns[0].nnz == round(0.7 * 24 * 30)
+
+
+def test_what_cannot_become_denser_is_refused() -> None:
+    net, schedule = mlp(), RewiringSchedule(2, 20)
+    with pytest.raises(PruneError, match=r"layer 0, .* has 144 of 720 already, fewer than the 216 of sparsity 0.7"):
+        Rewirer(REGROW, schedule, layers=[0], targets=0.7).check(net)
+    Rewirer(REGROW, schedule, layers=[0], targets=0.8).check(net)
+    for given in ({"targets": {1: 0.9}}, {"targets": 0.9, "initial": {"1": 0.8}}):
+        with pytest.raises(PruneError, match=r"layer 0, .*: (targets|initial) must have a sparsity for it, .* of 1$"):
+            Rewirer(REGROW, schedule, layers=[0], **given).check(net)

@@ -173,7 +173,7 @@ class Brute:
             if method.towards is not None:
                 s = method.towards(schedule.progress(step), min(self.initial[name], self.targets), self.targets)
                 goal = min(held, int(np.rint((1 - s) * possible)))
-            counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - goal), possible - held))
+            counts.append((goal, min(int(np.rint(schedule.at(step) * goal)), possible - held), possible - held))
         times = method.comes.args[0] if isinstance(method.comes, partial) else 1  # of_candidates
         asked = [min(int(np.ceil(times * come)), free) for _, come, free in counts]
         edges = np.arange(rows + 1) if method.by_row else np.array([0, rows])

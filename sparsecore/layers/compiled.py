@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
 from ..data.normalisation import Normalisation
 from ..runtime.device import Device
+from ..scalars import whole
 from ..storage.sizes import spell
 from .folding import folded_layers
 from .inputs import Inputs
@@ -40,7 +40,7 @@ class Compiled:
         self, root: Sequential, normalisation: Normalisation | None, dtype: Any, device: Device, batch: int, *,
         halves: bool = False,
     ) -> None:  # fmt: skip
-        self.batch = operator.index(batch)
+        self.batch = whole("compile: batch", batch)
         if self.batch < 1:
             raise ValueError(f"compile: batch must be at least 1, got {batch}")
         self._root, self._dtype, self._device = Sequential(folded_layers(root)).to(device), dtype, device

@@ -7,6 +7,7 @@ from typing import Any
 from ..runtime.recording import recorded
 from ..runtime.tiles import Tiles
 from ..runtime.workspace import Workspace
+from ..scalars import number
 from ..storage.pattern import SparsityPattern
 from ..storage.sizes import spell
 from .layer import Graph, Layer, Params
@@ -35,7 +36,7 @@ class Dropout(Layer):
     halves = True
 
     def __init__(self, shape: tuple[int, ...], rate: float) -> None:
-        if not 0 <= rate < 1:
+        if not 0 <= number("Dropout: rate", rate) < 1:
             raise ValueError(f"Dropout: rate must be at least 0 and less than 1, got {rate}")
         self.params = {}
         self.in_shape = self.out_shape = tuple(shape)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.tuning import EXACT_BLOCK
+from ..scalars import number
 from ..storage.granularity import Units
 from ..storage.growth import Places, free_pattern, free_places, rows_between
 from ..storage.pattern import SparsityPattern
@@ -79,7 +80,15 @@ def at_random(site: Site, counts: Counts) -> Places:
 
 
 def of_candidates(times: float = 4.0) -> Growth:
-    """The largest gradients of some free places, drawn at random, `times` as many as come."""
+    """The largest gradients of some free places, drawn at random, `times` as many as come.
+
+    Raises
+    ------
+    ValueError
+        If `times` is not at least 1, so that fewer would come than have gone, and finite.
+    """
+    if not 1 <= number("of_candidates: times", times) < np.inf:
+        raise ValueError(f"of_candidates: times must be at least 1 and finite, got {times}")
     return partial(_of_candidates, times)
 
 

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.splits import listed
+from ..scalars import number, seed_of, whole
 from ..storage.granularity import Granularity, Units
 from ..storage.growth import changed
+from ..storage.parameters import ByPath
 from ..storage.pattern import SparsityPattern
 from ..storage.rewiring import sources_of
 from .methods import Counts, Method, Scores, Site
@@ -42,6 +45,7 @@ class RewiringSchedule:
     fraction: float = 0.3
 
     def __post_init__(self) -> None:
+        whole("every", self.every), whole("end", self.end), number("fraction", self.fraction)
         if self.every < 1 or self.end < self.every:
             raise ValueError(f"updates must be due every 1 or more steps, and once by the end, got every {self.every} "
                              f"steps until {self.end}")  # fmt: skip
@@ -91,8 +95,8 @@ class Movement:
             raise ValueError(f"filters: not with granularity, got {granularity!r}: leave one out")
         self.granularity = granularity or ("channel" if filters else "weight")
         self._cut = Granularity.read(self.granularity)
-        self.method, self.schedule, self.seed, self.filters = method, schedule, seed, self._cut.whole
-        self.targets, self.initial = targets, initial
+        self.method, self.schedule, self.seed, self.filters = method, schedule, seed_of(seed), self._cut.whole
+        self.targets, self.initial = sparsities("targets", targets), sparsities("initial", initial)
 
     def units_in(self, layer: Any) -> Units:
         """What moves together in a layer or module that has a pattern and, as a convolution, filters of a size."""
@@ -161,13 +165,12 @@ class Movement:
             first, last = self._sparsities(path)
             sparsity = self.method.towards(self.schedule.progress(step), first, last)
             goal = np.minimum(held, np.rint((1 - sparsity) * possible).astype(np.int64))
-        come = np.minimum(np.rint(self.schedule.at(step) * goal).astype(np.int64), possible - goal)
+        come = np.minimum(np.rint(self.schedule.at(step) * goal).astype(np.int64), possible - held)
         return goal - come, come
 
     def _sparsities(self, path: str) -> tuple[float, float]:
         first, last = (
-            float(given[path]) if isinstance(given, Mapping) else float(given or 0.0)
-            for given in (self.initial, self.targets)
+            given[path] if isinstance(given, Mapping) else given or 0.0 for given in (self.initial, self.targets)
         )  # fmt: skip
         return min(first, last), last
 
@@ -198,11 +201,33 @@ class Movement:
             raise PruneError(f"{name}: stores parts of {parts}, so whole ones cannot move; move single weights")
         held, possible = units.nnz, units.shape[0] * units.shape[1]
         goal = held
+        for what, given in (("targets", self.targets), ("initial", self.initial)):
+            if isinstance(given, Mapping) and path not in given:
+                raise PruneError(f"{name}: {what} must have a sparsity for it, got those of {listed(list(given))}")
         if self.targets is not None:
             last, stretches = self._sparsities(path)[1], units.shape[0] if self.method.by_row else 1
             goal = stretches * int(np.rint((1 - last) * (possible // stretches)))
             if not goal:
                 raise PruneError(f"{name}: no connections would be left at sparsity {last:g}: ask for less")
+            if goal > held and not self.method.by_row:
+                raise PruneError(f"{name}: has {held:,} of {possible:,} already, fewer than the {goal:,} of sparsity "
+                                 f"{last:g}, and connections come only as others go: ask for more")  # fmt: skip
         if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
             raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
                              "are free: move a smaller fraction, or start with fewer")  # fmt: skip
+
+
+def sparsities(name: str, given: Targets | None) -> float | ByPath[float] | None:
+    """Sparsities as they were given, for all layers or by path.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not at least 0 and below 1.
+    """
+    if given is None:
+        return None
+    for value in given.values() if isinstance(given, Mapping) else (given,):
+        if not 0 <= number(name, value) < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+    return ByPath({str(k): float(each) for k, each in given.items()}) if isinstance(given, Mapping) else float(given)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ..errors import one_line
 from ..layers.initial import initial_values
 from ..network import Network
+from ..scalars import seed_of
 from ..storage.rewiring import sources_of
 from ..training.optimizers import Optimizer
 from .shrink import PruneError
@@ -33,6 +37,7 @@ def rewind(network: Network, earlier: Network, optimizer: Optimizer | None = Non
     J. Frankle, M. Carbin, The Lottery Ticket Hypothesis, ICLR 2019: to step 0; J. Frankle, G. Dziugaite, D. Roy,
     M. Carbin, Linear Mode Connectivity and the Lottery Ticket Hypothesis, ICML 2020: to step k.
     """
+    _check_optimizer("rewind", optimizer)
     if _names(earlier) != _names(network):
         raise ValueError(f"rewind: expected the layers of {network!r}, got those of {earlier!r}")
     found = {}
@@ -59,15 +64,19 @@ def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> 
     ----------
     network : Network
     seed : int
-        At least 0; the values are drawn from Philox with the key (seed, 2), layer by layer.
+        At least 0 and less than 2**64; the values are drawn from Philox with the key (seed, 2), layer by layer.
     optimizer : Optimizer, optional
         Its columns are set to zero.
 
     Raises
     ------
+    TypeError, ValueError
+        If the optimizer is none, or the seed is none that a random stream can be drawn from.
     PruneError
         If a layer does not say where one of its parameters starts. Nothing has changed then.
     """
+    seed = seed_of(seed)
+    _check_optimizer("refresh", optimizer)
     drawn = {f"{path}.weight": pattern for path, pattern in network.patterns.items()}
     arrays = [
         (f"{path}.{name}", array, layer.starts.get(name))
@@ -83,6 +92,11 @@ def refresh(network: Network, seed: int, optimizer: Optimizer | None = None) -> 
     for name, array, start in arrays:
         network.device.fill(array, initial_values(drawn[name], rng, array.dtype) if name in drawn else start)
     _forget(optimizer)
+
+
+def _check_optimizer(owner: str, optimizer: Any) -> None:
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{owner}: optimizer must be one of sparsecore's, or None, got {one_line(repr(optimizer), 60)}")
 
 
 def _forget(optimizer: Optimizer | None) -> None:

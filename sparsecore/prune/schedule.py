@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+from ..scalars import number, whole
+
 Curve = Callable[[float, float, float], float]
 """`curve(progress, initial, final)` is the sparsity at `progress` in [0, 1]; it goes from `initial` to `final`."""
 
@@ -20,7 +22,7 @@ def polynomial(exponent: float = 3.0) -> Curve:
     M. Zhu, S. Gupta, To prune, or not to prune: exploring the efficacy of pruning for model compression, 2017,
     equation 1, where the exponent is 3.
     """
-    if not exponent > 0:
+    if not number("the exponent", exponent) > 0:
         raise ValueError(f"the exponent must be more than 0, got {exponent}")
     return partial(_polynomial, exponent)
 
@@ -65,6 +67,8 @@ class PruningSchedule:
     before: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("start", "end", "every", "before"):
+            whole(f"pruning: {name}", getattr(self, name))
         if not 0 <= self.start <= self.end or self.every < 1 or self.before < 0:
             raise ValueError(
                 f"pruning must go from a step of at least 0 to one that is not before it, in strides of at least 1, "
@@ -129,6 +133,8 @@ def iterative(start: int, end: int, rounds: int) -> PruningSchedule:
     S. Han, J. Pool, J. Tran, W. Dally, Learning both Weights and Connections for Efficient Neural Networks, NIPS 2015;
     the equal fractions are those of J. Frankle, M. Carbin, The Lottery Ticket Hypothesis, ICLR 2019.
     """
+    for name, value in (("start", start), ("end", end), ("rounds", rounds)):
+        whole(f"pruning: {name}", value)
     if rounds < 1 or end - start < rounds - 1:
         raise ValueError(f"there must be at least 1 round and a step between two, got {rounds} from {start} to {end}")
     return in_rounds([start + k * (end - start) // (rounds - 1) for k in range(rounds)] if rounds > 1 else [end])

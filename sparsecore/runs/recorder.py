@@ -12,6 +12,7 @@ from typing import Any
 
 from .._package import source
 from ..network import Network
+from ..scalars import number, whole
 from ..training.best import NAME, best_of
 from ..training.optimizers import SGD, Optimizer
 from ..training.state import Record, RunState
@@ -56,7 +57,9 @@ class Recorder:
         save_every: float = 5.0, save_epochs: int | None = None, data: Callable[[], str] | None = None,
         settings: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        if save_epochs is not None and save_epochs < 1:
+        if not number("save_every", save_every) >= 0:
+            raise ValueError(f"save_every must be at least 0 seconds, got {save_every}")
+        if save_epochs is not None and whole("save_epochs", save_epochs) < 1:
             raise ValueError(f"save_epochs must be at least 1, got {save_epochs:,}")
         self.folder, self.config, self.identity = folder, dict(config), dict(identity)
         self.save_every, self.save_epochs = save_every, save_epochs

@@ -16,13 +16,14 @@ from ..kernels.compile import register_bytes
 from ..network import Network
 from ..runtime.device import Device
 from ..runtime.ranks import Ranks
+from ..scalars import seed_of
 from ..training.best import Best
 from ..training.callbacks import Callback as Callback
 from ..training.callbacks import Progress as Progress
 from ..training.divergence import Diverged as Diverged
 from ..training.evaluation import Evaluation, check_fit, loss_of, scores_of, store_of
 from ..training.hosted import name_of
-from ..training.loop import Loop, check_seed
+from ..training.loop import Loop
 from ..training.optimizers import Optimizer
 from ..training.schedules import Schedule, constant
 from ..training.sharing import Sharing
@@ -140,7 +141,7 @@ class Trainer(Loop):
         augment: Augmentation | None = None, patience: int | None = None, loss: Any = None,
         ranks: Ranks | None = None, local_norms: bool = False,
     ) -> None:  # fmt: skip
-        check_seed(seed)
+        seed_of(seed)
         check_fit(network, dataset)
         data, held_out = _splits(dataset, validation, seed)
         if patience is not None and held_out is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .distribution import Distribution, erk
 from .radix import Radices, fit_radix_net
 from .radix_fit import fit_radix_layers
 from .rules import ExpanderKind, dense, expander, uniform_random
+
+Kind = Literal["dense", "radix", "expander", "random"]
 
 SMALL = 1 << 20
 """Connections of a network whose patterns are made in order to count them."""
@@ -68,7 +70,7 @@ class Wiring:
         Whether all sparse layers have the sparsity, or all together, shared out by `erk`.
     """
 
-    kind: Literal["dense", "radix", "expander", "random"] = "dense"
+    kind: Kind = "dense"
     radices: Radices = ()
     widths: tuple[int, ...] | None = None
     expander: ExpanderKind = "fixed"
@@ -114,7 +116,10 @@ class Wiring:
         return made, names[self.kind] + (self._detail(bool(convolutions)) if self.kind != "dense" else "")
 
     def _check(self, links: Sequence[Link]) -> None:
-        """Refuse a granularity that these layers do not have."""
+        """Refuse a word that is none of its kind, and a granularity that these layers do not have."""
+        for name, words in (("kind", Kind), ("expander", ExpanderKind), ("distribution", Distribution)):
+            if (got := getattr(self, name)) not in get_args(words):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(words))}, got {got!r}")
         convolutions = [link for link in links if link.kernel_size != (1, 1)]
         if self.granularity is not None and not convolutions and not self._granularity.grouped:
             raise ValueError(f"granularity {self.granularity}: is for convolutions, and this model has none wired")

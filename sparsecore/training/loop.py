@@ -14,6 +14,7 @@ import numpy as np
 from ..network import Network
 from ..runtime.copies import Whole
 from ..runtime.memory import give_back
+from ..scalars import seed_of, whole
 from ..storage.pattern import SparsityPattern
 from .best import Best, best_of
 from .callbacks import Callback, Progress
@@ -121,7 +122,7 @@ class Loop(Whole):
             if whole(name, value) < 1 or (most is not None and value > most):
                 limit = "" if most is None else f" and at most the {most:,} training samples"
                 raise ValueError(f"{name} must be at least 1{limit}, got {value:,}")
-        check_seed(seed)
+        seed_of(seed)
         left = samples % batch_size or batch_size
         if step.sharing is not None and step.sharing.local_norms:
             left = min(rows for size in (left, batch_size) for rows in step.sharing.rows_of(size) if rows)
@@ -425,17 +426,3 @@ class Loop(Whole):
 
     def _broken(self) -> bool:
         return not np.isfinite(self.device.get(self.network.params)).all()
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number. Raises ValueError, naming it, for anything else."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def check_seed(seed: Any) -> None:
-    """Raise ValueError for what no random stream can be drawn from."""
-    if not 0 <= whole("seed", seed) < 1 << 64:
-        raise ValueError(f"seed must be at least 0 and less than 2**64, got {seed}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..runtime.copies import Whole
 from ..runtime.device import Device, moved, place_of
 from ..runtime.recording import Buffer, is_recorded, recorded
 from ..runtime.workspace import Workspace
+from ..scalars import number
 
 Runs = tuple[tuple[int, int, bool], ...]
 """Stretches (start, stop, whether they decay) that make up the parameters, in order."""
@@ -69,9 +70,10 @@ class Optimizer(Whole, ABC):
     _RATES: ClassVar[int] = SCALE + 1
 
     def __init__(self, lr: float, weight_decay: float = 0.0, *, clip_norm: float | None = None) -> None:
-        self._refuse("lr", lr, 0 <= lr < np.inf, "at least 0 and finite")
-        self._refuse("weight_decay", weight_decay, 0 <= weight_decay < np.inf, "at least 0 and finite")
-        self._refuse("clip_norm", clip_norm, clip_norm is None or clip_norm > 0, "more than 0, or None")
+        self._check("lr", lr, lambda value: 0 <= value < np.inf, "at least 0 and finite")
+        self._check("weight_decay", weight_decay, lambda value: 0 <= value < np.inf, "at least 0 and finite")
+        if clip_norm is not None:
+            self._check("clip_norm", clip_norm, lambda value: value > 0, "more than 0, or None")
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self._numbers = [0.0] * self._RATES
         self._base_lr = float(lr)
@@ -223,6 +225,9 @@ class Optimizer(Whole, ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr:g})"
 
+    def _check(self, name: str, value: Any, good: Callable[[float], bool], wanted: str) -> None:
+        self._refuse(name, value, good(number(f"{type(self).__name__}: {name}", value)), wanted)
+
     def _refuse(self, name: str, value: Any, good: bool, wanted: str) -> None:
         if not good:
             raise ValueError(f"{type(self).__name__}: {name} must be {wanted}, got {value}")
@@ -237,8 +242,8 @@ class Optimizer(Whole, ABC):
 
     def _set_rates(self, numbers: Mapping[int, float]) -> None:
         """Set rates by their indices; before the first step."""
-        for index, number in numbers.items():
-            self._numbers[index] = float(number)
+        for index, value in numbers.items():
+            self._numbers[index] = float(value)
         self.rates = np.array(self._numbers)
 
     def _fit(self, params: Any, grads: Any, device: Device) -> None:
@@ -316,7 +321,7 @@ class SGD(Optimizer):
         clip_norm: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(lr, weight_decay, clip_norm=clip_norm)
-        self._refuse("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1")
+        self._check("momentum", momentum, lambda value: 0 <= value < 1, "at least 0 and less than 1")
         if nesterov and momentum == 0:
             raise ValueError(f"{type(self).__name__}: nesterov needs momentum > 0, got momentum 0")
         self.nesterov = bool(nesterov)
@@ -372,9 +377,11 @@ class Adam(Optimizer):
         weight_decay: float = 0.0, *, clip_norm: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(lr, weight_decay, clip_norm=clip_norm)
-        good = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        self._refuse("betas", betas, good, "two numbers, at least 0 and less than 1")
-        self._refuse("eps", eps, 0 < eps < np.inf, "more than 0 and finite")
+        wanted = "two numbers, at least 0 and less than 1"
+        self._refuse("betas", betas, isinstance(betas, Sequence) and len(betas) == 2, wanted)
+        numbers = [number(f"{type(self).__name__}: betas", beta) for beta in betas]
+        self._refuse("betas", betas, all(0 <= beta < 1 for beta in numbers), wanted)
+        self._check("eps", eps, lambda value: 0 < value < np.inf, "more than 0 and finite")
         self._set_rates({BETA1: betas[0], BETA2: betas[1], EPS: eps})
 
     @recorded

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...prune.methods import Scores
-from ...prune.moving import Movement
+from ...prune.moving import Movement, sparsities
 from ...storage.pattern import SparsityPattern
 from .caught import Caught
 from .modules import SparseModule
@@ -113,9 +113,9 @@ class Moving:
         if not counts or not isinstance(initial, list) or len(initial) != len(self._initial()):
             raise ValueError(f"rewire: expected the state of one that moves {len(self._modules)} modules, got steps "
                              f"{steps!r}, seed {seed!r}, initial {initial!r}")  # fmt: skip
+        began = sparsities("rewire: initial", dict(zip(self._modules, initial, strict=True))) if initial else None
         self.steps, self._movement.seed = int(state["steps"]), int(state["seed"])
-        if initial:
-            self._movement.initial = dict(zip(self._modules, map(float, initial), strict=True))
+        self._movement.initial = began if initial else self._movement.initial
         self._await()
 
     def _initial(self) -> list[float]:
