@@ -152,7 +152,8 @@ class _Finder:
             return None
         module = f"{__package__}.{PROGRAMS[_old_path(name)]}"
         return compile(
-            f"if __name__ == '__main__':\n    import sys\n    from {module} import main\n    sys.exit(main())\n",
+            f"if __name__ == '__main__':\n    import sys\n    from {__package__}.console.output import write_anything\n"
+            f"    write_anything()\n    from {module} import main\n    sys.exit(main())\n",
             _stands(name), "exec",
         )  # fmt: skip
 

@@ -338,6 +338,8 @@ BAD = {
     "0\t2\t1": "expected a row from 1 to ",
     "1\t65\t1": "expected a column from 1 to 64, got 65",
     "1\t2.5\t1": "expected a column from 1 to 64, got 2.5",
+    "1_0\t2\t1": "expected row, column and value with tabs between, got '1_0\\t2\\t1'",
+    "1\t2\t1e39": "expected a value that float32 holds, got 1e+39",
 }
 
 
@@ -363,9 +365,14 @@ def test_other_bad_files_are_named(tmp_path: Path) -> None:
     file = write(tmp_path / "c.tsv", ["1", "2", "zero"])
     with pytest.raises(ValueError, match=re.escape(f"{file}, line 3: expected one number, got 'zero'")):
         tables.categories(file, 4)
-    file = write(tmp_path / "d.tsv", ["1", "0"])
-    with pytest.raises(ValueError, match=re.escape(f"{file}, line 2: expected an input's number, from 1, got 0")):
-        tables.categories(file, 4)
+    for bad in ("0", "60001", "1e300"):
+        file = write(tmp_path / "d.tsv", ["1", bad])
+        message = f"{file}, line 2: expected an input's number, from 1 to 60000, got {float(bad):.15g}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tables.categories(file, 4)
+    file = write(tmp_path / "n64-l1.tsv", [])
+    with pytest.raises(ValueError, match=re.escape(f"{file}: expected a line for each connection, got none")):
+        next(networks.read(tmp_path, 64, 1))
     whole = write(tmp_path / "e.tsv.gz", [f"{k}" for k in range(1, 5000)])
     whole.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(ValueError, match=re.escape(f"{whole}: the compressed file is damaged")):

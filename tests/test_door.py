@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,7 @@ from sparsecore.commands import door, options
 from sparsecore.commands.recipes import resolved
 from sparsecore.console.arguments import Parser, UsageError
 from sparsecore.console.called import as_called, through
+from sparsecore.console.output import complain, print_lines, write_anything
 from sparsecore.runs.config import RunConfig
 from tests.command.given import one_line
 
@@ -142,11 +145,30 @@ def test_paths_without_files_are_run_and_imported(tmp_path: Path) -> None:
         "import sparsecore.__main__ as one; import sparsecore.commands.door as other; print(one is other, one.__name__)"
     )
     assert said("-c", code, folder=tmp_path).stdout == "True sparsecore.commands.door\n"
-    for path in DOORS:
-        found = said("-m", "sparsecore" if path == "__main__" else f"sparsecore.{path}", "--help", folder=tmp_path)
-        assert (found.returncode, found.stderr) == (0, ""), path
+    assert DOORS.keys() - {"__main__"} <= door.COMMANDS.keys()
+    for name in ("sparsecore", *(f"sparsecore.{each}" for each in door.COMMANDS)):
+        found = said("-m", name, "--help", folder=tmp_path)
+        assert (found.returncode, found.stderr) == (0, ""), name
     moved = said("-m", "sparsecore.optim", folder=tmp_path)  # a module of the last release, which was no program
     assert moved.returncode == 1 and "Traceback" not in moved.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("name", ["challenge", "data", "evaluate", "export"])
+def test_a_command_whose_output_is_closed_says_nothing(name: str) -> None:
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", f"sparsecore.{name}", "--help"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_streams_that_are_closed_or_lack_letters_are_printed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    write_anything()
+    assert print_lines("program", ["2 × 3"]) == 0 and complain("program", "2 × 3", 2) == 2
+    assert written.getvalue().split(b"\n")[0].rstrip() == rb"program: 2 \xd7 3"
 
 
 def test_nothing_is_imported_that_a_command_alone_would_not_import(tmp_path: Path) -> None:

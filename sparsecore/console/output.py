@@ -116,7 +116,14 @@ def complain(program: str, problem: object, status: int) -> int:
 
 
 def write_anything() -> None:
-    """Spell out letters that a stream's encoding lacks, instead of ending the program; warn on one line."""
+    """Let a program print whatever comes, wherever it is called from.
+
+    Letters that a stream's encoding lacks are spelled out, what goes to a stream that is closed is thrown away, and a
+    warning is one line.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # or the next file that is opened would be taken for it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecore.console.arguments import CACHE, Parser, UsageError
-from sparsecore.console.output import complain, print_lines
+from sparsecore.console.output import complain, print_lines, write_anything
 from sparsecore.data import cache
 from sparsecore.data.catalogue import CATALOGUE, EMBEDDED, MNIST
 from sparsecore.data.dataset import DataError
@@ -96,4 +96,5 @@ def _list(root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    write_anything()
     sys.exit(main())

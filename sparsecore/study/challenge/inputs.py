@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.layout import LANES
-from .tables import entries
+from .tables import MOST_SAMPLES, entries
 
 Array = NDArray[Any]
 
 THRESHOLD = 200
 """A pixel of a resized image is one where its value is above this, which leaves about 3% alive, as officially."""
-
-MOST_SAMPLES = 60_000
-"""Inputs of the official files."""
 
 TOGETHER = 1024
 """Images that are resized before they are packed into bits."""

@@ -82,9 +82,10 @@ def read(folder: Path, neurons: int, layers: int) -> Iterator[Weights]:
     """
     for layer in range(1, layers + 1):
         path = found_file(folder, f"n{neurons}-l{layer}.tsv")
-        rows, columns, values = (
-            np.concatenate(parts) for parts in zip(*entries(path, (neurons, neurons)), strict=True)
-        )
+        blocks = list(entries(path, (neurons, neurons)))
+        if not blocks:
+            raise ValueError(f"{path}: expected a line for each connection, got none")
+        rows, columns, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         order = np.lexsort((rows, columns))
         inputs, outputs = rows[order], columns[order]
         twice = np.flatnonzero((inputs[1:] == inputs[:-1]) & (outputs[1:] == outputs[:-1]))

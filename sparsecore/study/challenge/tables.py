@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+MOST_SAMPLES = 60_000
+"""Inputs of the official files."""
+
 BLOCK = 1 << 18
 """Lines that are in memory at a time, as text."""
 
@@ -43,12 +46,15 @@ def entries(path: Path, shape: tuple[int, int]) -> Iterator[tuple[Array, Array, 
                 f"{path}, line {first + at}: expected a {('row', 'column')[which]} from 1 to {shape[which]}, "
                 f"got {places[at, which]:.15g}"
             )
+        if (large := np.flatnonzero(np.abs(numbers[:, 2]) > np.finfo(np.float32).max)).size:
+            got = numbers[large[0], 2]
+            raise ValueError(f"{path}, line {first + large[0]}: expected a value that float32 holds, got {got:.15g}")
         rows, columns = places.T.astype(np.int64) - 1
         yield rows, columns, numbers[:, 2]
 
 
 def categories(path: Path, samples: int) -> Array:
-    """The inputs, counted from 0, that are said to be left after the last layer: a number from 1 a line.
+    """The inputs, counted from 0, that are said to be left after the last layer: a number from 1 to 60,000 a line.
 
     Raises
     ------
@@ -57,13 +63,15 @@ def categories(path: Path, samples: int) -> Array:
     """
     found = []
     for first, numbers in _numbers(path, 1):
-        wrong = np.flatnonzero((numbers[:, 0] < 1) | (numbers[:, 0] != np.floor(numbers[:, 0])))
+        wrong = np.flatnonzero((numbers < 1) | (numbers > MOST_SAMPLES) | (numbers != np.floor(numbers)))
         if len(wrong):
             got = numbers[wrong[0], 0]
-            raise ValueError(f"{path}, line {first + wrong[0]}: expected an input's number, from 1, got {got:.15g}")
+            raise ValueError(
+                f"{path}, line {first + wrong[0]}: expected an input's number, from 1 to {MOST_SAMPLES}, got {got:.15g}"
+            )
         found.append(numbers[:, 0].astype(np.int64) - 1)
     every = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
-    return every[every < samples]  # of all 60,000, where fewer are asked for
+    return every[every < samples]  # of all, where fewer are asked for
 
 
 def _numbers(path: Path, columns: int) -> Iterator[tuple[int, Array]]:
@@ -99,7 +107,8 @@ def _parsed(path: Path, first: int, lines: list[str], columns: int) -> Array:
 def _check(path: Path, number: int, line: str, columns: int) -> None:
     words = line.rstrip("\r\n").split("\t")
     try:
-        good = len(words) == columns and all(np.isfinite(float(word)) for word in words)
+        # Python takes 1_0 for 10, and NumPy for nothing.
+        good = len(words) == columns and "_" not in line and all(np.isfinite(float(word)) for word in words)
     except ValueError:
         good = False
     if not good:
