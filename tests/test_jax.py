@@ -136,3 +136,13 @@ def test_a_function_keeps_the_connections_that_its_layer_had(conv, stays):
     near(compiled(*given), expected)
     near(jax.grad(loss_of(f), (0, 1, 2))(*given), expected)
     assert as_function(layer)(given[0], jnp.asarray(layer.weight), given[2]).shape == y.shape
+
+
+def test_a_layer_without_a_bias():
+    layer = SparseLinear(LAYER.pattern, weight=LAYER.weight, bias=False)
+    f, (x, weight, bias) = as_function(layer), arguments(LAYER)
+    assert layer.bias is None
+    near([f(x, weight, layer.bias)], [dense(x, weight, 0 * bias)])
+    dx, dw, db = jax.grad(loss_of(f), (0, 1, 2))(x, weight, None)
+    near([dx, dw], jax.grad(loss_of(dense), (0, 1))(x, weight, 0 * bias))
+    assert db is None

@@ -33,7 +33,8 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     Returns
     -------
     function
-        Of x (batch, *in_shape), weight (nnz,) in CSR order and bias (out_features,), which gives y (batch, *out_shape).
+        Of x (batch, *in_shape), weight (nnz,) in CSR order and bias (out_features,) or None, which gives y
+        (batch, *out_shape).
         Weight and bias are of one dtype, float32 or float64; x is converted to it.
 
     Raises
@@ -69,7 +70,8 @@ def as_function(layer: SparseLayer) -> Callable[[Any, Any, Any], Any]:
     function.defvjp(forward, backward)
 
     def checked(x: Any, weight: Any, bias: Any) -> Any:
-        weight, bias = _numbers(weight, layer, "weight"), _numbers(bias, layer, "bias")
+        weight = _numbers(weight, layer, "weight")
+        bias = jax.numpy.zeros(parameters[1], weight.dtype) if bias is None else _numbers(bias, layer, "bias")
         if weight.dtype not in (np.float32, np.float64) or bias.dtype != weight.dtype:
             raise TypeError(f"{layer!r}: weight and bias must be float32 or float64, got {weight.dtype}, {bias.dtype}")
         x = _numbers(x, layer, "x", weight.dtype)
