@@ -56,8 +56,9 @@ def replace(path: Path, data: bytes | Iterable[bytes | memoryview], previous: Pa
         if previous is not None and path.is_file():  # a folder that has the name makes the next line fail
             _keep(path, previous)
         os.replace(writing, path)
-    except BaseException:
+    except BaseException as error:
         writing.unlink(missing_ok=True)
+        _name(error, path)
         raise
     finally:
         _writing.discard(writing.name)
@@ -76,8 +77,9 @@ def append(path: Path, data: bytes) -> None:
         try:
             while data:
                 data = data[file.write(data) :]
-        except OSError:
+        except OSError as error:
             file.truncate(end)
+            _name(error, path)
             raise
 
 
@@ -137,6 +139,14 @@ def _check(found: os.stat_result, path: Path, most: int | None = None) -> int:
     if most is not None and found.st_size > most:
         raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {found.st_size:,}", str(path))
     return found.st_size
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Let an error of the system say whose file it is about: it names a hidden one, or none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        error.filename = str(path)
+        if error.filename2 is not None:
+            del error.filename2  # of a renaming; None would be told too
 
 
 def _made(path: Path, permissions: int | None) -> IO[bytes]:

@@ -131,3 +131,16 @@ def test_tables_without_names_are_read_by_position(run: str, capsys: pytest.Capt
         assert evaluate.main([run, "--json", "--dataset", *more]) == 0
         answers.append(capsys.readouterr().out.replace(more[0], ""))
     assert answers[0] == answers[1]
+
+
+def test_a_frame_of_several_kinds_of_numbers_is_numbers() -> None:
+    """As pandas has it of truths beside floats, or of numbers that may be missing."""
+    mixed = TABLE.round(1).astype(object)
+    mixed[:, 1] = TABLE[:, 1] > 0
+    mixed[:, 2] = [np.bool_(each) for each in TABLE[:, 2] > 0]
+    plain = mixed.astype(np.float64)
+    same(Dataset.from_arrays(Frame(mixed, NAMES), Y), Dataset.from_arrays(plain, Y))
+    for cell in (None, "3", 1j):
+        mixed[7, 3] = cell
+        with pytest.raises(DataError, match=f"arrays: x: expected numbers, got {cell!r} in sample 7, column 'pulse'$"):
+            Dataset.from_arrays(Frame(mixed, NAMES), Y)

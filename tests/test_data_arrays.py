@@ -207,15 +207,17 @@ def test_a_table_without_names_has_numbers_for_them_and_may_tell_numbers(tmp_pat
 @pytest.mark.parametrize(("text", "target", "words"), [
     ("", "y", "expected rows of numbers, got none"),
     ("a,y\n", "y", "expected rows of numbers, got none"),
-    ("a,y\n1,2\n3\n", "y", "row 3: expected 2 cells, got 1"),
+    ("a,y\n1,2\n3\n", "y", "line 3: expected 2 cells, got 1"),
     ("a,y\n1,u\n2,v\n", None, "expected a column to be told, one of a, y, got no --target"),
     ("a,y\n1,u\n2,v\n", "z", "one of a, y, got 'z'"),
     ("y\nu\nv\n", "y", "expected columns beside 'y', which is the only one"),
     ("a,y,y\n1,u,v\n", "y", "expected one column of the name 'y', got 2"),
-    ("a,y\n1,u\nx,v\n", "y", "row 3, column 'a': expected a finite number, got 'x'; words become numbers"),
-    ("a,y\n1,u\n,v\n", "y", "row 3, column 'a': expected a finite number, got nothing"),
-    ("a,y\n1,u\nnan,v\n", "y", "row 3, column 'a': expected a finite number, got 'nan'$"),
-    ("a,y\n1,u\n2, \n", "y", "row 3, column 'y': expected a class, got nothing"),
+    ("a,y\n1,u\nx,v\n", "y", "line 3, column 'a': expected a finite number, got 'x'; words become numbers"),
+    ("a,y\n1,u\n,v\n", "y", "line 3, column 'a': expected a finite number, got nothing"),
+    ("a,y\n\n\n1,u\n\nx,v\n", "y", "line 6, column 'a': expected a finite number, got 'x'"),
+    ("a,y\n1,\"u\nu\"\n2,v\n\n3\n", "y", "line 6: expected 2 cells, got 1"),
+    ("a,y\n1,u\nnan,v\n", "y", "line 3, column 'a': expected a finite number, got 'nan'$"),
+    ("a,y\n1,u\n2, \n", "y", "line 3, column 'y': expected a class, got nothing"),
 ])
 def test_unusable_tables_are_refused_in_one_line(tmp_path: Path, text: str, target: str | None, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -216,6 +217,22 @@ def test_an_option_cannot_be_abbreviated() -> None:
         assert not part.allow_abbrev
     with pytest.raises(UsageError, match=r"unrecognized arguments: --epo 3; did you mean --epochs\?"):
         options.read(["lenet300", "--epo", "3"])
+
+
+@pytest.mark.parametrize(("line", "option"), [
+    ("sweep s.toml --out=", "argument --out"), ("study --out '' --dry-run", "argument --out"),
+    ("inspect a --pictures ''", "argument --pictures"), ("export a --onnx ''", "argument --onnx"),
+    ("study --results '' --quick", "argument --results"), ("evaluate ''", "arguments"),
+    ("prune a --sparsity 0.9 --out=", "argument --out"), ("train lenet300 --out ''", "argument --out"),
+])  # fmt: skip
+def test_a_word_that_an_unset_variable_leaves_is_refused(
+    line: str, option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert door.main(shlex.split(line)) == 2
+    err = capsys.readouterr().err
+    assert re.search(rf": {option}: expected a (value|name).*, got ''", err) and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_near_choices_are_named() -> None:

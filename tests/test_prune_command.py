@@ -101,6 +101,7 @@ WRONG = [
     (["--sparsity", "0.5,0.5", "--out", "p"], "one for each of SparseLinear(784→300), SparseLinear(300→100)"),
     (["--sparsity", "1", "--out", "p"], "SparseLinear(784→300): would lose all its 235,200 connections"),
     (["--threshold", "1", "--global", "--out", "p"], "--global: goes with --sparsity only"),
+    (["--sparsity", "0.9", "--dataset", "mnist", "--out", "p"], "--dataset: goes with --by gradient and"),
     (["--sparsity", "0.5,0.5,0.5", "--global", "--out", "p"], "one sparsity for all layers"),
     (["--sparsity", "0.5", "--out", "nowhere/p"], "nowhere/p: cannot be written"),
     (["--sparsity", "0.5", "--by", "gradient", "--dataset", "nothing", "--out", "p"], "nothing"),

@@ -160,7 +160,9 @@ def test_the_same_seed_gives_the_same_bits():
     ("options", "words"),
     [
         ({"sparsity": 1.0}, "sparsity must be at least 0 and below 1, got 1.0"), ({"topology": "ring"}, "one of exp"),
-        ({"prune": -0.1}, "prune must be"), ({"max_iter": 0}, "max_iter must"), ({"batch_size": "all"}, "batch_size"),
+        ({"prune": -0.1}, "prune must be"), ({"momentum": "a"}, "momentum must be at least 0 and below 1, got 'a'"),
+        ({"learning_rate_init": None}, "learning_rate_init must be at least"), ({"topology": None}, "topology must be"),
+        ({"max_iter": 0}, "max_iter must"), ({"batch_size": "all"}, "batch_size"),
         ({"hidden_layer_sizes": (0,)}, "positive sizes"), ({"topology": []}, r"layer 0 needs one of shape \(100, 64\)"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from itertools import pairwise
 from os.path import expanduser
 from typing import Any, NoReturn
 
@@ -14,6 +15,9 @@ from ..errors import OneLineError, one_line
 from .called import as_called
 
 CACHE = "folder of fetched data sets ($SPARSECORE_DATA_DIR, or else the platform's cache folder, if not given)"
+
+
+_NOTHING = re.compile(r"--[\w-]+=")
 
 
 class UsageError(OneLineError):
@@ -46,6 +50,10 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(found).items():
             if value == []:  # what argparse makes of --out=--
                 self.error(f"argument --{name.replace('_', '-')}: expected a value, got '--'")
+        for before, word in pairwise(["", *words]):
+            if not word or _NOTHING.fullmatch(word):  # what a variable that is not set leaves
+                option = word[:-1] if word else before if before.startswith("--") else ""
+                self.error(f"{f'argument {option}' if option else 'arguments'}: expected a value, got ''")
         return found, rest
 
     def error(self, message: str) -> NoReturn:

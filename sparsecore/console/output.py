@@ -111,6 +111,8 @@ def leave_stdout() -> None:
 
 def complain(program: str, problem: object, status: int) -> int:
     """Say on one line of stderr what is wrong; gives back the exit status."""
+    if isinstance(problem, OSError) and problem.strerror and problem.filename is not None:
+        problem = f"{problem.filename}: {problem.strerror}"
     print(as_called(f"{program}: {one_line(problem)}"), file=sys.stderr)
     return status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,10 +183,21 @@ def _plain(given: Given, role: str) -> NDArray[Any]:
         found = plain_array(array, f"{given.name}: {given.called.get(role, role)}")
     except (TypeError, ValueError) as error:
         raise DataError(error) from None
+    if role.startswith("x") and found.dtype.hasobject and found.ndim == 2:
+        _refuse_cell(given, role, found, names_of(array))
     words = found.dtype.kind == "T" or (found.dtype.kind == "O" and all(isinstance(each, str) for each in found.flat))
     if role.startswith("y") and found.dtype.kind == "S":
         return np.char.decode(found, "utf-8", "replace")
     return found.astype(object).astype(str) if role.startswith("y") and words else found
+
+
+def _refuse_cell(given: Given, role: str, cells: NDArray[Any], columns: tuple[str, ...]) -> None:
+    """Refuse objects that are no numbers: the first of them is named."""
+    for (row, column), cell in np.ndenumerate(cells):
+        if not isinstance(cell, Real | np.bool_):
+            name = f"{columns[column]!r}" if columns else column + 1
+            got = one_line(repr(cell), 60)
+            raise given.wrong(role, f"expected numbers, got {got} in sample {row}, column {name}")
 
 
 def _inputs(given: Given, role: str, raw: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8] | NDArray[np.float32]:

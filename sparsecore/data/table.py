@@ -49,38 +49,38 @@ def read_csv(path: Path, target: str | None, loss: str = "cross-entropy") -> Dat
     if names.count(target) > 1:
         raise DataError(f"{path}: expected one column of the name {target!r}, got {names.count(target)}")
     at = names.index(target)
-    wrong = _Where(path, 1 + headed)
+    wrong = _Where(path, [line for _, line in rows])
     others = tuple(name for name in names if name != target) if headed and len(set(names)) == len(names) else ()
-    columns = [wrong.numbers(name, [row[k] for row in rows]) for k, name in enumerate(names) if k != at]
-    cells = [row[at].strip() for row in rows]
+    columns = [wrong.numbers(name, [row[k] for row, _ in rows]) for k, name in enumerate(names) if k != at]
+    cells = [row[at].strip() for row, _ in rows]
     y = wrong.numbers(target, cells) if loss == "mse" else wrong.classes(target, cells)
     given = Given(str(path), np.stack(columns, axis=1), y, called={"y": target, "x": "columns"}, columns=others)
     return Dataset.of(given, loss)
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]], bool]:
-    """The columns' names, the cells of each row, and whether the first line has the names."""
+def _rows(path: Path) -> tuple[list[str], list[tuple[list[str], int]], bool]:
+    """The columns' names, each row's cells and the line that it ends with, and whether the first one has the names."""
     try:
         text = content(path, memory() // 4).decode("utf-8-sig")
-        line = text[: text.find("\n")] if "\n" in text else text
-        separator = max(SEPARATORS, key=line.count)
-        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
+        head = text[: text.find("\n")] if "\n" in text else text
+        separator = max(SEPARATORS, key=head.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        lines = [(row, reader.line_num) for row in reader if row]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a .csv file in UTF-8, could not read it ({error})") from None
-    headed = bool(lines) and not all(map(_is_number, lines[0]))
-    first = lines[0] if lines else []
+    first = lines[0][0] if lines else []
+    headed = not all(map(_is_number, first))
     names = [name.strip() for name in first] if headed else [str(k + 1) for k in range(len(first))]
-    rows = lines[headed:]
-    if not rows:
+    if not lines[headed:]:
         raise DataError(f"{path}: expected rows of numbers, got none")
-    for k, row in enumerate(rows):
+    for row, line in lines[headed:]:
         if len(row) != len(names):
-            raise DataError(f"{path}: row {k + 1 + headed}: expected {len(names)} cells, got {len(row)}")
-    return names, rows, headed
+            raise DataError(f"{path}: line {line}: expected {len(names)} cells, got {len(row)}")
+    return names, lines[headed:], headed
 
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
@@ -89,8 +89,8 @@ _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 class _Where:
     """Columns of a file, and what is wrong with them where it is."""
 
-    def __init__(self, path: Path, first: int) -> None:
-        self.path, self.first = path, first
+    def __init__(self, path: Path, lines: list[int]) -> None:
+        self.path, self.lines = path, lines
 
     def numbers(self, name: str, cells: list[str]) -> NDArray[np.float64]:
         """A column of finite numbers."""
@@ -114,7 +114,7 @@ class _Where:
     def _refuse(self, name: str, at: int, cells: list[str], wanted: str) -> None:
         got = repr(one_line(cells[at], 60)) if cells[at].strip() else "nothing"
         hint = "; words become numbers as one column of 0 and 1 for each" if not _is_number(cells[at]) else ""
-        raise DataError(f"{self.path}: row {at + self.first}, column {name!r}: expected {wanted}, got {got}{hint}")
+        raise DataError(f"{self.path}: line {self.lines[at]}, column {name!r}: expected {wanted}, got {got}{hint}")
 
 
 def _whole(cell: str) -> int:

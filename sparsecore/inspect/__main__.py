@@ -38,6 +38,8 @@ def _inspected(arguments: list[str]) -> list[str]:
     options: dict[str, Any] = vars(asked.parse_args(arguments))
     if ("remove_dead" in options) != ("out" in options):
         asked.error("--remove-dead and --out go together")
+    if Path(options.get("out", "")).suffix == ".npz":  # which would be read as one
+        asked.error(f"--out: expected a name such as a.safetensors, which is what is written, got {options['out']}")
     if "out" in options and Path(options["out"]).exists():
         asked.error(f"--out: {options['out']} is there already; choose another name")
     if "out" in options and os.path.abspath(options["out"]) == os.path.abspath(options.get("pictures", "")):

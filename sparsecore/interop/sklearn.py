@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from numbers import Integral
@@ -331,12 +331,14 @@ _GOOD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "sparsity": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "prune": (lambda value: value is None or 0 <= value < 1, "None, or at least 0 and below 1"),
     "alpha": (lambda value: value >= 0, "at least 0"),
+    "learning_rate_init": (lambda value: 0 <= value < np.inf, "at least 0 and finite"),
+    "momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "batch_size": (lambda value: (isinstance(value, str) and value == "auto") or _whole(value), "'auto' or positive"),
     "max_iter": (lambda value: isinstance(value, Integral) and int(value) >= 1, "at least 1"),
     "tol": (lambda value: value > -np.inf, "a number"),
     "n_iter_no_change": (lambda value: value == np.inf or _whole(value), "at least 1"),
     "validation_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
-    "topology": (lambda value: not isinstance(value, str) or value in TOPOLOGIES,
+    "topology": (lambda value: value in TOPOLOGIES if isinstance(value, str) else isinstance(value, Iterable),
                  f"patterns, or one of {', '.join(TOPOLOGIES)}"),
 }  # fmt: skip
 """What an estimator's parameters must be."""

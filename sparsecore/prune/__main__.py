@@ -43,6 +43,8 @@ def _pruned(arguments: list[str]) -> list[str]:
         asked.error("expected one of --sparsity, --threshold and --quality, or --compact alone or with one of them")
     if "sparsity" not in options and (other := {"by", "global"} & options.keys()):
         asked.error(f"--{other.pop()}: goes with --sparsity only")
+    if options.get("by", "magnitude") == "magnitude" and (other := {"dataset", "data_dir"} & options.keys()):
+        asked.error(f"--{other.pop().replace('_', '-')}: goes with --by gradient and --by curvature only")
     if not goals and "allow_empty" in options:
         asked.error("--allow-empty: goes with pruning, and --compact removes nothing that is in use")
     out = Path(options["out"])

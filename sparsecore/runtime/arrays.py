@@ -6,6 +6,7 @@ nothing, and results come in that dtype.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -149,4 +150,8 @@ def _imported(x: Any) -> np.ndarray[Any, Any]:
         except (BufferError, RuntimeError, TypeError):  # a dtype that NumPy does not know, such as bfloat16
             if str(x.dtype) == "torch.bfloat16":  # which even PyTorch does not turn into an array
                 x = x.float()
-    return np.asarray(x)
+    array = np.asarray(x)
+    if not array.dtype.hasobject or not hasattr(x, "columns"):
+        return array
+    # A data frame of several kinds of numbers, or of a kind that may be missing.
+    return array.astype(np.float64) if all(isinstance(each, Real | np.bool_) for each in array.flat) else array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -56,6 +57,37 @@ def test_a_grid_has_every_combination_for_every_seed() -> None:
     assert sweep.points[0].title == "sparsity=0.5 lr=0.1"
     assert {run.seed for run in sweep.runs} == {0, 1, 2} and sweep.runs[0].options["sparsity"] == 0.5
     assert len({run.key for run in sweep.runs}) == 18
+
+
+def test_runs_on_a_users_own_data_are_others_where_the_data_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same name, in a file or in a folder, and whatever the folder that it is called from."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos/cat").mkdir(parents=True)
+    files = Path("t.csv"), Path("photos/cat/a.png")
+
+    def keys(number: int) -> set[str]:
+        run = {"model": "lenet300", "epochs": 1}
+        sweep = sweep_of({"run": run, "grid": {"dataset": ["t.csv", "photos"]}})
+        assert len({run.key for run in sweep.runs}) == number
+        return {run.key for run in sweep.runs}
+
+    for file in files:
+        file.write_text("a,b\n1,2\n")
+    first = keys(2)
+    os.utime(files[0])
+    assert keys(2) == first
+    files[0].write_text("a,b\n1,3\n")
+    second = keys(2)
+    assert len(second & first) == 1
+    files[1].rename("photos/cat/b.png")
+    assert len(keys(2) & first) == 0
+    monkeypatch.setattr("sparsecore.data.fingerprint.WHOLE", 1)  # a large file is told by its size and its time
+    third = keys(2)
+    os.utime(files[0], ns=(1, 1))
+    assert len(keys(2) & third) == 1
+    assert {run.data for run in sweep_of({"run": RUN, "grid": {"sparsity": [0.5]}}).runs} == {""}
 
 
 def test_draws_are_within_their_ends_and_stay_when_there_are_more() -> None:

@@ -123,7 +123,7 @@ def test_a_quota_reached_under_way() -> None:
 def test_a_line_is_added_whole_or_not_at_all() -> None:
     path = Path("lines")
     append(path, b"first\n")
-    with files_of_at_most(20), pytest.raises(OSError, match="too large"):
+    with files_of_at_most(20), pytest.raises(OSError, match=r"too large: 'lines'$"):
         append(path, b"x" * 100)
     assert path.read_bytes() == b"first\n"
     append(path, b"last\n")
@@ -133,7 +133,7 @@ def test_a_line_is_added_whole_or_not_at_all() -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("file")
     replace(path, b"old")
-    with files_of_at_most(10), pytest.raises(OSError, match="too large"):
+    with files_of_at_most(10), pytest.raises(OSError, match=r"too large: 'file'$"):
         replace(path, b"x" * 100, Path("previous"))
     assert path.read_bytes() == b"old" and not Path("previous").exists()
 

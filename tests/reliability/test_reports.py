@@ -523,7 +523,7 @@ def test_what_cannot_be_read_is_not_called_the_output(
 
     monkeypatch.setattr("sparsecore.commands.build.load", fails)
     assert train.main(["lenet300", "--dataset", "mnist-subset"]) == 1
-    assert capsys.readouterr().err == "python -m sparsecore.train: [Errno 13] Permission denied: 'the data'\n"
+    assert capsys.readouterr().err == "python -m sparsecore.train: the data: Permission denied\n"
 
 
 def test_more_epochs_are_another_run_that_goes_on_from_this_one(

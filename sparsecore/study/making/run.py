@@ -38,11 +38,14 @@ class Run:
         Where its network comes from.
     seed : int, optional
         Only a run that has one can be made.
+    data : str
+        The fingerprint of a user's own data, which may be others one day.
     """
 
     what: RunConfig | Cut
     source: Run | None = None
     seed: int | None = None
+    data: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -71,7 +74,8 @@ class Run:
     def key(self) -> str:
         """The same for the same configuration, sources included; another for any other."""
         source = None if self.source is None else self.source.key
-        text = json.dumps([VERSION, self.kind, sorted(self.options.items()), source])
+        data = [self.data] if self.data else []
+        text = json.dumps([VERSION, self.kind, sorted(self.options.items()), source, *data])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def seeded(self, seed: int) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...commands.recipes import resolved
+from ...data.fingerprint import fingerprint
 from ...errors import OneLineError
 from ...files import content
 from ...runs.config import RunConfig, settings
@@ -109,7 +110,9 @@ def sweep_of(found: Mapping[str, Any]) -> Sweep:
         _point(fixed, dict(zip(values, chosen, strict=True)) | one, seeds)
         for one in (_draws(drawn, draws, seed) if draws else [{}]) for chosen in product(*values.values())
     ]  # fmt: skip
-    return Sweep((*values, *drawn), tuple(points))
+    data = {name: fingerprint(name) for name in {run.dataset for point in points for run in point.runs}}
+    own = (Point(each.given, tuple(replace(run, data=data[run.dataset]) for run in each.runs)) for each in points)
+    return Sweep((*values, *drawn), tuple(own))
 
 
 def _point(fixed: Mapping[str, Any], given: dict[str, Any], seeds: int) -> Point:
