@@ -207,6 +207,14 @@ def test_2_inputs_that_are_no_tensors(kind: str, x: Any) -> None:
 
 
 @each_module
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_2_nested_tensors(kind: str, layout: Any) -> None:
+    x = torch.nested.nested_tensor([torch.randn(2, *IN[kind][1:]), torch.randn(1, *IN[kind][1:])], layout=layout)
+    refused(lambda: MODULES[kind]()(x), "x must be a tensor of one size, got a nested one")
+
+
+@each_module
 @pytest.mark.parametrize("how", ["sparse", "meta", "complex64", "shorter", "longer", "fake"])
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_2_gradients_unlike_the_output(kind: str, how: str) -> None:

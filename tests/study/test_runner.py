@@ -190,6 +190,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         process.communicate()
         with (out / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits until the last worker has saved
+        assert not [log for log in (out / "runs").glob("*/log.txt") if "Traceback" in log.read_text()]
     process = begin(out)
     said = process.communicate()[1]
     assert process.returncode == 0, said

@@ -19,9 +19,11 @@ def shape_of(owner: str, x: Any) -> torch.Size:
     Raises
     ------
     TypeError
-        If that is not a tensor.
+        If that is not a tensor, or a nested one.
     """
     if isinstance(x, torch.Tensor):
+        if x.is_nested:
+            raise TypeError(f"{owner}: x must be a tensor of one size, got a nested one: pad it, or give its parts")
         return x.shape
     if isinstance(x, torch.fx.Proxy):
         raise TypeError(f"{owner}: torch.fx cannot follow its forward: have the tracer's is_leaf_module keep it whole, "
