@@ -348,8 +348,7 @@ def test_what_cannot_be_taken_is_refused_in_a_line() -> None:
     refused(TypeError, f"{name}: x must hold real numbers, got complex128", lambda: compiled(few.astype(complex)))
     for batch in (0, -1):
         refused(ValueError, f"compile: batch must be at least 1, got {batch}", lambda batch=batch: net.compile(batch))
-    with pytest.raises(TypeError, match="integer"):
-        net.compile(1.5)  # type: ignore[arg-type]
+    refused(ValueError, "compile: batch must be a whole number, got 1.5", lambda: net.compile(1.5))  # type: ignore[arg-type]
     for answers in (compiled, net.logits, net.predict):
         with pytest.raises(ValueError, match=r"floats normalised to -0.3333 to 3, got 5$"):
             answers(few + 5)
