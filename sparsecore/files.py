@@ -58,7 +58,8 @@ def replace(path: Path, data: bytes | Iterable[bytes | memoryview], previous: Pa
         os.replace(writing, path)
     except BaseException as error:
         writing.unlink(missing_ok=True)
-        _name(error, path)
+        if isinstance(error, OSError) and error.filename in (None, str(writing)):  # not one that `data` comes from
+            _name(error, path)
         raise
     finally:
         _writing.discard(writing.name)

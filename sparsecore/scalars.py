@@ -8,6 +8,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+
 from .errors import one_line
 
 LARGEST_SEED = (1 << 64) - 1
@@ -23,10 +25,18 @@ def whole(name: str, value: Any) -> int:
         raise ValueError(f"{name} must be a whole number, got {one_line(repr(value), 60)}") from None
 
 
+def steps(name: str, value: Any) -> float:
+    """A number of steps, which may be a whole float, as 0.75 · 1000 is."""
+    found = number(name, value)
+    if not found.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {one_line(repr(value), 60)}")
+    return found
+
+
 def number(name: str, value: Any) -> float:
     """A number, which may be infinite or NaN; words and truths are none."""
     try:
-        if isinstance(value, bool | str | bytes):
+        if isinstance(value, bool | np.bool_ | str | bytes):
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):

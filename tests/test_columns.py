@@ -35,7 +35,8 @@ def shuffled(array: Any) -> Frame:
 
 
 @pytest.mark.parametrize(("columns", "names"), [
-    (NAMES, NAMES), (np.array(NAMES), NAMES), (list(NAMES), NAMES), (range(5), ()), ("aabbc", ()), (None, ()),
+    (NAMES, NAMES), ([f" {name}" for name in NAMES], NAMES), (["a", "", "b", "c", "d"], ()),
+    (np.array(NAMES), NAMES), (list(NAMES), NAMES), (range(5), ()), ("aabbc", ()), (None, ()),
     ((1, "b"), ()), (lambda: NAMES, ()),
 ])  # fmt: skip
 def test_frames_say_their_names_where_these_are_words_that_differ(columns: Any, names: Any) -> None:
@@ -68,7 +69,7 @@ def test_data_in_other_columns_is_the_same_data() -> None:
     assert data.in_columns(()) is data and data.in_columns(NAMES) is data
 
 
-@pytest.mark.parametrize("columns", [("a",), ("a", "a"), ("a", 1)])
+@pytest.mark.parametrize("columns", [("a",), ("a", "a"), ("a", 1), ["a", "b"], None, 3])
 def test_a_normalisation_has_a_name_for_each_column_or_none(columns: Any) -> None:
     with pytest.raises(ValueError, match="columns must be 2 names that differ"):
         Normalisation((2,), (0.0,), (1.0,), "float32", columns)

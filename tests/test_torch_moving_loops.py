@@ -180,6 +180,33 @@ def test_a_module_that_took_no_part_stays_and_a_step_without_any_is_refused() ->
     assert moving.steps == 4 and moving.step() == []
 
 
+def test_a_module_used_around_its_own_reentrant_checkpoint_is_scored_by_all_of_its_passes() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    module = SparseLinear(12, 12, sparsity=0.5, dtype=torch.float64)
+    moving = rewire(module, torch.optim.SGD(module.parameters(), 0.1), schedule=RewiringSchedule(1, 9, 0.3))
+    for _ in range(2):  # the second pass adds to the first
+        x = torch.randn(5, 12, dtype=torch.float64, requires_grad=True)
+        inner = checkpoint(module, torch.tanh(module(x)), use_reentrant=True)
+        module(torch.tanh(inner)).square().sum().backward()
+        torch.testing.assert_close(moving._caught[""].gradient(module.pattern), module.weight.grad)
+
+
+def test_passes_whose_gradient_is_zero_where_connections_are_count_elsewhere() -> None:
+    """As of inputs that are next to empty; gradients that were set to zero take theirs with them."""
+    module = SparseLinear(4, 2, pattern=dense(2, 4).select([True, False] * 4), dtype=torch.float64)
+    moving = rewire(module, torch.optim.SGD(module.parameters(), 0.1), schedule=RewiringSchedule(1, 9, 0.3))
+    other, plain = torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64)
+    other[0, 1] = 5
+    module(other).sum().backward()
+    module(plain).sum().backward()
+    caught = moving._caught[""]
+    assert caught.gradient(dense(2, 4)).reshape(2, 4)[0].tolist() == [1, 6, 1, 1]
+    module.zero_grad(set_to_none=False)
+    module(plain).sum().backward()
+    assert caught.gradient(dense(2, 4)).reshape(2, 4)[0].tolist() == [1, 1, 1, 1]
+
+
 def masked(module: Any) -> None:
     torch.nn.utils.prune.identity(module, "weight")
 

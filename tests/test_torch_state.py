@@ -478,6 +478,18 @@ def test_other_connections_without_their_values_are_refused_and_nothing_changes(
     agrees(to, torch.randn(X[kind]))
 
 
+@pytest.mark.parametrize("change", [
+    lambda module: torch.nn.utils.prune.identity(module, "weight"),
+    lambda module: torch.nn.utils.parametrize.register_parametrization(module, "weight", nn.Identity()),
+])  # fmt: skip
+def test_a_masked_or_parametrized_state_loads_whole(change: Any) -> None:
+    to, of, x = linear(1), linear(2), torch.randn(7, 40)
+    for module in (to, of):
+        change(module)
+    to.load_state_dict(of.state_dict())
+    assert torch.equal(to(x), of(x))
+
+
 def test_a_state_through_safetensors() -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     module, other, x = linear(1), linear(2), torch.randn(3, 40)

@@ -93,6 +93,7 @@ def parts_of(given: Given, *, loss: str = "cross-entropy", held_out: float = HEL
             raise given.wrong(role, f"expected {', '.join(roles)}, got none")
     raw = {role: _plain(given, role) for role in roles}
     columns = given.columns or names_of(given.x)
+    columns = columns if raw["x"].ndim == 2 and len(columns) == raw["x"].shape[1] else ()
     for role, array in raw.items():
         check(given, role, array.shape, array.dtype, loss)
     shape, said = raw["x"].shape[1:], ""
@@ -195,7 +196,7 @@ def _refuse_cell(given: Given, role: str, cells: NDArray[Any], columns: tuple[st
     """Refuse objects that are no numbers: the first of them is named."""
     for (row, column), cell in np.ndenumerate(cells):
         if not isinstance(cell, Real | np.bool_):
-            name = f"{columns[column]!r}" if columns else column + 1
+            name = f"{columns[column]!r}" if len(columns) == cells.shape[1] else column + 1
             got = one_line(repr(cell), 60)
             raise given.wrong(role, f"expected numbers, got {got} in sample {row}, column {name}")
 

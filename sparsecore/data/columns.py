@@ -20,8 +20,10 @@ def names_of(x: Any) -> tuple[str, ...]:
         names = tuple(found)
     except TypeError:
         return ()
-    words = all(isinstance(name, str) for name in names)
-    return tuple(map(str, names)) if words and len(set(names)) == len(names) else ()
+    if not all(isinstance(name, str) for name in names):
+        return ()
+    words = tuple(str(name).strip() for name in names)  # as tables in files have them
+    return words if all(words) and len(set(words)) == len(words) else ()
 
 
 def places(given: Sequence[str], wanted: Sequence[str], owner: str) -> NDArray[np.intp] | None:

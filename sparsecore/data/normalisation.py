@@ -58,8 +58,9 @@ class Normalisation:
             raise ValueError(f"normalisation: std must be positive, got {self.std}")
         if self.dtype not in (None, PIXELS.name, NUMBERS.name):
             raise ValueError(f"normalisation: dtype must be uint8, float32 or None, got {self.dtype!r}")
-        names = {name for name in self.columns if isinstance(name, str)}
-        if self.columns and not len(names) == len(self.columns) == prod(self.shape):
+        names = self.columns if isinstance(self.columns, tuple) else (None,)
+        differ = len({name for name in names if isinstance(name, str)})
+        if names and not differ == len(names) == prod(self.shape):
             raise ValueError(f"normalisation: columns must be {prod(self.shape)} names that differ, got {self.columns}")
 
     def affine(self, kind: Any, dtype: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.splits import listed
-from ..scalars import number, seed_of, whole
+from ..scalars import number, seed_of, steps
 from ..storage.granularity import Granularity, Units
 from ..storage.growth import changed
 from ..storage.parameters import ByPath
@@ -45,7 +45,7 @@ class RewiringSchedule:
     fraction: float = 0.3
 
     def __post_init__(self) -> None:
-        whole("every", self.every), whole("end", self.end), number("fraction", self.fraction)
+        steps("every", self.every), steps("end", self.end), number("fraction", self.fraction)
         if self.every < 1 or self.end < self.every:
             raise ValueError(f"updates must be due every 1 or more steps, and once by the end, got every {self.every} "
                              f"steps until {self.end}")  # fmt: skip
@@ -209,9 +209,6 @@ class Movement:
             goal = stretches * int(np.rint((1 - last) * (possible // stretches)))
             if not goal:
                 raise PruneError(f"{name}: no connections would be left at sparsity {last:g}: ask for less")
-            if goal > held and not self.method.by_row:
-                raise PruneError(f"{name}: has {held:,} of {possible:,} already, fewer than the {goal:,} of sparsity "
-                                 f"{last:g}, and connections come only as others go: ask for more")  # fmt: skip
         if (first := round(self.schedule.at(self.schedule.every) * goal)) > possible - goal:
             raise PruneError(f"{name}: {first:,} connections would move at first, and only {possible - goal:,} places "
                              "are free: move a smaller fraction, or start with fewer")  # fmt: skip

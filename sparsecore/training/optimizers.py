@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -378,7 +378,7 @@ class Adam(Optimizer):
     ) -> None:  # fmt: skip
         super().__init__(lr, weight_decay, clip_norm=clip_norm)
         wanted = "two numbers, at least 0 and less than 1"
-        self._refuse("betas", betas, isinstance(betas, Sequence) and len(betas) == 2, wanted)
+        self._refuse("betas", betas, hasattr(betas, "__len__") and len(betas) == 2, wanted)
         numbers = [number(f"{type(self).__name__}: betas", beta) for beta in betas]
         self._refuse("betas", betas, all(0 <= beta < 1 for beta in numbers), wanted)
         self._check("eps", eps, lambda value: 0 < value < np.inf, "more than 0 and finite")

@@ -7,11 +7,13 @@ stored connections, for some x and dy; and what the loss says of absent connecti
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch._C import _current_graph_task_id, _will_engine_execute_node
 from torch._C._functorch import unwrap_if_dead
+from torch.autograd import Variable
 from torch.autograd.graph import get_gradient_edge
 
 from ...layers.sparse import SparseLayer
@@ -31,7 +33,7 @@ class Caught:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self._task = -1  # the pass back through the graph that was seen last
+        self._under_way: set[int] = set()  # passes back through graphs, by the engine's numbers
         self._passes: list[tuple[SparseLayer, torch.Tensor, torch.Tensor]] = []
         self._samplers: list[Callable[[SparsityPattern], torch.Tensor]] = []
 
@@ -41,6 +43,7 @@ class Caught:
     def clear(self) -> None:
         """Forget it all."""
         self._passes, self._samplers = [], []
+        self._under_way.clear()  # of a pass that an error ended
 
     def add(self, layer: SparseLayer, x: torch.Tensor, dy: torch.Tensor) -> None:
         """Take note of a pass whose gradient is being computed.
@@ -48,12 +51,28 @@ class Caught:
         Where `weight.grad` is empty it begins anew: what was added to the one before, such as a critic's while its
         generator learns, is forgotten with it.
         """
-        if (task := _current_graph_task_id()) != self._task:
-            self._task = task
-            if _begins_anew(self.module.weight):
-                self.clear()
+        if (task := _current_graph_task_id()) not in self._under_way:
+            if not self._under_way and self._begins_anew():  # else within another, as a reentrant checkpoint does
+                self._passes = []
+            if task >= 0:
+                self._under_way.add(task)
+                Variable._execution_engine.queue_callback(partial(self._under_way.discard, task))
+        self._samplers = []
         # Whoever called may write over them later.
         self._passes.append((layer, *(plain(unwrap_if_dead(each).detach()).clone() for each in (x, dy))))
+
+    def _begins_anew(self) -> bool:
+        """Whether the pass back through the graph that is under way is the first to add to `weight.grad`."""
+        weight = self.module.weight
+        if not weight.is_leaf or not (weight.grad is None or not weight.grad.any()):
+            return False
+        try:
+            adds = bool(_will_engine_execute_node(get_gradient_edge(weight).node))
+        except RuntimeError:  # it adds to nothing: `autograd.grad` gives the gradient to whoever asked
+            return False
+        if not adds or weight.grad is None or not self._passes:
+            return adds
+        return bool(self.gradient(self.module.pattern).any())  # else these zeros are those of the passes
 
     def gradient(self, pattern: SparsityPattern) -> torch.Tensor:
         """The gradient of a pattern's connections, stored or not, of shape (nnz,): zero where nothing passed."""
@@ -63,16 +82,6 @@ class Caught:
         for sampled in self._samplers:
             total += sampled(pattern)
         return total
-
-
-def _begins_anew(weight: torch.Tensor) -> bool:
-    """Whether the pass back through the graph that is under way is the first to add to `weight.grad`."""
-    if not weight.is_leaf or not (weight.grad is None or not weight.grad.any()):
-        return False
-    try:
-        return bool(_will_engine_execute_node(get_gradient_edge(weight).node))
-    except RuntimeError:  # it adds to nothing: `autograd.grad` gives the gradient to whoever asked
-        return False
 
 
 def _sampler(

@@ -132,6 +132,8 @@ class PatternModule(nn.Module):
         indptr, indices, weight = names = [prefix + name for name in (*NAMES, "weight")]
         if not all(name in state_dict for name in names):
             dense = state_dict.get(weight)
+            if "weight" not in self._parameters:  # it is computed from others, which the state has
+                return {}
             if given := {name: state_dict[prefix + name] for name in NAMES if prefix + name in state_dict}:
                 held = {name: each.to(KIND) if isinstance(each, torch.Tensor) else each for name, each in given.items()}
                 if not all(holds(each, getattr(self.pattern, name)) for name, each in held.items()):
