@@ -142,9 +142,9 @@ def _check(found: os.stat_result, path: Path, most: int | None = None) -> int:
     return found.st_size
 
 
-def _name(error: BaseException, path: Path) -> None:
+def _name(error: OSError, path: Path) -> None:
     """Let an error of the system say whose file it is about: it names a hidden one, or none."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if error.errno is not None:
         error.filename = str(path)
         if error.filename2 is not None:
             del error.filename2  # of a renaming; None would be told too

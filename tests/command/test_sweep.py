@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from sparsecore.data.fingerprint import fingerprint
 from sparsecore.study.making import mpi
 from sparsecore.study.making.outcome import Outcome, read_outcome, write
 from sparsecore.study.making.sweep import SweepError, read_sweep, sweep_of
@@ -83,6 +84,14 @@ def test_runs_on_a_users_own_data_are_others_where_the_data_are(
     assert len(second & first) == 1
     files[1].rename("photos/cat/b.png")
     assert len(keys(2) & first) == 0
+    before = keys(2)
+    for file in ("x.npy", "runs/s/x.npy", "runs/s/picture.png", "photos/notes.txt"):  # a sweep may write where data are
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"1")
+    assert keys(2) == before and fingerprint(".") == fingerprint(str(tmp_path)) != ""
+    whole = fingerprint(".")
+    Path("runs/s/another.npy").write_bytes(b"1")
+    assert fingerprint(".") == whole
     monkeypatch.setattr("sparsecore.data.fingerprint.WHOLE", 1)  # a large file is told by its size and its time
     third = keys(2)
     os.utime(files[0], ns=(1, 1))
