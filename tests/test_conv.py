@@ -24,6 +24,7 @@ from sparsecore.network import Network
 from sparsecore.runtime.devices import cpu
 from sparsecore.runtime.tiles import LANES
 from sparsecore.runtime.workspace import Workspace
+from sparsecore.storage.conv_plan import _panel
 from sparsecore.storage.pattern import SparsityPattern
 from sparsecore.topology import dense, uniform_random
 
@@ -253,7 +254,7 @@ def test_a_pixel_that_no_filter_reaches_gets_no_gradient():
 
 
 @pytest.mark.parametrize(
-    "kernel, stride, lines", [((3, 3), 1, 60), ((3, 3), 2, 60), ((2, 5), (3, 2), 60), ((1, 1), 1, 16)]
+    "kernel, stride, lines", [((3, 3), 1, 60), ((3, 3), 2, 60), ((2, 5), (3, 2), 60), ((1, 1), 1, 4 * _panel())]
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blocks_of_channels_change_nothing_but_the_order_of_dx(kernel, stride, lines, dtype, monkeypatch):
@@ -318,6 +319,27 @@ def test_the_same_bits_on_any_number_of_threads(format, stride):
         return [y, dx, *(array.copy() for array in grads.values())]
 
     assert_same_bits(step)
+
+
+@pytest.mark.parametrize("pools", [POOLS[:1], POOLS], ids=["alone", "together"])
+@pytest.mark.parametrize("batch, side, sparsity", [(50, 9, 0.6), (128, 4, 0.9), (20, 33, 0.9), (1, 16, 0)])
+def test_threads_that_take_bands_of_images_find_the_bits_of_those_that_take_rows(pools, batch, side, sparsity, monkeypatch):  # noqa: E501
+    """Also where gradients are added to what is there, and some rows and channels have no connections."""
+    monkeypatch.setattr("sparsecore.kernels.cpu.launch.WORTH_CUTTING", 1)
+    pattern = uniform_random(7, 5 * 9, sparsity, np.random.default_rng(0))
+    plan = SparseConv2d(pattern, (5, side, side), 3, 1, 1).plan
+    tiles = -(-batch // LANES)
+    x = np.pad(numbers((tiles, 5, side, side, LANES), 1, np.float32), ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    dy = numbers((tiles, 7, side, side, LANES), 2, np.float32)
+    found = set()
+    for pays in (0, 1 << 40):  # always, never
+        monkeypatch.setattr("sparsecore.kernels.cpu.launch.PARTIAL_PAYS", pays)
+        for pool in pools:
+            dw, db = numbers((pattern.nnz,), 3, np.float32), numbers((7,), 4, np.float32)
+            for more in (True, False):
+                Launcher(pool).sddmm(plan.forward, plan.grid(tiles, dy), dy, x, dw, db, more=more)
+                found.add((more, dw.tobytes(), db.tobytes()))
+    assert len(found) == 2
 
 
 # ------------------------------------------------------------------------------------------------ buffers

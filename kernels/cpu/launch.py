@@ -25,6 +25,7 @@ from ..tuning import (
     COST_SOFTMAX,
     FAR_CACHE,
     MOST_PARTS,
+    PARTIAL_PAYS,
     PREFETCH_AHEAD,
     WORTH_CUTTING,
 )
@@ -63,7 +64,7 @@ from .pack import (
 from .place import PLACE, place_kernel
 from .pooling import POOLING, pooling_kernel
 from .relu import MASK, RELU, mask_kernel, relu_kernel
-from .sddmm import SDDMM, sddmm_images_kernel, sddmm_kernel, sweep
+from .sddmm import SDDMM, bands_of, join_kernel, sddmm_images_kernel, sddmm_kernel, sweep
 from .spmm import SPMM, spmm_kernel
 from .threads import Pool
 from .update import ADAM, NORM, REORDER, SGD, TICK, adam_kernel, norm_kernel, reorder_kernel, sgd_kernel, tick_kernel
@@ -238,10 +239,17 @@ class Launcher:
         for name in ("outer", "y", "line", "row"):
             fields[f"dy_{name}"] = fields.pop(f"out_{name}")
         if isinstance(layout, Layout):
-            made = sddmm_kernel if grid.outer == 1 and grid.ys == 1 else sddmm_images_kernel
-            kernel = made(element_size(x), layout.most_group, width)
-            fields |= sweep(grid, layout.most_group)._asdict()
-            self._launch(kernel, multiplies, SDDMM, **_connections(layout), **fields)
+            walk, images = sweep(grid, layout.most_group), grid.outer != 1 or grid.ys != 1
+            kernel = (sddmm_images_kernel if images else sddmm_kernel)(element_size(x), layout.most_group, width)
+            fields |= walk._asdict()
+            bands, stride = bands_of(grid, walk) if images else 1, len(grad) + (0 if db is None else len(db))
+            joined = bands > 1 and PARTIAL_PAYS * bands * stride <= grid.outer * grid.x_outer
+            fields |= {"bands": bands, "stride": stride, "connections": len(grad)}
+            fields["partial"] = self._scratch(bands * stride, grad.dtype) if joined else None
+            fields |= _connections(layout)
+            self._launch(kernel, multiplies, SDDMM, **fields)
+            if joined:
+                self._launch(join_kernel(grad.itemsize), bands * stride, SDDMM, **fields)
         else:
             kernel = sddmm_coo_kernel(element_size(x), width, _ahead(grid, x))
             self._launch(kernel, multiplies, SDDMM_COO, **_segments(layout), **fields)

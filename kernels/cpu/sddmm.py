@@ -30,6 +30,7 @@ SDDMM = arguments(
     "dy", "x", "grad", "db",
     "outer", "x_outer", "dy_outer", "ys", "x_y", "dy_y", "lines", "x_line", "dy_line", "dy_row",
     "together", "high", "panel", "pieces", "planes", "plane", "ahead", "fresh", "apart", "more",
+    "partial", "stride", "connections", "bands",
 )  # fmt: skip
 
 
@@ -137,7 +138,11 @@ def _nothing(starts: Any, first: int, last: int, rows: Any, indptr: Any, grad: A
 
 @cache
 def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
-    """The kernel of convolutions: sums stay in registers over a band of image rows."""
+    """The kernel of convolutions: sums stay in registers over a band of image rows.
+
+    With `partial`, each band has a row of sums there, which `join` adds up: then threads take bands, and read only
+    theirs of x and dy. Without, they take rows of the operator, and each reads all of x.
+    """
 
     kept = kept_size(size)
 
@@ -145,47 +150,87 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
         c = carray(call, 1, SDDMM)[0]
         dy, x, grad, db = floats(c.dy, size), floats(c.x, size), floats(c.grad, kept), floats(c.db, kept)
         indptr, rows, offsets = ints(c.indptr, 8), ints(c.rows, 4), ints(c.offsets, 4)
-        starts, runs, cuts = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4)
-        first, last = equal_work(ints(c.work, 8), c.groups, part, until, parts)
-        later = np.int64(c.more)  # 0: the first positions write, all others add
-        for outer in range(0, c.outer, c.together):
-            tiles = min(c.together, c.outer - outer)
-            for y in range(0, c.ys, c.high):
-                high = min(c.high, c.ys - y)
-                for line in range(0, c.lines, c.panel):
-                    lines = min(c.panel, c.lines - line)
-                    x_here = advance(x, outer * c.x_outer + y * c.x_y + line * c.x_line)
-                    dy_here = advance(dy, outer * c.dy_outer + y * c.dy_y + line * c.dy_line)
-                    for piece in range(c.pieces):
-                        for g in range(first, last):
-                            a, count = np.int64(0), np.int64(cuts[c.blocks * c.groups + g])
-                            if c.pieces > 1:
-                                skip, end = piece_of(count, piece, c.pieces)
-                                a, count = a + skip, end - skip
-                            start = np.int64(starts[g])
-                            if c.planes != 0 and piece == c.pieces - 1:  # the next band, a share for each group
-                                p, q = share(c.planes, g - first, g - first + 1, last - first)
-                                for r in range(c.high - 1, 2 * c.high - 1):
-                                    soon = advance(x_here, c.ahead + r * c.x_y + p * c.plane)
-                                    fetch_planes(soon, q - p, c.plane, 0, c.fresh, c.apart)
-                                for r in range(start, np.int64(starts[g + 1])):
-                                    soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
-                                    fetch_planes(soon, 1, 0, 0, c.high * lines, LANES)
-                            sample(
-                                width, most_group, np.int64(starts[g + 1]) - start, dy_here, c.dy_row, c.dy_outer,
-                                c.dy_y, c.dy_line, x_here, c.x_outer, c.x_y, c.x_line, tiles, high, lines,
-                                advance(rows, start), advance(offsets, runs[g] + a), count, indptr, advance(grad, a),
-                                later,
-                            )  # fmt: skip
-                    if c.db != 0:
-                        for k in range(np.int64(starts[first]), np.int64(starts[last])):
-                            row = np.int64(rows[k])
-                            for tile in range(tiles):
-                                here = advance(dy_here, tile * c.dy_outer + row * c.dy_row)
-                                s = total(width, here, c.dy_y, c.dy_line, high, lines)
-                                db[row] = s if later == 0 and tile == 0 else db[row] + s
-                    later = np.int64(1)
-        if later == 0:
+        starts, runs, cuts, work = ints(c.starts, 4), ints(c.runs, 8), ints(c.cuts, 4), ints(c.work, 8)
+        bands_high = (c.ys + c.high - 1) // c.high
+        bands = (c.outer + c.together - 1) // c.together * bands_high if c.lines != 0 else 0
+        shares = (parts + bands - 1) // bands if c.partial != 0 else 1  # of a band
+        begin, end = share(bands * shares, part, until, parts)
+        if c.partial == 0:
+            begin, end = 0, bands
+        for band in range(begin // shares, (end + shares - 1) // shares):
+            if c.partial != 0:
+                sums = advance(floats(c.partial, kept), band * c.stride)
+                totals, later = advance(sums, c.connections), np.int64(0)
+                first_share, last_share = max(begin - band * shares, 0), min(end - band * shares, shares)
+                first, last = equal_work(work, c.groups, first_share, last_share, shares)
+            else:  # the first positions write, all others add
+                sums, totals, later = grad, db, np.int64(band > 0) | c.more
+                first, last = equal_work(work, c.groups, part, until, parts)
+            outer, y = band // bands_high * c.together, band % bands_high * c.high
+            tiles, high = min(c.together, c.outer - outer), min(c.high, c.ys - y)
+            x_here = advance(x, outer * c.x_outer + y * c.x_y)
+            dy_here = advance(dy, outer * c.dy_outer + y * c.dy_y)
+            for piece in range(c.pieces):
+                for g in range(first, last):
+                    a, count = np.int64(0), np.int64(cuts[c.blocks * c.groups + g])
+                    if c.pieces > 1:
+                        skip, stop = piece_of(count, piece, c.pieces)
+                        a, count = a + skip, stop - skip
+                    start = np.int64(starts[g])
+                    if c.planes != 0 and piece == c.pieces - 1:  # the next band, a share for each group
+                        p, q = share(c.planes, g - first, g - first + 1, last - first)
+                        for r in range(c.high - 1, 2 * c.high - 1):
+                            soon = advance(x_here, c.ahead + r * c.x_y + p * c.plane)
+                            fetch_planes(soon, q - p, c.plane, 0, c.fresh, c.apart)
+                        for r in range(start, np.int64(starts[g + 1])):
+                            soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
+                            fetch_planes(soon, 1, 0, 0, c.high * c.lines, LANES)
+                    sample(
+                        width, most_group, np.int64(starts[g + 1]) - start, dy_here, c.dy_row, c.dy_outer, c.dy_y,
+                        c.dy_line, x_here, c.x_outer, c.x_y, c.x_line, tiles, high, c.lines, advance(rows, start),
+                        advance(offsets, runs[g] + a), count, indptr, advance(sums, a), later,
+                    )  # fmt: skip
+            if c.db != 0:
+                for k in range(np.int64(starts[first]), np.int64(starts[last])):
+                    row = np.int64(rows[k])
+                    for tile in range(tiles):
+                        here = advance(dy_here, tile * c.dy_outer + row * c.dy_row)
+                        s = total(width, here, c.dy_y, c.dy_line, high, c.lines)
+                        totals[row] = s if later == 0 and tile == 0 else totals[row] + s
+        if bands == 0 and c.more == 0:
+            first, last = equal_work(work, c.groups, part, until, parts)
             _nothing(starts, first, last, rows, indptr, grad, c.db != 0, db)
 
     return kernel(sddmm)
+
+
+def bands_of(grid: Grid, walk: Sweep) -> int:
+    """Of a grid of images: how many sums a connection's gradient is made of."""
+    return -(-grid.outer // walk.together) * -(-grid.ys // walk.high) if grid.lines else 0
+
+
+@cache
+def join_kernel(size: int) -> Any:
+    """sddmm's second call: grad and db are the sums of all bands, in order."""
+
+    def join(call, part, until, parts):  # type: ignore[no-untyped-def]
+        c = carray(call, 1, SDDMM)[0]
+        partial = floats(c.partial, size)
+        first, last = share(c.connections, part, until, parts)
+        _add_up(partial, c.stride, c.bands, first, last, floats(c.grad, size), c.more)
+        if c.db != 0:
+            first, last = share(c.stride - c.connections, part, until, parts)
+            _add_up(advance(partial, c.connections), c.stride, c.bands, first, last, floats(c.db, size), c.more)
+
+    return kernel(join)
+
+
+@njit
+def _add_up(partial: Any, stride: int, bands: int, first: int, last: int, out: Any, more: int) -> None:
+    """out[p] = the sum of all bands' partial[p], to which that of the first is the beginning, or with `more` out[p]."""
+    for p in range(first, last):
+        out[p] = out[p] + partial[p] if more != 0 else partial[p]
+    for band in range(1, bands):
+        here = advance(partial, band * stride)
+        for p in range(first, last):
+            out[p] += here[p]
