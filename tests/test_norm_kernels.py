@@ -445,9 +445,9 @@ def test_place_copies_between_views_and_touches_nothing_else(dtype, register_byt
 
 @machines
 @settings(max_examples=20)
-@given(place=placings(4, apart=1), shift=st.sampled_from([0, 1, 5]))
+@given(place=placings(4, apart=1) | placings(4), shift=st.sampled_from([0, 1, 5]))
 def test_add_sums_views_and_touches_nothing_else(dtype, register_bytes, place, shift):
-    """Within borders and among other channels; pixels of a row lie side by side."""
+    """Within borders, among other channels, or every second pixel; also into one of the two."""
     memory, arrays = Guarded(shift), placed(place, dtype, 3)
     a, b, mask = (memory.put(array)[place.view(k)[1]] for k, array in enumerate(arrays))
     whole, inside = place.view(3)
@@ -458,6 +458,14 @@ def test_add_sums_views_and_touches_nothing_else(dtype, register_bytes, place, s
         memory.assert_intact()
         reference.add(a, b, wanted[inside], relu=relu, mask=gate)
         assert out.tobytes() == wanted.tobytes()
+        onto = memory.empty(place.view(0)[0], dtype)
+        onto[...] = arrays[0]
+        here = onto[place.view(0)[1]]
+        Launcher(ALONE, register_bytes=register_bytes).add(here, b, here, relu=relu, mask=gate)
+        memory.assert_intact()
+        arrays[0][place.view(0)[1]] = wanted[inside]
+        assert onto.tobytes() == arrays[0].tobytes()
+        arrays[0][place.view(0)[1]] = a
 
 
 @dtypes

@@ -15,6 +15,7 @@ from .relu import rectified, where_positive
 ADD = arguments(
     "a", "b", "out", "mask", "relu", "tiles", "channels", "rows", "length", "a_tile", "a_plane", "a_row",
     "b_tile", "b_plane", "b_row", "out_tile", "out_plane", "out_row", "mask_tile", "mask_plane", "mask_row",
+    "columns", "a_column", "b_column", "out_column", "mask_column",
 )  # fmt: skip
 
 
@@ -22,7 +23,8 @@ ADD = arguments(
 def add_kernel(size: int) -> Any:
     """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU.
 
-    All may be images within a border: the pixels of a row lie side by side, rows may lie apart.
+    All may be images within a border, whose rows lie apart, or every second pixel of images: then each pixel is a
+    column of a row. Otherwise a row is one column.
     """
 
     def add(call, part, until, parts):  # type: ignore[no-untyped-def]
@@ -30,6 +32,8 @@ def add_kernel(size: int) -> Any:
         from_a, from_b, from_mask, to = floats(c.a, size), floats(c.b, size), floats(c.mask, size), floats(c.out, size)
         # Read once: for all that LLVM knows, what is written to `out` could change them.
         channels, rows, length, masked, relu = c.channels, c.rows, c.length, c.mask != 0, c.relu != 0
+        columns, a_column, b_column = c.columns, c.a_column, c.b_column
+        out_column, mask_column = c.out_column, c.mask_column
         a_tile, a_plane, a_row, b_tile, b_plane, b_row = c.a_tile, c.a_plane, c.a_row, c.b_tile, c.b_plane, c.b_row
         out_tile, out_plane, out_row = c.out_tile, c.out_plane, c.out_row
         mask_tile, mask_plane, mask_row = c.mask_tile, c.mask_plane, c.mask_row
@@ -37,20 +41,22 @@ def add_kernel(size: int) -> Any:
         for which in range(first, last):
             plane, row = which // rows, which % rows
             tile, channel = plane // channels, plane % channels
-            a = advance(from_a, tile * a_tile + channel * a_plane + row * a_row)
-            b = advance(from_b, tile * b_tile + channel * b_plane + row * b_row)
-            out = advance(to, tile * out_tile + channel * out_plane + row * out_row)
-            if masked:
-                mask = advance(from_mask, tile * mask_tile + channel * mask_plane + row * mask_row)
-                for k in range(length):
-                    low = where_positive(lower(a, k) + lower(b, k), lower(mask, k))
-                    write(out, k, low, where_positive(upper(a, k) + upper(b, k), upper(mask, k)))
-            elif relu:
-                for k in range(length):
-                    low = rectified(lower(a, k) + lower(b, k))
-                    write(out, k, low, rectified(upper(a, k) + upper(b, k)))
-            else:
-                for k in range(length):
-                    write(out, k, lower(a, k) + lower(b, k), upper(a, k) + upper(b, k))
+            for column in range(columns):
+                a = advance(from_a, tile * a_tile + channel * a_plane + row * a_row + column * a_column)
+                b = advance(from_b, tile * b_tile + channel * b_plane + row * b_row + column * b_column)
+                out = advance(to, tile * out_tile + channel * out_plane + row * out_row + column * out_column)
+                if masked:
+                    at = tile * mask_tile + channel * mask_plane + row * mask_row + column * mask_column
+                    mask = advance(from_mask, at)
+                    for k in range(length):
+                        low = where_positive(lower(a, k) + lower(b, k), lower(mask, k))
+                        write(out, k, low, where_positive(upper(a, k) + upper(b, k), upper(mask, k)))
+                elif relu:
+                    for k in range(length):
+                        low = rectified(lower(a, k) + lower(b, k))
+                        write(out, k, low, rectified(upper(a, k) + upper(b, k)))
+                else:
+                    for k in range(length):
+                        write(out, k, lower(a, k) + lower(b, k), upper(a, k) + upper(b, k))
 
     return kernel(add)

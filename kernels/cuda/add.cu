@@ -1,10 +1,10 @@
 // The sum of two, which is where a way around a layer meets what came through it.
 
 // out = a + b, then ReLU, or zero where `mask` (which may be null) is not positive; NaN stays NaN behind a ReLU. All may be
-// views, and around them nothing is touched.
+// views, and around them nothing is touched; `out` may be `a`.
 extern "C" __global__ void __launch_bounds__(BLOCK) add(
-    SHAPE_PARAMETERS, int relu, const word* __restrict__ a, STEPS_PARAMETERS(a), const word* __restrict__ b,
-    STEPS_PARAMETERS(b), const word* __restrict__ mask, STEPS_PARAMETERS(mask), word* __restrict__ out,
+    SHAPE_PARAMETERS, int relu, const word* a, STEPS_PARAMETERS(a), const word* __restrict__ b,
+    STEPS_PARAMETERS(b), const word* __restrict__ mask, STEPS_PARAMETERS(mask), word* out,
     STEPS_PARAMETERS(out)) {
   const Line here(SHAPE);
   if (!here.live) return;

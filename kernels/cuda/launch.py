@@ -293,7 +293,7 @@ class Launcher:
         self._launch(kernel("relu", "mask", element_size(dy)), dy.size, np.int64(dy.size), dy, y, out)
 
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
-        """out = a + b, then ReLU, or zero where `mask` is not positive."""
+        """out = a + b, then ReLU, or zero where `mask` is not positive; `out` may be `a`, and all may be views."""
         a, b, out, mask = (None if array is None else _as_images(array) for array in (a, b, out, mask))
         viewed = [each for array in (a, b, mask, out) for each in _viewed(array)]
         self._launch_lines("add", "add", out, np.int32(relu), *viewed)

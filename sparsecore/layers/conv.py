@@ -148,8 +148,10 @@ class SparseConv2d(SparseLayer):
             self._transposed(plan, seen_dy, out, None, False, workspace)
             kernels.unfold(out, dx, x.batch, plan.out_shape[1] * self.stride[0], self.padding[0], mask)
         dx = dx if within is not None else dx.reshape(x.data.shape)
-        added = {} if onto is None else {"joined": True, "free": True}
-        return Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, **added), grads
+        joined = onto is not None
+        return (
+            Tiles(dx, dy.batch, masked=x.rectified, border=x.border, within=within, joined=joined, free=True), grads
+        )  # fmt: skip
 
     def _transposed(self, plan: ConvPlan, dy: Any, dx: Any, mask: Any, onto: bool, workspace: Workspace) -> None:
         """dx = Wᵀ ∗ dy, or what it is already and that; zero where `mask` is not positive."""

@@ -99,13 +99,14 @@ class Residual(Layer):
         back: Tiles | None = dy
         if self.shortcut is not None:
             beside = workspace.child("shortcut")
-            beside.back_border, beside.onto = NO_BORDER, None
+            beside.back_border = NO_BORDER
+            beside.onto = dx if dx is not None and dx.free and dx.masked == x.rectified else None
             back, own = backward_through(self.shortcut, dy, shortcut_cache, beside, need_dx=need_dx)
             grads |= {f"shortcut.{name}": array for name, array in own.items()}
         if not need_dx or dx is None or back is None:
             return None, grads
-        if dx.joined:
-            return dx, grads
+        if dx.joined or back.joined:  # with each other, not with what this block's workspace may say
+            return replace(dx if dx.joined else back, joined=False), grads
         out, within = workspace.array("dx", x.data.shape, y.dtype), None
         if x.within is not None:  # where x lies, the gradient of another block may be added onto this one
             out, within = workspace.images("dx", len(x.data), self.in_shape, x.border, y.dtype)

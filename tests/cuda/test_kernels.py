@@ -383,6 +383,8 @@ def test_adding(cuda, dtype, place):
         gate = None if gate is None else gate[views[2]]
         reference.add(a[views[0]], b[views[1]], wanted[views[3]], relu=relu, mask=gate)
         assert cuda.get(out).tobytes() == wanted.tobytes()
+        cuda.launcher().add(given[0], given[1], given[0], relu=relu, mask=None if gate is None else given[2])
+        assert cuda.get(given[0]).tobytes() == wanted[views[3]].tobytes()
 
 
 class Kept(Guarded):
