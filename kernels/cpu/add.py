@@ -7,6 +7,7 @@ from typing import Any
 
 from numba import carray
 
+from ..layout import LANES
 from .call import arguments, kernel, share
 from .ir.pairs import lower, upper, write
 from .ir.vector import advance, floats
@@ -20,11 +21,12 @@ ADD = arguments(
 
 
 @cache
-def add_kernel(size: int) -> Any:
+def add_kernel(size: int, onto: bool = False, apart: bool = False) -> Any:
     """out = a + b, then ReLU, or zero where `mask` is not positive; NaN stays NaN behind a ReLU.
 
-    All may be images within a border, whose rows lie apart, or every second pixel of images: then each pixel is a
-    column of a row. Otherwise a row is one column.
+    All may be images within a border, whose rows lie apart. With `apart`, pixels of a row lie apart too, such as every
+    second one, and each is a column; otherwise a row is one column. With `onto`, a is out: LLVM would ask whether the
+    two overlap, and add one number after another if they do.
     """
 
     def add(call, part, until, parts):  # type: ignore[no-untyped-def]
@@ -42,21 +44,23 @@ def add_kernel(size: int) -> Any:
             plane, row = which // rows, which % rows
             tile, channel = plane // channels, plane % channels
             for column in range(columns):
-                a = advance(from_a, tile * a_tile + channel * a_plane + row * a_row + column * a_column)
-                b = advance(from_b, tile * b_tile + channel * b_plane + row * b_row + column * b_column)
                 out = advance(to, tile * out_tile + channel * out_plane + row * out_row + column * out_column)
+                a = out
+                if not onto:
+                    a = advance(from_a, tile * a_tile + channel * a_plane + row * a_row + column * a_column)
+                b = advance(from_b, tile * b_tile + channel * b_plane + row * b_row + column * b_column)
                 if masked:
                     at = tile * mask_tile + channel * mask_plane + row * mask_row + column * mask_column
                     mask = advance(from_mask, at)
-                    for k in range(length):
+                    for k in range(LANES if apart else length):
                         low = where_positive(lower(a, k) + lower(b, k), lower(mask, k))
                         write(out, k, low, where_positive(upper(a, k) + upper(b, k), upper(mask, k)))
                 elif relu:
-                    for k in range(length):
+                    for k in range(LANES if apart else length):
                         low = rectified(lower(a, k) + lower(b, k))
                         write(out, k, low, rectified(upper(a, k) + upper(b, k)))
                 else:
-                    for k in range(length):
+                    for k in range(LANES if apart else length):
                         write(out, k, lower(a, k) + lower(b, k), upper(a, k) + upper(b, k))
 
     return kernel(add)

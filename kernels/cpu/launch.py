@@ -272,7 +272,13 @@ class Launcher:
     def add(self, a: Array, b: Array, out: Array, *, relu: bool = False, mask: Array | None = None) -> None:
         """out = a + b, then ReLU, or zero where `mask` is not positive; `out` may be `a`, and all may be views."""
         named = {"a": a, "b": b, "out": out, "mask": mask}
-        self._launch(add_kernel(element_size(a)), a.size, ADD, **named, relu=int(relu), **_columns_of(out, named))
+        images = [array for array in named.values() if array is not None and array.ndim == 5]
+        apart = any(array.strides[3] != LANES * array.itemsize for array in images)
+        kernel, fields = add_kernel(element_size(a), a is out, apart), _rows_of(out, named)
+        for name, array in named.items():  # where pixels lie apart, each is a column of its own
+            fields[f"{name}_column"] = array.strides[3] // array.itemsize if apart and array is not None else 0
+        fields["columns"] = out.shape[3] if apart else 1
+        self._launch(kernel, a.size, ADD, **named, relu=int(relu), **fields)
 
     def place(self, x: Array, out: Array, mask: Array | None = None) -> None:
         """out = x, or zero where `mask` is not positive; all three may be views, and around them nothing is
@@ -554,20 +560,6 @@ def _rows_of(x: Array, named: Mapping[str, Array | None]) -> dict[str, int]:
         if array is None or array.ndim == 5:
             steps = (0, 0, 0) if array is None else tuple(stride // array.itemsize for stride in array.strides[:3])
         fields |= {f"{name}_{part}": step for part, step in zip(("tile", "plane", "row"), steps, strict=True)}
-    return fields
-
-
-def _columns_of(x: Array, named: Mapping[str, Array | None]) -> dict[str, int]:
-    """The same, and into how many columns rows are cut: one each, or one for every pixel where some do not lie side by
-    side."""
-    fields = _rows_of(x, named)
-    images = {name: array for name, array in named.items() if array is not None and array.ndim == 5}
-    apart = any(array.strides[3] != LANES * array.itemsize for array in images.values())
-    fields["columns"] = x.shape[3] if apart else 1
-    fields["length"] //= max(fields["columns"], 1)
-    for name in named:
-        step = images[name].strides[3] // images[name].itemsize if apart and name in images else 0
-        fields[f"{name}_column"] = step
     return fields
 
 

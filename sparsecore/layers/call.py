@@ -106,7 +106,7 @@ def _shaped(tiles: Tiles, shape: Sequence[int]) -> Tiles:
 
 def mask_tiles(workspace: Workspace, dy: Any, y: Any, out: Any) -> None:
     """out = dy where y > 0, and 0 elsewhere; images may lie within a border."""
-    if dy.flags.c_contiguous and y.flags.c_contiguous:
+    if all(array.flags.c_contiguous for array in (dy, y, out)):
         workspace.kernels.mask(dy, y, out)
     else:
         workspace.kernels.place(dy.reshape(y.shape), out, y)

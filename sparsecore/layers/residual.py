@@ -85,9 +85,10 @@ class Residual(Layer):
         x, y, main_cache, shortcut_cache = cache
         self._check_dy(dy, y, x.batch)
         if self.relu and not dy.masked:
-            masked = workspace.array("masked dy", y.shape, y.dtype)
+            border = x.border if self.shortcut is None else NO_BORDER  # main's gradient may be added where x lies
+            masked, within = workspace.images("masked dy", len(y), self.out_shape, border, y.dtype)
             mask_tiles(workspace, dy.data, y, masked)
-            dy = Tiles(masked, dy.batch, free=True)
+            dy = Tiles(masked, dy.batch, border=border, within=within, free=True)
         # Not masked yet by a ReLU at the end of main or shortcut.
         dy = replace(dy, masked=False)
         inside = workspace.child("main")
