@@ -60,9 +60,10 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
         if board.waiting:
             try_report(plan.places)
         begun, count = time.monotonic(), len(board.waiting)
-        shown = show(board, plan.names, runs, plan.workers, plan.keys)
+        shown = show(board, plan.names, runs, plan.cores, plan.keys)
         maker = Maker(
-            board, runs, workers=plan.workers, shown=shown, hold=lock.fileno(), data_dir=options.get("data_dir")
+            board, runs, workers=plan.workers, threads=plan.threads, shown=shown, hold=lock.fileno(),
+            data_dir=options.get("data_dir"),
         )  # fmt: skip
         interrupts.stop = maker.stop
         try:
@@ -75,7 +76,7 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
         for path in _written(plan, board, elsewhere, arguments):
             print(path)
     if interrupts.status:
-        left = f"about {duration(board.remaining / plan.workers)} of work is left"
+        left = f"about {duration(board.remaining / plan.cores)} of work is left"
         return complain(PROGRAM, f"stopped; {left}; the same command goes on", interrupts.status)
     for run, why in board.failed.items():
         complain(PROGRAM, f"failed: {plan.names.get(run.key, run.key)} ({runs / run.key}): {why}", 1)
@@ -91,7 +92,8 @@ class Plan:
     scale : Scale
     seeds : int or None
         That the user asks for; each study's own number if None.
-    workers : int
+    workers, threads : int
+        Processes, and threads of each.
     out, results : Path
         The folder of everything, and the Markdown page.
     page, table, lines : Path
@@ -114,7 +116,8 @@ class Plan:
         self.scale = _scale(options)
         self.quick = self.scale.quick
         self.seeds: int | None = options.get("seeds", QUICK_SEEDS if self.quick else None)
-        self.workers: int = options.get("workers", _cores())
+        self.threads: int = options.get("threads", 1)
+        self.workers: int = options.get("workers", max(1, _cores() // self.threads))
         self.out = Path(options.get("out", "runs/quick-study" if self.quick else "runs/study"))
         self.results = Path(options.get("results", self.out / "results.md"))
         self.page, self.table, self.lines = (self.out / name for name in ("report.html", "runs.csv", "runs.jsonl"))
@@ -135,6 +138,11 @@ class Plan:
     def seeds_of(self, study: Study) -> range:
         """The seeds of a study's runs."""
         return range((self.seeds or study.unasked) * study.seeds)
+
+    @property
+    def cores(self) -> int:
+        """That compute at the same time."""
+        return self.workers * self.threads
 
     def _add(self, study: Study, run: Run, name: str) -> None:
         self.runs.append(run)
@@ -179,7 +187,10 @@ def parser() -> Parser:
     )
     made.add_argument("--out", metavar="DIR", help="for runs, which are kept, and reports: runs/study if not given")
     made.add_argument("--results", metavar="FILE", help="the report in Markdown: results.md in --out if not given")
-    made.add_argument("--workers", type=count, help="processes, one for each core if not given")
+    made.add_argument("--workers", type=count, help="processes, as many as there are cores for if not given")
+    made.add_argument(
+        "--threads", type=count, help="of each process (1): for the last runs, when there are fewer than cores"
+    )
     made.add_argument("--data-dir", help=CACHE)
     made.add_argument("--dry-run", action="store_true", help="say how long it would take, and stop")
     return made
@@ -221,10 +232,10 @@ def _say_estimate(board: Board, plan: Plan) -> None:
     parts: dict[str, float] = {}
     for run in board.waiting:
         parts[run.dataset] = parts.get(run.dataset, 0.0) + seconds_of(run)
-    shares = "".join(f"\n  {name}: about {duration(each / plan.workers)}" for name, each in sorted(parts.items()))
+    shares = "".join(f"\n  {name}: about {duration(each / plan.cores)}" for name, each in sorted(parts.items()))
     cached = f", {board.cached} more are there" if board.cached else ""
     print(f"{len(board.waiting)} runs to make{cached}, {plan.workers} at a time, in {plan.out}: about "
-          f"{duration(sum(parts.values()) / plan.workers)}{shares if len(parts) > 1 else ''}", flush=True)  # fmt: skip
+          f"{duration(sum(parts.values()) / plan.cores)}{shares if len(parts) > 1 else ''}", flush=True)  # fmt: skip
 
 
 def _report(plan: Plan, board: Board, archive: Archive, arguments: list[str]) -> Report:

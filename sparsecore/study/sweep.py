@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """The parser of this command."""
-    from ..console.arguments import CACHE, Parser
+    from ..console.arguments import CACHE, Parser, integer
 
     made = Parser(PROGRAM, "Train a network with many settings, and say which are best.", EXAMPLE)
     made.add_argument("sweep", metavar="FILE", help="what all runs have, and what varies, in TOML; see docs/sweeps.md")
@@ -47,8 +47,13 @@ def parser() -> Parser:
         "--out", metavar="DIR", help="for runs, which are kept, and sweep.csv: runs/ with FILE's name if not given"
     )
     made.add_argument(
-        "--workers", type=_workers, metavar="N", help="processes, or mpi for those of mpiexec; one a core if not given"
-    )
+        "--workers", type=_workers, metavar="N",
+        help="processes, or mpi for those of mpiexec; as many as there are cores for if not given",
+    )  # fmt: skip
+    made.add_argument(
+        "--threads", type=integer("a whole number from 1 to 256", 2, 1, 256),
+        help="of each process (1): for the last runs, when there are fewer than cores",
+    )  # fmt: skip
     made.add_argument("--data-dir", help=CACHE)
     made.add_argument("--dry-run", action="store_true", help="name the runs that are missing, and stop")
     return made
@@ -69,7 +74,8 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
     from .making.sweep import read_sweep
 
     options: dict[str, Any] = vars(parser().parse_args(arguments))
-    workers, file = options.get("workers", _cores()), Path(options["sweep"])
+    threads, file = options.get("threads", 1), Path(options["sweep"])
+    workers = options.get("workers", max(1, _cores() // threads))
     if workers == "mpi":
         mpi.check()
     sweep = read_sweep(file)
@@ -93,8 +99,10 @@ def _command(arguments: list[str], interrupts: Interrupts) -> int:
         _check_data(board, data_dir)
         shown = Lines(board, names)
         maker = (
-            mpi.MpiMaker(board, runs, shown=shown, data_dir=data_dir) if workers == "mpi"
-            else Maker(board, runs, workers=workers, shown=shown, hold=lock.fileno(), data_dir=data_dir)
+            mpi.MpiMaker(board, runs, threads=threads, shown=shown, data_dir=data_dir) if workers == "mpi"
+            else Maker(
+                board, runs, workers=workers, threads=threads, shown=shown, hold=lock.fileno(), data_dir=data_dir
+            )
         )  # fmt: skip
         interrupts.stop = maker.stop
         maker()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import os
 import re
 import signal
@@ -177,6 +178,22 @@ def test_a_failure_is_named_and_stops_nothing_else(
     assert all("its source failed" in line for line in lines[1:])
     assert "FAILED" in out and "diverged" in (tmp_path / "results.md").read_text()
     assert read_outcome(tmp_path / "runs" / DENSE.seeded(0).key) is not None
+
+
+def test_workers_of_several_threads_make_the_same_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, study_of(DENSE))
+    folders = []
+    for threads in ("1", "2"):
+        out = tmp_path / threads
+        assert main(["--quick", "--out", str(out), "--workers", "1", "--threads", threads]) == 0
+        folders.append(out / "runs" / DENSE.seeded(0).key)
+        assert json.loads((folders[-1] / "config.json").read_text())["options"]["threads"] == int(threads)
+    assert weights(folders[0] / "model.safetensors") == weights(folders[1] / "model.safetensors")
+    capsys.readouterr()
+    assert main(["--quick", "--threads", "0"]) == 2
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_killed_at_any_time_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:

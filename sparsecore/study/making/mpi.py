@@ -30,6 +30,8 @@ class MpiMaker:
         Of runs that start from no others.
     folder : Path
         Each run has a folder of its key there, which every process sees.
+    threads : int
+        Of each process.
     shown : callable
         Called with the board now and then.
     data_dir : str, optional
@@ -37,10 +39,10 @@ class MpiMaker:
     """
 
     def __init__(
-        self, board: Board, folder: Path, *, shown: Callable[[Board], None] = lambda board: None,
+        self, board: Board, folder: Path, *, threads: int = 1, shown: Callable[[Board], None] = lambda board: None,
         data_dir: str | None = None,
     ) -> None:  # fmt: skip
-        self.board, self.folder, self.shown, self.data_dir = board, folder, shown, data_dir
+        self.board, self.folder, self.threads, self.shown, self.data_dir = board, folder, threads, shown, data_dir
         self._stopping = False
 
     def stop(self) -> None:
@@ -69,7 +71,7 @@ class MpiMaker:
     def _job(self, run: Run) -> dict[str, Any]:
         return {
             "kind": run.kind, "folder": str(self.folder / run.key), "arguments": run.arguments(self.folder),
-            "data_dir": self.data_dir,
+            "data_dir": self.data_dir, "threads": self.threads,
         }  # fmt: skip
 
     def _hear(self, run: Run, job: Future[Any]) -> None:

@@ -111,7 +111,9 @@ class Maker:
     folder : Path
         Each run has a folder of its key there.
     workers : int
-        Processes, with one thread each.
+        Processes.
+    threads : int
+        Of each; results do not depend on it.
     shown : callable
         Called with the board about four times a second, to show the progress.
     hold : int, optional
@@ -121,10 +123,10 @@ class Maker:
     """
 
     def __init__(
-        self, board: Board, folder: Path, *, workers: int, shown: Callable[[Board], None] = lambda board: None,
-        hold: int | None = None, data_dir: str | None = None,
+        self, board: Board, folder: Path, *, workers: int, threads: int = 1,
+        shown: Callable[[Board], None] = lambda board: None, hold: int | None = None, data_dir: str | None = None,
     ) -> None:  # fmt: skip
-        self.board, self.folder, self.workers, self.shown = board, folder, workers, shown
+        self.board, self.folder, self.workers, self.threads, self.shown = board, folder, workers, threads, shown
         self.hold, self.data_dir = hold, data_dir
         self._stopping = False
         self._selector = selectors.DefaultSelector()
@@ -178,7 +180,7 @@ class Maker:
     def _send(self, worker: subprocess.Popen[str], run: Run) -> None:
         job = {
             "kind": run.kind, "folder": str(self.folder / run.key), "arguments": run.arguments(self.folder),
-            "data_dir": self.data_dir,
+            "data_dir": self.data_dir, "threads": self.threads,
         }  # fmt: skip
         assert worker.stdin is not None
         with suppress(BrokenPipeError):  # it has died, as `_hear` will notice

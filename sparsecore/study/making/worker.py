@@ -1,6 +1,6 @@
 """A process that makes one run after another: jobs come as lines of JSON on stdin, what came of them goes to stdout.
 
-Runs are the package's own commands, called in this process, with one thread and their own folder. When stdin closes,
+Runs are the package's own commands, called in this process, with their own folder. When stdin closes,
 because the study is over or was killed, a run under way saves and stops.
 """
 
@@ -33,7 +33,6 @@ def main() -> int:
     """Work until stdin closes."""
     write_anything()
     jobs, answers = _channels()
-    _settle()
     try:
         for job in jobs:
             answers.write(json.dumps(_done(job)) + "\n")
@@ -45,7 +44,6 @@ def main() -> int:
 
 def made(job: dict[str, Any]) -> dict[str, Any]:
     """Make one run in a process that has other things to do, such as MPI's: its exit status and, if it failed, why."""
-    _settle()
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in (1, 2)]
@@ -57,12 +55,13 @@ def made(job: dict[str, Any]) -> dict[str, Any]:
             os.close(own)
 
 
-def _settle() -> None:
-    """Train on one core, and count its seconds: some of the runs compared had to share the machine."""
+def _settle(threads: int) -> None:
+    """Train on so many threads, and count their processors' seconds: some of the runs compared had to share the
+    machine."""
     from ...runtime.devices import set_threads
     from ...training import loop
 
-    set_threads(1)
+    set_threads(threads)
     loop.clock = time.process_time
 
 
@@ -89,6 +88,7 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
     """Make a run; its exit status and, if it failed, why."""
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
+    _settle(job.get("threads", 1))
     begin = time.process_time()
     with to_append(folder / LOG) as log:
         os.dup2(log.fileno(), 1)
@@ -114,7 +114,8 @@ def _command(job: dict[str, Any], folder: Path) -> int:
         for name in CHECKPOINT, f"{CHECKPOINT}.previous":  # of an attempt that did not get to its outcome
             (folder / name).unlink(missing_ok=True)
         return prune(job["arguments"])
-    free = ["--threads=1", "--quiet", "--no-curves", f"--evaluate-every={LOOK_EPOCHS}", f"--out={folder}"]
+    threads, look = f"--threads={job.get('threads', 1)}", f"--evaluate-every={LOOK_EPOCHS}"
+    free = [threads, "--quiet", "--no-curves", look, f"--out={folder}"]
     if job.get("data_dir"):
         free.append(f"--data-dir={job['data_dir']}")
     begun = any((folder / name).exists() for name in (CONFIG, METRICS))

@@ -16,8 +16,8 @@ from .readings import duration
 class Lines:
     """A line for each run that ends."""
 
-    def __init__(self, board: Board, names: Mapping[str, str], runs: Path, workers: int) -> None:
-        self.names, self.runs, self.workers = names, runs, workers
+    def __init__(self, board: Board, names: Mapping[str, str], runs: Path, cores: int) -> None:
+        self.names, self.runs, self.cores = names, runs, cores
         self._shown = set(board.finished)
         self._count = len(board.waiting)
         self._ended = 0
@@ -33,7 +33,7 @@ class Lines:
     def _line(self, board: Board, key: str, text: str) -> None:
         self._shown.add(key)
         self._ended += 1
-        left = duration(board.remaining / self.workers)
+        left = duration(board.remaining / self.cores)
         print(f"{self._ended}/{self._count}  {self.names.get(key, key)}  {text}  ({left} left)", flush=True)
 
     def close(self) -> None:
@@ -44,12 +44,12 @@ class Table:
     """A row for each study, and one for each run under way."""
 
     def __init__(
-        self, board: Board, names: Mapping[str, str], runs: Path, workers: int, studies: Mapping[str, set[str]]
+        self, board: Board, names: Mapping[str, str], runs: Path, cores: int, studies: Mapping[str, set[str]]
     ) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self.names, self.runs, self.workers, self.studies = names, runs, workers, studies
+        self.names, self.runs, self.cores, self.studies = names, runs, cores, studies
         self._begun = time.monotonic()
         self._live = Live(console=Console(highlight=False), auto_refresh=False)
         self._live.start()
@@ -61,7 +61,7 @@ class Table:
         parts: list[Any] = [self._studies(board)]
         if board.running:
             parts.append(self._running(board))
-        spent, left = time.monotonic() - self._begun, board.remaining / self.workers
+        spent, left = time.monotonic() - self._begun, board.remaining / self.cores
         parts.append(f"{duration(spent)} gone, about {duration(left)} left; Ctrl-C stops, and loses nothing")
         self._live.update(Group(*parts), refresh=True)
 
@@ -99,9 +99,9 @@ class Table:
 
 
 def show(
-    board: Board, names: Mapping[str, str], runs: Path, workers: int, studies: Mapping[str, set[str]]
+    board: Board, names: Mapping[str, str], runs: Path, cores: int, studies: Mapping[str, set[str]]
 ) -> Lines | Table:
     """A table on a terminal, lines elsewhere."""
     if sys.stdout is not None and sys.stdout.isatty():
-        return Table(board, names, runs, workers, studies)
-    return Lines(board, names, runs, workers)
+        return Table(board, names, runs, cores, studies)
+    return Lines(board, names, runs, cores)
