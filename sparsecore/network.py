@@ -428,7 +428,7 @@ class Network:
         self._check_own()
         workspace.belong_to(self)
         dy.clear_padding()
-        self.root.backward_tiles(dy, caches, workspace, need_dx=False)
+        self.root.backward_tiles(replace(dy, free=False), caches, workspace, need_dx=False)
 
     def samples_at_once(self, most: int) -> int:
         """How many samples to compute at once outside training: `most`, or fewer where activations would take too much.

@@ -244,6 +244,7 @@ class Launcher:
             fields |= walk._asdict()
             bands, stride = bands_of(grid, walk) if images else 1, len(grad) + (0 if db is None else len(db))
             joined = bands > 1 and PARTIAL_PAYS * bands * stride <= grid.outer * grid.x_outer
+            joined = joined and (db is None or walk.together == 1)  # of several tiles, db goes on from tile to tile
             fields |= {"bands": bands, "stride": stride, "connections": len(grad)}
             fields["partial"] = self._scratch(bands * stride, grad.dtype) if joined else None
             fields |= _connections(layout)

@@ -7,7 +7,8 @@ Of a sample that is not there a layer makes what it makes of zeros, such as its 
 Inf of that where no sample has any: times the zeros of a gradient it would be NaN. So whatever a layer gives is cleared
 in those lanes before another takes it, in every pass that a gradient may follow.
 
-One layer's images may be another one's features: each is given its numbers in its own shape.
+One layer's images may be another one's features: each is given its numbers in its own shape. What is said of tiles goes
+no further than it is meant: a border to layers that know borders, the leave to write over them to one alone.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from .layer import Layer, Params
 
 def forward_through(layer: Layer, x: Tiles, workspace: Workspace) -> tuple[Tiles, Any]:
     """y, cache = the layer's forward pass; `workspace` is the layer's own."""
+    x = _taken("x", x, layer, layer.in_shape, workspace)
     if x.data.dtype == PAIRS and not (layer.halves and (workspace.ahead.inside or layer.ends_inside)):
         return _forward_wide(layer, x, workspace)
-    x = _shaped(x, layer.in_shape)
     plain = not is_recorded(layer.forward_tiles, layer.backward_tiles)
     if not workspace.recording:
         if plain:
@@ -79,12 +80,13 @@ def borders(layer: Layer) -> tuple[Border, Border]:
 
 
 def backward_through(
-    layer: Layer, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True
+    layer: Layer, dy: Tiles, cache: Any, workspace: Workspace, *, need_dx: bool = True, give: bool = False
 ) -> tuple[Tiles | None, Params]:
-    """dx, grads = the layer's backward pass."""
+    """dx, grads = the layer's backward pass. With `give`, whose dy it is hands it over: where it may be written over,
+    the layer may; otherwise nobody may, since another layer may be sent the same."""
+    dy = _taken("dy", dy if give else replace(dy, free=False), layer, layer.out_shape, workspace)
     if isinstance(cache, _Wide):
         return _backward_wide(layer, dy, cache, workspace, need_dx)
-    dy = _shaped(dy, layer.out_shape)
     if not workspace.recording:
         return layer.backward_tiles(dy, cache, workspace, need_dx=need_dx)
     if isinstance(cache, Hosted):
@@ -96,10 +98,14 @@ def backward_through(
     return dx, grads
 
 
-def _shaped(tiles: Tiles, shape: Sequence[int]) -> Tiles:
-    """The same numbers in the shape of a layer that takes them; what does not fit is left for it to refuse."""
+def _taken(name: str, tiles: Tiles, layer: Layer, shape: Sequence[int], workspace: Workspace) -> Tiles:
+    """The same numbers in the shape of a layer that takes them, and within no border if it knows none; what does not
+    fit is left for it to refuse."""
     given, wanted = tiles.data.shape[1:-1], tuple(shape)
-    if given == wanted or tiles.within is not None or not fits(given, wanted):
+    if tiles.within is not None and not (layer.bordered and given == wanted):
+        data = workspace.contiguous(f"taken {name}", tiles.data)
+        tiles = replace(tiles, data=data, border=NO_BORDER, within=None, free=False)
+    if given == wanted or not fits(given, wanted):
         return tiles
     return replace(tiles, data=tiles.data.reshape(len(tiles.data), *wanted, LANES))
 

@@ -58,6 +58,7 @@ class SparseConv2d(SparseLayer):
         If sizes are out of range or do not fit, weight or bias has another shape, or the format is not one of these.
     """
 
+    bordered = True
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 

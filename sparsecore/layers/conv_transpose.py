@@ -54,6 +54,7 @@ class SparseConvTranspose2d(SparseLayer):
     """
 
     halves = False
+    bordered = True
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 

@@ -7,6 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -144,6 +145,12 @@ class Layer(Whole, ABC):
         return NO_BORDER
 
     @property
+    def bordered(self) -> bool:
+        """Whether x and dy may lie within a border that it has not asked for, as they do where another layer reads them
+        too, or gives what it gives; any other layer is then given a copy."""
+        return False
+
+    @property
     def halves(self) -> bool:
         """Whether it computes on activations in bfloat16 as they are: any other layer is given float32, and what it
         gives is rounded."""
@@ -218,7 +225,8 @@ class Layer(Whole, ABC):
         if isinstance(dy, Tiles):
             self._check_device(dy.data, "dy")
             dy.clear_padding()
-            return self.backward_tiles(dy, cache, workspace, need_dx=need_dx)
+            kept = replace(dy, free=False)  # the caller has it
+            return self.backward_tiles(kept, cache, workspace, need_dx=need_dx)
         return self._backward_rows(self._rows(dy, self.out_shape, "dy", workspace), dy, cache, workspace, need_dx)
 
     def _forward_rows(self, rows: Any, x: Any, workspace: Workspace) -> tuple[Any, Any]:

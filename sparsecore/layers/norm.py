@@ -61,7 +61,7 @@ class BatchNorm(Layer):
     undecayed = frozenset({"scale", "shift"})
     starts = MappingProxyType({"scale": 1.0, "shift": 0.0, "mean": 0.0, "var": 1.0})
 
-    halves = True
+    halves = bordered = True
 
     def __init__(
         self, shape: Sequence[int], *, eps: float = 1e-5, momentum: float = 0.1, relu: bool = False,

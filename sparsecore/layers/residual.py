@@ -41,7 +41,7 @@ class Residual(Layer):
     K. He, X. Zhang, S. Ren, J. Sun, Deep Residual Learning for Image Recognition, CVPR 2016, equations 1 and 2.
     """
 
-    halves = True
+    halves = bordered = True
 
     def __init__(self, main: Layer, shortcut: Layer | None = None, *, relu: bool = False) -> None:
         self.params: Params = {}

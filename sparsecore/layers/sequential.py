@@ -34,7 +34,7 @@ class Sequential(Layer):
         If there are none, shapes do not meet, or a name is empty or holds a dot or a colon.
     """
 
-    halves = True
+    halves = bordered = True
 
     def __init__(self, layers: Iterable[Layer] | Mapping[str, Layer]) -> None:
         self.params: Params = {}
@@ -83,7 +83,7 @@ class Sequential(Layer):
             here.onto = None
             if k == 0:
                 here.back_border, here.onto = workspace.back_border, workspace.onto
-            dx, own = backward_through(layer, dy, cache[k], here, need_dx=need_dx or k > 0)
+            dx, own = backward_through(layer, dy, cache[k], here, need_dx=need_dx or k > 0, give=True)
             grads |= {f"{name}.{key}": array for key, array in own.items()}
             dy = dx if dx is not None else dy
         return dx if need_dx else None, grads

@@ -40,7 +40,7 @@ class PadChannels(Layer):
     K. He, X. Zhang, S. Ren, J. Sun, Deep Residual Learning for Image Recognition, CVPR 2016, section 3.3, shortcut A.
     """
 
-    halves = True
+    halves = bordered = True
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
 

@@ -25,7 +25,7 @@ def storable(wanted: str, dtype: np.dtype[Any], owner: Any) -> str:
 
 def widened(name: str, x: Tiles, workspace: Workspace) -> Tiles:
     """Tiles of bfloat16 as tiles of float32, in an array of the workspace."""
-    data = _contiguous(name, x.data, workspace)
+    data = workspace.contiguous(name, x.data)
     out = workspace.array(name, (tiles_of(x.batch), *data.shape[1:]), np.float32)
     workspace.kernels.widen(data, out)
     return Tiles(out, x.batch, rectified=x.rectified, masked=x.masked)
@@ -33,16 +33,7 @@ def widened(name: str, x: Tiles, workspace: Workspace) -> Tiles:
 
 def narrowed(name: str, x: Tiles, workspace: Workspace) -> Tiles:
     """Tiles of float32 as tiles of bfloat16, rounded to the nearest, ties to even."""
-    data = _contiguous(name, x.data, workspace)
+    data = workspace.contiguous(name, x.data)
     out = workspace.array(name, (tiles_of(x.batch, PAIRS), *data.shape[1:]), PAIRS)
     workspace.kernels.narrow(data, out)
     return Tiles(out, x.batch, rectified=x.rectified, masked=x.masked)
-
-
-def _contiguous(name: str, data: Any, workspace: Workspace) -> Any:
-    """The data, or a copy of images that lie within a border."""
-    if data.flags.c_contiguous:
-        return data
-    out = workspace.array(f"{name} without its border", data.shape, data.dtype)
-    workspace.kernels.place(data, out)
-    return out

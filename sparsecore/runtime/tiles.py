@@ -32,13 +32,14 @@ class Tiles:
         Gradients only: that mask has been applied.
     border : Border
         Zeros around the images, where `data` is the interior of an array that has them, `within`. Only a layer that
-        has asked for it (`Layer.x_border`) is given such tiles.
+        knows borders (`Layer.bordered`) is given such tiles.
     within : array, shape (tiles, channels, height, width, LANES), optional
         That array.
     joined : bool
         What the workspace says is to be added has been: `Workspace.ahead` for activations, `onto` for gradients.
     free : bool
-        Gradients only: the array may be written over, since whoever made it does not need it.
+        Gradients only: the array may be written over, since whoever made it does not need it. A layer that sends it to
+        more than one, or keeps it, does not say so to them.
 
     Raises
     ------

@@ -187,6 +187,14 @@ class Workspace:
                 self.kernels.place(np.broadcast_to(nothing, edge.shape), edge)
         return border.interior(within), within
 
+    def contiguous(self, name: str, data: Any) -> Any:
+        """The data, or a copy of images that lie within a border."""
+        if data.flags.c_contiguous:
+            return data
+        out = self.array(f"{name} without its border", data.shape, data.dtype)
+        self.kernels.place(data, out)
+        return out
+
     def find(self, name: str) -> Any:
         """The array of this name, or None."""
         found = self._arrays.get(name)
