@@ -24,10 +24,15 @@ from sparsecore.inspect.units import units_of
 from sparsecore.layers.conv import SparseConv2d
 from sparsecore.layers.dropout import Dropout
 from sparsecore.layers.flatten import Flatten
+from sparsecore.layers.layer import Layer
 from sparsecore.layers.linear import SparseLinear
-from sparsecore.layers.pooling import AvgPool2d, MaxPool2d
+from sparsecore.layers.norm import BatchNorm
+from sparsecore.layers.pooling import AvgPool2d, GlobalAvgPool, MaxPool2d
 from sparsecore.layers.relu import ReLU
+from sparsecore.layers.residual import Residual
+from sparsecore.layers.sequential import Sequential
 from sparsecore.runs.checkpoint import CheckpointError, read, save
+from sparsecore.topology import dense
 from sparsecore.topology.radix import fit_radix_net
 from tests.command.given import records
 
@@ -371,3 +376,24 @@ def test_nesting_changes_nothing_of_a_structure():
     assert {**one, "network": ""} == {**other, "network": ""}
     x = numbers((5, 20))
     np.testing.assert_allclose(remove_dead(nested).logits(x), nested.logits(x), rtol=1e-12)
+
+
+CUBE = (2, 2, 2)
+
+
+def both_ways(around: Layer, features: int) -> list[Layer]:
+    return [Residual(Flatten(CUBE), Sequential([around, SparseLinear(dense(8, features))])), SparseLinear(dense(3, 8))]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        both_ways(Flatten(CUBE), 8), both_ways(GlobalAvgPool(CUBE), 2),
+        [ReLU((8,)), BatchNorm(CUBE), GlobalAvgPool(CUBE), SparseLinear(dense(3, 2))],
+    ],
+)  # fmt: skip
+def test_inputs_that_are_read_as_channels_and_as_features(layers):
+    net = Network(layers)
+    first = units_of(net)[0]
+    assert first.used.shape == first.reached.shape == net.in_shape[:1] and first.used.all()
+    assert describe(net)["layers"]

@@ -367,7 +367,28 @@ def with_conv1d_of_transformers() -> Any:
     return model
 
 
-MODELS: dict[str, Callable[[], Any]] = {
+def beside(main: Any, around: Any) -> Any:
+    return functional(lambda m, x: F.relu(m.main(x) + m.around(x)), main=main, around=around)
+
+
+def pooled() -> Any:
+    return nn.AdaptiveAvgPool2d(1)
+
+
+ONE_PIXEL: dict[str, Callable[[], Any]] = {  # which PyTorch tells from features where our layers do not
+    "features and a mean": lambda: beside(
+        nn.Sequential(nn.Conv2d(2, 4, 10), nn.Flatten()), nn.Sequential(pooled(), nn.Flatten(), nn.Linear(2, 4))
+    ),
+    "a filter and a mean": lambda: beside(nn.Sequential(pooled(), nn.Conv2d(2, 2, 1)), pooled()),
+    "the largest and a mean": lambda: nn.Sequential(nn.Conv2d(2, 3, 1), beside(nn.MaxPool2d(10), pooled())),
+    "features and images of one pixel": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 10), beside(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), nn.Flatten())
+    ),
+    "writes over its input": lambda: functional(lambda m, x: m.conv(F.relu_(x)), conv=nn.Conv2d(2, 3, 3)),
+}
+
+
+MODELS: dict[str, Callable[[], Any]] = ONE_PIXEL | {
     "sparse modules in groups": sparse_groups, "Conv1D of transformers": with_conv1d_of_transformers,
     "a chain": chain, "functions": Functional, "means": Means, "images of one pixel": cut_at_one,
     "ways that part late": Before, "sparse modules": sparse_modules, "one layer": lambda: nn.Conv2d(2, 3, 3),
@@ -384,7 +405,7 @@ def test_models_of_other_kinds(made: Any) -> None:
         model = model.to(torch.from_numpy(np.zeros(1, dtype)).dtype)
         net = from_torch(model, (2, 10, 10))
         x = numbers((5, 2, 10, 10), 1, dtype)
-        wanted = outputs(model, x)
+        wanted = outputs(model, x.copy())
         close(net.logits(x).reshape(wanted.shape), wanted, dtype)
 
 

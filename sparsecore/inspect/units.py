@@ -118,7 +118,8 @@ class Survey:
         out = self._forward(network.root, self.before)
         self.fixed += list(out.numbers)
         self.read_used, self.used = ([np.zeros(0, np.bool_)] * len(self.stages) for _ in range(2))
-        self.used_before = self._back(network.root, np.ones(len(out.reached), np.bool_))
+        used = self._back(network.root, np.ones(len(out.reached), np.bool_))
+        self.used_before = as_units(used, len(self.before.reached))  # as features, if the first layer knows no channels
 
     def root(self, given: Any) -> int:
         """One number for all units that are joined."""

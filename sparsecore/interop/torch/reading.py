@@ -308,6 +308,7 @@ class Reader:
         one_way, other_way = ({id(each) for _, top in way for _, each in top.walk()} for way in ways)
         if one_way & other_way:
             raise ValueError("its two ways have a layer in common, and cross another sum's: a network is a tree")
+        _flatten_alike(ways)
         layer = Residual(way_of(ways[0]), way_of(ways[1]) if ways[1] else None)
         name = _scope(node) or node.name
         self.points[node] = Point(start, name, layer, one.shape, self.points[a].order)
@@ -424,3 +425,14 @@ def _sizes(shape: Any) -> str:
 
 def _spelled(value: Any) -> str:
     return str(getattr(value, "__name__", value))
+
+
+def _flatten_alike(ways: list[Named]) -> None:
+    """Where one way gives features and the other images of one pixel, which PyTorch's layers do not tell apart as ours
+    do, make features of these too."""
+    main, around = ways
+    ends = [main[-1][1].out_shape, around[-1][1].out_shape if around else main[0][1].in_shape]
+    if len(ends[0]) == len(ends[1]) or prod(ends[0]) != prod(ends[1]):
+        return
+    way, shape = (main, ends[0]) if len(ends[0]) > 1 else (around, ends[1])
+    way.append(("flat", Flatten(shape)))

@@ -92,7 +92,7 @@ def _check_traced(model: nn.Module, network: Network, shape: tuple[int, ...]) ->
     x = torch.randn((2, *shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
     try:
         with torch.no_grad():
-            wanted = model(x).double().cpu().numpy()
+            wanted = model(x.clone()).double().cpu().numpy()  # of a copy: its first layer may work in place
     except Exception as error:  # a model may raise anything
         raise ValueError(f"from_torch: cannot run {type(model).__name__}.forward: {_said(error)}") from None
     found = network.logits(x.double().cpu().numpy().astype(network.dtype))
