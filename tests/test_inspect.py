@@ -395,5 +395,5 @@ def both_ways(around: Layer, features: int) -> list[Layer]:
 def test_inputs_that_are_read_as_channels_and_as_features(layers):
     net = Network(layers)
     first = units_of(net)[0]
-    assert first.used.shape == first.reached.shape == net.in_shape[:1] and first.used.all()
+    assert first.used.shape == first.reached.shape == layers[0].in_shape[:1] and first.used.all()
     assert describe(net)["layers"]
