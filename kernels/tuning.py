@@ -173,8 +173,8 @@ connections; but every image lies on other pages of memory. Sets the order of su
 
 PARTIAL_PAYS = 8
 """Numbers of x, for each sum that sample keeps of a band of images, for threads to take bands instead of rows. Each
-then reads its share of x and dy, not all of x: two threads take a tenth less at 95%, and a quarter where others use the
-memory too. The sums of all bands take an eighth of x at most; where there are more, products count, not memory."""
+then reads its share of x and dy, not all of x: in a ResNet-20 at 95%, two threads take 7% less for all dW. The sums of
+all bands take an eighth of x at most; where there are more, products count, not memory."""
 
 LEAST_PANEL, LEAST_GROUP_PANEL = 4, 8
 """Lines that sample takes at least, of a row alone and of a group: fewer would not pay for walking the
