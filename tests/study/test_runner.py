@@ -42,6 +42,14 @@ def test_runs_that_are_elsewhere_are_not_made_again_but_where_their_network_is_n
     assert board_of([DENSE, PRUNED, RETRAINED], tmp_path, there).waiting == [PRUNED]
 
 
+def test_runs_that_were_begun_come_first_and_then_the_longest(tmp_path: Path) -> None:
+    first, second, third = (quick().nets[0].dense(epochs=epochs) for epochs in (9, 5, 1))
+    assert board_of([second, third, first], tmp_path).waiting == [first, second, third]
+    (tmp_path / third.key).mkdir()
+    (tmp_path / third.key / "metrics.jsonl").touch()
+    assert board_of([second, third, first], tmp_path).waiting == [third, first, second]
+
+
 def use(monkeypatch: pytest.MonkeyPatch, study: Study) -> None:
     """Let the command know this study alone."""
     monkeypatch.setattr(studies, "STUDIES", {study.name: study})

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runs.folder import METRICS
 from .cost import seconds_of
 from .outcome import Outcome, read_outcome
 from .run import Run
@@ -45,7 +46,7 @@ class Board:
     Attributes
     ----------
     waiting : list of Run
-        Longest chain first.
+        Those that were begun, then the longest chain first.
     running : dict of Run to float
         When each began.
     finished : dict of str to Outcome
@@ -96,8 +97,8 @@ def board_of(runs: Iterable[Run], folder: Path, elsewhere: Mapping[str, Outcome]
     known = {key: elsewhere[key] for key in wanted if key in elsewhere and key not in waiting}
     board = Board(list(waiting.values()), finished=known | here)
     board.cached = len(board.finished)
-    order = _chains(board.waiting)
-    board.waiting.sort(key=lambda run: (run.dataset, order[run]), reverse=True)
+    order, begun = _chains(board.waiting), {run for run in board.waiting if (folder / run.key / METRICS).exists()}
+    board.waiting.sort(key=lambda run: (run in begun, run.dataset, order[run]), reverse=True)
     return board
 
 
