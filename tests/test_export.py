@@ -110,6 +110,25 @@ def test_folded_models_have_no_batch_norm_that_follows_weights(tmp_path, made):
     assert counts == ([9, 0] if made is resnet else [2, 2])
 
 
+def test_layers_named_like_what_others_hold(tmp_path):
+    """`ya.weight` was both a layer's output and another's weight."""
+    rng = np.random.default_rng(0)
+    first, second, third = (SparseLinear(dense(5, 5), rng=rng) for _ in range(3))
+    net = Network({"a": Sequential({"weight": first}), "ya": second, "x": third})
+    to_onnx(net, tmp_path / "net.onnx")
+    x = numbers((7, 5), 1, np.float32)
+    (y,) = ort.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    np.testing.assert_allclose(y, net.logits(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [None, ("in", "out")])
+def test_a_network_that_computes_nothing(tmp_path, names):
+    to_onnx(Network([Dropout((5,), 0.5)]), tmp_path / "net.onnx", names=names)
+    session = ort.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    x = numbers((7, 5), 1, np.float32)
+    np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: x})[0], x)
+
+
 def test_batch_norms_and_layers_without_biases_as_arrays(tmp_path):
     """The network again, from the names that are documented: every number of it is in the file."""
     net, x = features(np.float64), numbers((5, 12))

@@ -146,7 +146,10 @@ def _raw(network: Network) -> Normalisation:
 
 
 class _Graph:
-    """Nodes and initializers, layer by layer; `value` is the name of what came out of the last, `shape` its shape."""
+    """Nodes and initializers, layer by layer; `value` is the name of what came out of the last, `shape` its shape.
+
+    Values have a colon in their names, since no layer's has one, and one may be called x or y.
+    """
 
     def __init__(self, network: Network, sparse: bool, norm: Normalisation | None) -> None:
         self.nodes: list[Any] = []
@@ -157,15 +160,17 @@ class _Graph:
         if norm is not None:
             self._normalise(norm)
         network.root.export(self, "")
+        if self.value == "x":
+            self.node("", "Identity")  # no value is both what goes in and what comes out
 
     def node(self, path: str, kind: str, more: Sequence[str] = (), **attributes: Any) -> None:
         given = [self.value, *more]
         if self._dtype == np.float64 and kind in _FLOAT32_ALONE:
             given = [self._cast(name, f"{path}.{k}.float32", np.float32) for k, name in enumerate(given)]
-            out = self._add(kind, given, f"y{path}.float32", **attributes)
-            self.value = self._cast(out, f"y{path}", np.float64)
+            out = self._add(kind, given, f"y:{path}.float32", **attributes)
+            self.value = self._cast(out, f"y:{path}", np.float64)
         else:
-            self.value = self._add(kind, given, f"y{path}", **attributes)
+            self.value = self._add(kind, given, f"y:{path}", **attributes)
 
     def rename(self, names: dict[str, str]) -> None:
         """Give values other names. Raises ValueError if one is already another's."""
@@ -180,7 +185,6 @@ class _Graph:
             node.output[:] = [names.get(name, name) for name in node.output]
 
     def _normalise(self, norm: Normalisation) -> None:
-        # No layer's name has a colon, and one may be called x.
         if norm.dtype != self._dtype:
             self.value = self._cast("x", "x:numbers", self._dtype)
         for what, kind, row in zip(("scale", "shift"), ("Mul", "Add"), norm.affine(np.dtype(norm.dtype), self._dtype),
@@ -191,7 +195,7 @@ class _Graph:
     def _add(self, kind: str, given: Sequence[str], out: str, **attributes: Any) -> str:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, given, [out], name=f"{kind} {out.removeprefix('y')}", **attributes))
+        self.nodes.append(helper.make_node(kind, given, [out], name=f"{kind} {out.removeprefix('y:')}", **attributes))
         return out
 
     def _cast(self, name: str, out: str, dtype: Any) -> str:
