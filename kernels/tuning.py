@@ -22,21 +22,19 @@ first-level cache holds, which gives twice what a second-level one does. It read
 connected layer; the columns of a convolution's channel share theirs. Sets the order of sums of a convolution's dx, on
 GPUs too."""
 
+FEWEST_CONNECTIONS, MORE_CONNECTIONS = 14, 28
+"""Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more.
+At 16, 3×3 on 96 channels gain a fifth, at 14 on 64 a tenth, on 32 nothing; at 7 they lose. With AVX2 a half is gained
+at 29.
 
-def block_connections(register_bytes: int, taps: int) -> int:
-    """Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more.
+More where less is gained: fully connected layers and filters of one tap (at 28 to 40 a tenth to a quarter, but nothing
+with two tiles), image rows of fewer than four pixels (at 23 a tenth is lost), and dX where bands spare a tenth (at 16 a
+sixth is lost)."""
 
-    At 75% sparsity (40 connections) gather gains a fifth; at 90% (16) blocks cost more than they save. With AVX2,
-    convolutions whose filters have several `taps` gain a tenth to a half at 90% (29 connections) and at 95% up to a
-    sixth; those of one, and fully connected layers, lose.
-    """
-    return 14 if few_registers(register_bytes) and taps > 1 else 32
-
-
-BANDS_PAY = 0.2
+BANDS_SPARE, BANDS_PAY = 0.1, 0.2
 """Share of a convolution's multiply-adds of dX that meet zeros beyond dy's first and last rows, from which on bands
-that skip these gain more than blocks of channels, which do not know them. 3×3 on 4×4 pixels: a sixth, where blocks gain
-a half."""
+that skip these gain more than blocks of channels, which do not know them: where connections are few, and always. 3×3 on
+4×4 pixels: a sixth, where blocks gain a half with AVX2 at 90%, and nothing with AVX-512."""
 
 CACHE_SETS, CROWDED = 64, 16
 """Sets of a first-level cache, of eight lines each, and at every how many of them channels may begin. Where all begin

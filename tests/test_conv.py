@@ -271,7 +271,8 @@ def test_blocks_of_channels_change_nothing_but_the_order_of_dx(kernel, stride, l
 
     _, wanted = passes()
     monkeypatch.setattr("sparsecore.storage.plan.BLOCK_LINES", lines)
-    monkeypatch.setattr("sparsecore.storage.conv_plan.block_connections", lambda *_: 1)
+    for name in ("FEWEST_CONNECTIONS", "MORE_CONNECTIONS"):
+        monkeypatch.setattr(f"sparsecore.storage.conv_plan.{name}", 1)
     layer, found = passes()
     assert len(layer.plan.forward.cuts) > 2
     assert all(phase.bands is None and len(phase.layout.cuts) > 2 for phase in layer.plan.phases)

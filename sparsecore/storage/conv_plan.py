@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout, registers_of_line
-from ..kernels.tuning import BANDS_PAY, CACHE_SETS, CROWDED, FOLD_PAYS, block_connections, chunk_tiles, gather_lines
+from ..kernels.tuning import (
+    BANDS_PAY,
+    BANDS_SPARE,
+    CACHE_SETS,
+    CROWDED,
+    FEWEST_CONNECTIONS,
+    FOLD_PAYS,
+    MORE_CONNECTIONS,
+    chunk_tiles,
+    gather_lines,
+)
 from ..runtime.border import NO_BORDER, Border, bordered
 from .cached import cached
 from .indices import index_dtype
@@ -186,13 +196,18 @@ class ConvPlan(Patchable):
     def _forward_block(self) -> int:
         """Columns to walk before going on to the next row, where rows make no groups."""
         (high, wide), (_, step), (_, apart) = self.kernel_size, self.stride, self.dilation
-        lines = high * ((_panel() - 1) * step + (wide - 1) * apart + 1)
-        return self._block(self.in_shape[0], self.out_shape[0], lines)
+        pixels = min(_panel(), self.out_shape[2])
+        lines = high * ((pixels - 1) * step + (wide - 1) * apart + 1)
+        return self._block(self.in_shape[0], self.out_shape[0], lines, pixels >= 4)
 
-    def _block(self, channels: int, rows: int, lines: int) -> int:
-        """Columns of a block of channels of which gather reads so many lines each at once, 0 if blocks do not pay."""
+    def _block(self, channels: int, rows: int, lines: int, gains: bool) -> int:
+        """Columns of a block of channels of which gather reads so many lines each at once, 0 if blocks do not pay.
+
+        They need more connections where they gain less.
+        """
         taps = prod(self.kernel_size)
-        return taps * block_channels(channels, rows, self.pattern.nnz, lines, block_connections(_registers(), taps))
+        least = FEWEST_CONNECTIONS if gains and taps > 1 else MORE_CONNECTIONS
+        return taps * block_channels(channels, rows, self.pattern.nnz, lines, least)
 
     def grid(self, tiles: int, y: Any) -> Grid:
         """Positions of y (or dy), and where they read x within its border.
@@ -253,7 +268,9 @@ class ConvPlan(Patchable):
             return 0
         high, wide = (-(-size // step) for size, step in zip(self.kernel_size, self.stride, strict=True))
         phases = prod(min(step, size) for step, size in zip(self.stride, self.in_shape[1:], strict=True))
-        return self._block(self.out_shape[0], phases * self.in_shape[0], high * (_panel() - 1 + wide))
+        pixels = min(_panel(), self._count(0, 1))
+        gains = pixels >= 4 and self._beyond_rows < BANDS_SPARE
+        return self._block(self.out_shape[0], phases * self.in_shape[0], high * (pixels - 1 + wide), gains)
 
     @property
     def _beyond_rows(self) -> float:

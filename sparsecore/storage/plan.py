@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.layout import LANES, CooLayout, Grid, Layout
-from ..kernels.tuning import BLOCK_LINES, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, block_connections, chunk_tiles
+from ..kernels.tuning import BLOCK_LINES, BLOCK_ROWS, COO_SEGMENT, LARGEST_GROUP, MORE_CONNECTIONS, chunk_tiles
 from .cached import cached
 from .granularity import Granularity
 from .indices import INT32_MAX
@@ -157,7 +157,7 @@ def laid_out(
 
 def block_columns(shape: Pair, nnz: int) -> int:
     """Columns of a fully connected layer to walk before going on to the next row, 0 for all. See `block_channels`."""
-    return block_channels(shape[1], shape[0], nnz, 4, block_connections(0, 1))
+    return block_channels(shape[1], shape[0], nnz, 4, MORE_CONNECTIONS)
 
 
 def block_channels(channels: int, rows: int, nnz: int, lines: int, least: int) -> int:
@@ -168,9 +168,11 @@ def block_channels(channels: int, rows: int, nnz: int, lines: int, least: int) -
     from the second level, and need no blocks. Blocks made for that level do not pay: walked row by row, connections
     stream from memory, and in pieces they do not (bench/README.md).
     """
-    block = BLOCK_LINES // lines
-    pays = channels > block and nnz * block >= least * max(rows, 1) * channels and rows <= BLOCK_ROWS
-    return block if pays else 0
+    most = BLOCK_LINES // lines
+    if channels <= most or rows > BLOCK_ROWS:
+        return 0
+    block = -(-channels // -(-channels // max(most, 1)))  # as many in each, so that none is too short to pay
+    return block if nnz * block >= least * max(rows, 1) * channels else 0
 
 
 def layout_of(
