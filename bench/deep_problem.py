@@ -37,6 +37,8 @@ class DeepProblem:
     labels : int32 array, shape (batch,)
     rate : float
         Of plain stochastic gradient descent.
+    width : float
+        What multiplies all channels.
     """
 
     model: str
@@ -45,6 +47,7 @@ class DeepProblem:
     x: Floats
     labels: NDArray[np.int32]
     rate: float = 1e-2
+    width: float = 1.0
 
     @property
     def sizes(self) -> list[int]:
@@ -53,9 +56,9 @@ class DeepProblem:
 
     def network(self) -> Network:
         """The network as one of ours."""
-        known = MODELS[self.model]
-        patterns, _ = _wiring(self.topology, self.sparsity).patterns(known.links(SHAPE, classes=CLASSES), 0)
-        return known.build(patterns, SHAPE, classes=CLASSES, seed=0)
+        known, wiring = MODELS[self.model], _wiring(self.topology, self.sparsity)
+        patterns, _ = wiring.patterns(known.links(SHAPE, classes=CLASSES, width=self.width), 0)
+        return known.build(patterns, SHAPE, classes=CLASSES, seed=0, width=self.width)
 
     @property
     def connections(self) -> int:
@@ -74,13 +77,15 @@ AnyProblem = Problem | ConvProblem | DeepProblem
 """A network and a batch, as a step is made from."""
 
 
-def deep_problem(model: str, topology: str, sparsity: float, batch: int) -> DeepProblem:
+def deep_problem(model: str, topology: str, sparsity: float, batch: int, width: float = 1.0) -> DeepProblem:
     """A network and a random batch; the same for the same arguments."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, prod(SHAPE)), np.float32)
-    return DeepProblem(model, topology, sparsity, x, rng.integers(CLASSES, size=batch, dtype=np.int32))
+    return DeepProblem(model, topology, sparsity, x, rng.integers(CLASSES, size=batch, dtype=np.int32), width=width)
 
 
 def _wiring(topology: str, sparsity: float) -> Wiring:
-    options: dict[str, Any] = {"erk": {"distribution": "erk"}, "rows:4": {"granularity": "rows:4"}}.get(topology, {})
+    options: dict[str, Any] = {"distribution": "erk"} if topology == "erk" else {}
+    if ":" in topology:
+        options = {"granularity": topology}
     return Wiring() if topology == "dense" else Wiring("random", sparsity=sparsity, **options)

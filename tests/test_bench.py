@@ -320,6 +320,15 @@ def test_what_optimizers_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> 
     assert "| 90%" in table and "AdamW over it" in table
 
 
+def test_what_width_costs_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import wider
+
+    wider.main(quick=True)
+    first, *others = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "×" in line]
+    connections = [int(cells[3].replace(",", "")) for cells in (first, *others)]
+    assert len(others) == 4 and max(connections) - min(connections) < 100, "as many connections in all"
+
+
 def test_what_moving_connections_costs_is_timed() -> None:
     from bench import dynamic
 

@@ -34,10 +34,14 @@ def _run(net: Net, width: float, epochs: int) -> Run:
     """A network wider by a factor, with all connections that its dense first and last layer leave to the others."""
     if width == 1:
         return net.dense(epochs=epochs)
-    goal, dense, possible = _connections(net, 1.0, 1.0), _connections(net, width, 0.0), _connections(net, width, 1.0)
-    kept = (goal - dense) / (possible - dense)
     base = float(net.recipe.get("width", 1.0))
-    return net.train(random=True, sparsity=round(1 - kept, 6), width=base * width, epochs=epochs)
+    return net.train(random=True, sparsity=sparsity_at(net, width), width=base * width, epochs=epochs)
+
+
+def sparsity_at(net: Net, width: float) -> float:
+    """Of the sparse layers of a network wider by a factor, so that it has as many connections as the dense one."""
+    goal, dense, possible = _connections(net, 1.0, 1.0), _connections(net, width, 0.0), _connections(net, width, 1.0)
+    return round(1 - (goal - dense) / (possible - dense), 6)
 
 
 def _connections(net: Net, width: float, kept: float) -> int:
