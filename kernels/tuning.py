@@ -24,12 +24,12 @@ GPUs too."""
 
 FEWEST_CONNECTIONS, MORE_CONNECTIONS = 14, 28
 """Connections of a row in a block, on average, for blocks to pay: each loads and stores the row's sums once more.
-At 16, 3×3 on 96 channels gain a fifth, at 14 on 64 a tenth, on 32 nothing; at 7 they lose. With AVX2 a half is gained
-at 29.
+At 16, 3×3 on 96 channels gain a fifth, at 14 on 64 a tenth, on 32 nothing; at 7 they lose. With AVX2 up to a half is
+gained at 29, and up to a sixth at 16.
 
-More where less is gained: fully connected layers and filters of one tap (at 28 to 40 a tenth to a quarter, but nothing
-with two tiles), image rows of fewer than four pixels (at 23 a tenth is lost), and dX where bands spare a tenth (at 16 a
-sixth is lost)."""
+More where less is gained: fully connected layers and filters of one tap (a quarter at 28 to 40, of 784→300; at 24, wide
+layers lose a quarter with AVX2), image rows of fewer than four pixels (at 23 a tenth is lost), and dX where bands spare
+a tenth (at 16 a sixth is lost)."""
 
 BANDS_SPARE, BANDS_PAY = 0.1, 0.2
 """Share of a convolution's multiply-adds of dX that meet zeros beyond dy's first and last rows, from which on bands

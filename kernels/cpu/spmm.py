@@ -97,17 +97,20 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
             if images:
                 outer, y, line, last_line = unit // c.ys, unit % c.ys, np.int64(0), c.lines
             x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
-            # Sums that go on in another block are rounded between the two where y is bfloat16.
-            first_block, last_block, step = np.int64(0), c.blocks, c.blocks if size == 2 else np.int64(1)
+            first_block, last_block = np.int64(0), c.blocks
             if c.bands != 0:
                 first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
-                step = last_block - first_block
+            # Sums that go on in another block are rounded between the two where y is bfloat16.
+            whole = size == 2 or c.bands != 0
             while line < last_line:
                 lines = panel
                 while lines > last_line - line:
                     lines //= 2
                 x_here = advance(x, x_at + line * x_line)
                 here = out_at + line * out_line
+                # A cache holds two blocks of half a panel. One of a line alone: longer rows wait for their one sum.
+                twice = np.int64(not images and lines > 1 and 2 * lines == panel)
+                step = last_block - first_block if whole else 1 + twice
                 if c.planes != 0:  # of the next image row, as large a share
                     begin, end = line * c.fresh // c.lines, (line + lines) * c.fresh // c.lines
                     fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, c.apart)
@@ -119,7 +122,7 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
                 block = first_block
                 while True:
                     final = block + step >= last_block
-                    begins, ends = advance(cuts, block * groups), advance(cuts, (block + step) * groups)
+                    begins, ends = advance(cuts, block * groups), advance(cuts, min(block + step, last_block) * groups)
                     again, rectify = np.int64(block > first_block) | more, relu * np.int64(final)
                     seen = advance(mask, here) if final and masked else floats(0, size)
                     for g in range(first, last):
