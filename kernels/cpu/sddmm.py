@@ -170,6 +170,14 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
             tiles, high = min(c.together, c.outer - outer), min(c.high, c.ys - y)
             x_here = advance(x, outer * c.x_outer + y * c.x_y)
             dy_here = advance(dy, outer * c.dy_outer + y * c.dy_y)
+            same_image = np.int64(y + c.high < c.ys)
+            if same_image:  # filters have read the next band's first image rows already
+                x_next, dy_next = x_here, advance(dy_here, c.high * c.dy_y)
+                whole_lines, first_row = np.int64(0), c.high - 1
+            else:
+                x_next = advance(x, (outer + c.together) * c.x_outer)
+                dy_next = advance(dy, (outer + c.together) * c.dy_outer)
+                whole_lines, first_row = c.ahead // LANES if c.apart == LANES else c.fresh, np.int64(0)
             for piece in range(c.pieces):
                 for g in range(first, last):
                     a, count = np.int64(0), np.int64(cuts[c.blocks * c.groups + g])
@@ -179,11 +187,12 @@ def sddmm_images_kernel(size: int, most_group: int, width: int) -> Any:
                     start = np.int64(starts[g])
                     if c.planes != 0 and piece == c.pieces - 1:  # the next band, a share for each group
                         p, q = share(c.planes, g - first, g - first + 1, last - first)
-                        for r in range(c.high - 1, 2 * c.high - 1):
-                            soon = advance(x_here, c.ahead + r * c.x_y + p * c.plane)
+                        fetch_planes(advance(x_next, p * c.plane), q - p, c.plane, 0, whole_lines, c.apart)
+                        for r in range(first_row, first_row + c.high - 1 + same_image):
+                            soon = advance(x_next, c.ahead + r * c.x_y + p * c.plane)
                             fetch_planes(soon, q - p, c.plane, 0, c.fresh, c.apart)
                         for r in range(start, np.int64(starts[g + 1])):
-                            soon = advance(dy_here, np.int64(rows[r]) * c.dy_row + c.high * c.dy_y)
+                            soon = advance(dy_next, np.int64(rows[r]) * c.dy_row)
                             fetch_planes(soon, 1, 0, 0, c.high * c.lines, LANES)
                     sample(
                         width, most_group, np.int64(starts[g + 1]) - start, dy_here, c.dy_row, c.dy_outer, c.dy_y,

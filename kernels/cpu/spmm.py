@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray
 
 from ..compile import njit
-from ..layout import kept_size, registers_of_line
+from ..layout import LANES, kept_size, registers_of_line
 from ..tuning import LONG_ROW, gather_lines, linear_lines
 from .call import arguments, kernel, share
 from .ir.gather import gather
@@ -97,6 +97,10 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
             if images:
                 outer, y, line, last_line = unit // c.ys, unit % c.ys, np.int64(0), c.lines
             x_at, out_at = outer * c.x_outer + y * c.x_y, outer * c.out_outer + y * c.out_y
+            x_next, out_next, fresh = x_at + c.ahead, out_at + c.out_y, c.fresh
+            if y + 1 == c.ys:  # the next image, of which nothing has been read yet
+                x_next, out_next = (outer + 1) * c.x_outer, (outer + 1) * c.out_outer
+                fresh = c.ahead // LANES if c.apart == LANES else fresh
             first_block, last_block = np.int64(0), c.blocks
             if c.bands != 0:
                 first_block, last_block = np.int64(bands[2 * y]), np.int64(bands[2 * y + 1])
@@ -111,14 +115,7 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
                 # A cache holds two blocks of half a panel. One of a line alone: longer rows wait for their one sum.
                 twice = np.int64(not images and lines > 1 and 2 * lines == panel)
                 step = last_block - first_block if whole else 1 + twice
-                if c.planes != 0:  # of the next image row, as large a share
-                    begin, end = line * c.fresh // c.lines, (line + lines) * c.fresh // c.lines
-                    fetch_planes(advance(x, x_at + c.ahead), c.planes, c.plane, begin, end, c.apart)
-                    for row in range(count):  # and of what it writes
-                        at = out_at + c.out_y + (places[row] if placed == 1 else row * out_row)
-                        fetch_planes(advance(out, at), 1, 0, line, line + lines, out_line)
-                        if masked:
-                            fetch_planes(advance(mask, at), 1, 0, line, line + lines, out_line)
+                begin, end = line * fresh // c.lines, (line + lines) * fresh // c.lines
                 block = first_block
                 while True:
                     final = block + step >= last_block
@@ -127,6 +124,16 @@ def spmm_kernel(size: int, most_group: int, width: int, placed: int = 0, capped:
                     seen = advance(mask, here) if final and masked else floats(0, size)
                     for g in range(first, last):
                         a, e, start = np.int64(begins[g]), np.int64(ends[g]), np.int64(starts[g])
+                        # A share of what the next image row reads and writes: all at once would have to wait.
+                        if c.planes != 0 and block == first_block:
+                            p, q = share(c.planes, g - first, g - first + 1, last - first)
+                            fetch_planes(advance(x, x_next + p * c.plane), q - p, c.plane, begin, end, c.apart)
+                            for k in range(start, np.int64(starts[g + 1])):
+                                row = np.int64(rows[k])
+                                at = out_next + (places[row] if placed == 1 else row * out_row)
+                                fetch_planes(advance(out, at), 1, 0, line, line + lines, out_line)
+                                if masked:
+                                    fetch_planes(advance(mask, at), 1, 0, line, line + lines, out_line)
                         gather(
                             width, most_group, most_lines, placed, capped, np.int64(starts[g + 1]) - start, lines,
                             advance(data, a), indptr, advance(rows, start), advance(offsets, runs[g] + a), e - a,
