@@ -83,7 +83,7 @@ STUDY = Study(
     "equal-connections", "Wider, as many connections",
     "With as many connections as a dense ResNet-20, is a wider network that is sparse from birth better?",
     "width",
-    "Not in the slides. First and last layer are dense; what they take, the sparse layers do without. Two more train for "
-    "as many hours as each other: the dense network, and the widest by RigL with activations in bfloat16.",
+    "Not in the slides. First and last layer are dense; what they take, the sparse layers do without. Two more train "
+    "for as many hours as each other: the dense network, and the widest by RigL with activations in bfloat16.",
     points, figures, readings, unasked=2,
 )  # fmt: skip
