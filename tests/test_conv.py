@@ -292,6 +292,18 @@ def test_wide_layers_have_blocks_of_channels_forward_and_transposed():
     assert SparseConv2d(dense(80, 72 * 9), (72, 6, 6), 3, 1, 1).plan.dy_border == (0, 0, 1, 1), "rows share columns"
 
 
+@pytest.mark.parametrize(
+    ("channels", "side", "sparsity", "forward", "back"),
+    [(96, 16, 0.89, 20, 20), (64, 8, 0.9, 16, 16), (64, 8, 0.95, 0, 0), (512, 4, 0.95, 35, 0), (512, 2, 0.95, 0, 0)],
+)
+def test_blocks_are_of_one_size_and_where_they_pay(channels, side, sparsity, forward, back, monkeypatch):
+    """Channels of a block. Few connections do not pay, nor narrow images, nor dX where bands spare a sixth."""
+    monkeypatch.setattr("sparsecore.storage.conv_plan._panel", lambda: 8)
+    pattern = uniform_random(channels, channels * 9, sparsity, np.random.default_rng(0))
+    plan = SparseConv2d(pattern, (channels, side, side), 3, 1, 1).plan
+    assert (plan._forward_block // 9, plan._back_block // 9) == (forward, back)
+
+
 @pytest.mark.parametrize(("side", "rows"), [(32, 1), (16, 1), (12, 0), (8, 0)])
 def test_channels_of_dy_do_not_all_begin_at_one_set_of_a_cache(side: int, rows: int) -> None:
     """32 rows of 34 lines are a multiple of a page: with their border's rows, images begin four lines apart."""
