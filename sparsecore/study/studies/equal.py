@@ -87,6 +87,6 @@ STUDY = Study(
     "width",
     "Not in the slides. First and last layer are dense; what they take, the sparse layers do without. Two more train "
     "for as many hours as each other: the dense network, and the widest by RigL with activations in bfloat16. Both "
-    "decay by 0.001, twice as much as the others: chosen on held-out images, which liked it better for either.",
+    "decay by 0.001, twice as much as the others: chosen on held-out images, on which both were better with it.",
     points, figures, readings, unasked=2,
 )  # fmt: skip
